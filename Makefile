@@ -1,0 +1,38 @@
+# The one entry to every habit. Each target installs what it needs first, into .venv; nothing has to be activated.
+PYTHON := .venv/bin/python
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format lock clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+install: ## the locked CPU environment in .venv
+	@cluster/images/install.sh cpu .venv
+
+demo: install ## the whole method, small, on two CPU cores: pairs, training, scores, report
+	$(PYTHON) jobs/full.py
+
+dev:
+	@cluster/images/install.sh cpu .venv dev
+
+test: dev ## the tests, with the tools they need
+	$(PYTHON) -m pytest
+
+check: dev ## style, import boundaries, types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/lint-imports
+	.venv/bin/mypy
+
+format: dev ## put the code into its style
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+lock: ## resolve cluster/images/*.lock anew from pyproject.toml (four minutes, installs nothing)
+	python3 -m venv build/lock
+	build/lock/bin/pip install --quiet pip==26.3
+	build/lock/bin/python cluster/images/lock.py
+
+clean: ## remove what can be made again: the environment and caches; results in runs/ stay
+	rm -rf .venv build *.egg-info .*_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,30 @@
+"""One-shot import hook: declares torchvision's C++ operators `nms` and `qnms` just before torchvision is imported.
+
+A torchvision built for CUDA cannot load its operators beside a CPU torch, and then fails at import, because it
+registers fake kernels for operators that do not exist. Declaring them is enough for all that is pure Python, and
+nothing here calls them. Only where torchvision fails that way, install.sh puts this file into site-packages, with a
+.pth file that imports it when Python starts: it must reach every process, Ray's workers and vLLM's children too.
+"""
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+
+class _DeclareOperators:
+    library: Any = None
+
+    @classmethod
+    def find_spec(cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+        if name != "torchvision":
+            return
+        sys.meta_path.remove(cls)
+        import torch
+
+        cls.library = torch.library.Library("torchvision", "DEF")  # the declaration lives as long as this object
+        for operator in ("nms", "qnms"):
+            cls.library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+sys.meta_path.insert(0, _DeclareOperators)

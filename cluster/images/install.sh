@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Installs the locked environment and this project (editable), and proves that it works. Instant when nothing changed.
+#
+#   cluster/images/install.sh cpu|gpu VENV [dev]        dev: the tools of tests and checks too
+#
+# Needs Python 3.11 (python3.11 or python3, or PYTHON=/path/to/it) and, for cpu, a pip that finds torch's CPU build,
+# see README.md. DeepSpeed builds a small operator when it first trains: g++ must be there then.
+set -euo pipefail
+
+usage="usage: install.sh cpu|gpu VENV [dev]"
+target=${1:?$usage}
+venv=${2:?$usage}
+dev=${3:-}
+[[ $target =~ ^(cpu|gpu)$ && $dev =~ ^(dev)?$ ]] || { echo "$usage" >&2; exit 2; }
+images=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+python=$venv/bin/python
+
+say() { echo "install: $*" >&2; }
+fail() { say "$*"; exit 1; }
+pip() { "$python" -m pip --disable-pip-version-check -qq "$@"; }
+
+# What a lock's installation depends on; kept in the environment once that lock is installed and proven.
+checksum() { { echo "$images"; cat "$images"/{"$1.lock",install.sh,_torchvision_ops.py}; } | sha256sum; }
+changed() { [[ ! -x $python || $(cat "$venv/$1.installed" 2>/dev/null) != "$(checksum "$1")" ]]; }
+installed() { checksum "$1" >"$venv/$1.installed"; }
+
+create_venv() {
+    "$python" -m pip --version >/dev/null 2>&1 && return
+    local base
+    for base in ${PYTHON:-python3.11 python3}; do
+        "$base" -c "import sys; sys.exit(sys.version_info[:2] != (3, 11))" 2>/dev/null || continue
+        "$base" -m venv --clear "$venv"
+        return
+    done
+    fail "needs Python 3.11, and ${PYTHON:-neither python3.11 nor python3} is not it; set PYTHON=/path/to/python3.11"
+}
+
+# setuptools first: it builds DeepSpeed, which comes as source. --no-build-isolation, so that the lock says which.
+install_lock() {
+    say "$(grep -c ^[a-z].*== "$images/$1.lock") packages from $1.lock (minutes, the first time) ..."
+    local setuptools
+    setuptools=$(grep ^setuptools== "$images/$1.lock" || true)
+    [[ -z $setuptools ]] || pip install "$setuptools"
+    pip install --no-deps --no-build-isolation -r "$images/$1.lock"
+}
+
+# torch's CUDA build cannot be imported without NVIDIA's libraries, and only gpu.lock brings these.
+check_torch() {
+    "$python" -c "import torch" 2>/dev/null && return
+    pip uninstall -y torch torchvision
+    fail "the torch that pip found cannot be imported here: without a GPU, set PIP_EXTRA_INDEX_URL to PyTorch's index" \
+        "of CPU builds (see README.md) and run this again"
+}
+
+fix_torchvision() {
+    local site error
+    site=$("$python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+    rm -f "$site/torchvision_ops.pth" "$site/_torchvision_ops.py"
+    error=$("$python" -c "import torchvision" 2>&1) && return
+    [[ $error == *"operator torchvision::nms does not exist"* ]] || fail "torchvision fails: ${error##*$'\n'}"
+    say "torchvision's operators are built for another torch: declaring them in every process of this environment"
+    cp "$images/_torchvision_ops.py" "$site/"
+    echo "import _torchvision_ops" >"$site/torchvision_ops.pth"
+}
+
+prove() {
+    local log=$venv/prove.log # what libraries say while they are imported, shown only if one fails
+    "$python" -W ignore - 2>"$log" <<'PYTHON' || { cat "$log" >&2; fail "a library cannot be imported"; }
+import contextlib
+import importlib
+import sys
+
+with contextlib.redirect_stdout(sys.stderr):
+    names = ("torch", "vllm", "torchvision", "transformers", "trl", "deepspeed", "ray", "diffusers")
+    versions = [f"{name} {importlib.import_module(name).__version__}" for name in names]
+    import seva_ray
+print(*versions, sep=", ")
+PYTHON
+}
+
+if changed "$target"; then
+    create_venv
+    install_lock "$target"
+    check_torch
+    fix_torchvision
+    pip install --no-deps --no-build-isolation -e "$images/../.."
+    prove
+    installed "$target"
+fi
+if [[ $dev ]] && changed dev; then
+    install_lock dev
+    installed dev
+fi

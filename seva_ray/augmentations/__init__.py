@@ -1,0 +1,93 @@
+"""Augmentations: how the rejected response's view of an image differs from the clean one. One file per kind.
+
+A view's label is the name of an augmentation (`random_rotation`: with the paper's parameters), or a name and a value
+for its dial (`random_rotation-90`, `diffusion-500`), or several of these joined by `+`, in the order in which they act.
+To add one: a class like those in `geometric.py`, and its place in `AUGMENTATIONS`.
+"""
+
+from seva_ray.augmentations.base import Augmentation
+from seva_ray.augmentations.chain import Chain
+from seva_ray.augmentations.composed import AutoAugment, Byol, Moco, RandAugment, Simclr
+from seva_ray.augmentations.diffusion import Diffusion
+from seva_ray.augmentations.geometric import (
+    CenterCrop,
+    Pad,
+    RandFlip,
+    RandomAffine,
+    RandomCrop,
+    RandomPerspective,
+    RandomResizedCrop,
+    RandomRotation,
+)
+from seva_ray.augmentations.photometric import (
+    ColorJitter,
+    GaussianBlur,
+    Grayscale,
+    RandomAdjustSharpness,
+    RandomAutocontrast,
+    RandomEqualize,
+    RandomInvert,
+    RandomPosterize,
+    RandomSolarize,
+)
+from seva_ray.errors import ConfigError
+
+CLEAN = "clean"
+"""The view without augmentation."""
+
+MAX_LABEL = 128
+"""Characters of a view's label: it becomes a directory's name."""
+
+AUGMENTATIONS = {
+    kind.name(): kind
+    for kind in (
+        Pad,
+        CenterCrop,
+        RandomCrop,
+        RandomResizedCrop,
+        RandFlip,
+        RandomPerspective,
+        RandomRotation,
+        RandomAffine,
+        Grayscale,
+        ColorJitter,
+        RandomInvert,
+        RandomPosterize,
+        RandomSolarize,
+        RandomEqualize,
+        RandomAdjustSharpness,
+        RandomAutocontrast,
+        GaussianBlur,
+        RandAugment,
+        AutoAugment,
+        Moco,
+        Byol,
+        Simclr,
+        Diffusion,
+    )
+}
+"""By name."""
+
+__all__ = ["AUGMENTATIONS", "CLEAN", "Augmentation", "Chain", "parse_view"]
+
+
+def parse_view(label: str) -> Augmentation | None:
+    """The augmentation that a view's label names; None for the clean view. Each view has exactly one label.
+
+    Raises: ConfigError for a label that names none.
+    """
+    if label == CLEAN:
+        return None
+    if len(label) > MAX_LABEL:
+        raise ConfigError(f"view {label[:40]!r}...: longer than {MAX_LABEL} characters")
+    members = []
+    for part in label.split("+"):
+        name, _, value = part.partition("-")
+        if name not in AUGMENTATIONS:
+            known = ", ".join(kind.usage() for kind in AUGMENTATIONS.values())
+            raise ConfigError(f"view {label!r}: no {name!r}; a view is {CLEAN}, or made of these, joined by +: {known}")
+        member = AUGMENTATIONS[name].at(value)
+        if member.label != part:
+            raise ConfigError(f"view {label!r}: {part!r} must be written {member.label}")
+        members.append(member)
+    return members[0] if len(members) == 1 else Chain(members=tuple(members))

@@ -1,0 +1,144 @@
+"""What an augmentation is: a pure function of (image, generator), applied before or after preprocessing.
+
+An augmentation is a frozen dataclass with at most one dial: the field that a sweep may turn, and that its label shows.
+What else it needs is fixed, and still a field, so that the fingerprint of a result tells with what it was made.
+"""
+
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field, fields
+from types import ModuleType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from PIL import Image
+
+from seva_ray.errors import ConfigError, InputError
+
+Transform = Callable[[Image.Image], Image.Image]
+
+torch_generator = threading.Lock()
+"""torch has one generator for the whole process: two threads that borrow it at once would mix their draws."""
+
+
+class Augmentation(Protocol):
+    """A frozen, keyword-only dataclass. One that works on the image leaves the pixels alone, and the reverse."""
+
+    @property
+    def label(self) -> str:
+        """Names the view; every parameter that can be chosen is in it, and `parse_view` reads it back."""
+        ...
+
+    def image(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
+        """Augment the RGB image, before padding and preprocessing.
+
+        Raises: InputError for an image that it cannot be applied to.
+        """
+        ...
+
+    def pixels(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """Augment the normalised pixels, float32 (C, H, W), after preprocessing."""
+        ...
+
+
+def dial(default: Any = MISSING, *, low: float, high: float) -> Any:
+    """The field that can be chosen, an int or a float of 0 or more. Without a default, a label must give its value."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+def fixed(value: Any) -> Any:
+    """A field that belongs to the method: in the fingerprint, not in the label, never chosen."""
+    return field(default=value, init=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """An augmentation's name is its class's, in snake case; in its label, the dial follows where it was turned."""
+
+    def __post_init__(self) -> None:
+        if chosen := self.dial_field():
+            value, low, high = getattr(self, chosen.name), chosen.metadata["low"], chosen.metadata["high"]
+            number: Any = chosen.type
+            if not low <= value <= high or number(value) != value:
+                whole = ", whole" if number is int else ""
+                raise ConfigError(f"{self.name()}: {chosen.name} {value} must be {low} to {high}{whole}")
+            object.__setattr__(self, chosen.name, number(value) + 0)  # 90 is 90.0 and -0.0 is 0.0: one fingerprint
+
+    @classmethod
+    def name(cls) -> str:
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+    @classmethod
+    def dial_field(cls) -> Field | None:
+        return next((item for item in fields(cls) if item.init), None)
+
+    @classmethod
+    def usage(cls) -> str:
+        """How its labels are written, as `pad[-border_px]`."""
+        chosen = cls.dial_field()
+        if chosen is None:
+            return cls.name()
+        return f"{cls.name()}-<{chosen.name}>" if chosen.default is MISSING else f"{cls.name()}[-{chosen.name}]"
+
+    @classmethod
+    def at(cls, value: str) -> Self:
+        """With the dial at what a label gives; empty for the default.
+
+        Raises: ConfigError.
+        """
+        chosen = cls.dial_field()
+        if chosen is None or (not value and chosen.default is not MISSING):
+            return cls()
+        number: Any = chosen.type
+        try:
+            given = number(value)
+        except ValueError:
+            kind = "whole number" if number is int else "number"
+            raise ConfigError(f"{cls.name()}: must be {cls.usage()} with a {kind}, not {value!r}") from None
+        return cls(**{chosen.name: given})
+
+    @property
+    def label(self) -> str:
+        chosen = self.dial_field()
+        if chosen is None or getattr(self, chosen.name) == chosen.default:
+            return self.name()
+        return f"{self.name()}-{np.format_float_positional(getattr(self, chosen.name), trim='-')}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelAugmentation(Labelled):
+    """Works on the normalised pixels."""
+
+    def image(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
+        return image
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageAugmentation(Labelled):
+    """Works on the image."""
+
+    def pixels(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        return pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionAugmentation(ImageAugmentation):
+    """A transform of torchvision; all of its draws follow from one draw of the generator."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        """`transforms` is `torchvision.transforms`, handed over so that no config loads torch."""
+        raise NotImplementedError
+
+    def image(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
+        """torch's own generator is borrowed, and put back as it was."""
+        import torch
+        from torchvision import transforms
+
+        transform, seed = self.transform(transforms), int(generator.integers(2**32))
+        try:
+            with torch_generator, torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                return transform(image)
+        except (ValueError, torch.linalg.LinAlgError) as error:  # such as a crop of more than there is
+            raise InputError(f"view {self.label}: impossible for {image.width}x{image.height} px ({error})") from None

@@ -1,0 +1,108 @@
+"""Augmentations that move pixels: borders, crops, flips, rotations, perspective. Sizes are in px of the original image.
+
+In: an RGB image; out: one that may have another size. Where an image does not reach, the result is black.
+Source: SeVa (arXiv 2404.10501), the list of its ablation; transforms of torchvision with its defaults.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+
+from seva_ray.augmentations.base import TorchvisionAugmentation, Transform, dial, fixed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pad(TorchvisionAugmentation):
+    """A black border, so that the content is smaller in the model's view."""
+
+    border_px: int = dial(50, low=0, high=2000)
+    """Width of the border on every side, 0 to 2000 px."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.Pad(self.border_px)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CenterCrop(TorchvisionAugmentation):
+    """The square in the middle; a smaller image gets black borders up to that size."""
+
+    size_px: int = dial(128, low=1, high=4000)
+    """Side of the square, 1 to 4000 px."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.CenterCrop(self.size_px)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomCrop(TorchvisionAugmentation):
+    """A square anywhere in the image. An image that is smaller on one side is an error on its row."""
+
+    size_px: int = dial(224, low=1, high=4000)
+    """Side of the square, 1 to 4000 px."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.RandomCrop(self.size_px)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomResizedCrop(TorchvisionAugmentation):
+    """A part of the image, of random size, shape (3:4 to 4:3) and place, resized to a square."""
+
+    min_scale: float = dial(0.36, low=0.01, high=0.64)
+    """Smallest part of the image's area, 0.01 to 0.64."""
+    max_scale: float = fixed(0.64)
+    """Largest part of the image's area."""
+    size_px: int = fixed(224)
+    """Side of the result."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.RandomResizedCrop(self.size_px, scale=(self.min_scale, self.max_scale))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandFlip(TorchvisionAugmentation):
+    """Left and right exchanged, or nothing."""
+
+    p: float = fixed(0.5)
+    """Probability of the exchange."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.RandomHorizontalFlip(self.p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomPerspective(TorchvisionAugmentation):
+    """The image as if seen from aside. Impossible, and an error on its row, for an image of one line of pixels."""
+
+    distortion: float = dial(0.6, low=0, high=1)
+    """How far a corner may move towards the middle, as part of the way, 0 to 1."""
+    p: float = fixed(1.0)
+    """Probability of a distortion."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.RandomPerspective(self.distortion, self.p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomRotation(TorchvisionAugmentation):
+    """Turned around the middle by a uniform random angle; corners that leave the frame are lost."""
+
+    max_degrees: float = dial(180.0, low=0, high=360)
+    """Largest angle, counter-clockwise, 0 to 360; the smallest is 0."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.RandomRotation((0, self.max_degrees))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomAffine(TorchvisionAugmentation):
+    """Turned, shifted and made smaller inside its frame."""
+
+    degrees: tuple[float, float] = fixed((30.0, 70.0))
+    """Smallest and largest angle, clockwise."""
+    translate: tuple[float, float] = fixed((0.1, 0.3))
+    """Largest shift, as part of width and height."""
+    scale: tuple[float, float] = fixed((0.5, 0.75))
+    """Smallest and largest factor on the size."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.RandomAffine(self.degrees, self.translate, self.scale)

@@ -1,0 +1,126 @@
+"""Augmentations that change colours and sharpness and leave every pixel in its place.
+
+In: an RGB image; out: an RGB image of the same size. Colours are 8-bit levels, 0 to 255.
+Source: SeVa (arXiv 2404.10501), the list of its ablation; transforms of torchvision with its defaults.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from seva_ray.augmentations.base import ImageAugmentation, TorchvisionAugmentation, Transform, dial, fixed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grayscale(TorchvisionAugmentation):
+    """Without colour, always."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.Grayscale(num_output_channels=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorJitter(TorchvisionAugmentation):
+    """Random brightness, contrast, saturation and hue, in random order."""
+
+    factor: float = dial(1.0, low=0, high=5)
+    """On all four values below, 0 to 5; 0 changes nothing, and at 5 a hue may become any other."""
+    brightness: float = fixed(0.4)
+    """Largest relative change, both ways (never below 0)."""
+    contrast: float = fixed(0.4)
+    """Largest relative change, both ways (never below 0)."""
+    saturation: float = fixed(0.4)
+    """Largest relative change, both ways (never below 0)."""
+    hue: float = fixed(0.1)
+    """Largest turn on the colour circle, both ways, as part of the whole circle."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        values = (self.brightness, self.contrast, self.saturation, self.hue)
+        return transforms.ColorJitter(*(self.factor * value for value in values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomInvert(TorchvisionAugmentation):
+    """The negative, or nothing."""
+
+    p: float = fixed(0.5)
+    """Probability of a change."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.RandomInvert(self.p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomPosterize(TorchvisionAugmentation):
+    """Few levels for each colour, or nothing."""
+
+    bits: int = dial(2, low=1, high=8)
+    """Left of each colour, 1 to 8; 8 changes nothing."""
+    p: float = fixed(0.5)
+    """Probability of a change."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.RandomPosterize(self.bits, self.p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSolarize(TorchvisionAugmentation):
+    """Bright levels inverted, or nothing."""
+
+    threshold: int = dial(128, low=0, high=255)
+    """The darkest level that is inverted, 0 to 255."""
+    p: float = fixed(0.5)
+    """Probability of a change."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.RandomSolarize(self.threshold, self.p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomEqualize(TorchvisionAugmentation):
+    """Levels spread so that all are equally frequent, or nothing."""
+
+    p: float = fixed(0.5)
+    """Probability of a change."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.RandomEqualize(self.p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomAdjustSharpness(TorchvisionAugmentation):
+    """Softer or sharper edges, or nothing."""
+
+    sharpness: float = dial(0.0, low=0, high=10)
+    """0 (smoothed) to 10; 1 changes nothing, 2 doubles what smoothing would take away."""
+    p: float = fixed(0.5)
+    """Probability of a change."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.RandomAdjustSharpness(self.sharpness, self.p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomAutocontrast(TorchvisionAugmentation):
+    """Levels stretched until the darkest is 0 and the brightest 255, or nothing."""
+
+    p: float = fixed(0.5)
+    """Probability of a change."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.RandomAutocontrast(self.p)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianBlur(ImageAugmentation):
+    """PIL's Gaussian blur, always, with a uniform random sigma."""
+
+    max_sigma: float = dial(2.0, low=0.1, high=100)
+    """Largest sigma, 0.1 to 100 px of the original image."""
+    min_sigma: float = fixed(0.1)
+    """Smallest sigma, in px."""
+
+    def image(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(radius=generator.uniform(self.min_sigma, self.max_sigma)))

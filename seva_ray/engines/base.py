@@ -1,0 +1,61 @@
+"""What an engine is: prepared requests in, responses out. Engines know nothing of prompts, files or the cluster."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from seva_ray.errors import ConfigError
+from seva_ray.records import Response
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How a response is decoded. The defaults are the paper's: greedy, at most 512 tokens."""
+
+    max_new_tokens: int = 512
+    """Token limit of a response; one that reaches it is `truncated`."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """Nucleus sampling's probability mass, where temperature is above 0."""
+    seed: int = 0
+    """Of sampling, where temperature is above 0."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens {self.max_new_tokens}: must be at least 1")
+        if not 0 <= self.temperature < float("inf"):
+            raise ConfigError(f"temperature {self.temperature}: must be at least 0, and finite")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p {self.top_p}: must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One prompt, ready for the model."""
+
+    prompt_id: str
+    prompt_ids: Sequence[int]
+    """Token ids with one image token; BOS included."""
+    pixels: np.ndarray
+    """Normalised, float32 (C, H, W)."""
+    pixels_id: str
+    """Equal only where the pixels are equal: lets an engine encode an image once for all its questions."""
+
+
+class Generator(Protocol):
+    """A loaded model."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Response]:
+        """One response per request, in order. One that fails gives a response with `error`, and harms no other."""
+        ...
+
+
+class Engine(Protocol):
+    """A frozen, keyword-only dataclass: its fields say how the model is run, `load` runs it."""
+
+    def load(self, directory: str, decoding: Decoding) -> Generator:
+        """Load the model in this process."""
+        ...

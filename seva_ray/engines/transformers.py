@@ -1,0 +1,95 @@
+"""The slow reference engine: transformers' own `generate`, in small batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from seva_ray.encoding import Encoder
+from seva_ray.engines.base import Decoding, Request
+from seva_ray.errors import ConfigError
+from seva_ray.fingerprints import execution
+from seva_ray.records import Response
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformersEngine:
+    """`AutoModelForImageTextToText.generate` with left padding."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of weights and activations."""
+    batch_size: int = execution(16)
+    """Requests per call of `generate`."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size {self.batch_size}: must be at least 1")
+
+    def load(self, directory: str, decoding: Decoding) -> "TransformersGenerator":
+        return TransformersGenerator(self, directory, decoding)
+
+
+class TransformersGenerator:
+    def __init__(self, engine: TransformersEngine, directory: str, decoding: Decoding):
+        import torch
+        from transformers import AutoModelForImageTextToText
+
+        self.engine, self.decoding, self.encoder = engine, decoding, Encoder(directory)
+        self.model = AutoModelForImageTextToText.from_pretrained(directory, dtype=engine.dtype, use_safetensors=True)
+        self.model.eval()
+        if torch.cuda.is_available():
+            self.model = self.model.cuda()
+        ends = self.model.generation_config.eos_token_id
+        self.end_ids = set(ends) if isinstance(ends, list) else {ends}
+
+    def generate(self, requests: Sequence[Request]) -> list[Response]:
+        size = self.engine.batch_size
+        return [
+            response
+            for start in range(0, len(requests), size)
+            for response in self.attempt(requests[start : start + size])
+        ]
+
+    def attempt(self, requests: Sequence[Request]) -> list[Response]:
+        try:
+            return self.generate_batch(requests)
+        except ValueError as error:  # a whole batch is refused for one bad request: find it
+            if len(requests) == 1:
+                return [Response(prompt_id=requests[0].prompt_id, error=str(error).splitlines()[0])]
+            return [response for request in requests for response in self.attempt([request])]
+
+    def generate_batch(self, requests: Sequence[Request]) -> list[Response]:
+        import torch
+        from transformers import set_seed
+
+        device = self.model.device
+        pad = self.encoder.pad_id
+        prompts = [self.encoder.expand(request.prompt_ids) for request in requests]
+        width = max(map(len, prompts))
+        input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
+        pixels = torch.stack([torch.from_numpy(request.pixels) for request in requests]).to(device, self.model.dtype)
+        # What the decoding does not ask for is off, whatever the model's generation config says, as in vLLM.
+        sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
+        if self.decoding.temperature > 0:
+            set_seed(self.decoding.seed)
+            sampling |= {"do_sample": True, "top_k": 0}
+            sampling |= {"temperature": self.decoding.temperature, "top_p": self.decoding.top_p}
+        with torch.inference_mode():
+            rows = self.model.generate(
+                input_ids=input_ids,
+                attention_mask=mask,
+                pixel_values=pixels,
+                max_new_tokens=self.decoding.max_new_tokens,
+                **sampling,
+            )[:, width:].tolist()
+        return [self.response(request, row) for request, row in zip(requests, rows, strict=True)]
+
+    def response(self, request: Request, row: list[int]) -> Response:
+        end = next((place for place, token in enumerate(row) if token in self.end_ids), None)
+        token_ids = row if end is None else row[: end + 1]
+        return Response(
+            prompt_id=request.prompt_id,
+            text=self.encoder.text(token_ids),
+            token_ids=token_ids,
+            finish_reason="length" if end is None else "stop",
+        )

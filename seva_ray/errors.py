@@ -1,0 +1,23 @@
+"""The errors that are the user's to mend. Jobs print them as one line, without a traceback.
+
+UserError
+├── ConfigError          a field has a value that cannot work; says which
+├── InputError           a file or row cannot be read; says which
+└── FingerprintMismatch  an artifact of that name was made by another recipe; says how they differ
+"""
+
+
+class UserError(Exception):
+    """Bad input or configuration; the message is one line that names what and where."""
+
+
+class ConfigError(UserError):
+    """A field's value cannot work."""
+
+
+class InputError(UserError):
+    """A file, row or model directory cannot be used."""
+
+
+class FingerprintMismatch(UserError):
+    """An artifact exists under this name, made by another recipe."""

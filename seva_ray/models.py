@@ -1,0 +1,45 @@
+"""Which model: a directory in the transformers format, its name, and a fingerprint of its weights."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from seva_ray.artifacts import Artifact
+from seva_ray.encoding import check_model
+from seva_ray.fingerprints import fingerprint_of
+from seva_ray.storage import local_directory
+
+READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
+"""Of the files that answers depend on: weights, settings, chat template, vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model that stages read."""
+
+    name: str
+    """Names its responses and scores."""
+    directory: str
+    """Local path or fsspec URI."""
+    fingerprint: str
+
+
+def model_of(artifact: Artifact) -> Model:
+    """The model that a training stage made."""
+    name = artifact.name.rsplit("/", 1)[-1]
+    return Model(name=name, directory=artifact.path("model"), fingerprint=artifact.fingerprint)
+
+
+def model_at(directory: str) -> Model:
+    """A model that was made elsewhere. Raises: InputError where it is not a vision-language model."""
+    local = local_directory(directory)
+    check_model(local)
+    files = {path.name: digest(path) for path in sorted(Path(local).iterdir()) if path.suffix in READ_SUFFIXES}
+    name = Path(directory.rstrip("/")).name
+    return Model(name=name, directory=directory, fingerprint=fingerprint_of({"files": files}))
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file; about a second for each GB."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,256 @@
+"""The report of a run: one HTML file with everything in it, to open in any browser or to send to someone.
+
+In: plain data, collected by whoever ran the stages. Out: the page as text. Every text and image comes from models and
+data sets, so nothing of it is trusted: all is escaped, and the page forbids itself scripts and any request.
+"""
+
+import base64
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.ticker import MaxNLocator
+
+from seva_ray.curves import training_curves
+from seva_ray.statistics import Comparison
+from seva_ray.verdicts import OPTIONAL, VERDICTS
+
+ANSWER_LIMIT = 1500
+"""Longer answers are shown cut, in characters; a model that babbles may write without end."""
+WIDE_FROM = 140
+"""A sample with a longer answer, in characters, gets a row of its own."""
+SMALL_PX = 128
+"""Images up to this width are shown with hard pixels instead of blurred."""
+WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Funnel:
+    """What became of every prompt in one view."""
+
+    view: str
+    num_prompts: int
+    verdicts: Mapping[str, int]
+    """Prompts by verdict; they add up to `num_prompts`."""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.verdicts) - set(VERDICTS):
+            raise ValueError(f"view {self.view}: no such verdict: {', '.join(sorted(unknown))}")
+        if min(self.verdicts.values(), default=0) < 0:
+            raise ValueError(f"view {self.view}: a count is negative: {dict(self.verdicts)}")
+        total = sum(self.verdicts.values())
+        if total != self.num_prompts:
+            raise ValueError(f"view {self.view}: the verdicts add up to {total}, not to {self.num_prompts} prompts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One prompt with its two answers."""
+
+    prompt_id: str
+    question: str
+    view: str
+    verdict: str
+    image_png: bytes
+    augmented_png: bytes
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTable:
+    """The policy against the starting model on one benchmark."""
+
+    benchmark: str
+    comparisons: Sequence[Comparison]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTime:
+    """How long a stage took, or had taken in the earlier run that its result was reused from."""
+
+    stage: str
+    seconds: float
+    reused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportContent:
+    """All that the page shows; an empty part is shown as a sentence that says so."""
+
+    title: str
+    summary: Sequence[str] = ()
+    """Sentences for the top of the page, the most important first."""
+    funnels: Sequence[Funnel] = ()
+    samples: Sequence[Sample] = ()
+    training: Sequence[Mapping[str, Any]] = ()
+    """The rows that TRL logs: `step`, `loss`, `rewards/margins` and so on."""
+    scores: Sequence[ScoreTable] = ()
+    seconds: Sequence[StageTime] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+
+
+def render(content: ReportContent) -> str:
+    """The report as one self-contained HTML page, encodable as UTF-8 whatever the texts hold."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": _number,
+        "signed": _signed,
+        "tick": _tick,
+        "count": _count,
+        "share": _share,
+        "duration": _duration,
+        "spoken": _spoken,
+    }
+    curves = training_curves(content.training)
+    html = environment.get_template("report.html.j2").render(
+        content=content,
+        verdicts=_shown_verdicts(content.funnels),
+        samples=[_sample_view(sample) for sample in content.samples],
+        curves=[(curve, _data_uri(curve.svg, "image/svg+xml")) for curve in curves],
+        scores=[_score_view(table) for table in content.scores],
+        longest_s=max((time.seconds for time in content.seconds), default=0) or 1,
+        settings=_flat(content.config),
+        smoothed=any(curve.smoothed for curve in curves),
+    )
+    return html.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def marked_differences(one: str, other: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
+    """Both texts as runs of (text, whether these words are not in the other text)."""
+    words_one, words_other = list(WORD.finditer(one)), list(WORD.finditer(other))
+    matcher = SequenceMatcher(None, [m.group() for m in words_one], [m.group() for m in words_other], autojunk=False)
+    differ_one, differ_other = set(range(len(words_one))), set(range(len(words_other)))
+    for block in matcher.get_matching_blocks():
+        differ_one -= set(range(block.a, block.a + block.size))
+        differ_other -= set(range(block.b, block.b + block.size))
+    return _runs(one, words_one, differ_one), _runs(other, words_other, differ_other)
+
+
+def _runs(text: str, words: Sequence[re.Match[str]], differing: set[int]) -> list[tuple[str, bool]]:
+    marked = [False] * len(text)
+    for index in differing:
+        first = words[index - 1].end() if index - 1 in differing else words[index].start()
+        last = words[index].end()
+        marked[first:last] = [True] * (last - first)
+    runs = groupby(zip(text, marked, strict=True), key=itemgetter(1))
+    return [("".join(character for character, _ in run), is_marked) for is_marked, run in runs]
+
+
+def _sample_view(sample: Sample) -> dict[str, Any]:
+    chosen, rejected = marked_differences(sample.chosen[:ANSWER_LIMIT], sample.rejected[:ANSWER_LIMIT])
+    return {
+        "sample": sample,
+        "images": [
+            ("image", _data_uri(sample.image_png, "image/png"), _is_small(sample.image_png)),
+            (sample.view, _data_uri(sample.augmented_png, "image/png"), _is_small(sample.augmented_png)),
+        ],
+        "answers": [
+            ("chosen", chosen, max(0, len(sample.chosen) - ANSWER_LIMIT)),
+            ("rejected", rejected, max(0, len(sample.rejected) - ANSWER_LIMIT)),
+        ],
+        "wide": max(len(sample.chosen), len(sample.rejected)) > WIDE_FROM,
+    }
+
+
+def _shown_verdicts(funnels: Sequence[Funnel]) -> dict[str, str]:
+    """Verdicts with their meanings; those of filters only where one has dropped something."""
+    given = {verdict for funnel in funnels for verdict, count in funnel.verdicts.items() if count}
+    return {verdict: text for verdict, text in VERDICTS.items() if verdict not in OPTIONAL or verdict in given}
+
+
+def _data_uri(data: bytes, media_type: str) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}" if data else ""
+
+
+def _is_small(png: bytes) -> bool:
+    """Whether the width in the PNG header is small; False for what is no PNG."""
+    return png[:8] == b"\x89PNG\r\n\x1a\n" and int.from_bytes(png[16:20], "big") <= SMALL_PX
+
+
+def _score_view(table: ScoreTable) -> dict[str, Any]:
+    """Rows with the place of each interval on one common axis, in percent of the axis' width."""
+    ends = [
+        end
+        for row in table.comparisons
+        for end in (row.difference, row.difference_low, row.difference_high)
+        if math.isfinite(end)
+    ]
+    ticks = [float(tick) for tick in MaxNLocator(nbins=4).tick_values(min([0.0, *ends]), max([0.0, *ends]))]
+    low, high = ticks[0], ticks[-1]
+
+    def place(value: float) -> float | None:
+        return round(100 * (value - low) / (high - low), 2) if math.isfinite(value) else None
+
+    return {
+        "benchmark": table.benchmark,
+        "num_images": sorted({row.num_images for row in table.comparisons}),
+        "ticks": [(tick, place(tick)) for tick in ticks],
+        "rows": [
+            (row, place(row.difference), place(row.difference_low), place(row.difference_high))
+            for row in table.comparisons
+        ],
+    }
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """A nested mapping as (dotted name, value) rows."""
+    rows: list[tuple[str, str]] = []
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, default=str)))
+    return rows
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def _signed(value: float) -> str:
+    if not math.isfinite(value):
+        return "–"
+    rounded = f"{value:+.1f}"
+    return "0.0" if float(rounded) == 0 else rounded.replace("-", "−")
+
+
+def _tick(value: float) -> str:
+    return f"{value:+g}".replace("-", "−") if value else "0"
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "–"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def _spoken(verdict: str) -> str:
+    return verdict.replace("_", " ")

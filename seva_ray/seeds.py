@@ -1,0 +1,19 @@
+"""Randomness is an argument: one generator per (seed, key...), whatever the worker, block, order or restart.
+
+NumPy's PCG64 and its normal sampler give the same stream on every machine; torch's CPU sampler does not promise that.
+"""
+
+import hashlib
+
+import numpy as np
+
+
+def key_of(seed: int, *keys: str | int) -> int:
+    """A 128-bit integer that depends on every key, and on their order and borders."""
+    text = "\x1f".join([str(seed), *(str(key) for key in keys)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
+
+
+def generator(seed: int, *keys: str | int) -> np.random.Generator:
+    """The generator of (seed, keys...), for example (seed, prompt_id, view)."""
+    return np.random.Generator(np.random.PCG64(key_of(seed, *keys)))

@@ -1,0 +1,106 @@
+"""What a source is, and the check that every source's prompts go through.
+
+A bad row never stops a source: it becomes a prompt with an error. A source that cannot be read at all is an InputError.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
+from typing import Protocol
+
+import fsspec
+
+from seva_ray.errors import ConfigError, InputError
+from seva_ray.records import Prompt
+
+PLACEHOLDER = "<image>"
+"""Where LLaVA's texts put the image. Left in a question it would ask the engine for an image that is not there."""
+
+
+class Source(Protocol):
+    """A frozen, keyword-only dataclass; one file per source."""
+
+    @property
+    def image_root(self) -> str | None:
+        """What the prompts' image paths are relative to: a local directory or an fsspec URI; None for bytes only."""
+        ...
+
+    def prompts(self) -> Iterator[Prompt]:
+        """Every prompt once, always in the same order, the questions of one image adjacent.
+
+        Raises: InputError where the files are missing or not what the source reads.
+        """
+        ...
+
+
+def checked(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
+    """The same prompts, with an error on each that cannot be used and with unique ids: a second `x` becomes `x#2`."""
+    times: dict[str, int] = {}
+    for prompt in prompts:
+        prompt = _examined(prompt)
+        if prompt.prompt_id in times:
+            error = prompt.error or f"prompt_id {prompt.prompt_id!r} is taken by an earlier row"
+            prompt = replace(prompt, prompt_id=_next_id(prompt.prompt_id, times), error=error)
+        times[prompt.prompt_id] = 1
+        yield prompt
+
+
+def failed(prompt_id: str, error: str, source: str = "") -> Prompt:
+    """What a row becomes that does not have the shape of a prompt."""
+    return Prompt(prompt_id=prompt_id, image_id="", question="", source=source, error=error)
+
+
+def absolute(uri: str) -> str:
+    """Readable from every worker's directory; URIs stay as they are."""
+    return uri if "://" in uri or "::" in uri else os.path.abspath(os.path.expanduser(uri))
+
+
+def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system and the path in it of a local path or fsspec URI. Raises: InputError."""
+    try:
+        return fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"{uri}: {error}") from None
+
+
+def check_directory(field: str, uri: str) -> None:
+    """Raises: InputError where there is no such directory."""
+    filesystem, path = locate(uri)
+    if not filesystem.isdir(path):
+        raise InputError(f"{field} {uri}: no such directory")
+
+
+def check_names(config: object, *names: str) -> None:
+    """Raises: ConfigError where one of the fields is empty."""
+    for name in names:
+        if not getattr(config, name):
+            raise ConfigError(f"{name} {getattr(config, name)!r}: must not be empty")
+
+
+def _examined(prompt: Prompt) -> Prompt:
+    texts = {field.name: getattr(prompt, field.name) for field in fields(prompt) if field.name != "image_bytes"}
+    storable = {
+        name: text.encode("utf-8", "backslashreplace").decode() for name, text in texts.items() if text is not None
+    }
+    broken = [name for name, text in storable.items() if text != texts[name]]
+    if broken:
+        prompt = replace(prompt, **storable)
+    if prompt.error is not None:
+        return prompt
+    if broken:
+        return replace(prompt, error=f"{broken[0]} is not valid Unicode")
+    if not prompt.question.strip():
+        return replace(prompt, error="the question is empty")
+    if PLACEHOLDER in prompt.question:
+        return replace(prompt, error=f"the question holds the placeholder {PLACEHOLDER}")
+    if not prompt.image_path and not prompt.image_bytes:
+        return replace(prompt, error="the row has no image")
+    return prompt
+
+
+def _next_id(prompt_id: str, times: dict[str, int]) -> str:
+    """The first free one of `x#2`, `x#3`, ..."""
+    while True:
+        times[prompt_id] += 1
+        if (numbered := f"{prompt_id}#{times[prompt_id]}") not in times:
+            return numbered

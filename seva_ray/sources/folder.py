@@ -1,0 +1,64 @@
+"""A folder of images and fixed questions about each: the quickest way to preference pairs from pictures of one's own.
+
+In: image files, at any depth. Out: prompts in the order of the files' names, the questions of an image adjacent.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from seva_ray.errors import ConfigError, InputError
+from seva_ray.records import Prompt
+from seva_ray.sources.base import absolute, check_names, checked, locate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """Every question about every image."""
+
+    path: str
+    """A local directory or an fsspec URI. Files and folders whose names begin with a dot are left out."""
+    questions: tuple[str, ...] = ("Describe this image in detail.",)
+    """What is asked about each image."""
+    suffixes: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+    """Which files are images, in lower case; the files may have either case."""
+    source: str = "folder"
+    """What these prompts are called in reports."""
+
+    def __post_init__(self) -> None:
+        check_names(self, "path", "questions", "suffixes", "source")
+        object.__setattr__(self, "path", absolute(self.path))
+        for question in self.questions:
+            if not question.strip():
+                raise ConfigError(f"questions {self.questions}: one is empty")
+        for suffix in self.suffixes:
+            if not suffix.startswith(".") or suffix != suffix.lower():
+                raise ConfigError(f"suffixes {suffix!r}: must be a dot and lower-case letters")
+
+    @property
+    def image_root(self) -> str:
+        return self.path
+
+    def prompts(self) -> Iterator[Prompt]:
+        yield from checked(self._prompts())
+
+    def _prompts(self) -> Iterator[Prompt]:
+        for name in self._names():
+            for index, question in enumerate(self.questions):
+                prompt_id = f"{name}-{index}"
+                yield Prompt(prompt_id=prompt_id, image_id=name, question=question, source=self.source, image_path=name)
+
+    def _names(self) -> list[str]:
+        """Paths of the images relative to the folder, sorted. Raises: InputError where there are none."""
+        filesystem, path = locate(self.path)
+        if not filesystem.isdir(path):
+            raise InputError(f"{self.path}: no such directory")
+        start = len(path.rstrip("/")) + 1
+        inner = (name[start:] for name in filesystem.find(path))
+        names = sorted(
+            name
+            for name in inner
+            if name.lower().endswith(self.suffixes) and not any(part.startswith(".") for part in name.split("/"))
+        )
+        if not names:
+            raise InputError(f"{self.path}: no image in this directory (suffixes {', '.join(self.suffixes)})")
+        return names

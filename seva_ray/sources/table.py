@@ -1,0 +1,175 @@
+"""Prompts from a table: parquet or JSON lines, one file or a directory of shards.
+
+In: rows with a question and an image (a path, or the encoded bytes, or Hugging Face's struct of both). Out: prompts in
+the table's order, read batch by batch.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from seva_ray.errors import InputError
+from seva_ray.records import Prompt
+from seva_ray.sources.base import PLACEHOLDER, absolute, check_directory, check_names, checked, failed, locate
+
+SUFFIXES = (".parquet", ".jsonl")
+
+BATCH_ROWS = 64
+"""Rows in memory at once: they may hold whole images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """One prompt per row."""
+
+    path: str
+    """A .parquet or .jsonl file, or a directory of them (read by name, sub-directories too): local or an fsspec URI."""
+    image_root: str | None = None
+    """What image paths are relative to: a local directory or an fsspec URI. Not needed where the table holds bytes."""
+    question_column: str = "question"
+    """Text; the placeholder <image> is removed from it, and white space around it."""
+    image_column: str = "image"
+    """A path under image_root, the encoded image file, or a struct {bytes, path}."""
+    prompt_id_column: str | None = None
+    """Unique text or number. Without it: the row's number in its file; in a directory after the file's name."""
+    image_id_column: str | None = None
+    """Equal for all questions about one image. Without it: the image's path, or a hash of its bytes."""
+    source_column: str | None = None
+    """What is reported about together. Without it: `source`."""
+    source: str = "table"
+    """The source of all rows where source_column is not given."""
+
+    def __post_init__(self) -> None:
+        check_names(self, "path", "question_column", "image_column", "source")
+        object.__setattr__(self, "path", absolute(self.path))
+        if self.image_root is not None:
+            check_names(self, "image_root")
+            object.__setattr__(self, "image_root", absolute(self.image_root))
+
+    @property
+    def columns(self) -> list[str]:
+        optional = (self.prompt_id_column, self.image_id_column, self.source_column)
+        return list(dict.fromkeys([self.question_column, self.image_column, *filter(None, optional)]))
+
+    def prompts(self) -> Iterator[Prompt]:
+        if self.image_root is not None:
+            check_directory("image_root", self.image_root)
+        yield from checked(self._prompts())
+
+    def _prompts(self) -> Iterator[Prompt]:
+        filesystem, shards = find_shards(self.path)
+        for prefix, shard in shards.items():
+            rows = (
+                self._parquet_rows(filesystem, shard) if shard.endswith(".parquet") else self._lines(filesystem, shard)
+            )
+            for number, row in enumerate(rows):
+                yield self._prompt(row, f"{prefix}{number}")
+
+    def _parquet_rows(self, filesystem: fsspec.AbstractFileSystem, shard: str) -> Iterator[Any]:
+        try:
+            with filesystem.open(shard, "rb") as file:
+                parquet = pq.ParquetFile(file, pre_buffer=False)  # else the memory taken grows with the file
+                self._check_schema(parquet.schema_arrow, shard)
+                for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=self.columns):
+                    yield from batch.to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{shard}: {' '.join(str(error).split())}") from None
+
+    def _check_schema(self, schema: pa.Schema, shard: str) -> None:
+        for column in self.columns:
+            if column not in schema.names:
+                raise InputError(f"{shard}: no column {column!r}; it has {', '.join(schema.names)}")
+        kind = schema.field(self.image_column).type
+        has_paths = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+        if not (has_paths or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)):
+            raise InputError(
+                f"{shard}: column {self.image_column!r} is {kind}; must be paths, bytes or a struct of them"
+            )
+        if has_paths and self.image_root is None:
+            raise InputError(f"{shard}: column {self.image_column!r} holds paths, and image_root is not given")
+
+    def _lines(self, filesystem: fsspec.AbstractFileSystem, shard: str) -> Iterator[Any]:
+        """Rows, and the exception in the place of one that is not JSON."""
+        if self.image_root is None:
+            raise InputError(f"{shard}: JSON lines hold image paths, and image_root is not given")
+        with filesystem.open(shard, "rb") as file:
+            for line in file:
+                if not line.strip():
+                    continue
+                try:
+                    yield json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    yield error
+
+    def _prompt(self, row: Any, name: str) -> Prompt:
+        prompt_id, source = name, self.source
+        try:
+            if isinstance(row, Exception):
+                raise InputError(f"not JSON ({row})")
+            if not isinstance(row, dict):
+                raise InputError("must be an object")
+            if self.prompt_id_column:
+                prompt_id = text_of(row, self.prompt_id_column)
+            if self.source_column:
+                source = text_of(row, self.source_column)
+            path, data = image_of(row, self.image_column)
+            image_id = path or hashlib.sha256(data or b"").hexdigest()[:32]
+            if self.image_id_column:
+                image_id = text_of(row, self.image_id_column)
+            question = text_of(row, self.question_column).replace(PLACEHOLDER, "").strip()
+        except InputError as error:
+            return failed(prompt_id, f"row {name}: {error}", source)
+        return Prompt(
+            prompt_id=prompt_id,
+            image_id=image_id,
+            question=question,
+            source=source,
+            image_path=path,
+            image_bytes=data,
+        )
+
+
+def find_shards(uri: str) -> tuple[fsspec.AbstractFileSystem, dict[str, str]]:
+    """What goes before the row number in default prompt ids -> file. Raises: InputError where there is none."""
+    filesystem, path = locate(uri)
+    if not filesystem.isdir(path):
+        if not filesystem.isfile(path):
+            raise InputError(f"{uri}: no such file")
+        if not path.endswith(SUFFIXES):
+            raise InputError(f"{uri}: must be a {' or '.join(SUFFIXES)} file, or a directory of them")
+        return filesystem, {"": path}
+    start = len(path.rstrip("/")) + 1
+    inner = sorted(name[start:] for name in filesystem.find(path) if name.endswith(SUFFIXES))
+    shards = {
+        f"{name}-": f"{path.rstrip('/')}/{name}" for name in inner if not name.rpartition("/")[2].startswith((".", "_"))
+    }
+    if not shards:
+        raise InputError(f"{uri}: no {' or '.join(SUFFIXES)} file in this directory")
+    return filesystem, shards
+
+
+def image_of(row: Mapping[str, Any], column: str) -> tuple[str | None, bytes | None]:
+    """(path, None) or (None, bytes). Raises: InputError."""
+    value = row.get(column)
+    if isinstance(value, dict):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str) and value:
+        return value, None
+    if isinstance(value, bytes) and value:
+        return None, value
+    raise InputError(f"column {column!r}: no image (a path, bytes, or a struct of them)")
+
+
+def text_of(row: Mapping[str, Any], column: str) -> str:
+    """A text or whole number, as text. Raises: InputError."""
+    value = row.get(column)
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
+        found = "empty" if value in (None, "") else type(value).__name__
+        raise InputError(f"column {column!r}: must be a text, not {found}")
+    return str(value)

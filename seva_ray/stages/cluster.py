@@ -1,0 +1,44 @@
+"""Joining the Ray cluster: the one a job was submitted to, or one on this machine that listens on loopback only."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Around a job: the cluster that one of its stages started is shut down at the end."""
+    joined = ray.is_initialized()
+    try:
+        yield
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def join() -> None:
+    """Connect to Ray if that is still to be done. Stages call this when they have work: a job without any stays quick.
+
+    A running cluster is joined where `RAY_ADDRESS` names it, as `ray job submit` does.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS", "local")
+    for name in ("ray.data", "ray._private.authentication"):  # plans, and that token authentication is on
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Ray's core would print a warning about its own Data actors on the terminal at every run.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    ray.init(
+        address=address,
+        include_dashboard=False if address == "local" else None,
+        logging_level=logging.WARNING,
+        log_to_driver=False,  # stages say what a person needs; workers' own lines are in Ray's session directory
+    )
+
+
+def has_gpus() -> bool:
+    """Whether any node of the cluster offers GPUs now."""
+    return ray.cluster_resources().get("GPU", 0) > 0

@@ -1,0 +1,99 @@
+"""evaluate: starting model and policy on a benchmark -> the artifact `scores/<benchmark>/<policy>`.
+
+Both models answer the same prompts through the generate stage. Every difference comes with its paired bootstrap
+interval.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.augmentations import CLEAN
+from seva_ray.benchmarks.base import Benchmark, Tally
+from seva_ray.errors import ConfigError
+from seva_ray.models import Model
+from seva_ray.stages.generate import Generate, generate, read_responses
+from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.progress import say
+from seva_ray.statistics import Comparison, paired_bootstrap
+from seva_ray.storage import read_bytes, write_bytes, write_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """How scores are compared."""
+
+    num_resamples: int = 2000
+    """Bootstrap resamples of the images."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+    def __post_init__(self) -> None:
+        if self.num_resamples < 100:
+            raise ConfigError(f"num_resamples {self.num_resamples}: must be at least 100")
+
+
+def prepare_benchmarks(config: Prepare, store: Store, benchmarks: Sequence[Benchmark]) -> list[Artifact]:
+    """The prompts of every benchmark."""
+    return [prepare(config, store, benchmark.name, benchmark) for benchmark in benchmarks]
+
+
+def evaluate(
+    config: Evaluate,
+    generation: Generate,
+    store: Store,
+    benchmarks: Sequence[Benchmark],
+    prompts: Sequence[Artifact],
+    start: Model,
+    policy: Model,
+) -> list[Artifact]:
+    """One score artifact per benchmark."""
+    work = [(artifact, CLEAN) for artifact in prompts]
+    start_responses = generate(generation, store, start, work)
+    policy_responses = generate(generation, store, policy, work)
+    return [
+        compare(config, store, *of_benchmark, policy)
+        for of_benchmark in zip(benchmarks, prompts, start_responses, policy_responses, strict=True)
+    ]
+
+
+def compare(
+    config: Evaluate,
+    store: Store,
+    benchmark: Benchmark,
+    prompts: Artifact,
+    start_responses: Artifact,
+    policy_responses: Artifact,
+    policy: Model,
+) -> Artifact:
+    artifact = store.open(
+        f"scores/{benchmark.name}/{policy.name}",
+        config={"evaluate": config, "benchmark": benchmark},
+        inputs=[start_responses, policy_responses],
+    )
+    if artifact.complete:
+        return artifact
+    start, aligned = (
+        benchmark.tally({response.prompt_id: response for response in read_responses(prompts, responses)})
+        for responses in (start_responses, policy_responses)
+    )
+    write_table(artifact.path("start.parquet"), tally_table(start))
+    write_table(artifact.path("policy.parquet"), tally_table(aligned))
+    comparisons = paired_bootstrap(
+        start, aligned, benchmark.metrics, num_resamples=config.num_resamples, seed=config.seed
+    )
+    write_bytes(artifact.path("comparisons.json"), json.dumps([asdict(row) for row in comparisons], indent=1).encode())
+    say(f"evaluate {benchmark.name}: {len(comparisons)} metrics on {len(start.image_ids):,} images")
+    return artifact.finish({"num_images": len(start.image_ids), "num_metrics": len(comparisons)})
+
+
+def read_comparisons(artifact: Artifact) -> list[Comparison]:
+    return [Comparison(**row) for row in json.loads(read_bytes(artifact.path("comparisons.json")))]
+
+
+def tally_table(tally: Tally) -> pa.Table:
+    columns = {name: tally.counts[:, place] for place, name in enumerate(tally.names)}
+    return pa.table({"image_id": list(tally.image_ids)} | columns)

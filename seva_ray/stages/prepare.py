@@ -1,0 +1,61 @@
+"""prepare: a source's or benchmark's prompts -> the artifact `prompts/<name>`, shards of PROMPT_SCHEMA rows."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.errors import ConfigError, InputError
+from seva_ray.records import PROMPT_SCHEMA, Prompt, table
+from seva_ray.stages.progress import say
+from seva_ray.storage import contents, exists, write_table
+
+
+class HasPrompts(Protocol):
+    """A source or a benchmark."""
+
+    @property
+    def image_root(self) -> str | None: ...
+
+    def prompts(self) -> Iterator[Prompt]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """How prompts are cut into shards."""
+
+    shard_size: int = 256
+    """Prompts per shard: the unit of work that is generated, committed and, after a crash, redone."""
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise ConfigError(f"shard_size {self.shard_size}: must be at least 1")
+
+
+def shard_name(index: int) -> str:
+    return f"shard-{index:06d}.parquet"
+
+
+def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Artifact:
+    """Read the source once, in its order. Raises: InputError where it holds no prompt."""
+    path = getattr(source, "path", None)
+    recipe = {"prepare": config, "source": source, "contents": path and exists(path) and contents(path)}
+    artifact = store.open(f"prompts/{name}", config=recipe)
+    if artifact.complete:
+        return artifact
+    num_prompts = num_failed = num_shards = 0
+    for num_shards, rows in enumerate(batches(source.prompts(), config.shard_size), 1):
+        write_table(artifact.path(shard_name(num_shards - 1)), table(rows, PROMPT_SCHEMA))
+        num_prompts += len(rows)
+        num_failed += sum(row.error is not None for row in rows)
+    if not num_prompts:
+        raise InputError(f"source of {name}: no prompts in it")
+    say(f"prepare {name}: {num_prompts:,} prompts in {num_shards:,} shards, {num_failed:,} unusable")
+    counts = {"num_prompts": num_prompts, "num_shards": num_shards, "num_failed": num_failed}
+    return artifact.finish(counts | {"image_root": source.image_root})
+
+
+def batches(rows: Iterator[Prompt], size: int) -> Iterator[list[Prompt]]:
+    while batch := list(itertools.islice(rows, size)):
+        yield batch

@@ -1,0 +1,81 @@
+"""One line for what a long stage has done and how long the rest will take."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+
+class Progress:
+    """Prints at most every few seconds, and once at the end. Start-up before the first result is not in the rate."""
+
+    def __init__(self, stage: str, total: int, unit: str, every_s: float = 10.0):
+        self.stage, self.total, self.unit, self.every_s = stage, total, unit, every_s
+        self.done = self.first = 0
+        self.started = self.printed = time.monotonic()
+
+    def add(self, count: int, note: str = "") -> None:
+        now = time.monotonic()
+        if not self.done:
+            self.first, self.started = count, now
+        self.done += count
+        if now - self.printed < self.every_s and self.done < self.total:
+            return
+        self.printed = now
+        rate = (self.done - self.first) / max(now - self.started, 1e-9)
+        left = f", {duration((self.total - self.done) / rate)} left" if rate and self.done < self.total else ""
+        say(f"{self.stage}: {self.done:,}/{self.total:,} {self.unit}{left}{note}")
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `3.5 min` or `2.1 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def say(line: str) -> None:
+    """A line for the person who waits."""
+    print(line, file=sys.stderr, flush=True)
+
+
+@ray.remote(num_cpus=0)
+class Ear:
+    """Hears lines from workers, for the driver to say."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def tell(self, line: str) -> None:
+        self.lines.append(line)
+
+    def heard(self) -> list[str]:
+        lines, self.lines = self.lines, []
+        return lines
+
+
+@contextmanager
+def listening(every_s: float = 2.0) -> Iterator[Any]:
+    """An actor handle for workers; what they `tell` it is said here, also while the driver waits for them."""
+    ear = Ear.remote()  # type: ignore[attr-defined]
+    finished = threading.Event()
+
+    def listen() -> None:
+        while not finished.wait(every_s):
+            for line in ray.get(ear.heard.remote()):
+                say(line)
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield ear
+    finally:
+        finished.set()
+        thread.join()
+        for line in ray.get(ear.heard.remote()):
+            say(line)
+        ray.kill(ear)

@@ -1,0 +1,125 @@
+"""report: everything a run made -> the artifact `reports/<name>`: one self-contained HTML file."""
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from seva_ray.artifacts import Artifact, Store, versions
+from seva_ray.augmentations import CLEAN
+from seva_ray.encoding import Encoder
+from seva_ray.errors import ConfigError, UserError
+from seva_ray.models import Model
+from seva_ray.report import Funnel, ReportContent, Sample, ScoreTable, StageTime, render
+from seva_ray.seeds import key_of
+from seva_ray.stages.evaluate import read_comparisons
+from seva_ray.stages.pair import lineage
+from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.progress import say
+from seva_ray.storage import local_directory, read_bytes, read_table, write_bytes
+from seva_ray.views import Viewer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the report shows."""
+
+    num_samples: int = 12
+    """Pairs in the sample grid."""
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 0:
+            raise ConfigError(f"num_samples {self.num_samples}: must not be negative")
+
+
+def report(config: Report, store: Store, name: str, command: str, began: float) -> str:
+    """The page about policy `name`, from its artifact and those it was made from; always written anew. Returns its URI.
+
+    `began` is when this run started, Unix time in s: what is older was reused.
+    """
+    trained = store.find(f"policies/{name}")
+    pairs = store.find(next(iter(trained.recipe["inputs"])))
+    prompts, chosen, rejected = lineage(store, pairs)
+    scores = [store.find(item) for item in store.names("scores") if item.endswith(f"/{name}")]
+    view = rejected.name.rsplit("/", 1)[-1]
+    answers = [store.find(item) for score in scores for item in list(score.recipe["inputs"])[1:]]
+    made = {"prepare": prompts, "generate": rejected, "pair": pairs, "train": trained}
+    made |= {"generate for the scores": max(answers, key=lambda item: item.seconds)} if answers else {}
+    made |= {f"evaluate {score.name.split('/')[1]}": score for score in scores}
+    content = ReportContent(
+        title=f"seva_ray: {name}",
+        summary=summary(trained, pairs, view),
+        funnels=[Funnel(view=view, num_prompts=pairs.counts["num_prompts"], verdicts=pairs.counts["verdicts"])],
+        samples=samples(config, Model(**trained.counts["start"]), prompts, rejected, pairs),
+        training=[row for row in json.loads(read_bytes(trained.path("log.json"))) if "loss" in row],
+        scores=[ScoreTable(benchmark=item.name.split("/")[1], comparisons=read_comparisons(item)) for item in scores],
+        seconds=[
+            StageTime(stage=stage, seconds=item.seconds, reused=item.finished < began) for stage, item in made.items()
+        ],
+        config={item.name: item.recipe["config"] for item in (prompts, chosen, rejected, pairs, trained, *scores)},
+        versions=versions(),
+        command=command,
+    )
+    uri = store.uri(f"reports/{name}/index.html")
+    write_bytes(uri, render(content).encode())
+    say(f"report: {uri}")
+    return uri
+
+
+def summary(trained: Artifact, pairs: Artifact, view: str) -> list[str]:
+    verdicts, num_prompts = pairs.counts["verdicts"], pairs.counts["num_prompts"]
+    return [
+        f"{trained.counts['start']['name']} answered {num_prompts:,} prompts on the image and on its {view} view; "
+        f"{verdicts['kept']:,} pairs ({verdicts['kept'] / num_prompts:.1%}) were kept.",
+        f"DPO on {trained.counts['num_pairs']:,} pairs for {trained.counts['num_steps']:,} steps made the policy.",
+    ]
+
+
+def samples(config: Report, start: Model, prompts: Artifact, rejected: Artifact, pairs: Artifact) -> list[Sample]:
+    """Kept pairs, a few of each shard, chosen by a hash of prompt_id."""
+    rows: list[dict[str, Any]] = []
+    for index in range(prompts.counts["num_shards"]):
+        rows += read_table(pairs.path("pairs", shard_name(index))).slice(0, 4 * config.num_samples).to_pylist()
+        if len(rows) >= 16 * config.num_samples:
+            break
+    rows.sort(key=lambda row: key_of(0, "sample", row["prompt_id"]))
+    recipe, view = rejected.recipe["config"], rejected.name.rsplit("/", 1)[-1]
+    viewer = Viewer(
+        encoder=Encoder(local_directory(start.directory), recipe["system"]),
+        image_root=prompts.counts["image_root"],
+        max_pixels=recipe["max_image_pixels"],
+        seed=recipe["augmentation"]["seed"],
+    )
+    shown = []
+    for row in rows[: config.num_samples]:
+        try:
+            clean, augmented = (png(viewer, viewer.pixels(row, label)) for label in (CLEAN, view))
+        except (UserError, OSError) as error:
+            say(f"report: sample {row['prompt_id']} left out ({error})")
+            continue
+        shown.append(
+            Sample(
+                prompt_id=row["prompt_id"],
+                question=row["question"],
+                view=view,
+                verdict="kept",
+                image_png=clean,
+                augmented_png=augmented,
+                chosen=row["chosen"],
+                rejected=row["rejected"],
+            )
+        )
+    return shown
+
+
+def png(viewer: Viewer, pixels: np.ndarray) -> bytes:
+    """Pixels as the model saw them, put back to 8 bit for the eye."""
+    processor = viewer.encoder.image_processor
+    scale, shift = (np.array(getattr(processor, name))[:, None, None] for name in ("image_std", "image_mean"))
+    levels = np.clip(np.rint((pixels * scale + shift) * 255), 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(levels.transpose(1, 2, 0)).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,221 @@
+"""train: pairs + starting model -> the artifact `policies/<name>`: a merged model, the training log, checkpoints.
+
+Ray Train runs one worker per GPU (or CPU share); each runs TRL's DPOTrainer over DeepSpeed. A run that was killed
+goes on from its last checkpoint.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray.train
+import ray.train.torch
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.dpo import Train, choose, deepspeed_config
+from seva_ray.encoding import Encoder
+from seva_ray.models import Model
+from seva_ray.policy import export, load_model, load_policy
+from seva_ray.preferences import PreferenceCollator
+from seva_ray.stages.cluster import has_gpus, join
+from seva_ray.stages.pair import lineage, read_pairs
+from seva_ray.stages.progress import duration, listening, say
+from seva_ray.storage import is_local, local_directory, write_bytes, write_directory
+from seva_ray.views import Viewer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every worker is given."""
+
+    config: Train
+    model: str
+    pairs: pa.Table
+    system: str
+    """Of generation, so that training sees the same prompts."""
+    image_root: str | None
+    max_image_pixels: int
+    policy_uri: str
+    ear: Any
+    """Where workers tell of their progress."""
+
+
+def train(config: Train, store: Store, name: str, model: Model, pairs: Artifact) -> Artifact:
+    """Align `model` on the pairs that were made from its responses."""
+    recipe = {"train": config, "model": model.fingerprint}
+    artifact = store.open(f"policies/{name}", config=recipe, inputs=[pairs])
+    if artifact.complete:
+        return artifact
+    prompts, chosen, _ = lineage(store, pairs)
+    table = choose(read_pairs(prompts, pairs), config)
+    num_steps = -(-len(table) * config.num_repeats // config.global_batch_size)
+    say(f"train {name}: {len(table):,} pairs, {num_steps:,} steps")
+    join()
+    with listening() as ear:
+        job = Job(
+            config=config,
+            model=model.directory,
+            pairs=table,
+            system=chosen.recipe["config"]["system"],
+            image_root=prompts.counts["image_root"],
+            max_image_pixels=chosen.recipe["config"]["max_image_pixels"],
+            policy_uri=artifact.uri,
+            ear=ear,
+        )
+        run_workers(config, artifact, job)
+    return artifact.finish({"num_pairs": len(table), "num_steps": num_steps, "start": asdict(model)})
+
+
+def run_workers(config: Train, artifact: Artifact, job: Job) -> None:
+    """A group of workers until they are done; it is started again, from the last checkpoint, when one is lost."""
+    use_gpu = has_gpus()
+    trainer = ray.train.torch.TorchTrainer(
+        work,
+        train_loop_config={"job": ray.put(job)},
+        scaling_config=ray.train.ScalingConfig(num_workers=config.num_workers, use_gpu=use_gpu),
+        run_config=ray.train.RunConfig(
+            name="run",
+            storage_path=artifact.uri,
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            worker_runtime_env={"env_vars": {} if use_gpu else {"DS_ACCELERATOR": "cpu"}},
+        ),
+        torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
+    )
+    trainer.fit()
+
+
+def work(loop_config: dict[str, Any]) -> None:
+    """One worker: runs the trainer; rank 0 writes the merged model and the log."""
+    import datasets
+    import torch
+    import transformers
+    import trl
+
+    job: Job = ray.get(loop_config["job"])
+    config = job.config
+    directory = local_directory(job.model)
+    encoder = Encoder(directory, job.system)
+    world, rank = ray.train.get_context().get_world_size(), ray.train.get_context().get_world_rank()
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        skip_compiled_collectives()
+    with tempfile.TemporaryDirectory(prefix="seva-train-") as scratch:
+        curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
+        os.environ["TENSORBOARD_LOGGING_DIR"] = curves
+        trainer = trl.DPOTrainer(
+            model=load_model(directory, config.dtype),
+            args=trl.DPOConfig(
+                output_dir=scratch,
+                beta=config.beta,
+                loss_type="sigmoid",
+                learning_rate=config.learning_rate,
+                lr_scheduler_type="cosine",
+                warmup_steps=config.warmup_ratio,
+                weight_decay=config.weight_decay,
+                max_grad_norm=config.max_grad_norm,
+                num_train_epochs=1,
+                per_device_train_batch_size=config.per_device_batch_size,
+                gradient_accumulation_steps=config.global_batch_size // (world * config.per_device_batch_size),
+                seed=config.seed,
+                bf16=config.dtype == "bfloat16",
+                gradient_checkpointing=config.gradient_checkpointing,
+                deepspeed=deepspeed_config(config),
+                use_cpu=not on_gpu,
+                max_length=None,
+                remove_unused_columns=False,
+                logging_steps=1,
+                logging_nan_inf_filter=False,
+                save_steps=config.save_steps,
+                save_total_limit=1,
+                report_to="tensorboard" if rank == 0 else "none",
+                disable_tqdm=True,
+            ),
+            train_dataset=as_dataset(job.pairs, config.num_repeats, datasets),
+            processing_class=encoder.processor,
+            data_collator=PreferenceCollator(
+                viewer=Viewer(encoder=encoder, image_root=job.image_root, max_pixels=job.max_image_pixels)
+            ),
+            peft_config=config.lora.peft(),
+            callbacks=[reporter(job.ear)],
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train(resume_from_checkpoint=last_checkpoint(scratch))
+        merged = merge(trainer, directory, encoder, config.dtype)
+        if rank == 0:
+            write_bytes(f"{job.policy_uri}/log.json", json.dumps(trainer.state.log_history).encode())
+            write_directory(f"{job.policy_uri}/model", merged)
+            if not is_local(job.policy_uri):
+                write_directory(f"{job.policy_uri}/tensorboard", curves)
+
+
+def merge(trainer: Any, directory: str, encoder: Encoder, dtype: str) -> str:
+    """Directory of the merged policy, written by rank 0; all workers call, as under ZeRO-3 each has a part of it."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    adapter, merged = (os.path.join(trainer.args.output_dir, name) for name in ("adapter", "merged"))
+    trainer.save_model(adapter)
+    if trainer.is_world_process_zero():
+        unset_hf_deepspeed_config()  # under ZeRO-3 the starting model, too, would be loaded in parts
+        export(load_policy(directory, adapter, dtype), encoder, merged)
+    return merged
+
+
+def as_dataset(pairs: pa.Table, num_repeats: int, datasets: Any) -> Any:
+    """The pairs as often as they are to be seen; TRL takes rows with an `images` column for a vision dataset."""
+    repeated = pa.concat_tables([pairs] * num_repeats)
+    return datasets.Dataset(repeated.append_column("images", pa.nulls(len(repeated))))
+
+
+def reporter(ear: Any) -> Any:
+    """A callback that tells of the steps, and hands each checkpoint to Ray Train."""
+    import transformers
+
+    class Reporter(transformers.TrainerCallback):
+        started = 0.0
+        first_step = 0
+
+        def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            self.started, self.first_step = time.monotonic(), state.global_step
+            if state.global_step and state.is_world_process_zero:
+                ear.tell.remote(f"train: resumed at step {state.global_step}/{state.max_steps}")
+
+        def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
+            step, last = state.global_step, state.max_steps
+            if not state.is_world_process_zero or "loss" not in (logs or {}) or (step % 10 and step != last):
+                return
+            left = (time.monotonic() - self.started) / (step - self.first_step) * (last - step)
+            ear.tell.remote(
+                f"train: step {step}/{last}, loss {logs['loss']:.4f}, margin {logs['rewards/margins']:.3f}, "
+                f"accuracy {logs['rewards/accuracies']:.2f}, {duration(left)} left"
+            )
+
+        def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+            metrics = {"step": state.global_step, **state.log_history[-1]}
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(path))
+
+    return Reporter()
+
+
+def last_checkpoint(scratch: str) -> str | None:
+    """The run's last checkpoint as a local directory, in the name that transformers expects."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as directory:
+        target = os.path.join(scratch, "resumed")
+        shutil.copytree(directory, target)
+    return target
+
+
+def skip_compiled_collectives() -> None:
+    """DeepSpeed would compile a shared-memory collective for CPUs at first use; gloo's serve as well here."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

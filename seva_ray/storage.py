@@ -1,0 +1,113 @@
+"""Files on a local disk or in an object store, by URI: whole or not at all."""
+
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from seva_ray.errors import InputError
+from seva_ray.fingerprints import fingerprint_of
+
+
+def is_local(uri: str) -> bool:
+    return isinstance(fsspec.core.url_to_fs(uri)[0], LocalFileSystem)
+
+
+def exists(uri: str) -> bool:
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return filesystem.exists(path)
+
+
+def read_bytes(uri: str) -> bytes:
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return filesystem.cat_file(path)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """All or nothing: a rename on a local disk, a single put in an object store. Writing twice is harmless."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    if not isinstance(filesystem, LocalFileSystem):
+        filesystem.pipe_file(path, data)
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    part = f"{path}.{uuid.uuid4().hex}.part"
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        error.filename = path  # a full disk's error does not say where
+        raise
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
+
+
+def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    with filesystem.open(path, "rb") as file:
+        return pq.read_table(file, columns=list(columns) if columns else None)
+
+
+def write_table(uri: str, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_bytes(uri, sink.getvalue().to_pybytes())
+
+
+def write_directory(uri: str, directory: str) -> None:
+    """Moves or uploads a finished local directory to `uri`, in place of what is there."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        shutil.rmtree(path, ignore_errors=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        shutil.move(directory, path)
+    else:
+        if filesystem.exists(path):
+            filesystem.rm(path, recursive=True)
+        filesystem.put(directory.rstrip("/") + "/", path, recursive=True)
+
+
+def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
+    """The directory itself where it is local, else a copy of it on this machine, made once.
+
+    Raises: InputError where there is no such remote directory.
+    """
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        return path
+    found = filesystem.find(path, detail=True)
+    if not found:
+        raise InputError(f"{uri}: no such directory")
+    listing = {name: [item["size"], str(item.get("ETag", ""))] for name, item in found.items()}
+    target = Path(cache).expanduser() / fingerprint_of({"uri": uri, "files": listing})
+    if not target.exists():
+        part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
+        filesystem.get(path.rstrip("/") + "/", str(part), recursive=True)
+        if target.exists():
+            shutil.rmtree(part)
+        else:
+            part.rename(target)
+    return str(target)
+
+
+def contents(uri: str) -> str:
+    """A digest of a file's bytes, or of a directory's file names and sizes."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    if filesystem.isdir(path):
+        found = filesystem.find(path, detail=True)
+        return fingerprint_of({name.removeprefix(path): item["size"] for name, item in found.items()})
+    digest = hashlib.sha256()
+    with filesystem.open(path, "rb") as file:
+        while block := file.read(2**22):
+            digest.update(block)
+    return digest.hexdigest()[:16]

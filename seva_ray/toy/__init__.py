@@ -1,0 +1,1 @@
+"""The CPU-size world: rendered scenes with questions, a tiny LLaVA and the recipe that trains it."""

@@ -1,0 +1,84 @@
+"""What the toy model learns from and is examined on: scenes with pictures and questions, and what it answers.
+
+In: a seed, a split and a number of scenes. Out: the labels and packed rows of training, and accuracies by kind.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from seva_ray.toy import packed
+from seva_ray.toy.world import COLOR_NAMES, SHAPES, SIGN_WORDS, Question, Scene, make_scene, questions, render
+
+LABEL_WORDS = (SHAPES, COLOR_NAMES, SIGN_WORDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lessons:
+    """Scenes, their clean pictures (uint8, one per scene) and their questions."""
+
+    scenes: list[Scene]
+    pictures: np.ndarray
+    asked: list[list[Question]]
+
+    @classmethod
+    def make(cls, seed: int, split: str, num_images: int) -> "Lessons":
+        scenes = [make_scene(seed, split, index) for index in range(num_images)]
+        pictures = np.stack([render(scene) for scene in scenes])
+        return cls(scenes=scenes, pictures=pictures, asked=[questions(scene) for scene in scenes])
+
+    def pixel_values(self, chosen: np.ndarray) -> Tensor:
+        return packed.normalised(self.pictures[chosen])
+
+    def rows(self) -> list[packed.Row]:
+        """Per image, the token ids of its questions and answers."""
+        return [
+            [(packed.question_ids(question.text), packed.answer_ids(question.answer)) for question in of_image]
+            for of_image in self.asked
+        ]
+
+
+def patch_labels(scene: Scene) -> np.ndarray:
+    """Shape, colour and sign word at each of the 36 patches, as 1 + the place in LABEL_WORDS, 0 for none; (36, 3)."""
+    labels = np.zeros((6, 6, 3), np.int64)
+    for thing in scene.things:
+        row, column = thing.cell // 3 * 2, thing.cell % 3 * 2
+        what = SHAPES.index(thing.shape) + 1, COLOR_NAMES.index(thing.color) + 1
+        labels[row : row + 2, column : column + 2, :2] = what
+    if scene.sign:
+        row = scene.sign.row * 2
+        labels[row : row + 2, 1:5, 2] = SIGN_WORDS.index(scene.sign.word) + 1
+    return labels.reshape(36, 3)
+
+
+def batches_of_like_length(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Endless batches of row numbers; the rows of a batch have nearly the same length, so that little is padding."""
+    while True:
+        drawn = rng.integers(0, len(lengths), batch_size * 16)
+        drawn = drawn[np.argsort(lengths[drawn], kind="stable")]
+        yield from rng.permutation(drawn.reshape(16, batch_size))
+
+
+@torch.inference_mode()
+def answers(model: LlavaForConditionalGeneration, pixel_values: Tensor, asked: list[list[Question]]) -> list[list[str]]:
+    """Greedy answers to the questions of each image."""
+    model.eval()
+    features = torch.cat([packed.image_features(model, part) for part in pixel_values.split(128)])
+    prompts = [(image, question.text) for image, of_image in enumerate(asked) for question in of_image]
+    texts = iter([packed.text(ids) for ids in packed.greedy(model, features, prompts)])
+    return [[next(texts) for _ in of_image] for of_image in asked]
+
+
+def accuracy_by_kind(model: LlavaForConditionalGeneration, lessons: Lessons) -> dict[str, float]:
+    """The part of the answers that is exactly right (0-1), by kind of question."""
+    given = answers(model, packed.normalised(lessons.pictures), lessons.asked)
+    right = defaultdict(list)
+    for of_image, texts in zip(lessons.asked, given, strict=True):
+        for question, text in zip(of_image, texts, strict=True):
+            right[question.kind].append(text == question.answer)
+    return {kind: round(float(np.mean(values)), 4) for kind, values in sorted(right.items())}

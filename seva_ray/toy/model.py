@@ -1,0 +1,142 @@
+"""A LLaVA of one million parameters, with its word-level processor, saved so that transformers and vLLM load it.
+
+In: a seed. Out: a `LlavaForConditionalGeneration`, and a directory in the layout and key names of the published
+LLaVA-1.5 checkpoints. A 48 px image becomes 36 image tokens; every word of the toy world is one token.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    GenerationConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from seva_ray.toy.world import SIZE_PX, words
+
+SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
+UNK, BOS, EOS, PAD, IMAGE = range(5)
+VOCABULARY = (*SPECIAL, "USER:", "ASSISTANT:", *words())
+PATCH_PX = 8
+NUM_IMAGE_TOKENS = (SIZE_PX // PATCH_PX) ** 2
+
+# What the published llava-1.5-hf template renders, without its trailing space after an answer.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '' if loop.first else ' ' }}"
+    "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
+)
+
+# transformers 5 drops the level that the published checkpoints have, and that vLLM looks for.
+_SAVED_PREFIXES = {
+    "model.vision_tower.": "vision_tower.vision_model.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+}
+
+
+def build(seed: int) -> LlavaForConditionalGeneration:
+    """A model with random weights that follow from the seed."""
+    vision = CLIPVisionConfig(
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=SIZE_PX,
+        patch_size=PATCH_PX,
+        projection_dim=64,
+    )
+    text = LlamaConfig(
+        vocab_size=len(VOCABULARY),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        pad_token_id=PAD,
+        tie_word_embeddings=False,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=IMAGE,
+        image_seq_length=NUM_IMAGE_TOKENS,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD)
+    return model
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token per word; encoding starts with `<s>`, decoding joins by spaces."""
+    fast = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
+    fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", BOS)]
+    )
+    fast.decoder = decoders.WordPiece(prefix="\x00", cleanup=False)  # joins words by spaces; no word has the prefix
+    return PreTrainedTokenizerFast(
+        tokenizer_object=fast,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
+        clean_up_tokenization_spaces=False,
+        model_max_length=1024,
+        padding_side="left",
+    )
+
+
+def processor() -> LlavaProcessor:
+    """Tokenizer, CLIP image processor at 48 px (the Pillow one: it and the torchvision one differ), chat template."""
+    size = {"height": SIZE_PX, "width": SIZE_PX}
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": SIZE_PX}, crop_size=size),
+        tokenizer=tokenizer(),
+        patch_size=PATCH_PX,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def published_name(name: str) -> str:
+    """The name of a parameter in the published checkpoints."""
+    for prefix, saved in _SAVED_PREFIXES.items():
+        if name.startswith(prefix):
+            return saved + name.removeprefix(prefix)
+    raise AssertionError(f"no published name for {name}")
+
+
+def save(model: LlavaForConditionalGeneration, directory: str | Path) -> None:
+    """Write weights, configuration and processor; `config.json` comes last, so its presence means complete."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {published_name(name): tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    processor().save_pretrained(directory)
+    model.generation_config.save_pretrained(directory)
+    config = model.config.to_dict() | {"architectures": ["LlavaForConditionalGeneration"], "dtype": "float32"}
+    (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,25 @@
+"""The questions about one toy scene as prompts, with the picture as the PNG file that a camera would have written."""
+
+from collections.abc import Iterator
+from io import BytesIO
+
+from PIL import Image
+
+from seva_ray.records import Prompt
+from seva_ray.toy.world import CAMERAS, Question, Scene, questions, render
+
+
+def prompts_about(scene: Scene, camera: str, name: str) -> Iterator[tuple[Prompt, Question]]:
+    """Every question about a scene, with its answer beside it; ids are `<name>-<scene>-<question>`."""
+    image_id = f"{name}-{scene.index:06d}"
+    file = BytesIO()
+    Image.fromarray(render(scene, CAMERAS[camera])).save(file, format="PNG", compress_level=1)
+    for number, question in enumerate(questions(scene)):
+        prompt = Prompt(
+            prompt_id=f"{image_id}-{number}",
+            image_id=image_id,
+            question=question.text,
+            source="toy",
+            image_bytes=file.getvalue(),
+        )
+        yield prompt, question

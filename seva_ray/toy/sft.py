@@ -1,0 +1,199 @@
+"""Train the toy model from scratch: its eyes first, then LLaVA-style instruction tuning on the biased world.
+
+In: a `ToyRecipe`. Out: a model directory, and counts, held-out accuracies and seconds. Float32, a fixed number of
+steps, the same weights for the same recipe and number of threads. Two to three minutes of one CPU core.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy, rms_norm
+from transformers import LlavaForConditionalGeneration
+
+from seva_ray.errors import ConfigError, UserError
+from seva_ray.seeds import generator
+from seva_ray.toy import packed
+from seva_ray.toy.lessons import LABEL_WORDS, Lessons, accuracy_by_kind, batches_of_like_length, patch_labels
+from seva_ray.toy.model import UNK, build, save
+from seva_ray.toy.optimizer import Optimizer
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyRecipe:
+    """How the toy base model is trained. Every field changes the weights."""
+
+    seed: int = 1
+    """Of the weights, the scenes and their order; at least 0."""
+    num_images: int = 12_000
+    """Scenes of the biased world to learn from; at least 1."""
+    vision_steps: int = 250
+    """Optimiser steps that teach the vision tower what it sees, which stand in for CLIP's pre-training; 0 for none."""
+    vision_batch_size: int = 64
+    """Images per step of these."""
+    sft_steps: int = 350
+    """Optimiser steps of instruction tuning."""
+    batch_size: int = 32
+    """Images per step of instruction tuning; each brings all its questions."""
+    muon_learning_rate: float = 5e-3
+    """Peak, of the language model's matrices in instruction tuning."""
+    learning_rate: float = 2e-3
+    """Peak, of embeddings, norms and projector in instruction tuning; in the vision steps, of all but the matrices."""
+    tower_learning_rate: float = 3e-4
+    """Peak, of the vision tower in instruction tuning."""
+    vision_muon_learning_rate: float = 3e-3
+    """Peak, of the matrices of vision tower and projector in the vision steps."""
+    gate_accuracy: float = 0.75
+    """Yes/no accuracy on held-out clean images (0-1) that a usable base needs; 0.5 is a model that always says yes."""
+    num_gate_images: int = 150
+    """Held-out clean images for the gate."""
+    extra_steps: int = 100
+    """Steps of each further round, at half the learning rates, while the gate is not passed."""
+    max_extra_rounds: int = 4
+    """Rounds after which a model that does not pass the gate is given up."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "vision_batch_size", "sft_steps", "batch_size", "num_gate_images", "extra_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("seed", "vision_steps", "max_extra_rounds"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
+        rates = ("muon_learning_rate", "learning_rate", "tower_learning_rate", "vision_muon_learning_rate")
+        for name in rates:
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be in (0, 1), not {getattr(self, name)}")
+        if not 0 <= self.gate_accuracy < 1:
+            raise ConfigError(f"gate_accuracy must be in [0, 1), not {self.gate_accuracy}")
+
+
+def train(recipe: ToyRecipe, directory: str | Path, report: Report = print, num_threads: int = 1) -> dict[str, Any]:
+    """Train by the recipe and save to `directory`; returns counts, held-out accuracies (0-1) and seconds.
+
+    More threads round otherwise, so that the weights differ a little; they pay on idle cores only. On a busy machine
+    OpenMP's threads spin while they wait, and two took ten times as long as one, unless the process was started with
+    OMP_WAIT_POLICY=PASSIVE.
+
+    Raises: UserError when the yes/no accuracy stays under the gate; nothing is saved then.
+    """
+    started = time.perf_counter()
+    with _threads(num_threads):
+        lessons = Lessons.make(recipe.seed, "sft", recipe.num_images)
+        held_out = Lessons.make(recipe.seed, "test", recipe.num_gate_images)
+        report(f"toy base: {recipe.num_images} scenes made in {time.perf_counter() - started:.0f} s")
+        model = build(recipe.seed)
+        train_vision(model, lessons, recipe, report)
+        vision_seconds = time.perf_counter() - started
+        train_language(model, lessons, recipe, report)
+        steps, accuracy = recipe.sft_steps, accuracy_by_kind(model, held_out)
+        while accuracy["exist"] < recipe.gate_accuracy:
+            if steps == recipe.sft_steps + recipe.max_extra_rounds * recipe.extra_steps:
+                raise UserError(
+                    f"the toy base is right in {accuracy['exist']:.0%} of held-out yes/no questions after {steps} "
+                    f"steps, and gate_accuracy asks for {recipe.gate_accuracy:.0%}: try another seed"
+                )
+            report(
+                f"toy base: yes/no accuracy {accuracy['exist']:.2f} is under the gate, {recipe.extra_steps} more steps"
+            )
+            train_language(model, lessons, recipe, report, extra_after=steps)
+            steps, accuracy = steps + recipe.extra_steps, accuracy_by_kind(model, held_out)
+    report("toy base: held-out accuracy " + ", ".join(f"{kind} {value:.2f}" for kind, value in accuracy.items()))
+    save(model, directory)
+    return {
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "num_threads": num_threads,
+        "sft_steps": steps,
+        "accuracy": accuracy,
+        "vision_seconds": round(vision_seconds, 1),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+@contextmanager
+def _threads(num_threads: int) -> Iterator[None]:
+    """Inside, torch computes on so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def train_vision(model: LlavaForConditionalGeneration, lessons: Lessons, recipe: ToyRecipe, report: Report) -> None:
+    """Teach tower and projector to give every patch the words of what is there: shape, colour, sign.
+
+    The score of a word is its embedding's dot product with the patch, as in CLIP; the word for nothing is `<unk>`.
+    Image features that speak the language model's words are what lets it learn to look things up in few steps.
+    """
+    embed = model.model.language_model.embed_tokens
+    words = [torch.tensor([UNK, *(packed.IDS[word] for word in family)]) for family in LABEL_WORDS]
+    # A sign's word is rare and the hardest to see: its absence counts a fifth.
+    weights = [None, None, torch.tensor([0.2] + [1.0] * len(LABEL_WORDS[2]))]
+    labels = torch.from_numpy(np.stack([patch_labels(scene) for scene in lessons.scenes]))
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+    matrices = [p for module in (tower.encoder, projector) for p in module.parameters() if p.ndim == 2]
+    taken = {id(matrix) for matrix in matrices}
+    rest = [p for module in (tower, projector, embed) for p in module.parameters() if id(p) not in taken]
+    optimizer = Optimizer(
+        num_steps=recipe.vision_steps,
+        muon=(matrices, recipe.vision_muon_learning_rate),
+        adamw=[(rest, recipe.learning_rate)],
+    )
+    rng = generator(recipe.seed, "toy vision order")
+    for _ in progress("vision", recipe.vision_steps, report):
+        chosen = rng.integers(0, len(lessons.scenes), recipe.vision_batch_size)
+        features = packed.image_features(model, lessons.pixel_values(chosen)).flatten(0, 1)
+        patches = rms_norm(features, features.shape[-1:])
+        wanted = labels[chosen].flatten(0, 1).unbind(-1)
+        losses = [
+            cross_entropy(4 * patches @ embed.weight[family].T, want, weight)
+            for family, want, weight in zip(words, wanted, weights, strict=True)
+        ]
+        optimizer.step(torch.stack(losses).sum())
+
+
+def train_language(
+    model: LlavaForConditionalGeneration, lessons: Lessons, recipe: ToyRecipe, report: Report, extra_after: int = 0
+) -> None:
+    """Instruction tuning of the whole model; or, `extra_after` so many steps, a further round of it."""
+    num_steps, peak = (recipe.extra_steps, 0.5) if extra_after else (recipe.sft_steps, 1.0)
+    tower = list(model.model.vision_tower.parameters())
+    matrices = [p for p in model.model.language_model.layers.parameters() if p.ndim == 2]
+    taken = {id(parameter) for parameter in [*tower, *matrices]}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
+    optimizer = Optimizer(
+        num_steps=num_steps,
+        muon=(matrices, recipe.muon_learning_rate * peak),
+        adamw=[(rest, recipe.learning_rate * peak), (tower, recipe.tower_learning_rate * peak)],
+    )
+    rows = lessons.rows()
+    lengths = np.array([packed.length(row) for row in rows])
+    batches = batches_of_like_length(lengths, recipe.batch_size, generator(recipe.seed, "toy sft order", extra_after))
+    model.train()
+    for _ in progress("language", num_steps, report):
+        chosen = next(batches)
+        features = packed.image_features(model, lessons.pixel_values(chosen))
+        pack = packed.pack([rows[i] for i in chosen])
+        logits, wanted, weight = packed.answer_logits(model, features, pack)
+        loss = cross_entropy(logits, wanted, reduction="none")
+        optimizer.step((loss * weight).sum() / weight.sum())
+    model.eval()
+
+
+def progress(name: str, num_steps: int, report: Report) -> Iterator[int]:
+    """Counts the steps, and reports every 25 with an estimate of the time left."""
+    started = time.perf_counter()
+    for step in range(1, num_steps + 1):
+        yield step
+        if step % 25 == 0 or step == num_steps:
+            spent = time.perf_counter() - started
+            left = spent / step * (num_steps - step)
+            report(f"toy base: {name} step {step}/{num_steps}, {spent:.0f} s, about {left:.0f} s left")

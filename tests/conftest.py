@@ -1,0 +1,56 @@
+"""Shared by all tests: a tiny model with random weights; a test marked `gpu` is skipped where there is no CUDA
+device."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if Path("/dev/nvidiactl").exists():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.fixture(scope="session")
+def toy_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Directory of a toy model with random weights, scaled so that its answers are no near ties."""
+    import torch
+
+    from seva_ray.toy.model import build, save
+
+    model = build(seed=5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(3)
+    directory = tmp_path_factory.mktemp("models") / "toy"
+    save(model, directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
+def trained_toy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Directory of a toy model trained for about a minute: good enough for answers that are no near ties."""
+    from seva_ray.toy.sft import ToyRecipe, train
+
+    recipe = ToyRecipe(num_images=2000, vision_steps=80, sft_steps=120, gate_accuracy=0.0, num_gate_images=20)
+    directory = tmp_path_factory.mktemp("trained") / "toy-base"
+    train(recipe, directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One Ray cluster of two CPUs for the whole session, in a directory of its own, shut down at the end."""
+    import ray
+
+    # Ray's sockets need a short path.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=directory)
+        yield
+        ray.shutdown()

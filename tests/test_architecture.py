@@ -1,0 +1,51 @@
+"""The borders between modules, as tests: import-linter's contracts (pyproject.toml), and what an import costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """The libraries that a fresh Python holds after importing these modules."""
+    code = f"import sys, {', '.join(modules)}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def modules_of(*patterns: str) -> list[str]:
+    files = sorted(file for pattern in patterns for file in ROOT.glob(pattern))
+    return [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
+
+
+def test_the_import_contracts_hold() -> None:
+    linter = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_folder_is_a_package_so_that_no_module_escapes_the_contracts() -> None:
+    folders = {file.parent for file in ROOT.glob("seva_ray/**/*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+@pytest.mark.parametrize("job", sorted(ROOT.glob("jobs/*.py")), ids=lambda job: job.name)
+def test_a_job_leaves_ray_and_the_model_libraries_to_the_stages(job: Path) -> None:
+    nodes = list(ast.walk(ast.parse(job.read_text())))
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} & {"ray", "vllm", "trl", "deepspeed", "transformers"} == set()
+
+
+def test_ground_sources_augmentations_and_benchmarks_load_neither_torch_nor_ray() -> None:
+    modules = ["seva_ray.records", "seva_ray.seeds", "seva_ray.errors", "seva_ray.artifacts"]
+    modules += modules_of("seva_ray/sources/*.py", "seva_ray/augmentations/*.py", "seva_ray/benchmarks/*.py")
+    assert loaded_by(*modules) & {"torch", "transformers", "ray", "vllm"} == set()
+
+
+def test_no_module_loads_vllm_trl_or_deepspeed_before_they_are_used() -> None:
+    assert loaded_by(*modules_of("seva_ray/**/*.py")) & {"vllm", "trl", "deepspeed"} == set()

@@ -1,0 +1,72 @@
+"""A user's mistake gives one line that names it, and loses nothing else."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from full import PRESETS, main
+from seva_ray.stages import job
+
+
+def error_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *words: str) -> str:
+    """The one line that the main job prints before any model loads."""
+    monkeypatch.setattr(sys, "argv", ["full.py", *words])
+    with pytest.raises(SystemExit) as exit_:
+        job.run(main, PRESETS, "test")
+    assert exit_.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return str(tmp_path / "runs")
+
+
+def test_a_noise_step_out_of_range(monkeypatch, capsys, root):
+    line = error_of(monkeypatch, capsys, "--root", root, "--view", "diffusion-1000")
+    assert line.startswith("error: ")
+    assert "noise_step 1000" in line
+    assert "0 to 999" in line
+
+
+def test_the_clean_view_as_rejected(monkeypatch, capsys, root):
+    assert "view clean" in error_of(monkeypatch, capsys, "--root", root, "--view", "clean")
+
+
+def test_a_batch_that_workers_cannot_share(monkeypatch, capsys, root):
+    line = error_of(monkeypatch, capsys, "--root", root, "--train.global-batch-size", "7")
+    assert "global_batch_size 7" in line
+    assert "num_workers 2" in line
+
+
+def test_a_model_directory_that_does_not_exist(monkeypatch, capsys, root):
+    assert "no such directory" in error_of(monkeypatch, capsys, "--root", root, "--model", "nowhere/llava")
+
+
+def test_a_model_that_is_not_a_vision_language_model(monkeypatch, capsys, root, tmp_path):
+    (tmp_path / "gpt").mkdir()
+    (tmp_path / "gpt" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    line = error_of(monkeypatch, capsys, "--root", root, "--model", str(tmp_path / "gpt"))
+    assert "'gpt2' is not a vision-language model" in line
+
+
+def test_a_root_that_cannot_be_written(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    line = error_of(monkeypatch, capsys, "--root", str(tmp_path / "file" / "runs"))
+    assert str(tmp_path / "file") in line
+    assert "not writable" in line
+
+
+def test_a_source_file_that_is_not_there(monkeypatch, capsys, root, toy_model, tmp_path):
+    words = ["source:table", "--source.path", str(tmp_path / "none.jsonl")]
+    assert "none.jsonl" in error_of(monkeypatch, capsys, "--root", root, "--model", toy_model, *words)
+
+
+def test_a_source_file_of_another_shape(monkeypatch, capsys, root, toy_model, tmp_path):
+    (tmp_path / "mix.json").write_text('{"rows": []}')
+    words = ["source:llava-json", "--source.path", str(tmp_path / "mix.json"), "--source.image-root", str(tmp_path)]
+    assert "mix.json" in error_of(monkeypatch, capsys, "--root", root, "--model", toy_model, *words)

@@ -1,0 +1,176 @@
+"""Training without a cluster: its configuration, which pairs it takes, what DeepSpeed is told."""
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+
+from seva_ray.dpo import Train, choose, deepspeed_config
+from seva_ray.errors import ConfigError
+from seva_ray.fingerprints import identity
+from seva_ray.records import PAIR_SCHEMA, table
+
+# Configuration
+
+
+def test_the_defaults_are_the_papers():
+    config = Train()
+    assert (config.beta, config.learning_rate, config.warmup_ratio, config.weight_decay) == (0.1, 2e-6, 0.03, 0.0)
+    assert (config.global_batch_size, config.num_repeats, config.seed, config.dtype) == (128, 2, 42, "bfloat16")
+    assert (config.lora.rank, config.lora.alpha) == (1024, 2048)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"beta": 0.0}, "beta 0.0: must be above 0"),
+        ({"beta": float("nan")}, "beta nan: must be above 0"),
+        ({"beta": float("inf")}, "beta inf: must be above 0"),
+        ({"learning_rate": -1e-6}, "learning_rate -1e-06: must be above 0"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm 0.0: must be above 0"),
+        ({"warmup_ratio": -0.1}, "warmup_ratio -0.1: must be 0 or more and below 1"),
+        ({"warmup_ratio": 1.0}, "warmup_ratio 1.0: must be 0 or more and below 1"),
+        ({"warmup_ratio": float("nan")}, "warmup_ratio nan: must be 0 or more and below 1"),
+        ({"weight_decay": -0.1}, "weight_decay -0.1: must be at least 0"),
+        ({"weight_decay": float("nan")}, "weight_decay nan: must be at least 0"),
+        ({"num_repeats": 0}, "num_repeats 0: must be at least 1"),
+        ({"num_pairs": 0}, "num_pairs 0: must be at least 1"),
+        ({"num_workers": 0}, "num_workers 0: must be at least 1"),
+        ({"per_device_batch_size": 0}, "per_device_batch_size 0: must be at least 1"),
+        ({"global_batch_size": 0}, "global_batch_size 0: must be at least 1"),
+        ({"save_steps": 0}, "save_steps 0: must be at least 1"),
+        ({"max_failures": -1}, "max_failures -1: must be at least 0"),
+        ({"seed": -1}, "seed -1: must be at least 0"),
+    ],
+)
+def test_a_value_that_cannot_work_is_named(values, line):
+    with pytest.raises(ConfigError) as caught:
+        Train(**values)
+    assert str(caught.value).startswith(line)
+
+
+def test_a_global_batch_that_the_workers_cannot_share_is_named_with_all_three_numbers():
+    with pytest.raises(ConfigError) as caught:
+        Train(global_batch_size=100, num_workers=8, per_device_batch_size=2)
+    assert str(caught.value) == ("global_batch_size 100: must be a multiple of num_workers 8 x per_device_batch_size 2")
+    Train(global_batch_size=48, num_workers=8, per_device_batch_size=2)
+
+
+def test_the_place_of_a_run_is_no_part_of_its_identity():
+    elsewhere = replace(Train(), num_workers=64, per_device_batch_size=1, zero_stage=3, save_steps=7, max_failures=0)
+    assert identity(elsewhere) == identity(Train())
+    assert identity(replace(Train(), beta=0.2)) != identity(Train())
+    assert identity(replace(Train(), global_batch_size=64)) != identity(Train())
+
+
+# Pairs
+
+
+def pairs(number: int) -> pa.Table:
+    rows = [
+        {
+            "prompt_id": f"p{index}",
+            "image_id": f"i{index // 2}",
+            "question": f"question {index}",
+            "source": "toy",
+            "image_bytes": b"\x89PNG" + bytes([index % 256]),
+            "view": "diffusion-500",
+            "chosen": f"chosen {index}",
+            "rejected": f"rejected {index}",
+            "chosen_token_ids": [index, 1, 2],
+            "rejected_token_ids": [index, 9],
+        }
+        for index in range(number)
+    ]
+    return table(rows, PAIR_SCHEMA)
+
+
+def ids(chosen: pa.Table) -> list[str]:
+    return chosen["prompt_id"].to_pylist()
+
+
+def test_all_pairs_are_taken_once_unless_fewer_are_wanted():
+    everything = pairs(50)
+    for number in (None, 50, 1000):
+        chosen = choose(everything, Train(num_pairs=number))
+        assert sorted(ids(chosen)) == sorted(ids(everything))
+        assert chosen.schema == everything.schema
+
+
+def test_a_smaller_set_is_part_of_a_larger_one():
+    everything = pairs(200)
+    sets = [set(ids(choose(everything, Train(num_pairs=number)))) for number in (1, 10, 100, 150)]
+    assert [len(each) for each in sets] == [1, 10, 100, 150]
+    assert sets[0] < sets[1] < sets[2] < sets[3]
+
+
+def test_a_set_grows_with_new_pairs_only_where_they_come_first():
+    """More pairs in the pool may replace some of a set, but never reorder what stays."""
+    small, large = (choose(pairs(number), Train(num_pairs=50)) for number in (100, 200))
+    stayed = [each for each in ids(large) if each in ids(small)]
+    assert stayed == [each for each in ids(small) if each in ids(large)]
+
+
+def test_which_pairs_and_their_order_do_not_depend_on_the_rows_order_or_chunks():
+    everything = pairs(100)
+    backwards = everything.take(pa.array(range(99, -1, -1)))
+    chunks = pa.concat_tables([everything.slice(0, 33), everything.slice(33, 1), everything.slice(34)])
+    for swap in (False, True):
+        config = Train(num_pairs=40, swap_sides=swap)
+        expected = choose(everything, config).to_pylist()
+        assert choose(backwards, config).to_pylist() == expected
+        assert choose(chunks, config).to_pylist() == expected
+
+
+def test_another_seed_takes_other_pairs():
+    one, other = (set(ids(choose(pairs(200), Train(num_pairs=50, seed=seed)))) for seed in (1, 2))
+    assert one != other
+
+
+def test_a_chosen_pair_is_its_whole_row():
+    everything = {row["prompt_id"]: row for row in pairs(100).to_pylist()}
+    assert all(row == everything[row["prompt_id"]] for row in choose(pairs(100), Train(num_pairs=30)).to_pylist())
+
+
+def test_swapping_exchanges_both_sides_of_about_half_of_the_pairs_and_nothing_else():
+    config = Train(num_pairs=400)
+    plain = {row["prompt_id"]: row for row in choose(pairs(500), config).to_pylist()}
+    swapped = choose(pairs(500), replace(config, swap_sides=True))
+    assert swapped.schema == PAIR_SCHEMA
+    number = 0
+    for row in swapped.to_pylist():
+        before = plain[row["prompt_id"]]
+        if row != before:
+            number += 1
+            sides = {"chosen": "rejected", "chosen_token_ids": "rejected_token_ids"}
+            assert all((row[a], row[b]) == (before[b], before[a]) for a, b in sides.items())
+            assert all(row[name] == before[name] for name in row if name not in {*sides, *sides.values()})
+    assert len(swapped) == 400
+    assert 160 < number < 240, "more than four standard deviations from half"
+    assert choose(pairs(500), replace(config, swap_sides=True)) == swapped
+
+
+def test_whether_a_pair_is_swapped_does_not_depend_on_the_others():
+    sides = [
+        {row["prompt_id"]: row["chosen"] for row in choose(pairs(number), Train(swap_sides=True)).to_pylist()}
+        for number in (20, 100)
+    ]
+    assert all(sides[1][prompt_id] == chosen for prompt_id, chosen in sides[0].items())
+
+
+# DeepSpeed
+
+
+def test_stage_0_is_plain_data_parallel():
+    assert deepspeed_config(Train(zero_stage=0)) is None
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_zero_stage_is_what_deepspeed_is_told_and_sizes_are_the_trainers(stage):
+    told = deepspeed_config(Train(zero_stage=stage))
+    assert told is not None
+    assert told["zero_optimization"]["stage"] == stage
+    assert told["zero_optimization"].get("stage3_gather_16bit_weights_on_model_save", False) == (stage == 3)
+    assert {value for key, value in told.items() if key.startswith(("train_", "gradient_"))} == {"auto"}
+    assert "optimizer" not in told, "an AdamW block would compile FusedAdam for minutes"
+    assert told["bf16"] == {"enabled": "auto"}

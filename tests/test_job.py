@@ -1,0 +1,191 @@
+"""Jobs: the command line, and errors as one line for what the user can mend, as a traceback for what is ours."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ray.exceptions import RayTaskError
+from ray.train import WorkerGroupError
+
+from seva_ray.errors import ConfigError, FingerprintMismatch, InputError, UserError
+from seva_ray.stages.job import users_line
+
+JOB = '''
+from dataclasses import dataclass
+from seva_ray.errors import ConfigError
+from seva_ray.stages.job import run
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    size: int = 1
+    """How many."""
+
+    def __post_init__(self):
+        if self.size < 0:
+            raise ConfigError(f"size {self.size}: must be at least 0")
+
+def main(config):
+    print("ran with", config.size)
+    if config.size == 7:
+        raise KeyError("a defect")
+    if config.size == 9:
+        raise ConfigError("size 9: none left")
+
+run(main, {"small": Job(), "large": Job(size=5)}, "A job of a test.")
+'''
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("jobs") / "job.py"
+    path.write_text(JOB)
+    return path
+
+
+def run_job(script: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    root = str(Path(__file__).parent.parent)
+    command = [sys.executable, str(script), *words]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": root})
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [((), 1), (("small",), 1), (("large",), 5), (("--size", "3"), 3), (("large", "--size", "3"), 3)],
+)
+def test_a_preset_gives_the_defaults_and_the_first_is_the_default(script, words, size):
+    done = run_job(script, *words)
+    assert (done.returncode, done.stdout) == (0, f"ran with {size}\n")
+
+
+def test_help_says_what_the_job_is_and_which_presets_there_are(script):
+    done = run_job(script, "large", "--help")
+    assert done.returncode == 0
+    assert "A job of a test." in done.stdout
+    assert "small, large; shown: large" in done.stdout
+    assert "How many." in done.stdout
+    assert "default: 5" in done.stdout
+
+
+def test_an_unknown_preset_is_one_line_that_lists_the_known_ones(script):
+    done = run_job(script, "huge", "--size", "3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: huge: no preset of this name; there are small, large\n"
+
+
+def test_an_unknown_option_or_a_wrong_type_is_refused(script):
+    for words in (("--sise", "3"), ("--size", "three"), ("large", "small")):
+        done = run_job(script, *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert words[-2].lstrip("-") in done.stderr or words[-1] in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_value_that_cannot_work_is_one_line_before_the_job_runs(script):
+    done = run_job(script, "--size", "-3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: size -3: must be at least 0\n"
+
+
+def test_a_users_error_in_the_job_is_one_line(script):
+    done = run_job(script, "--size", "9")
+    assert (done.returncode, done.stderr) == (2, "error: size 9: none left\n")
+
+
+def test_a_defect_keeps_its_traceback(script):
+    done = run_job(script, "--size", "7")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "KeyError: 'a defect'" in done.stderr
+
+
+# What a user can mend
+
+
+@pytest.mark.parametrize("kind", [UserError, ConfigError, InputError, FingerprintMismatch])
+def test_every_users_error_is_its_own_line(kind):
+    assert users_line(kind("beta -1: must be above 0")) == "beta -1: must be above 0"
+
+
+def raised(function) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        function()
+    return caught.value
+
+
+def test_a_users_error_is_found_behind_what_libraries_wrapped_around_it():
+    def explicitly():
+        try:
+            raise InputError("model x: no such directory")
+        except InputError as error:
+            raise RuntimeError("actor died") from error
+
+    def on_the_way():
+        try:
+            raise InputError("model x: no such directory")
+        except InputError:
+            raise RuntimeError("cleaning up failed")  # noqa: B904
+
+    def twice():
+        try:
+            explicitly()
+        except RuntimeError as error:
+            raise ValueError("job failed") from error
+
+    for function in (explicitly, on_the_way, twice):
+        assert users_line(raised(function)) == "model x: no such directory"
+
+
+def in_a_worker(error: Exception) -> Exception:
+    """As ray.get raises it."""
+    return RayTaskError("work", "Traceback ...", error).as_instanceof_cause()
+
+
+@pytest.mark.parametrize("error", [InputError("model x: gone"), ConfigError("beta -1: must be above 0")])
+def test_a_users_error_of_a_remote_task_is_found(error):
+    assert users_line(in_a_worker(error)) == str(error)
+
+
+def test_a_users_error_of_a_training_worker_is_found():
+    failures = {0: RuntimeError("peer is gone"), 3: InputError("model x: no such directory")}
+    assert users_line(WorkerGroupError("Training failed", failures)) == "model x: no such directory"
+    full = OSError(errno.ENOSPC, "No space left on device", "/runs/policies/a/model")
+    assert (
+        users_line(WorkerGroupError("Training failed", {1: full})) == "/runs/policies/a/model: No space left on device"
+    )
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_full_or_forbidden_disk_is_one_line(number):
+    error = OSError(number, os.strerror(number), "/runs/a")
+    assert users_line(error) == f"/runs/a: {os.strerror(number)}"
+    assert users_line(in_a_worker(error)) == f"/runs/a: {os.strerror(number)}"
+    assert users_line(OSError(number, os.strerror(number))) == f"storage: {os.strerror(number)}"
+
+
+def test_a_defect_is_no_line():
+    for error in (KeyError("x"), ValueError("x"), OSError(errno.EBADF, "Bad file descriptor"), AssertionError()):
+        assert users_line(error) is None
+        assert users_line(in_a_worker(error)) is None
+    assert users_line(WorkerGroupError("Training failed", {0: RuntimeError("x")})) is None
+
+
+def test_a_defect_that_replaced_a_users_error_on_purpose_is_a_defect():
+    def replaced():
+        try:
+            raise InputError("row 3: no image")
+        except InputError:
+            raise AssertionError("rows are checked before") from None
+
+    assert users_line(raised(replaced)) is None
+
+
+def test_a_circle_of_causes_ends():
+    one, other = RuntimeError("one"), RuntimeError("other")
+    one.__cause__, other.__cause__ = other, one
+    assert users_line(one) is None

@@ -1,0 +1,183 @@
+"""The main job, run as a user runs it: real Ray, vLLM, TRL and DeepSpeed on a small world."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from seva_ray.artifacts import Store
+from seva_ray.encoding import Encoder
+from seva_ray.engines import Decoding, Request, TransformersEngine
+from seva_ray.stages.prepare import shard_name
+from seva_ray.storage import read_table
+from seva_ray.verdicts import VERDICTS
+from seva_ray.views import Viewer
+
+JOBS = Path(__file__).parent.parent / "jobs"
+NUM_IMAGES = 100
+VIEW = "diffusion-600"  # strong enough for some hundred pairs from a hundred images
+
+
+def command(root: Path, model: str, *extra: str) -> list[str]:
+    return [
+        sys.executable, str(JOBS / "full.py"), "--root", str(root), "--model", model, "--view", VIEW,
+        "--benchmarks.toy-images", "30", "--prepare.shard-size", "64", "--train.num-pairs", "192",
+        "--train.save-steps", "2", *extra,
+        "source:toy-world", "--source.num-images", str(NUM_IMAGES),
+    ]  # fmt: skip
+
+
+def run(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(words, capture_output=True, text=True, timeout=600)
+
+
+def run_and_kill(words: list[str], when: Callable[[], bool]) -> None:
+    """SIGKILL for the driver and all that it started, as soon as `when` holds."""
+    victim = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 400
+    while not when():
+        assert victim.poll() is None, victim.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.communicate()
+
+
+@pytest.fixture(scope="module")
+def finished(trained_toy: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A run that was killed in the middle of generation, again in the middle of training, and then run to its end."""
+    root = tmp_path_factory.mktemp("runs")
+    words = command(root, trained_toy)
+    responses = root / "responses" / Path(trained_toy).name / "toy" / "clean"
+    run_and_kill(words, lambda: len(list(responses.glob("shard-*.parquet"))) >= 2)
+    before = {path: path.stat().st_mtime_ns for path in responses.glob("shard-*.parquet")}
+    assert not (responses / "record.json").exists()
+    saved = root / "policies" / "toy" / "run" / "checkpoint_manager_snapshot.json"
+    run_and_kill(words, saved.exists)
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "units that were done are not done again"
+    assert not (root / "policies" / "toy" / "record.json").exists()
+    again = run(*words)
+    assert again.returncode == 0, again.stderr
+    assert "train: resumed at step" in again.stderr
+    return Store(str(root))
+
+
+def test_a_killed_job_resumes_and_every_prompt_has_one_response(finished: Store, trained_toy: str):
+    prompts = finished.find("prompts/toy")
+    for view in ("clean", VIEW):
+        responses = finished.find(f"responses/{Path(trained_toy).name}/toy/{view}")
+        for name in map(shard_name, range(prompts.counts["num_shards"])):
+            ids = [read_table(item.path(name))["prompt_id"].to_pylist() for item in (prompts, responses)]
+            assert ids[0] == ids[1]
+
+
+def test_verdicts_add_up_and_kept_pairs_are_in_every_export(finished: Store, trained_toy: str):
+    pairs = finished.find(f"pairs/{Path(trained_toy).name}/toy/{VIEW}")
+    prompts = finished.find("prompts/toy")
+    verdicts = pairs.counts["verdicts"]
+    assert set(verdicts) == set(VERDICTS)
+    assert sum(verdicts.values()) == prompts.counts["num_prompts"] == pairs.counts["num_prompts"]
+    rows = [
+        row
+        for name in map(shard_name, range(prompts.counts["num_shards"]))
+        for row in read_table(pairs.path("pairs", name)).to_pylist()
+    ]
+    assert len(rows) == verdicts["kept"] > 50
+    assert all(row["chosen"] != row["rejected"] for row in rows)
+    official = json.loads(Path(pairs.path("pairs.json")).read_text())
+    assert [(row["chosen"], row["rejected"], row["question"], row["image_id"]) for row in rows] == [
+        (row["chosen"], row["reject"], row["question"], row["image_id"]) for row in official
+    ]
+
+
+def test_the_second_run_does_no_work(finished: Store, trained_toy: str):
+    root = Path(finished.root)
+    before = {
+        path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and "reports" not in path.parts
+    }
+    again = run(*command(root, trained_toy))
+    assert again.returncode == 0, again.stderr
+    after = {
+        path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file() and "reports" not in path.parts
+    }
+    assert after == before
+    assert not re.search(r"^(prepare|generate|pair|train|evaluate)", again.stderr, re.MULTILINE), again.stderr
+
+
+def test_training_learns_to_prefer_the_chosen_responses(finished: Store):
+    trained = finished.find("policies/toy")
+    log = [row for row in json.loads(Path(trained.path("log.json")).read_text()) if "loss" in row]
+    assert [row["step"] for row in log] == list(range(1, trained.counts["num_steps"] + 1)), "also across the kill"
+    assert log[0]["loss"] == pytest.approx(0.6931, abs=1e-3), "policy and reference are one model at the start"
+    assert log[-1]["rewards/margins"] > 0.05
+    assert log[-1]["loss"] < log[0]["loss"]
+
+
+def test_vllm_and_transformers_give_the_same_answers_on_the_same_noised_tensors(finished: Store, trained_toy: str):
+    assert agreement(finished, Path(trained_toy).name, trained_toy, "toy", VIEW) >= 0.95
+
+
+def test_the_exported_policy_answers_the_same_in_vllm_and_transformers(finished: Store):
+    directory = finished.find("policies/toy").path("model")
+    tests = next(name for name in finished.names("prompts") if "deployment" in name).removeprefix("prompts/")
+    assert agreement(finished, "toy", directory, tests, "clean") >= 0.95
+
+
+def agreement(store: Store, model: str, directory: str, prompts_name: str, view: str, num_prompts: int = 100) -> float:
+    """Share of prompts where transformers emits the very token ids that vLLM emitted in the run.
+
+    Both compute in float32 but sum in other orders, so an answer may differ where two tokens are nearly tied.
+    """
+    prompts = store.find(f"prompts/{prompts_name}")
+    responses = store.find(f"responses/{model}/{prompts_name}/{view}")
+    names = [shard_name(index) for index in range(prompts.counts["num_shards"])]
+    rows = [row for name in names for row in read_table(prompts.path(name)).to_pylist()][:num_prompts]
+    emitted = {
+        row["prompt_id"]: row["token_ids"] for name in names for row in read_table(responses.path(name)).to_pylist()
+    }
+    viewer = Viewer(encoder=Encoder(directory), image_root=None, max_pixels=10**6)
+    requests = [
+        Request(
+            prompt_id=row["prompt_id"],
+            prompt_ids=viewer.encoder.prompt_ids(row["question"]),
+            pixels=viewer.pixels(row, view),
+            pixels_id=row["prompt_id"],
+        )
+        for row in rows
+    ]
+    decoding = Decoding(max_new_tokens=responses.recipe["config"]["decoding"]["max_new_tokens"])
+    generator = TransformersEngine(dtype="float32").load(directory, decoding)
+    same = [list(answer.token_ids) == emitted[answer.prompt_id] for answer in generator.generate(requests)]
+    assert len(same) == num_prompts
+    return sum(same) / num_prompts
+
+
+def test_scores_come_with_intervals_for_both_cameras(finished: Store):
+    scores = [finished.find(name) for name in finished.names("scores")]
+    assert len(scores) == 2
+    for item in scores:
+        rows = {row["metric"]: row for row in json.loads(Path(item.path("comparisons.json")).read_text())}
+        vqa = rows["VQA accuracy"]
+        assert vqa["difference_low"] <= vqa["difference"] <= vqa["difference_high"]
+        assert {f"POPE {category} F1" for category in ("random", "popular", "adversarial")} <= set(rows)
+
+
+def test_the_report_is_one_file_with_the_whole_funnel(finished: Store):
+    page = Path(finished.uri("reports/toy/index.html")).read_text()
+    assert "Content-Security-Policy" in page
+    assert VIEW in page
+    assert "data:image/png;base64," in page
+
+
+def test_another_recipe_under_the_same_name_is_refused_in_one_line(finished: Store, trained_toy: str):
+    result = run(*command(Path(finished.root), trained_toy, "--train.beta", "0.3"))
+    assert result.returncode == 2
+    assert re.search(r"^error: policies/toy: .*beta: 0.1 -> 0.3", result.stderr, re.MULTILINE), result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,150 @@
+"""Pairs of several sources, with filters and quotas: every prompt still has one verdict."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import tyro
+
+from pair import PairJob
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.errors import ConfigError, FingerprintMismatch, InputError
+from seva_ray.filters import Filters
+from seva_ray.records import PAIR_SCHEMA, RESPONSE_SCHEMA, Prompt, Response, table
+from seva_ray.stages.pair import Pair, pair, read_pairs
+from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.storage import exists, read_bytes, read_table, write_table
+from seva_ray.verdicts import OPTIONAL, VERDICTS
+
+NUM_PROMPTS = 60
+LOOP = "a dog and a cat and " * 4
+
+
+@dataclass(frozen=True)
+class TwoSources:
+    """Prompts of ocr_vqa and textvqa in turn."""
+
+    image_root: str | None = None
+
+    def prompts(self) -> Iterator[Prompt]:
+        for index in range(NUM_PROMPTS):
+            source = ("ocr_vqa", "textvqa")[index % 2]
+            yield Prompt(prompt_id=f"{source}/{index}", image_id=str(index), question="what?", source=source)
+
+
+def rejected_text(index: int) -> str:
+    """Of every ten answers: one equal, one empty, one in a loop, one long, and six that are good."""
+    return {0: f"answer number {index}", 1: "", 2: LOOP, 3: "word " * 3 + "and so on and on"}.get(
+        index % 10, f"no {index}"
+    )
+
+
+def answered(store: Store, prompts: Artifact, view: str) -> Artifact:
+    artifact = store.open(f"responses/model/{prompts.name.split('/')[1]}/{view}", config=view, inputs=[prompts])
+    for number in range(prompts.counts["num_shards"]):
+        rows = []
+        for prompt_id in read_table(prompts.path(shard_name(number)))["prompt_id"].to_pylist():
+            index = int(prompt_id.split("/")[1])
+            text = f"answer number {index}" if view == "clean" else rejected_text(index)
+            rows.append(Response(prompt_id=prompt_id, text=text.strip(), token_ids=[index], finish_reason="stop"))
+        write_table(artifact.path(shard_name(number)), table(rows, RESPONSE_SCHEMA))
+    return artifact.finish({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    store: Store
+    prompts: Artifact
+    chosen: Artifact
+    rejected: Artifact
+
+    def pair(self, **config: object) -> Artifact:
+        return pair(Pair(**config), self.store, self.prompts, self.chosen, self.rejected)  # type: ignore[arg-type]
+
+    def verdicts(self, pairs: Artifact) -> dict[str, tuple[str, str]]:
+        """prompt_id -> (source, verdict)."""
+        rows = [
+            row
+            for number in range(self.prompts.counts["num_shards"])
+            for row in read_table(pairs.path("verdicts", shard_name(number))).to_pylist()
+        ]
+        return {row["prompt_id"]: (row["source"], row["verdict"]) for row in rows}
+
+    def kept(self, pairs: Artifact) -> set[str]:
+        return {prompt_id for prompt_id, (_, verdict) in self.verdicts(pairs).items() if verdict == "kept"}
+
+
+def make_answers(store: Store, shard_size: int) -> Answers:
+    prompts = prepare(Prepare(shard_size=shard_size), store, f"by{shard_size}", TwoSources())
+    chosen, rejected = (answered(store, prompts, view) for view in ("clean", "diffusion-500"))
+    return Answers(store=store, prompts=prompts, chosen=chosen, rejected=rejected)
+
+
+@pytest.fixture(scope="module")
+def answers(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Answers:
+    return make_answers(Store(str(tmp_path_factory.mktemp("runs"))), shard_size=17)
+
+
+def test_without_filters_only_equal_and_empty_answers_are_dropped(answers: Answers):
+    pairs = answers.pair()
+    expected = dict.fromkeys(VERDICTS, 0) | {"kept": 48, "equal": 6, "empty": 6}
+    assert pairs.counts["verdicts"] == expected
+    assert not any(pairs.counts["verdicts"][verdict] for verdict in OPTIONAL)
+    assert read_pairs(answers.prompts, pairs).schema.equals(PAIR_SCHEMA)
+
+
+def test_filters_and_quotas_give_each_prompt_one_verdict_and_the_counts_add_up(answers: Answers):
+    filters = Filters(repetition=2, length_ratio=(0.5, 2.0))
+    pairs = answers.pair(name="cut", filters=filters, max_per_source={"ocr_vqa": 7, "textvqa": 100})
+    counts, rows = pairs.counts["verdicts"], answers.verdicts(pairs)
+    assert pairs.name == "pairs/model/by17/diffusion-500+cut"
+    assert sum(counts.values()) == len(rows) == NUM_PROMPTS
+    assert {verdict: count for verdict, count in counts.items() if count} == Counter(v for _, v in rows.values())
+    assert (counts["equal"], counts["empty"], counts["repetition"], counts["length_ratio"]) == (6, 6, 6, 6)
+    assert Counter(rows.values())["ocr_vqa", "kept"] == 7
+    assert Counter(rows.values())["textvqa", "kept"] == 18  # fewer than the quota: all of them
+    assert counts["surplus"] == 18 - 7
+    assert set(read_pairs(answers.prompts, pairs)["prompt_id"].to_pylist()) == answers.kept(pairs)
+    assert read_bytes(pairs.path("pairs.json")).count(b'"reject"') == counts["kept"] == 25
+
+
+def test_the_pairs_within_a_quota_are_nested_and_do_not_depend_on_shards(answers: Answers):
+    few, more = (answers.kept(answers.pair(name=f"q{count}", max_per_source={"textvqa": count})) for count in (5, 12))
+    assert few < more
+    other = make_answers(answers.store, shard_size=4)
+    assert other.kept(other.pair(name="q12", max_per_source={"textvqa": 12})) == more
+
+
+def test_a_quota_for_a_source_that_no_prompt_has_is_one_line(answers: Answers):
+    with pytest.raises(ConfigError, match="max_per_source ocrvqa: no prompt of this source; there are ocr_vqa, text"):
+        answers.pair(name="typo", max_per_source={"ocrvqa": 5})
+
+
+def test_filters_that_leave_no_pair_say_that_it_is_they(answers: Answers):
+    with pytest.raises(InputError, match=r"36 length_ratio, 6 edit_distance.*loosen its filters"):
+        answers.pair(name="strict", filters=Filters(repetition=2, length_ratio=(2.5, 9.0), edit_distance=(0.0, 0.0)))
+
+
+def test_other_rules_under_the_same_name_are_refused_and_a_name_is_not_a_rule(answers: Answers):
+    plain = answers.pair()
+    with pytest.raises(FingerprintMismatch, match=r"config\.filters\.repetition: null -> 2"):
+        answers.pair(filters=Filters(repetition=2))
+    assert answers.pair(name="same").fingerprint == plain.fingerprint
+    assert exists(answers.store.uri("pairs/model/by17/diffusion-500+same/record.json"))
+
+
+@pytest.mark.parametrize("count", [-1, 2.5, True])
+def test_a_quota_that_is_no_count_is_refused(count: object):
+    with pytest.raises(ConfigError, match=f"max_per_source of ocr_vqa {count}: must be a whole number from 0"):
+        Pair(max_per_source={"ocr_vqa": count})  # type: ignore[dict-item]
+
+
+def test_filters_and_quotas_are_set_on_the_command_line():
+    words = (
+        "--pair.filters.length-ratio 0.5 2 --pair.filters.repetition 3 --pair.max-per-source ocr_vqa 4300 textvqa 6500"
+    )
+    job = tyro.cli(PairJob, default=PairJob(prompts="p", model="m", view="moco"), args=words.split())
+    assert job.pair == Pair(
+        filters=Filters(length_ratio=(0.5, 2.0), repetition=3), max_per_source={"ocr_vqa": 4300, "textvqa": 6500}
+    )

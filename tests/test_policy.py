@@ -1,0 +1,160 @@
+"""The policy: what the adapter touches and how large it is, and that its export is the same model, same names."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import get_peft_model
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+from seva_ray.encoding import Encoder, check_model
+from seva_ray.errors import ConfigError
+from seva_ray.models import model_at
+from seva_ray.policy import Lora, export, load_model, load_policy
+from seva_ray.toy.model import build
+
+
+def adapted(model, lora):
+    return get_peft_model(model, lora.peft())
+
+
+def trainable(model) -> dict[str, int]:
+    return {name: parameter.numel() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_the_defaults_are_the_papers():
+    assert (Lora().rank, Lora().alpha) == (1024, 2048)
+    assert Lora().peft().lora_dropout == 0.0
+    assert Lora().peft().bias == "none"
+
+
+@pytest.mark.parametrize("values", [{"rank": 0}, {"rank": -4}, {"alpha": 0}])
+def test_a_rank_or_alpha_that_cannot_work_is_named(values):
+    ((name, value),) = values.items()
+    with pytest.raises(ConfigError, match=f"^{name} {value}: must be at least 1$"):
+        Lora(**values)
+
+
+def test_the_adapter_is_on_every_linear_of_the_language_model_and_on_nothing_else():
+    model = build(seed=0)
+    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    wanted = {name for name in layers if ".language_model." in name}
+    assert len(wanted) == 7 * 3
+    assert {"lm_head", "model.multi_modal_projector.linear_1"} < set(layers) - wanted
+    assert "model.vision_tower.encoder.layers.0.self_attn.q_proj" in layers
+    names = trainable(adapted(model, Lora(rank=4, alpha=8)))
+    touched = {name.removeprefix("base_model.model.").split(".lora_")[0] for name in names}
+    assert touched == wanted
+    assert all(".lora_A." in name or ".lora_B." in name for name in names)
+
+
+def test_rank_16_on_the_toy_model_trains_its_share_of_parameters():
+    hidden, intermediate = 128, 256
+    a_layer = 4 * (hidden + hidden) + 3 * (hidden + intermediate)
+    assert sum(trainable(adapted(build(seed=0), Lora(rank=16, alpha=32))).values()) == 3 * 16 * a_layer == 104_448
+
+
+@pytest.mark.parametrize(
+    ("hidden", "intermediate", "layers", "heads", "billions"),
+    [(4096, 11008, 32, 32, 2.56), (5120, 13824, 40, 40, 4.01)],
+    ids=["7B", "13B"],
+)
+def test_the_papers_rank_trains_the_papers_number_of_parameters(hidden, intermediate, layers, heads, billions):
+    """LoRA of rank 1024 on LLaVA-1.5: SeVa's log says 2.56 B for 7B, 4.01 B for 13B. Shapes only, no memory."""
+    text = LlamaConfig(
+        vocab_size=32064,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+    )
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(LlavaConfig(vision_config=vision, text_config=text))
+        number = sum(trainable(adapted(model, Lora())).values())
+    assert number == layers * 1024 * (4 * (hidden + hidden) + 3 * (hidden + intermediate))
+    assert round(number / 1e9, 2) == billions
+
+
+@pytest.fixture(scope="module")
+def exported(toy_model, tmp_path_factory):
+    """A policy with an adapter that does something; its logits; the directory it was exported to."""
+    encoder = Encoder(toy_model)
+    policy = adapted(load_model(toy_model, "float32"), Lora(rank=4, alpha=8)).eval()
+    random = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=random))
+    inputs = {
+        "input_ids": torch.tensor([encoder.expand(encoder.prompt_ids("how many objects are there ?"))]),
+        "pixel_values": torch.from_numpy(encoder.pixels(Image.new("RGB", (48, 48), (200, 30, 30))))[None],
+    }
+    with torch.inference_mode():
+        logits = policy(**inputs).logits
+        with policy.disable_adapter():
+            start = policy(**inputs).logits
+    directory = tmp_path_factory.mktemp("policy") / "model"
+    policy.save_pretrained(directory.with_name("adapter"))
+    export(policy, encoder, str(directory))
+    return directory, inputs, logits, start
+
+
+def test_the_exported_model_gives_the_adapters_logits(exported):
+    directory, inputs, logits, start = exported
+    with torch.inference_mode():
+        again = load_model(str(directory), "float32").eval()(**inputs).logits
+    assert (logits - start).abs().max() > 0.1, "the adapter does nothing"
+    torch.testing.assert_close(again, logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_saved_adapter_gives_the_policy_back(exported, toy_model):
+    directory, inputs, logits, _ = exported
+    policy = load_policy(toy_model, str(directory.with_name("adapter")), "float32").eval()
+    with torch.inference_mode():
+        assert torch.equal(policy(**inputs).logits, logits)
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for path in directory.glob("*.safetensors") for name, tensor in load_file(path).items()}
+
+
+def test_the_export_has_the_starting_models_names_and_changes_only_adapted_weights(exported, toy_model):
+    before, after = weights(Path(toy_model)), weights(exported[0])
+    assert after.keys() == before.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(changed) == 7 * 3
+    assert all(name.startswith("language_model.model.layers.") for name in changed)
+    assert all(after[name].dtype == before[name].dtype for name in before)
+
+
+def test_the_export_is_a_model_that_any_stage_reads(exported, toy_model):
+    directory = exported[0]
+    check_model(str(directory))
+    encoder, start = Encoder(str(directory)), Encoder(toy_model)
+    question = "how many objects are there ?"
+    assert encoder.prompt_ids(question) == start.prompt_ids(question)
+    assert encoder.num_image_tokens == start.num_image_tokens
+    image = Image.effect_noise((70, 41), 50).convert("RGB")
+    assert np.array_equal(encoder.pixels(image), start.pixels(image))
+    assert load_model(str(directory), "float32").generation_config.eos_token_id == start.tokenizer.eos_token_id
+    assert model_at(str(directory)).fingerprint != model_at(toy_model).fingerprint
+
+
+def test_a_model_with_pickled_weights_only_is_not_loaded(toy_model, tmp_path):
+    directory = Path(shutil.copytree(toy_model, tmp_path / "model"))
+    torch.save(weights(directory), directory / "pytorch_model.bin")
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        load_model(str(directory), "float32")

@@ -1,0 +1,292 @@
+import base64
+import io
+import math
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from seva_ray.report import (
+    ANSWER_LIMIT,
+    Funnel,
+    ReportContent,
+    Sample,
+    ScoreTable,
+    StageTime,
+    marked_differences,
+    render,
+)
+from seva_ray.statistics import Comparison
+from seva_ray.verdicts import OPTIONAL, VERDICTS
+
+HOSTILE = """'"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)> {{ 7 * 7 }} <!-- </style>"""
+
+
+class Page(HTMLParser):
+    """The tags of a page with their attributes, its text, and the text inside <mark>."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.marked: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._open:
+            self.text += data
+        if self._open and self._open[-1] == "mark":
+            self.marked.append(data)
+
+    def styles(self, css_class: str) -> list[str]:
+        return [attrs["style"] for _, attrs in self.tags if attrs.get("class") == css_class and "style" in attrs]
+
+    def count(self, tag: str, css_class: str) -> int:
+        return sum(name == tag and css_class in attrs.get("class", "").split() for name, attrs in self.tags)
+
+
+def png(width: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, width), (200, 30, 30)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def comparison(metric: str, difference: float, half_width: float) -> Comparison:
+    return Comparison(
+        metric=metric,
+        start=50.0,
+        start_low=48.5,
+        start_high=51.5,
+        policy=50.0 + difference,
+        policy_low=48.25 + difference,
+        policy_high=51.75 + difference,
+        difference=difference,
+        difference_low=difference - half_width,
+        difference_high=difference + half_width,
+        num_images=1200,
+    )
+
+
+def sample(chosen: str = "a red dog", rejected: str = "a blue dog", width: int = 48) -> Sample:
+    return Sample(
+        prompt_id="p-1",
+        question="what is there",
+        view="diffusion-500",
+        verdict="kept",
+        image_png=png(width),
+        augmented_png=png(width),
+        chosen=chosen,
+        rejected=rejected,
+    )
+
+
+def full_content(text: str = "plain") -> ReportContent:
+    steps = [{"step": i, "loss": 0.7 / i, "rewards/margins": i / 9, "rewards/accuracies": 0.5} for i in range(1, 9)]
+    shown = replace(sample(text, "unlike all of it"), question=text, prompt_id=text, view=text)
+    return ReportContent(
+        title=text,
+        summary=[text, text],
+        funnels=[Funnel(view=text, num_prompts=10, verdicts={"kept": 4, "equal": 6})],
+        samples=[shown],
+        training=steps,
+        scores=[ScoreTable(benchmark=text, comparisons=[comparison(text, 2.0, 1.0)])],
+        seconds=[StageTime(stage=text, seconds=4.0, reused=False)],
+        config={text: {text: text, "items": [text]}},
+        versions={text: text},
+        command=text,
+    )
+
+
+def test_hostile_text_stays_text_wherever_it_comes_in() -> None:
+    hostile, plain = Page(render(full_content(HOSTILE))), Page(render(full_content()))
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
+    assert [sorted(attrs) for _, attrs in hostile.tags] == [sorted(attrs) for _, attrs in plain.tags]
+    assert not {"script", "iframe", "object", "link"} & {tag for tag, _ in hostile.tags}
+    assert hostile.text.count("<script>alert(1)</script>") >= 12
+    assert "{{ 7 * 7 }}" in hostile.text
+
+
+def test_the_page_loads_nothing_and_forbids_itself_to() -> None:
+    html = render(full_content())
+    page = Page(html)
+    loads = [value for _, attrs in page.tags for name, value in attrs.items() if name in ("src", "href", "srcset")]
+    assert len(loads) > 6
+    assert all(value.startswith(("data:image/", "#")) for value in loads)
+    assert not re.search(r"https?://|url\(|@import", html)
+    policy = next(attrs["content"] for _, attrs in page.tags if "http-equiv" in attrs)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_an_empty_run_renders_and_says_of_each_part_that_it_is_empty() -> None:
+    page = Page(render(ReportContent(title="Empty")))
+    assert "img" not in [tag for tag, _ in page.tags]
+    for sentence in ("No benchmark was scored", "No pairs", "No samples", "No training steps", "No stage was timed"):
+        assert sentence in page.text
+
+
+def test_a_view_without_prompts_and_a_benchmark_without_metrics_render() -> None:
+    content = ReportContent(
+        title="Nothing",
+        funnels=[Funnel(view="none", num_prompts=0, verdicts={})],
+        scores=[ScoreTable(benchmark="none", comparisons=[])],
+        seconds=[StageTime(stage="quick", seconds=0.0, reused=True)],
+    )
+    assert "No metrics." in Page(render(content)).text
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "message"),
+    [
+        ({"kept": 4, "equal": 5}, "view v: the verdicts add up to 9, not to 10 prompts"),
+        ({"kept": 4, "lost": 6}, "view v: no such verdict: lost"),
+        ({"kept": 14, "equal": -4}, "view v: a count is negative"),
+    ],
+)
+def test_a_funnel_that_does_not_account_for_every_prompt_is_refused(verdicts: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Funnel(view="v", num_prompts=10, verdicts=verdicts)
+
+
+def test_a_funnel_shows_every_verdict_as_a_sum_and_as_a_bar_of_its_share() -> None:
+    verdicts = {"kept": 2000, "equal": 7000, "truncated": 999, "failed": 1}
+    page = Page(render(ReportContent(title="t", funnels=[Funnel(view="v", num_prompts=10_000, verdicts=verdicts)])))
+    assert "v2,000+7,000+0+999+1=10,000" in re.sub(r"\s", "", page.text)
+    widths = [float(s.removeprefix("width:").removesuffix("%")) for v in verdicts for s in page.styles(v)]
+    assert widths == [20.0, 70.0, 9.99, 0.01]
+
+
+def funnel_page(verdicts: dict[str, int]) -> str:
+    return render(ReportContent(title="t", funnels=[Funnel(view="v", num_prompts=10, verdicts=verdicts)]))
+
+
+def explained(page: Page) -> list[str]:
+    return [verdict for verdict, text in VERDICTS.items() if f"{verdict.replace('_', ' ')}: {text}." in page.text]
+
+
+def test_verdicts_of_filters_are_shown_and_explained_only_where_they_occur() -> None:
+    plain = Page(funnel_page(dict.fromkeys(VERDICTS, 0) | {"kept": 4, "equal": 6}))
+    filtered = Page(funnel_page({"kept": 4, "edit_distance": 5, "surplus": 1}))
+    assert not [verdict for verdict in OPTIONAL if verdict.replace("_", " ") in plain.text]
+    assert "v4+0+0+0+5+1+0=10" in re.sub(r"\s", "", filtered.text)
+    assert explained(plain) == ["equal", "empty", "truncated", "failed"]
+    assert explained(filtered) == ["equal", "empty", "truncated", "edit_distance", "surplus", "failed"]
+
+
+def test_every_verdict_has_a_colour_of_its_own() -> None:
+    html = funnel_page(dict.fromkeys(VERDICTS, 1))
+    names = [re.search(rf"\.{verdict} \{{ background: var\((--[\w-]+)\)", html) for verdict in VERDICTS]
+    colours = [re.search(rf"{name[1]}: (#\w+);", html) for name in names if name]
+    assert len({colour[1] for colour in colours if colour}) == len(VERDICTS)
+
+
+def test_words_that_only_one_answer_has_are_marked_with_the_spaces_between_them() -> None:
+    chosen, rejected = marked_differences("a red dog, sitting.", "a very big blue dog, sitting!")
+    assert chosen == [("a ", False), ("red", True), (" dog, sitting", False), (".", True)]
+    assert rejected == [("a ", False), ("very big blue", True), (" dog, sitting", False), ("!", True)]
+
+
+@pytest.mark.parametrize(
+    "texts", [("", ""), ("same", "same"), ("", "all of it"), ("no\n\nway", "yes\tno "), ("’s", "—")]
+)
+def test_marking_never_changes_a_text(texts: tuple[str, str]) -> None:
+    assert tuple("".join(run for run, _ in runs) for runs in marked_differences(*texts)) == texts
+
+
+def test_a_sample_shows_its_differing_words_in_mark_tags() -> None:
+    assert Page(render(ReportContent(title="t", samples=[sample()]))).marked == ["red", "blue"]
+
+
+def test_a_sample_shows_its_images_and_only_small_ones_with_hard_pixels() -> None:
+    for width, small in ((48, 2), (336, 0)):
+        page = Page(render(ReportContent(title="t", samples=[sample(width=width)])))
+        images = [attrs for tag, attrs in page.tags if tag == "img"]
+        assert [base64.b64decode(image["src"].partition(",")[2]) for image in images] == [png(width)] * 2
+        assert page.count("img", "small") == small
+
+
+def test_a_sample_without_image_or_text_says_so() -> None:
+    failed = replace(sample("", ""), verdict="failed", image_png=b"", augmented_png=b"")
+    page = Page(render(ReportContent(title="t", samples=[failed])))
+    assert "img" not in [tag for tag, _ in page.tags]
+    assert page.text.count("no image") == page.text.count("no text") == 2
+
+
+def test_an_endless_answer_is_cut_and_says_by_how_much() -> None:
+    page = Page(render(ReportContent(title="t", samples=[sample(rejected="x" * (ANSWER_LIMIT + 1234))])))
+    assert "1,234 more characters" in page.text
+    assert "x" * (ANSWER_LIMIT + 1) not in page.text
+
+
+def test_a_score_row_has_both_values_and_the_difference_each_with_its_interval() -> None:
+    text = Page(render(ReportContent(title="t", scores=[table(comparison("F1", -2.0, 1.0))]))).text
+    assert "50.0 [48.5, 51.5]" in text
+    assert "48.0 [46.2, 49.8]" in text
+    assert "−2.0 [−3.0, −1.0]" in text
+    assert "paired bootstrap over 1,200 images" in text
+
+
+def table(*rows: Comparison) -> ScoreTable:
+    return ScoreTable(benchmark="pope", comparisons=rows)
+
+
+def test_only_rows_whose_interval_excludes_zero_are_marked() -> None:
+    rows = table(comparison("gain", 2.0, 1.0), comparison("loss", -2.0, 1.0), comparison("chance", 2.0, 3.0))
+    html = render(ReportContent(title="t", scores=[rows]))
+    assert re.findall(r'class="clear">\s*<th[^>]*>(\w+)', html) == ["gain", "loss"]
+
+
+def test_the_forest_plot_puts_every_interval_on_one_axis() -> None:
+    page = Page(render(ReportContent(title="t", scores=[table(comparison("a", 4.0, 2.0), comparison("b", -1.0, 2.0))])))
+    zero = [float(re.findall(r"[\d.]+", style)[0]) for style in page.styles("grid zero")]
+    dots = [float(re.findall(r"[\d.]+", style)[0]) for style in page.styles("dot")]
+    bars = [[float(number) for number in re.findall(r"[\d.]+", style)] for style in page.styles("bar")]
+    point = (dots[0] - zero[0]) / 4
+    assert zero[0] == zero[1]
+    assert dots[1] == pytest.approx(zero[0] - point, abs=0.1)
+    assert bars[0] == pytest.approx([zero[0] + 2 * point, 4 * point], abs=0.1)
+    assert bars[1] == pytest.approx([zero[0] - 3 * point, 4 * point], abs=0.1)
+    assert all(left >= 0 and left + width <= 100 for left, width in bars)
+
+
+@pytest.mark.parametrize("difference", [5.0, -5.0, 0.0])
+def test_the_forest_plot_always_shows_zero(difference: float) -> None:
+    page = Page(render(ReportContent(title="t", scores=[table(comparison("a", difference, abs(difference) / 5))])))
+    assert len(page.styles("grid zero")) == 1
+
+
+def test_an_undefined_metric_is_a_dash_without_a_bar() -> None:
+    page = Page(render(ReportContent(title="t", scores=[table(comparison("precision", math.nan, 1.0))])))
+    assert "– [–, –]" in page.text
+    assert "nan" not in page.text
+    assert page.styles("bar") == page.styles("dot") == []
+
+
+def test_time_adds_up_what_this_run_did_apart_from_what_it_reused() -> None:
+    stages = [("generate", 5000.0, True), ("train", 125.0, False), ("evaluate", 7071.0, False)]
+    text = Page(
+        render(ReportContent(title="t", seconds=[StageTime(stage=s, seconds=sec, reused=r) for s, sec, r in stages]))
+    ).text
+    assert "2 min 05 s" in text
+    assert "2 h 00 min in this run, 1 h 23 min saved by reuse" in text
+
+
+def test_the_config_is_shown_by_dotted_names() -> None:
+    config = {"seed": 0, "train": {"beta": 0.1, "lora": {"targets": ["q_proj"], "extra": {}}}, "root": "runs"}
+    text = Page(render(ReportContent(title="t", config=config))).text
+    for row in ("seed0", "train.beta0.1", 'train.lora.targets["q_proj"]', "train.lora.extra{}", "rootruns"):
+        assert row in text
+
+
+def test_text_that_is_no_valid_unicode_can_still_be_written_to_a_file() -> None:
+    assert "half ? of" in render(ReportContent(title="half \ud83d of")).encode("utf-8").decode("utf-8")

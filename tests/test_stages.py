@@ -1,0 +1,121 @@
+"""Stages over artifacts, with the fake engine where no model is needed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.dpo import Train
+from seva_ray.engines import FakeEngine
+from seva_ray.errors import FingerprintMismatch, InputError
+from seva_ray.models import Model, model_at
+from seva_ray.records import Prompt
+from seva_ray.sources import ToyWorld
+from seva_ray.stages import train as train_stage
+from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.pair import Pair, lineage, pair
+from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.storage import read_table
+
+SYSTEM = "Answer in short."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    store: Store
+    model: Model
+    config: Generate
+    prompts: Artifact
+    pairs: Artifact
+
+
+@dataclass(frozen=True)
+class OneBadRow:
+    """Toy prompts, and a row that no source could use."""
+
+    image_root: str | None = None
+
+    def prompts(self) -> Iterator[Prompt]:
+        yield from ToyWorld(num_images=2).prompts()
+        yield Prompt(prompt_id="bad", image_id="bad", question="", source="toy", error="the question is empty")
+
+
+@pytest.fixture(scope="module")
+def run(ray_cluster: None, toy_model: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    store = Store(str(tmp_path_factory.mktemp("runs")))
+    config = Generate(engine=FakeEngine(), system=SYSTEM)
+    model = model_at(toy_model)
+    prompts = prepare(Prepare(shard_size=16), store, "toy", ToyWorld(num_images=8))
+    chosen, rejected = generate(config, store, model, [(prompts, "clean"), (prompts, "diffusion-500")])
+    pairs = pair(Pair(), store, prompts, chosen, rejected)
+    return Run(store=store, model=model, config=config, prompts=prompts, pairs=pairs)
+
+
+def response_files(run: Run, view: str) -> dict[Path, int]:
+    folder = Path(run.store.uri(f"responses/{run.model.name}/toy/{view}"))
+    return {path: path.stat().st_mtime_ns for path in folder.glob("shard-*.parquet")}
+
+
+def test_a_second_view_shares_the_clean_responses(run: Run):
+    clean = response_files(run, "clean")
+    generate(run.config, run.store, run.model, [(run.prompts, "clean"), (run.prompts, "diffusion-700")])
+    assert response_files(run, "clean") == clean
+    assert len(response_files(run, "diffusion-700")) == run.prompts.counts["num_shards"]
+
+
+def test_only_the_missing_unit_is_generated_again_and_gives_the_same_bytes(run: Run):
+    folder = Path(run.store.uri(f"responses/{run.model.name}/toy/diffusion-500"))
+    before = response_files(run, "diffusion-500")
+    lost = folder / shard_name(1)
+    content = lost.read_bytes()
+    lost.unlink()
+    (folder / "record.json").unlink()
+    generate(run.config, run.store, run.model, [(run.prompts, "diffusion-500")])
+    after = response_files(run, "diffusion-500")
+    assert lost.read_bytes() == content
+    assert {path for path in after if after[path] != before[path]} == {lost}
+
+
+def test_the_clean_view_does_not_depend_on_the_augmentation_seed_but_a_noised_one_does(run: Run):
+    other = replace(run.config, seed=1)
+    generate(other, run.store, run.model, [(run.prompts, "clean")])
+    with pytest.raises(FingerprintMismatch, match="seed: 0 -> 1"):
+        generate(other, run.store, run.model, [(run.prompts, "diffusion-500")])
+
+
+def test_training_reads_the_prompt_that_generation_used(run: Run, monkeypatch: pytest.MonkeyPatch):
+    jobs = []
+    monkeypatch.setattr(train_stage, "run_workers", lambda config, artifact, job: jobs.append(job))
+    config = Train(num_workers=1, per_device_batch_size=1, global_batch_size=1, num_pairs=5)
+    train_stage.train(config, run.store, "captured", run.model, run.pairs)
+    assert jobs[0].system == SYSTEM
+    assert len(jobs[0].pairs) == 5
+
+
+def test_pairs_know_what_they_were_made_from(run: Run):
+    prompts, chosen, rejected = lineage(run.store, run.pairs)
+    assert prompts.name == run.prompts.name
+    assert chosen.name.endswith("/clean")
+    assert rejected.name.endswith("/diffusion-500")
+
+
+def test_a_row_that_prepare_marked_is_a_failed_verdict_and_costs_the_others_nothing(run: Run, tmp_path: Path):
+    store = Store(str(tmp_path))
+    prompts = prepare(Prepare(), store, "marked", OneBadRow())
+    chosen, rejected = generate(run.config, store, run.model, [(prompts, "clean"), (prompts, "diffusion-500")])
+    pairs = pair(Pair(), store, prompts, chosen, rejected)
+    verdicts = {row["prompt_id"]: row for row in read_table(pairs.path("verdicts", shard_name(0))).to_pylist()}
+    assert verdicts["bad"]["verdict"] == "failed"
+    assert verdicts["bad"]["error"] == "the question is empty"
+    assert pairs.counts["verdicts"]["failed"] == 1
+    assert pairs.counts["verdicts"]["kept"] == len(verdicts) - 1
+
+
+def test_responses_that_are_all_equal_leave_no_pair_and_one_line_says_so(run: Run, tmp_path: Path):
+    store = Store(str(tmp_path))
+    prompts = prepare(Prepare(), store, "toy", ToyWorld(num_images=2))
+    (clean,) = generate(run.config, store, run.model, [(prompts, "clean")])
+    with pytest.raises(InputError, match="no pair is left"):
+        pair(Pair(), store, prompts, clean, clean)
