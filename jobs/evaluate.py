@@ -14,7 +14,7 @@ from seva_ray.stages.evaluate import Evaluate, evaluate, prepare_benchmarks
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.job import run
 from seva_ray.stages.prepare import Prepare
-from seva_ray.stages.start import starting_model
+from seva_ray.stages.start import check_start, starting_model
 from seva_ray.toy.sft import ToyRecipe
 
 
@@ -42,6 +42,8 @@ def main(config: EvaluateJob) -> None:
     benchmarks = config.benchmarks.chosen()
     if not benchmarks:
         raise ConfigError("benchmarks: none is chosen")
+    for model in (config.start, config.policy):
+        check_start(store, model)
     start, policy = (starting_model(store, model, config.toy) for model in (config.start, config.policy))
     with cluster():
         tests = prepare_benchmarks(config.prepare, store, benchmarks)

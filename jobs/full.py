@@ -26,7 +26,7 @@ from seva_ray.stages.job import run
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.report import Report, report
-from seva_ray.stages.start import starting_model
+from seva_ray.stages.start import check_start, starting_model
 from seva_ray.stages.train import train
 from seva_ray.toy.sft import ToyRecipe
 
@@ -90,6 +90,7 @@ def main(config: Full) -> None:
     began = time.time()
     store = Store(config.root)
     store.check_writable()
+    check_start(store, config.model)
     benchmarks = config.benchmarks.chosen()
     prompts = prepare(config.prepare, store, config.prompts, config.source)
     tests = prepare_benchmarks(config.prepare, store, benchmarks)
