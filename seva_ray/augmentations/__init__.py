@@ -35,6 +35,15 @@ from seva_ray.errors import ConfigError
 CLEAN = "clean"
 """The view without augmentation."""
 
+CONTROL_REPEAT = "control-repeat"
+"""The clean view, answered once more."""
+
+CONTROL_BATCH = "control-batch"
+"""The clean view, answered in other batches. Where greedy answers differ from those of `clean`, it is by the engine's
+rounding: as many of an augmented view's unequal pairs are not the augmentation's doing."""
+
+CONTROLS = (CONTROL_REPEAT, CONTROL_BATCH)
+
 MAX_LABEL = 128
 """Characters of a view's label: it becomes a directory's name."""
 
@@ -68,15 +77,24 @@ AUGMENTATIONS = {
 }
 """By name."""
 
-__all__ = ["AUGMENTATIONS", "CLEAN", "Augmentation", "Chain", "parse_view"]
+__all__ = [
+    "AUGMENTATIONS",
+    "CLEAN",
+    "CONTROLS",
+    "CONTROL_BATCH",
+    "CONTROL_REPEAT",
+    "Augmentation",
+    "Chain",
+    "parse_view",
+]
 
 
 def parse_view(label: str) -> Augmentation | None:
-    """The augmentation that a view's label names; None for the clean view. Each view has exactly one label.
+    """The augmentation that a view's label names; None for the clean view and its controls. One label each.
 
     Raises: ConfigError for a label that names none.
     """
-    if label == CLEAN:
+    if label in (CLEAN, *CONTROLS):
         return None
     if len(label) > MAX_LABEL:
         raise ConfigError(f"view {label[:40]!r}...: longer than {MAX_LABEL} characters")
@@ -85,7 +103,8 @@ def parse_view(label: str) -> Augmentation | None:
         name, _, value = part.partition("-")
         if name not in AUGMENTATIONS:
             known = ", ".join(kind.usage() for kind in AUGMENTATIONS.values())
-            raise ConfigError(f"view {label!r}: no {name!r}; a view is {CLEAN}, or made of these, joined by +: {known}")
+            plain = ", ".join((CLEAN, *CONTROLS))
+            raise ConfigError(f"view {label!r}: no {name!r}; a view is {plain}, or made of these, joined by +: {known}")
         member = AUGMENTATIONS[name].at(value)
         if member.label != part:
             raise ConfigError(f"view {label!r}: {part!r} must be written {member.label}")

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from seva_ray.encoding import Encoder
 from seva_ray.errors import ConfigError
 from seva_ray.records import Response
 
@@ -20,6 +21,10 @@ class Decoding:
     """0 is greedy."""
     top_p: float = 1.0
     """Nucleus sampling's probability mass, where temperature is above 0."""
+    top_k: int = 0
+    """Likeliest tokens to sample from, where temperature is above 0; 0 for all."""
+    repetition_penalty: float = 1.0
+    """Divides the scores of tokens that were there already; 1 for none."""
     seed: int = 0
     """Of sampling, where temperature is above 0."""
 
@@ -30,6 +35,10 @@ class Decoding:
             raise ConfigError(f"temperature {self.temperature}: must be at least 0, and finite")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p {self.top_p}: must be above 0 and at most 1")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k {self.top_k}: must be at least 0")
+        if not 0 < self.repetition_penalty < float("inf"):
+            raise ConfigError(f"repetition_penalty {self.repetition_penalty}: must be above 0, and finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +58,19 @@ class Generator(Protocol):
     """A loaded model."""
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
-        """One response per request, in order. One that fails gives a response with `error`, and harms no other."""
+        """One response per request, in order. One that fails gives a response with `error`, and harms no other.
+
+        Several threads may call at once: an engine that batches continuously is then never idle between two units.
+        """
         ...
 
 
 class Engine(Protocol):
     """A frozen, keyword-only dataclass: its fields say how the model is run, `load` runs it."""
+
+    def encoder(self, directory: str, system: str) -> Encoder:
+        """What makes this engine's requests from questions and images, in any process."""
+        ...
 
     def load(self, directory: str, decoding: Decoding) -> Generator:
         """Load the model in this process."""

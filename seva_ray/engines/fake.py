@@ -4,12 +4,19 @@ For scheduling and chaos tests, where what matters is which rows are generated, 
 """
 
 import hashlib
+import os
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from PIL import Image
+
+from seva_ray.encoding import Encoder
 from seva_ray.engines.base import Decoding, Request
 from seva_ray.errors import ConfigError
+from seva_ray.fingerprints import execution
 from seva_ray.records import Response
 
 
@@ -17,31 +24,63 @@ from seva_ray.records import Response
 class FakeEngine:
     """Answers each request with words drawn from a hash of its tokens and pixels."""
 
-    seconds_per_request: float = 0.0
-    """Service time of one request, s."""
+    seconds_per_request: float = execution(0.0)
+    """Service time of one request, s; one is served after the other, as by an engine at full throughput."""
     num_words: int = 4
     """Length of a response, 1 to 32."""
+    failing_share: float = 0.0
+    """Share of the requests that end in an error, chosen by the same hash."""
+    journal: str = execution("")
+    """A local file to which each served request's prompt_id is added, to count what was done twice; empty for none."""
 
     def __post_init__(self) -> None:
         if not self.seconds_per_request >= 0:
             raise ConfigError(f"seconds_per_request {self.seconds_per_request}: must be at least 0")
         if not 1 <= self.num_words <= 32:
             raise ConfigError(f"num_words {self.num_words}: must be 1 to 32")
+        if not 0 <= self.failing_share <= 1:
+            raise ConfigError(f"failing_share {self.failing_share}: must be 0 to 1")
+
+    def encoder(self, directory: str, system: str) -> "FakeEncoder":
+        return FakeEncoder(system)
 
     def load(self, directory: str, decoding: Decoding) -> "FakeGenerator":
         return FakeGenerator(self, decoding)
 
 
+class FakeEncoder(Encoder):
+    """An encoder without a processor: the question's bytes as token ids, the image as 8 x 8 pixels."""
+
+    pixels_shape = (3, 8, 8)
+
+    def __init__(self, system: str):
+        self.system = system
+
+    def prompt_ids(self, question: str) -> list[int]:
+        return list(f"{self.system}\n{question}".encode())
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        return np.asarray(image.resize((8, 8)), np.float32).transpose(2, 0, 1) / 127.5 - 1
+
+
 class FakeGenerator:
     def __init__(self, engine: FakeEngine, decoding: Decoding):
         self.engine, self.decoding = engine, decoding
+        self.lock = threading.Lock()
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
-        time.sleep(self.engine.seconds_per_request * len(requests))
+        with self.lock:
+            time.sleep(self.engine.seconds_per_request * len(requests))
+        if self.engine.journal:
+            with open(self.engine.journal, "ab", buffering=0) as journal:
+                lines = "".join(f"{time.time():.3f} {os.getpid()} {request.prompt_id}\n" for request in requests)
+                journal.write(lines.encode())  # in one write, so that processes do not mix their lines
         return [self.answer(request) for request in requests]
 
     def answer(self, request: Request) -> Response:
         digest = hashlib.sha256(repr(list(request.prompt_ids)).encode() + request.pixels.tobytes()).digest()
+        if int.from_bytes(digest[-4:], "big") < self.engine.failing_share * 2**32:
+            return Response(prompt_id=request.prompt_id, error="the fake engine was told to fail")
         cut = self.engine.num_words > self.decoding.max_new_tokens
         token_ids = list(digest[: self.decoding.max_new_tokens if cut else self.engine.num_words])
         text = " ".join(f"w{token}" for token in token_ids)

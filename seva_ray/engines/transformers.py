@@ -1,5 +1,6 @@
 """The slow reference engine: transformers' own `generate`, in small batches."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +25,9 @@ class TransformersEngine:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size {self.batch_size}: must be at least 1")
 
+    def encoder(self, directory: str, system: str) -> Encoder:
+        return Encoder(directory, system)
+
     def load(self, directory: str, decoding: Decoding) -> "TransformersGenerator":
         return TransformersGenerator(self, directory, decoding)
 
@@ -40,14 +44,16 @@ class TransformersGenerator:
             self.model = self.model.cuda()
         ends = self.model.generation_config.eos_token_id
         self.end_ids = set(ends) if isinstance(ends, list) else {ends}
+        self.lock = threading.Lock()
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         size = self.engine.batch_size
-        return [
-            response
-            for start in range(0, len(requests), size)
-            for response in self.attempt(requests[start : start + size])
-        ]
+        with self.lock:
+            return [
+                response
+                for start in range(0, len(requests), size)
+                for response in self.attempt(requests[start : start + size])
+            ]
 
     def attempt(self, requests: Sequence[Request]) -> list[Response]:
         try:
@@ -69,10 +75,10 @@ class TransformersGenerator:
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
         pixels = torch.stack([torch.from_numpy(request.pixels) for request in requests]).to(device, self.model.dtype)
         # What the decoding does not ask for is off, whatever the model's generation config says, as in vLLM.
-        sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
+        sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": self.decoding.repetition_penalty}
         if self.decoding.temperature > 0:
             set_seed(self.decoding.seed)
-            sampling |= {"do_sample": True, "top_k": 0}
+            sampling |= {"do_sample": True, "top_k": self.decoding.top_k}
             sampling |= {"temperature": self.decoding.temperature, "top_p": self.decoding.top_p}
         with torch.inference_mode():
             rows = self.model.generate(

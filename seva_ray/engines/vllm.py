@@ -1,12 +1,18 @@
-"""vLLM in this process, on exact float pixels.
+"""vLLM in this process, on exact float pixels, with its batch kept full from one unit to the next.
 
-The engine runs in-process: half the CPU of the child-process engine, and a killed actor is restarted by Ray, where
-a killed child hangs its parent. It is given the normalised float pixels themselves: an 8-bit round trip would
-change the answers.
+The engine runs in-process: half the CPU of the child-process engine. It is given the normalised float pixels
+themselves: an 8-bit round trip would change the answers.
 """
 
+import itertools
+import multiprocessing
+import multiprocessing.connection
 import os
+import queue
+import sys
+import threading
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,6 +48,10 @@ class VllmEngine:
     """Share of each GPU's memory for weights and KV cache."""
     enforce_eager: bool = execution(False)
     """Skip CUDA graphs and compilation: starts faster, runs slower."""
+    prefix_cache: bool = execution(True)
+    """Keep the image's and question's KV blocks for the next question about the same pixels."""
+    own_process: bool = execution(False)
+    """Run the engine in a process of its own, at about twice the CPU time per row."""
     cpu_kv_cache_gb: int = execution(1)
     """KV cache where there is no GPU, GiB."""
 
@@ -52,64 +62,153 @@ class VllmEngine:
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(f"gpu_memory_utilization {self.gpu_memory_utilization}: must be above 0 and at most 1")
 
+    def encoder(self, directory: str, system: str) -> Encoder:
+        return Encoder(directory, system)
+
     def load(self, directory: str, decoding: Decoding) -> "VllmGenerator":
         return VllmGenerator(self, directory, decoding)
 
 
 class VllmGenerator:
+    """One thread steps vLLM for ever; callers prepare their requests in threads of their own and wait for answers."""
+
     def __init__(self, engine: VllmEngine, directory: str, decoding: Decoding):
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if engine.own_process else "0"
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(engine.cpu_kv_cache_gb))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        from vllm import LLM, SamplingParams
-
         self.encoder = Encoder(directory)
-        self.llm = LLM(
-            model=directory,
-            dtype=engine.dtype,
-            load_format="safetensors",
-            max_model_len=engine.max_model_len,
-            max_num_seqs=engine.max_num_seqs,
-            tensor_parallel_size=engine.tensor_parallel_size,
-            gpu_memory_utilization=engine.gpu_memory_utilization,
-            enforce_eager=engine.enforce_eager,
-            limit_mm_per_prompt={"image": 1},
-            mm_processor_kwargs=AS_GIVEN,
-            seed=decoding.seed,
-            disable_log_stats=True,
-        )
-        self.sampling = SamplingParams(
-            max_tokens=decoding.max_new_tokens,
-            temperature=decoding.temperature,
-            top_p=decoding.top_p,
-            seed=decoding.seed if decoding.temperature > 0 else None,
-            detokenize=False,  # vLLM would drop an incomplete last character; all engines share one decoder
-        )
+        self.intake = threading.Lock()
+        self.inbox: queue.SimpleQueue[tuple[Any, Future[Any]]] = queue.SimpleQueue()
+        self.names = itertools.count()
+        self.waiting: dict[str, Future[Any]] = {}
+        self.error: BaseException | None = None
+        loaded: Future[None] = Future()
+        threading.Thread(target=self.run, args=(engine, directory, decoding, loaded), daemon=True).start()
+        loaded.result()
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
-        try:
-            return self.generate_batch(requests)
-        except ValueError as error:  # vLLM refuses a whole batch for one bad request: find it
-            if len(requests) == 1:
-                return [Response(prompt_id=requests[0].prompt_id, error=str(error).splitlines()[0])]
-            return [response for request in requests for response in self.generate([request])]
+        futures = [self.submit(request) for request in requests]
+        return [self.response(request, future) for request, future in zip(requests, futures, strict=True)]
 
-    def generate_batch(self, requests: Sequence[Request]) -> list[Response]:
-        prompts: list[Any] = [
-            {
-                "prompt_token_ids": list(request.prompt_ids),
-                "multi_modal_data": {"image": request.pixels},
-                "multi_modal_uuids": {"image": request.pixels_id},
-            }
-            for request in requests
-        ]
-        outputs = self.llm.generate(prompts, self.sampling, use_tqdm=False)
-        return [
-            Response(
-                prompt_id=request.prompt_id,
-                text=self.encoder.text(output.outputs[0].token_ids),
-                token_ids=list(output.outputs[0].token_ids),
-                finish_reason="stop" if output.outputs[0].finish_reason == "stop" else "length",
-            )
-            for request, output in zip(requests, outputs, strict=True)
-        ]
+    def submit(self, request: Request) -> "Future[Any]":
+        """Prepare a request here, so that the engine's thread has little to do between two steps."""
+        from vllm.renderers.inputs.preprocess import parse_model_prompt
+
+        future: Future[Any] = Future()
+        prompt = {
+            "prompt_token_ids": list(request.prompt_ids),
+            "multi_modal_data": {"image": request.pixels},
+            "multi_modal_uuids": {"image": request.pixels_id},
+        }
+        try:
+            with self.intake:
+                renderer = self.llm.llm_engine.renderer
+                parsed = parse_model_prompt(self.llm.model_config, prompt)
+                (rendered,) = renderer.render_cmpl([parsed], renderer.default_cmpl_tok_params)
+            self.inbox.put((rendered, future))
+        except ValueError as error:
+            future.set_exception(error)
+        if self.error:
+            self.fail(self.error)
+        return future
+
+    def response(self, request: Request, future: "Future[Any]") -> Response:
+        try:
+            output = future.result().outputs[0]
+        except ValueError as error:  # vLLM refuses this request
+            return Response(prompt_id=request.prompt_id, error=str(error).splitlines()[0])
+        return Response(
+            prompt_id=request.prompt_id,
+            text=self.encoder.text(output.token_ids),
+            token_ids=list(output.token_ids),
+            finish_reason="stop" if output.finish_reason == "stop" else "length",
+        )
+
+    def run(self, engine: VllmEngine, directory: str, decoding: Decoding, loaded: "Future[None]") -> None:
+        """The engine's thread. vLLM is loaded here too: on a CPU its threads belong to the one that loads it."""
+        try:
+            self.llm, self.sampling = load(engine, directory, decoding)
+        except BaseException as error:
+            loaded.set_exception(error)
+            return
+        loaded.set_result(None)
+        exit_with_children()
+        try:
+            while True:
+                self.step()
+        except BaseException as error:
+            self.fail(error)
+
+    def step(self) -> None:
+        """Take in what has arrived, waiting for it where there is nothing else to do; compute one token for all."""
+        engine = self.llm.llm_engine
+        while not self.inbox.empty() or not self.waiting:
+            prompt, future = self.inbox.get()
+            name = str(next(self.names))
+            try:
+                engine.add_request(name, prompt, self.sampling)
+            except ValueError as error:
+                future.set_exception(error)
+            else:
+                self.waiting[name] = future
+        for output in engine.step():
+            if output.finished:
+                self.waiting.pop(output.request_id).set_result(output)
+
+    def fail(self, error: BaseException) -> None:
+        """The engine cannot go on: every caller, waiting or yet to come, is told."""
+        self.error = error
+        while not self.inbox.empty():
+            self.inbox.get()[1].set_exception(error)
+        for name in list(self.waiting):
+            self.waiting.pop(name).set_exception(error)
+
+
+def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, Any]:
+    """The model in vLLM, and the sampling parameters."""
+    from vllm import LLM, SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    llm = LLM(
+        model=directory,
+        dtype=engine.dtype,
+        load_format="safetensors",
+        max_model_len=engine.max_model_len,
+        max_num_seqs=engine.max_num_seqs,
+        tensor_parallel_size=engine.tensor_parallel_size,
+        gpu_memory_utilization=engine.gpu_memory_utilization,
+        enforce_eager=engine.enforce_eager,
+        enable_prefix_caching=engine.prefix_cache,
+        limit_mm_per_prompt={"image": 1},
+        mm_processor_kwargs=AS_GIVEN,
+        mm_processor_cache_gb=0,  # the pixels come ready: there is nothing to save
+        seed=decoding.seed,
+        disable_log_stats=True,
+    )
+    sampling = SamplingParams(
+        max_tokens=decoding.max_new_tokens,
+        temperature=decoding.temperature,
+        top_p=decoding.top_p,
+        top_k=decoding.top_k,
+        repetition_penalty=decoding.repetition_penalty,
+        seed=decoding.seed if decoding.temperature > 0 else None,
+        detokenize=False,  # vLLM would drop an incomplete last character; all engines share one decoder
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+    return llm, sampling
+
+
+def exit_with_children() -> None:
+    """End this process when one that vLLM started ends: its parent would wait for it for ever, where Ray would restart
+    a dead actor and repeat its units."""
+    children = multiprocessing.active_children()
+    if not children:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([child.sentinel for child in children])
+        if threading.main_thread().is_alive():  # else it ends because we do
+            print("a process of vLLM has ended; so does its engine", file=sys.stderr, flush=True)
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -6,34 +6,40 @@ only missing units.
 Ray Data carries each unit as one block: CPU tasks read, augment and preprocess, an actor pool generates and commits.
 """
 
-import hashlib
+import json
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any
 
 import fsspec
-import numpy as np
 import pyarrow.compute as pc
 import ray
 import tyro
 
 from seva_ray.artifacts import Artifact, Store
-from seva_ray.augmentations import parse_view
+from seva_ray.augmentations import CONTROLS, parse_view
 from seva_ray.encoding import VICUNA_V1, Encoder
-from seva_ray.engines import Decoding, Engine, FakeEngine, Request, TransformersEngine, VllmEngine
-from seva_ray.errors import ConfigError, UserError
+from seva_ray.engines import Decoding, Engine, FakeEngine, TransformersEngine, VllmEngine
+from seva_ray.errors import ConfigError
 from seva_ray.fingerprints import execution
 from seva_ray.models import Model
-from seva_ray.records import RESPONSE_SCHEMA, Response, table
+from seva_ray.records import Response
 from seva_ray.stages.cluster import has_gpus, join
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import Progress, say
-from seva_ray.storage import local_directory, read_table, write_table
+from seva_ray.storage import local_directory, read_table
+from seva_ray.units import Encoded, Unit, answer, encode
 from seva_ray.views import Viewer
 
 UNIT_BYTES = 512 * 2**20
 """Memory that a task is given to make one unit's pixels: 256 rows of 336 px are 347 MB."""
+
+NUM_READERS = 16
+"""Files that are read at once where only their counts are wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,23 +59,19 @@ class Generate:
     min_engines: int = execution(1)
     """Replicas that are kept."""
     max_engines: int = execution(1)
-    """Replicas that the pool may grow to."""
+    """Replicas that the pool may grow to, where the cluster has room for them or can add it."""
+    units_per_engine: int = execution(2)
+    """Units that an engine works on at once: 2 keep it full while the last answers of one are still being written."""
+    engine_resource: str = execution("")
+    """A custom Ray resource that the nodes for engines have; each engine takes 1 of it. Empty: any node will do."""
     max_image_pixels: int = 64_000_000
     """An image that has more, also once padded to a square, is a `failed` row."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_engines <= self.max_engines:
             raise ConfigError(f"min_engines {self.min_engines}: must be 1 to max_engines {self.max_engines}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unit:
-    """One shard in one view."""
-
-    prompts_uri: str
-    responses_uri: str
-    view: str
-    image_root: str | None
+        if self.units_per_engine < 1:
+            raise ConfigError(f"units_per_engine {self.units_per_engine}: must be at least 1")
 
 
 def generate(config: Generate, store: Store, model: Model, work: Sequence[tuple[Artifact, str]]) -> list[Artifact]:
@@ -101,6 +103,8 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
         "max_image_pixels": config.max_image_pixels,
         "augmentation": augmentation and {"seed": config.seed, "augmentation": augmentation},
     }
+    if view in CONTROLS:
+        recipe["control"] = view
     name = f"responses/{model.name}/{prompts.name.removeprefix('prompts/')}/{view}"
     return store.open(name, config=recipe, inputs=[prompts])
 
@@ -122,13 +126,14 @@ def missing_units(prompts: Artifact, view: str, artifact: Artifact) -> list[Unit
 
 
 def run_units(config: Generate, model: Model, units: Sequence[Unit]) -> None:
+    """All units through one pool of engines. A unit is one row of one block in Ray Data, and so one task."""
     join()
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None  # a unit is one block, whatever its size
     context.enable_progress_bars = False
     gpus = config.engine.tensor_parallel_size if isinstance(config.engine, VllmEngine) and has_gpus() else 0
     responses = (
-        ray.data.from_items([vars(unit) for unit in units], override_num_blocks=len(units))
+        ray.data.from_items([{"unit": json.dumps(asdict(unit))} for unit in units], override_num_blocks=len(units))
         .map_batches(
             encode_unit,
             batch_size=1,
@@ -138,14 +143,22 @@ def run_units(config: Generate, model: Model, units: Sequence[Unit]) -> None:
         )
         .map_batches(
             UnitWorker,
-            batch_size=None,
+            batch_size=1,
             batch_format="numpy",
             num_cpus=1,
             num_gpus=gpus,
-            compute=ray.data.ActorPoolStrategy(min_size=config.min_engines, max_size=config.max_engines),
+            resources={config.engine_resource: 1} if config.engine_resource else None,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=config.min_engines,
+                max_size=config.max_engines,
+                max_tasks_in_flight_per_actor=config.units_per_engine,
+                max_concurrent_calls_per_actor=config.units_per_engine,
+                enable_true_multi_threading=True,
+            ),
             fn_constructor_args=(config.engine, config.decoding, model.directory),
         )
     )
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # Ray Data sets its own level when a dataset is made
     progress = Progress("generate", len(units), "units")
     num_rows = 0
     for row in responses.iter_rows():
@@ -154,84 +167,49 @@ def run_units(config: Generate, model: Model, units: Sequence[Unit]) -> None:
 
 
 @cache
-def encoder(directory: str, system: str) -> Encoder:
+def encoder(engine: Engine, directory: str, system: str) -> Encoder:
     """One per worker process and model."""
-    return Encoder(local_directory(directory), system)
+    return engine.encoder(local_directory(directory), system)
 
 
 def encode_unit(batch: dict[str, Any], config: Generate, directory: str) -> dict[str, Any]:
-    """Read a shard and make its rows ready for the engine; a row that fails carries its error on."""
-    unit = Unit(**{key: values[0] for key, values in batch.items()})
+    """Ray Data's task: encodes the unit that is the batch's only row."""
+    unit = Unit(**json.loads(batch["unit"][0]))
     viewer = Viewer(
-        encoder=encoder(directory, config.system),
+        encoder=encoder(config.engine, directory, config.system),
         image_root=unit.image_root,
         max_pixels=config.max_image_pixels,
         seed=config.seed,
     )
-    rows = [encode_row(row, unit.view, viewer) for row in read_table(unit.prompts_uri).to_pylist()]
-    columns = {key: [row[key] for row in rows] for key in ("prompt_id", "prompt_ids", "pixels_id", "error")}
-    pixels = np.stack([row["pixels"] for row in rows])
-    return columns | {"pixels": pixels, "responses_uri": [unit.responses_uri] * len(rows)}
-
-
-def encode_row(row: dict[str, Any], view: str, viewer: Viewer) -> dict[str, Any]:
-    """The row's request; or, with `error` set, a blank one that is not sent to the engine."""
-    error, prompt_ids, pixels = row["error"] or "", [], np.zeros(viewer.encoder.pixels_shape, np.float32)
-    if not error:
-        try:
-            prompt_ids, pixels = viewer.encoder.prompt_ids(row["question"]), viewer.pixels(row, view)
-        except UserError as problem:
-            error = str(problem)
-    return {
-        "prompt_id": row["prompt_id"],
-        "prompt_ids": prompt_ids,
-        "pixels": pixels,
-        "pixels_id": hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest(),
-        "error": error,
-    }
+    encoded = encode(unit, viewer)
+    return {"header": [encoded.header()], "pixels": encoded.pixels[None]}
 
 
 class UnitWorker:
-    """An actor with a loaded model: generates a unit and commits it."""
+    """Ray Data's actor: an engine with a loaded model, that answers and commits units."""
 
     def __init__(self, engine: Engine, decoding: Decoding, directory: str):
         self.generator = engine.load(local_directory(directory), decoding)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        uris = set(batch["responses_uri"])
-        assert len(uris) == 1, f"a block holds several units: {uris}"
-        responses = list(self.responses(rows))
-        write_table(uris.pop(), table(responses, RESPONSE_SCHEMA))
-        return {"num_rows": [len(responses)]}
-
-    def responses(self, rows: Sequence[dict[str, Any]]) -> Iterator[Response]:
-        requests = [
-            Request(
-                prompt_id=row["prompt_id"],
-                prompt_ids=[int(token) for token in row["prompt_ids"]],
-                pixels=row["pixels"],
-                pixels_id=row["pixels_id"],
-            )
-            for row in rows
-            if not row["error"]
-        ]
-        generated = iter(self.generator.generate(requests))
-        for row in rows:
-            yield Response(prompt_id=row["prompt_id"], error=row["error"]) if row["error"] else next(generated)
+        return {"num_rows": [answer(Encoded.of(batch["header"][0], batch["pixels"][0]), self.generator)]}
 
 
 def finish_responses(prompts: Artifact, artifact: Artifact) -> Artifact:
     """All units are there: count how the responses ended."""
-    counts: dict[str, int] = {"num_responses": 0, "num_tokens": 0}
-    for name in map(shard_name, range(prompts.counts["num_shards"])):
-        shard = read_table(artifact.path(name), columns=["finish_reason", "token_ids"])
-        counts["num_responses"] += len(shard)
-        counts["num_tokens"] += pc.sum(pc.list_value_length(shard["token_ids"])).as_py() or 0
-        for item in pc.value_counts(shard["finish_reason"]).to_pylist():
-            key = f"num_{item['values']}"
-            counts[key] = counts.get(key, 0) + item["counts"]
+    counts = Counter({"num_responses": 0, "num_tokens": 0})
+    paths = [artifact.path(shard_name(index)) for index in range(prompts.counts["num_shards"])]
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        for of_shard in readers.map(count_responses, paths):
+            counts.update(of_shard)
     return artifact.finish(counts)
+
+
+def count_responses(uri: str) -> dict[str, int]:
+    shard = read_table(uri, columns=["finish_reason", "token_ids"])
+    num_tokens = pc.sum(pc.list_value_length(shard["token_ids"])).as_py() or 0
+    reasons = {f"num_{item['values']}": item["counts"] for item in pc.value_counts(shard["finish_reason"]).to_pylist()}
+    return {"num_responses": len(shard), "num_tokens": num_tokens} | reasons
 
 
 def read_responses(prompts: Artifact, artifact: Artifact) -> Iterator[Response]:
