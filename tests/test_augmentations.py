@@ -360,7 +360,7 @@ def test_every_augmentation_with_a_dial_is_tried_at_its_limits() -> None:
 @pytest.mark.parametrize(
     ("label", "reason"),
     [
-        ("sharpen", "no 'sharpen'; a view is clean, control-repeat, control-batch, or made of these, joined by +: pad[-border_px], "),
+        ("sharpen", "no 'sharpen'; a view is clean, control-repeat, control-batch, or made of these, joined by +: pad"),
         ("", "no ''"),
         ("Pad", "no 'Pad'"),
         ("pad+", "no ''"),
