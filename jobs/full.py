@@ -1,7 +1,7 @@
 """The main job: prompts and a starting model in; an aligned policy, its scores and a report out.
 
     python jobs/full.py                                 the toy run, on a laptop
-    python jobs/full.py --view diffusion-800 --name strong
+    python jobs/full.py --views diffusion-800 --name strong
     python jobs/full.py llava-7b --model llava-1.5-7b-hf source:llava-json --source.path mix665k.json
 
 Every stage keeps its result under `root`. The same command again reuses what is there; after a crash it goes on.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN
 from seva_ray.artifacts import Store
-from seva_ray.augmentations import CLEAN, parse_view
+from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.benchmarks import Benchmarks
 from seva_ray.dpo import Train
 from seva_ray.errors import ConfigError
@@ -45,8 +45,12 @@ class Full:
     """The starting model: a directory in the transformers format; or `toy`, which is trained first."""
     source: ToyWorld | LlavaJson | Table | Folder
     """Where prompts come from."""
-    view: str = "diffusion-500"
-    """The rejected view: an augmentation such as diffusion-500 or moco; jobs/gallery.py shows them all."""
+    views: tuple[str, ...] = ("diffusion-500",)
+    """The rejected view: an augmentation such as diffusion-500 or moco; jobs/gallery.py shows them all. Several stay
+    together in one pair per prompt."""
+    controls: tuple[str, ...] = ()
+    """Measure how many pairs are unequal by the engine's rounding alone: answer the clean images once more
+    (control-repeat), or in other batches (control-batch)."""
     toy: ToyRecipe = field(default_factory=ToyRecipe)
     """How the toy base is trained, where the model is `toy`."""
     prepare: Prepare = field(default_factory=Prepare)
@@ -58,8 +62,14 @@ class Full:
     report: Report = field(default_factory=Report)
 
     def __post_init__(self) -> None:
-        if parse_view(self.view) is None:
-            raise ConfigError(f"view {self.view}: the rejected view must be an augmented one")
+        if not self.views:
+            raise ConfigError("views: at least one rejected view is needed")
+        for view in self.views:
+            if parse_view(view) is None:
+                raise ConfigError(f"view {view}: the rejected view must be an augmented one")
+        for control in self.controls:
+            if control not in CONTROLS:
+                raise ConfigError(f"control {control}: must be one of {', '.join(CONTROLS)}")
 
 
 LLAVA_7B = Full(
@@ -76,7 +86,8 @@ PRESETS = {
         prompts="toy",
         model="toy",
         source=ToyWorld(),
-        view="diffusion-300",
+        views=("diffusion-300",),
+        controls=CONTROLS,
         generate=TOY_GENERATE,
         train=TOY_TRAIN,
         benchmarks=Benchmarks(toy_images=300),
@@ -96,9 +107,13 @@ def main(config: Full) -> None:
     tests = prepare_benchmarks(config.prepare, store, benchmarks)
     start = starting_model(store, config.model, config.toy)
     with cluster():
-        # One pool of engines answers the training prompts in both views and the benchmarks.
-        work = [(prompts, CLEAN), (prompts, config.view), *((test, CLEAN) for test in tests)]
-        chosen, rejected, *_ = generate(config.generate, store, start, work)
+        # One pool of engines answers the training prompts in every view and the benchmarks.
+        views = (CLEAN, *config.views, *config.controls)
+        work = [*((prompts, view) for view in views), *((test, CLEAN) for test in tests)]
+        chosen, *others = generate(config.generate, store, start, work)[: len(views)]
+        rejected, controls = others[: len(config.views)], others[len(config.views) :]
+        for control in controls:
+            pair(config.pair, store, prompts, chosen, [control])
         pairs = pair(config.pair, store, prompts, chosen, rejected)
         policy = model_of(train(config.train, store, config.name, start, pairs))
         evaluate(config.evaluate, config.generate, store, benchmarks, tests, start, policy)

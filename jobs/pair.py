@@ -1,6 +1,6 @@
 """pair alone: two views' responses -> the artifact `pairs/<model>/<prompts>/<view>`. Needs no model and no GPU.
 
-    python jobs/pair.py --prompts toy --model toy-1 --view diffusion-300
+    python jobs/pair.py --prompts toy --model toy-1 --views diffusion-300
     python jobs/pair.py --pair.name short --pair.filters.repetition 2 --pair.filters.length-ratio 0.5 2
 
 Other rules need another name, or the old pairs removed: `diffusion-300+short` stands beside `diffusion-300`, and
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from seva_ray.artifacts import Store
 from seva_ray.augmentations import CLEAN
+from seva_ray.errors import ConfigError
 from seva_ray.stages.cluster import cluster
 from seva_ray.stages.job import run
 from seva_ray.stages.pair import Pair, pair
@@ -24,21 +25,27 @@ class PairJob:
     """Name of the prompt set."""
     model: str
     """Name of the model that answered: the directory under `responses/`."""
-    view: str
-    """The rejected view."""
+    views: tuple[str, ...]
+    """The rejected view; several are kept together in one pair per prompt."""
     root: str = "runs"
     """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
     pair: Pair = field(default_factory=Pair)
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            raise ConfigError("views: at least one rejected view is needed")
 
 
 def main(config: PairJob) -> None:
     store = Store(config.root)
     store.check_writable()
     prompts = store.find(f"prompts/{config.prompts}")
-    responses = [store.find(f"responses/{config.model}/{config.prompts}/{view}") for view in (CLEAN, config.view)]
+    chosen, *rejected = (
+        store.find(f"responses/{config.model}/{config.prompts}/{view}") for view in (CLEAN, *config.views)
+    )
     with cluster():
-        pair(config.pair, store, prompts, *responses)
+        pair(config.pair, store, prompts, chosen, rejected)
 
 
 if __name__ == "__main__":
-    run(main, {"toy": PairJob(prompts="toy", model="toy-1", view="diffusion-300")}, "Pairs from two views' responses.")
+    run(main, {"toy": PairJob(prompts="toy", model="toy-1", views=("diffusion-300",))}, "Pairs from responses.")

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from seva_ray.errors import ConfigError
 from seva_ray.fingerprints import execution
 from seva_ray.policy import Lora
+from seva_ray.records import PREFERENCE_SCHEMA
 from seva_ray.seeds import key_of
 
 
@@ -77,8 +78,20 @@ class Train:
             )
 
 
+def preferences(pairs: pa.Table) -> pa.Table:
+    """PAIR_SCHEMA as PREFERENCE_SCHEMA: a row for each rejected response."""
+    counts = pc.list_value_length(pairs["rejected"]).to_pylist()
+    rows = pa.array([row for row, count in enumerate(counts) for _ in range(count)], pa.int64())
+    flat = pairs.drop_columns("rejected").take(rows)
+    rejected = pc.list_flatten(pairs["rejected"])
+    for name, part in (("view", "view"), ("rejected", "text"), ("rejected_token_ids", "token_ids")):
+        flat = flat.append_column(name, pc.struct_field(rejected, part))
+    return flat.select(PREFERENCE_SCHEMA.names).cast(PREFERENCE_SCHEMA)
+
+
 def choose(pairs: pa.Table, config: Train) -> pa.Table:
-    """The pairs to train on, in an order that depends on nothing but their ids."""
+    """The preferences to train on, in an order that depends on nothing but their ids."""
+    pairs = preferences(pairs)
     ids = pairs["prompt_id"].to_pylist()
     order = sorted(range(len(ids)), key=lambda place: key_of(config.seed, "pairs", ids[place]))[: config.num_pairs]
     chosen = pairs.take(pa.array(order, pa.int64()))

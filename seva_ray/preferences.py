@@ -1,4 +1,4 @@
-"""Pairs -> the batch that TRL's DPOTrainer reads, with exact tokens.
+"""Preferences -> the batch that TRL's DPOTrainer reads, with exact tokens.
 
 TRL's own collator tokenises prompt and response apart and so loses BOS and EOS and adds stray spaces under LLaVA's
 template. Here the prompt's ids are those that generation used, and a response's ids are those that the engine emitted.
@@ -22,7 +22,7 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceCollator:
-    """Rows of PAIR_SCHEMA -> input_ids, attention_mask, completion_mask (2B, T) and pixel_values (2B, C, H, W).
+    """Rows of PREFERENCE_SCHEMA -> input_ids, attention_mask, completion_mask (2B, T) and pixel_values (2B, C, H, W).
 
     The first B rows are prompt + chosen, the last B prompt + rejected.
     """

@@ -1,7 +1,8 @@
 """The rows that cross stages, and their Arrow schemas.
 
-A prompt becomes one response per view; the responses of the clean view and of one augmented view become one verdict
-per prompt, and a pair where the verdict is `kept`. Nothing disappears: a row that cannot be used carries its error on.
+A prompt becomes one response per view; the responses of the clean view and of an augmented view become a verdict. The
+rejected responses that are `kept` become one pair with the prompt's chosen response. Nothing disappears: a row that
+cannot be used carries its error on.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,6 +74,7 @@ VERDICT_SCHEMA = pa.schema(
     [
         ("prompt_id", STRING),
         ("source", STRING),
+        ("view", STRING),  # of the rejected response
         ("verdict", STRING),  # one of verdicts.VERDICTS
         ("error", STRING),
         ("chosen", STRING),
@@ -80,14 +82,21 @@ VERDICT_SCHEMA = pa.schema(
     ]
 )
 
+_PROMPT = [field for field in PROMPT_SCHEMA if field.name != "error"]
+
 PAIR_SCHEMA = pa.schema(
     [
-        ("prompt_id", STRING),
-        ("image_id", STRING),
-        ("question", STRING),
-        ("source", STRING),
-        ("image_path", STRING),
-        ("image_bytes", pa.binary()),
+        *_PROMPT,
+        ("chosen", STRING),
+        ("chosen_token_ids", IDS),
+        # One for each view that was kept.
+        ("rejected", pa.list_(pa.struct([("view", STRING), ("text", STRING), ("token_ids", IDS)]))),
+    ]
+)
+
+PREFERENCE_SCHEMA = pa.schema(
+    [
+        *_PROMPT,
         ("view", STRING),
         ("chosen", STRING),
         ("rejected", STRING),
@@ -95,6 +104,7 @@ PAIR_SCHEMA = pa.schema(
         ("rejected_token_ids", IDS),
     ]
 )
+"""A pair with K rejected responses is K preferences."""
 
 
 def table(rows: Iterable[Prompt | Response | Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

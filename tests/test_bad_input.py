@@ -27,14 +27,14 @@ def root(tmp_path: Path) -> str:
 
 
 def test_a_noise_step_out_of_range(monkeypatch, capsys, root):
-    line = error_of(monkeypatch, capsys, "--root", root, "--view", "diffusion-1000")
+    line = error_of(monkeypatch, capsys, "--root", root, "--views", "diffusion-1000")
     assert line.startswith("error: ")
     assert "noise_step 1000" in line
     assert "0 to 999" in line
 
 
 def test_the_clean_view_as_rejected(monkeypatch, capsys, root):
-    assert "view clean" in error_of(monkeypatch, capsys, "--root", root, "--view", "clean")
+    assert "view clean" in error_of(monkeypatch, capsys, "--root", root, "--views", "clean")
 
 
 def test_a_batch_that_workers_cannot_share(monkeypatch, capsys, root):

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from seva_ray.dpo import Train, choose, deepspeed_config
+from seva_ray.dpo import Train, choose, deepspeed_config, preferences
 from seva_ray.errors import ConfigError
 from seva_ray.fingerprints import identity
-from seva_ray.records import PAIR_SCHEMA, table
+from seva_ray.records import PAIR_SCHEMA, PREFERENCE_SCHEMA, table
 
 # Configuration
 
@@ -74,11 +74,9 @@ def pairs(number: int) -> pa.Table:
             "question": f"question {index}",
             "source": "toy",
             "image_bytes": b"\x89PNG" + bytes([index % 256]),
-            "view": "diffusion-500",
             "chosen": f"chosen {index}",
-            "rejected": f"rejected {index}",
             "chosen_token_ids": [index, 1, 2],
-            "rejected_token_ids": [index, 9],
+            "rejected": [{"view": "diffusion-500", "text": f"rejected {index}", "token_ids": [index, 9]}],
         }
         for index in range(number)
     ]
@@ -94,7 +92,17 @@ def test_all_pairs_are_taken_once_unless_fewer_are_wanted():
     for number in (None, 50, 1000):
         chosen = choose(everything, Train(num_pairs=number))
         assert sorted(ids(chosen)) == sorted(ids(everything))
-        assert chosen.schema == everything.schema
+        assert chosen.schema == PREFERENCE_SCHEMA
+
+
+def test_every_rejected_response_of_a_pair_is_a_preference_over_the_same_chosen_one():
+    everything = pairs(3).to_pylist()
+    everything[1]["rejected"].append({"view": "moco", "text": "another", "token_ids": [7]})
+    rows = preferences(table(everything, PAIR_SCHEMA)).to_pylist()
+    assert [row["rejected"] for row in rows] == ["rejected 0", "rejected 1", "another", "rejected 2"]
+    assert [row["view"] for row in rows] == ["diffusion-500", "diffusion-500", "moco", "diffusion-500"]
+    assert [row["rejected_token_ids"] for row in rows] == [[0, 9], [1, 9], [7], [2, 9]]
+    assert [row["chosen_token_ids"][0] for row in rows] == [0, 1, 1, 2]
 
 
 def test_a_smaller_set_is_part_of_a_larger_one():
@@ -128,7 +136,7 @@ def test_another_seed_takes_other_pairs():
 
 
 def test_a_chosen_pair_is_its_whole_row():
-    everything = {row["prompt_id"]: row for row in pairs(100).to_pylist()}
+    everything = {row["prompt_id"]: row for row in preferences(pairs(100)).to_pylist()}
     assert all(row == everything[row["prompt_id"]] for row in choose(pairs(100), Train(num_pairs=30)).to_pylist())
 
 
@@ -136,7 +144,7 @@ def test_swapping_exchanges_both_sides_of_about_half_of_the_pairs_and_nothing_el
     config = Train(num_pairs=400)
     plain = {row["prompt_id"]: row for row in choose(pairs(500), config).to_pylist()}
     swapped = choose(pairs(500), replace(config, swap_sides=True))
-    assert swapped.schema == PAIR_SCHEMA
+    assert swapped.schema == PREFERENCE_SCHEMA
     number = 0
     for row in swapped.to_pylist():
         before = plain[row["prompt_id"]]

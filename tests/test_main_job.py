@@ -27,7 +27,7 @@ VIEW = "diffusion-600"  # strong enough for some hundred pairs from a hundred im
 
 def command(root: Path, model: str, *extra: str) -> list[str]:
     return [
-        sys.executable, str(JOBS / "full.py"), "--root", str(root), "--model", model, "--view", VIEW,
+        sys.executable, str(JOBS / "full.py"), "--root", str(root), "--model", model, "--views", VIEW,
         "--benchmarks.toy-images", "30", "--prepare.shard-size", "64", "--train.num-pairs", "192",
         "--train.save-steps", "2", *extra,
         "source:toy-world", "--source.num-images", str(NUM_IMAGES),

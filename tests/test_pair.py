@@ -46,7 +46,9 @@ def answered(store: Store, prompts: Artifact, view: str) -> Artifact:
         rows = []
         for prompt_id in read_table(prompts.path(shard_name(number)))["prompt_id"].to_pylist():
             index = int(prompt_id.split("/")[1])
-            text = f"answer number {index}" if view == "clean" else rejected_text(index)
+            text = {"diffusion-500": rejected_text(index), "moco": rejected_text(index + 5)}.get(
+                view, f"answer number {index}"
+            )
             rows.append(Response(prompt_id=prompt_id, text=text.strip(), token_ids=[index], finish_reason="stop"))
         write_table(artifact.path(shard_name(number)), table(rows, RESPONSE_SCHEMA))
     return artifact.finish({})
@@ -60,7 +62,7 @@ class Answers:
     rejected: Artifact
 
     def pair(self, **config: object) -> Artifact:
-        return pair(Pair(**config), self.store, self.prompts, self.chosen, self.rejected)  # type: ignore[arg-type]
+        return pair(Pair(**config), self.store, self.prompts, self.chosen, [self.rejected])  # type: ignore[arg-type]
 
     def verdicts(self, pairs: Artifact) -> dict[str, tuple[str, str]]:
         """prompt_id -> (source, verdict)."""
@@ -109,6 +111,39 @@ def test_filters_and_quotas_give_each_prompt_one_verdict_and_the_counts_add_up(a
     assert read_bytes(pairs.path("pairs.json")).count(b'"reject"') == counts["kept"] == 25
 
 
+def test_several_views_of_a_prompt_stay_together_and_each_has_its_verdict(answers: Answers):
+    moco = answered(answers.store, answers.prompts, "moco")
+    pairs = pair(Pair(name="two"), answers.store, answers.prompts, answers.chosen, [answers.rejected, moco])
+    assert pairs.name == "pairs/model/by17/diffusion-500--moco+two"
+    assert pairs.counts["views"]["diffusion-500"] == answers.pair().counts["verdicts"]
+    by_view: dict[str, set[str]] = {"diffusion-500": set(), "moco": set()}
+    for number in range(answers.prompts.counts["num_shards"]):
+        for row in read_table(pairs.path("verdicts", shard_name(number))).to_pylist():
+            if row["verdict"] == "kept":
+                by_view[row["view"]].add(row["prompt_id"])
+    assert by_view["moco"] != by_view["diffusion-500"]
+    rows = {row["prompt_id"]: row for row in read_pairs(answers.prompts, pairs).to_pylist()}
+    assert set(rows) == by_view["moco"] | by_view["diffusion-500"]
+    for prompt_id, row in rows.items():
+        assert [item["view"] for item in row["rejected"]] == [view for view in by_view if prompt_id in by_view[view]]
+        assert all(item["text"] != row["chosen"] for item in row["rejected"])
+    assert pairs.counts["verdicts"]["kept"] == len(rows)
+    assert sum(pairs.counts["verdicts"].values()) == NUM_PROMPTS
+    assert read_bytes(pairs.path("pairs.json")).count(b'"reject"') == sum(map(len, by_view.values()))
+
+
+def test_one_view_cannot_be_rejected_twice(answers: Answers):
+    with pytest.raises(ConfigError, match="views diffusion-500 diffusion-500: each once"):
+        pair(Pair(), answers.store, answers.prompts, answers.chosen, [answers.rejected, answers.rejected])
+
+
+def test_a_control_view_may_leave_no_pair_and_its_counts_are_the_floor(answers: Answers):
+    control = answered(answers.store, answers.prompts, "control-batch")
+    pairs = pair(Pair(), answers.store, answers.prompts, answers.chosen, [control])
+    assert pairs.counts["views"]["control-batch"]["kept"] == 0
+    assert pairs.counts["verdicts"]["equal"] == NUM_PROMPTS
+
+
 def test_the_pairs_within_a_quota_are_nested_and_do_not_depend_on_shards(answers: Answers):
     few, more = (answers.kept(answers.pair(name=f"q{count}", max_per_source={"textvqa": count})) for count in (5, 12))
     assert few < more
@@ -144,7 +179,7 @@ def test_filters_and_quotas_are_set_on_the_command_line():
     words = (
         "--pair.filters.length-ratio 0.5 2 --pair.filters.repetition 3 --pair.max-per-source ocr_vqa 4300 textvqa 6500"
     )
-    job = tyro.cli(PairJob, default=PairJob(prompts="p", model="m", view="moco"), args=words.split())
+    job = tyro.cli(PairJob, default=PairJob(prompts="p", model="m", views=("moco",)), args=words.split())
     assert job.pair == Pair(
         filters=Filters(length_ratio=(0.5, 2.0), repetition=3), max_per_source={"ocr_vqa": 4300, "textvqa": 6500}
     )

@@ -15,7 +15,7 @@ from seva_ray.encoding import Encoder
 from seva_ray.images import MAX_PIXELS
 from seva_ray.policy import Lora, load_model
 from seva_ray.preferences import PreferenceCollator, pad
-from seva_ray.records import PAIR_SCHEMA, table
+from seva_ray.records import PREFERENCE_SCHEMA, table
 from seva_ray.stages.train import as_dataset
 from seva_ray.toy.model import EOS, IMAGE, PAD, VOCABULARY
 from seva_ray.toy.world import make_scene, render
@@ -50,7 +50,7 @@ def pairs() -> list[dict[str, Any]]:
         for side, text in (("chosen", chosen), ("rejected", rejected)):
             row[f"{side}_token_ids"] = [VOCABULARY.index(word) for word in text.split()]
         rows.append(row)
-    return table(rows, PAIR_SCHEMA).to_pylist()
+    return table(rows, PREFERENCE_SCHEMA).to_pylist()
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def trainer(toy_model, encoder, pairs, collator, tmp_path_factory) -> trl.DPOTra
             remove_unused_columns=False,
             report_to="none",
         ),
-        train_dataset=as_dataset(table(pairs, PAIR_SCHEMA), 1, datasets),
+        train_dataset=as_dataset(table(pairs, PREFERENCE_SCHEMA), 1, datasets),
         processing_class=encoder.processor,
         data_collator=collator,
         peft_config=LORA.peft(),

@@ -37,7 +37,7 @@ def rows(ray_cluster: None, toy_model: str, tmp_path_factory: pytest.TempPathFac
     prompts = prepare(Prepare(shard_size=16), store, "photos", source)
     work = [(prompts, "clean"), (prompts, "diffusion-500")]
     chosen, rejected = generate(generation, store, model_at(toy_model), work)
-    pairs = pair(Pair(), store, prompts, chosen, rejected)
+    pairs = pair(Pair(), store, prompts, chosen, [rejected])
     return verdict_rows(prompts, pairs)
 
 

@@ -49,7 +49,7 @@ def run(ray_cluster: None, toy_model: str, tmp_path_factory: pytest.TempPathFact
     model = model_at(toy_model)
     prompts = prepare(Prepare(shard_size=16), store, "toy", ToyWorld(num_images=8))
     chosen, rejected = generate(config, store, model, [(prompts, "clean"), (prompts, "diffusion-500")])
-    pairs = pair(Pair(), store, prompts, chosen, rejected)
+    pairs = pair(Pair(), store, prompts, chosen, [rejected])
     return Run(store=store, model=model, config=config, prompts=prompts, pairs=pairs)
 
 
@@ -98,14 +98,14 @@ def test_pairs_know_what_they_were_made_from(run: Run):
     prompts, chosen, rejected = lineage(run.store, run.pairs)
     assert prompts.name == run.prompts.name
     assert chosen.name.endswith("/clean")
-    assert rejected.name.endswith("/diffusion-500")
+    assert [item.name.rsplit("/", 1)[-1] for item in rejected] == ["diffusion-500"]
 
 
 def test_a_row_that_prepare_marked_is_a_failed_verdict_and_costs_the_others_nothing(run: Run, tmp_path: Path):
     store = Store(str(tmp_path))
     prompts = prepare(Prepare(), store, "marked", OneBadRow())
     chosen, rejected = generate(run.config, store, run.model, [(prompts, "clean"), (prompts, "diffusion-500")])
-    pairs = pair(Pair(), store, prompts, chosen, rejected)
+    pairs = pair(Pair(), store, prompts, chosen, [rejected])
     verdicts = {row["prompt_id"]: row for row in read_table(pairs.path("verdicts", shard_name(0))).to_pylist()}
     assert verdicts["bad"]["verdict"] == "failed"
     assert verdicts["bad"]["error"] == "the question is empty"
@@ -118,4 +118,4 @@ def test_responses_that_are_all_equal_leave_no_pair_and_one_line_says_so(run: Ru
     prompts = prepare(Prepare(), store, "toy", ToyWorld(num_images=2))
     (clean,) = generate(run.config, store, run.model, [(prompts, "clean")])
     with pytest.raises(InputError, match="no pair is left"):
-        pair(Pair(), store, prompts, clean, clean)
+        pair(Pair(), store, prompts, clean, [clean])

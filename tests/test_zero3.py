@@ -16,7 +16,7 @@ from seva_ray.encoding import Encoder
 from seva_ray.images import MAX_PIXELS
 from seva_ray.policy import Lora, load_model
 from seva_ray.preferences import PreferenceCollator
-from seva_ray.records import PAIR_SCHEMA, table
+from seva_ray.records import PREFERENCE_SCHEMA, table
 from seva_ray.dpo import Train, deepspeed_config
 from seva_ray.stages.train import as_dataset, merge, skip_compiled_collectives
 from seva_ray.views import Viewer
@@ -36,7 +36,7 @@ trainer = trl.DPOTrainer(
         output_dir=scratch, learning_rate=1e-2, max_steps=2, bf16=False, gradient_checkpointing=False, use_cpu=True,
         deepspeed=zero3, max_length=None, remove_unused_columns=False, report_to="none", save_strategy="no",
     ),
-    train_dataset=as_dataset(table([row], PAIR_SCHEMA), 2, datasets),
+    train_dataset=as_dataset(table([row], PREFERENCE_SCHEMA), 2, datasets),
     processing_class=encoder.processor,
     data_collator=PreferenceCollator(viewer=Viewer(encoder=encoder, image_root=scratch, max_pixels=MAX_PIXELS)),
     peft_config=Lora(rank=4, alpha=8).peft(),

@@ -1,12 +1,13 @@
 """pair: clean and augmented responses -> the artifact `pairs/<model>/<prompts>/<view>`, or `<view>+<name>`.
 
-Writes one verdict per prompt (`verdicts/`), the kept pairs with their images (`pairs/`), and the same pairs in the
-official SeVa JSON (`pairs.json`: chosen, reject, question, image_id).
+Several rejected views of one prompt stay together in one pair: `pairs/<model>/<prompts>/<view>--<view>`. Writes a
+verdict per prompt and view (`verdicts/`), the kept pairs with their images (`pairs/`), and the same in the official
+SeVa JSON (`pairs.json`: chosen, reject, question, image_id), a row for each rejected response.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import ray
 
 from seva_ray.artifacts import Artifact, Store
+from seva_ray.augmentations import CONTROLS
 from seva_ray.errors import ConfigError, InputError
 from seva_ray.filters import Filters
 from seva_ray.fingerprints import execution
@@ -24,6 +26,12 @@ from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import say
 from seva_ray.storage import read_table, write_bytes, write_table
 from seva_ray.verdicts import OPTIONAL, VERDICTS, verdict_of
+
+ANY = "any view"
+"""Where verdicts are counted: the prompts that are kept in one view at least."""
+
+MAX_NAME = 200
+"""Characters of the pairs' own name, which is a directory's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,30 +53,44 @@ class Pair:
                 raise ConfigError(f"max_per_source of {source} {count!r}: must be a whole number from 0")
 
 
-def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, rejected: Artifact) -> Artifact:
-    """Match the responses of two views by prompt_id. Raises: InputError where not one pair is left."""
-    view = rejected.name.rsplit("/", 1)[-1]
-    name = f"pairs/{rejected.name.removeprefix('responses/')}" + (f"+{config.name}" if config.name else "")
-    artifact = store.open(name, config=config, inputs=[prompts, chosen, rejected])
+def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, rejected: Sequence[Artifact]) -> Artifact:
+    """Match the responses of the clean and of one or more rejected views by prompt_id.
+
+    Raises: InputError where not one pair is left, unless the views are controls.
+    """
+    views = [view_of(artifact) for artifact in rejected]
+    label = "--".join(views) + (f"+{config.name}" if config.name else "")
+    if len(set(views)) < len(views) or len(label) > MAX_NAME:
+        raise ConfigError(f"views {' '.join(views)}: each once, with at most {MAX_NAME} letters together")
+    name = f"pairs/{chosen.name.removeprefix('responses/').rsplit('/', 1)[0]}/{label}"
+    artifact = store.open(name, config=config, inputs=[prompts, chosen, *rejected])
     if artifact.complete:
         return artifact
     shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
     join()
-    sides = Sides(prompts=prompts, chosen=chosen, rejected=rejected)
+    sides = Sides(prompts=prompts, chosen=chosen, rejected={view_of(artifact): artifact for artifact in rejected})
     last = quota_keys(config, sides, shards) if config.max_per_source else {}
-    tasks = [pair_shard.remote(config, sides, artifact, view, last, shard) for shard in shards]
-    counts = Counter(dict.fromkeys(VERDICTS, 0))
-    for shard_counts in ray.get(tasks):
-        counts.update(shard_counts)
-    assert sum(counts.values()) == prompts.counts["num_prompts"], "every prompt has one verdict"
-    shown = ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items() if count or verdict not in OPTIONAL)
-    say(f"pair {view}: {shown}")
-    if not counts["kept"]:
-        filtered = any(counts[verdict] for verdict in OPTIONAL)
+    counts: dict[str, Counter[str]] = {view: Counter(dict.fromkeys(VERDICTS, 0)) for view in (ANY, *views)}
+    for of_shard in ray.get([pair_shard.remote(config, sides, artifact, last, shard) for shard in shards]):
+        for view, verdicts in of_shard.items():
+            counts[view].update(verdicts)
+    for view, verdicts in counts.items():
+        assert sum(verdicts.values()) == prompts.counts["num_prompts"], f"every prompt has one verdict in {view}"
+    shown = ", ".join(f"{n:,} {verdict}" for verdict, n in counts[ANY].items() if n or verdict not in OPTIONAL)
+    say(f"pair {label}: {shown}")
+    if not counts[ANY]["kept"] and not set(views) <= set(CONTROLS):
+        filtered = any(counts[ANY][verdict] for verdict in OPTIONAL)
         advice = "loosen its filters" if filtered else "a stronger augmentation gives more unequal answers"
         raise InputError(f"{artifact.name}: no pair is left ({shown}); {advice}")
     write_bytes(artifact.path("pairs.json"), official_json(artifact, shards))
-    return artifact.finish({"num_prompts": prompts.counts["num_prompts"], "verdicts": dict(counts)})
+    of_views = {view: dict(counts[view]) for view in views}
+    return artifact.finish(
+        {"num_prompts": prompts.counts["num_prompts"], "verdicts": dict(counts[ANY]), "views": of_views}
+    )
+
+
+def view_of(responses: Artifact) -> str:
+    return responses.name.rsplit("/", 1)[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,27 +99,49 @@ class Sides:
 
     prompts: Artifact
     chosen: Artifact
-    rejected: Artifact
+    rejected: Mapping[str, Artifact]
+    """By view."""
 
 
-def lineage(store: Store, pairs: Artifact) -> tuple[Artifact, Artifact, Artifact]:
-    """The prompts, and the chosen and rejected responses, that pairs were made from."""
-    prompts, chosen, rejected = (store.find(name) for name in pairs.recipe["inputs"])
+def lineage(store: Store, pairs: Artifact) -> tuple[Artifact, Artifact, list[Artifact]]:
+    """The prompts, and the chosen and the rejected responses, that pairs were made from."""
+    prompts, chosen, *rejected = (store.find(name) for name in pairs.recipe["inputs"])
     return prompts, chosen, rejected
 
 
-Judged = tuple[dict[str, Any], Response, Response, str, str | None]
+@dataclass(kw_only=True)
+class Judged:
+    """One rejected response of a prompt."""
+
+    view: str
+    response: Response
+    verdict: str
+    error: str | None
 
 
-def judged(config: Pair, sides: Sides, shard: str, columns: Sequence[str] | None = None) -> Iterator[Judged]:
-    """Prompt row (all columns or some), chosen, rejected, verdict and error, of each prompt; quotas not yet applied."""
-    by_id = [
-        {row["prompt_id"]: Response(**row) for row in read_table(side.path(shard)).to_pylist()}
-        for side in (sides.chosen, sides.rejected)
-    ]
+def judged(
+    config: Pair, sides: Sides, shard: str, columns: Sequence[str] | None = None
+) -> Iterator[tuple[dict[str, Any], Response, list[Judged]]]:
+    """Prompt row (all columns or some), chosen response and rejected ones of each prompt; quotas not yet applied."""
+    chosen = by_id(sides.chosen, shard)
+    rejected = {view: by_id(artifact, shard) for view, artifact in sides.rejected.items()}
     for row in read_table(sides.prompts.path(shard), columns=columns).to_pylist():
-        clean, augmented = (responses[row["prompt_id"]] for responses in by_id)
-        yield row, clean, augmented, *verdict_of(clean, augmented, config.keep_truncated, config.filters)
+        clean = chosen[row["prompt_id"]]
+        found = []
+        for view, responses in rejected.items():
+            response = responses[row["prompt_id"]]
+            verdict, error = verdict_of(clean, response, config.keep_truncated, config.filters)
+            found.append(Judged(view=view, response=response, verdict=verdict, error=error))
+        yield row, clean, found
+
+
+def by_id(responses: Artifact, shard: str) -> dict[str, Response]:
+    return {row["prompt_id"]: Response(**row) for row in read_table(responses.path(shard)).to_pylist()}
+
+
+def of_prompt(found: Sequence[Judged]) -> str:
+    """A prompt's verdict: kept where any of its rejected responses is, else that of its first view."""
+    return "kept" if any(item.verdict == "kept" for item in found) else found[0].verdict
 
 
 def quota_keys(config: Pair, sides: Sides, shards: Sequence[str]) -> dict[str, int]:
@@ -122,35 +166,42 @@ def quota_keys(config: Pair, sides: Sides, shards: Sequence[str]) -> dict[str, i
 def kept_keys(config: Pair, sides: Sides, shard: str) -> dict[str, list[int]]:
     """The quota keys of one shard's kept prompts, for each source that the shard has."""
     keys: dict[str, list[int]] = {}
-    for row, _, _, verdict, _ in judged(config, sides, shard, columns=["prompt_id", "source"]):
+    for row, _, found in judged(config, sides, shard, columns=["prompt_id", "source"]):
         of_source = keys.setdefault(row["source"], [])
-        if verdict == "kept" and row["source"] in config.max_per_source:
+        if of_prompt(found) == "kept" and row["source"] in config.max_per_source:
             of_source.append(quota_key(row["prompt_id"]))
     return keys
 
 
 @ray.remote
 def pair_shard(
-    config: Pair, sides: Sides, artifact: Artifact, view: str, last: dict[str, int], shard: str
-) -> Counter[str]:
-    """Verdicts and pairs of one shard; how many of each verdict. `last`: source -> the greatest key in its quota."""
+    config: Pair, sides: Sides, artifact: Artifact, last: Mapping[str, int], shard: str
+) -> dict[str, Counter[str]]:
+    """Verdicts and pairs of one shard; their counts by view. `last`: source -> the greatest key in its quota."""
     verdicts: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
-    for row, clean, augmented, verdict, error in judged(config, sides, shard):
-        if verdict == "kept" and row["source"] in last and quota_key(row["prompt_id"]) > last[row["source"]]:
-            verdict = "surplus"
-        texts = {"chosen": clean.text, "rejected": augmented.text}
-        verdicts.append(
-            {"prompt_id": row["prompt_id"], "source": row["source"], "verdict": verdict, "error": error} | texts
-        )
-        if verdict == "kept":
-            token_ids = {"chosen_token_ids": clean.token_ids, "rejected_token_ids": augmented.token_ids}
-            pairs.append(
-                {key: row[key] for key in PAIR_SCHEMA.names if key in row} | {"view": view} | texts | token_ids
-            )
+    counts: dict[str, Counter[str]] = {view: Counter() for view in (ANY, *sides.rejected)}
+    for row, clean, found in judged(config, sides, shard):
+        if row["source"] in last and quota_key(row["prompt_id"]) > last[row["source"]]:
+            for item in found:
+                item.verdict = "surplus" if item.verdict == "kept" else item.verdict
+        counts[ANY][of_prompt(found)] += 1
+        for item in found:
+            counts[item.view][item.verdict] += 1
+            texts = {"chosen": clean.text, "rejected": item.response.text}
+            about = {"prompt_id": row["prompt_id"], "source": row["source"], "view": item.view}
+            verdicts.append(about | {"verdict": item.verdict, "error": item.error} | texts)
+        rejected = [
+            {"view": item.view, "text": item.response.text, "token_ids": item.response.token_ids}
+            for item in found
+            if item.verdict == "kept"
+        ]
+        if rejected:
+            answers = {"chosen": clean.text, "chosen_token_ids": clean.token_ids, "rejected": rejected}
+            pairs.append({key: row[key] for key in PAIR_SCHEMA.names if key in row} | answers)
     write_table(artifact.path("verdicts", shard), table(verdicts, VERDICT_SCHEMA))
     write_table(artifact.path("pairs", shard), table(pairs, PAIR_SCHEMA))
-    return Counter(row["verdict"] for row in verdicts)
+    return counts
 
 
 def read_pairs(prompts: Artifact, artifact: Artifact) -> pa.Table:
@@ -161,11 +212,12 @@ def read_pairs(prompts: Artifact, artifact: Artifact) -> pa.Table:
 
 
 def official_json(artifact: Artifact, shards: list[str]) -> bytes:
-    columns = ["chosen", "rejected", "question", "image_id"]
-
     def rows() -> Iterator[dict[str, str]]:
         for shard in shards:
+            columns = ["chosen", "rejected", "question", "image_id"]
             for row in read_table(artifact.path("pairs", shard), columns=columns).to_pylist():
-                yield {"chosen": row["chosen"], "reject": row["rejected"]} | {key: row[key] for key in columns[2:]}
+                about = {"question": row["question"], "image_id": row["image_id"]}
+                for rejected in row["rejected"]:
+                    yield {"chosen": row["chosen"], "reject": rejected["text"]} | about
 
     return json.dumps(list(rows()), ensure_ascii=False, indent=0).encode()

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +10,14 @@ import numpy as np
 from PIL import Image
 
 from seva_ray.artifacts import Artifact, Store, versions
-from seva_ray.augmentations import CLEAN
+from seva_ray.augmentations import CLEAN, CONTROLS
 from seva_ray.encoding import Encoder
 from seva_ray.errors import ConfigError, UserError
 from seva_ray.models import Model
 from seva_ray.report import Funnel, ReportContent, Sample, ScoreTable, StageTime, render
 from seva_ray.seeds import key_of
 from seva_ray.stages.evaluate import read_comparisons
-from seva_ray.stages.pair import lineage
+from seva_ray.stages.pair import ANY, lineage
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import say
 from seva_ray.storage import local_directory, read_bytes, read_table, write_bytes
@@ -44,22 +45,22 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
     pairs = store.find(next(iter(trained.recipe["inputs"])))
     prompts, chosen, rejected = lineage(store, pairs)
     scores = [store.find(item) for item in store.names("scores") if item.endswith(f"/{name}")]
-    view = rejected.name.rsplit("/", 1)[-1]
+    floors = controls(store, pairs)
     answers = [store.find(item) for score in scores for item in list(score.recipe["inputs"])[1:]]
-    made = {"prepare": prompts, "generate": rejected, "pair": pairs, "train": trained}
+    made = {"prepare": prompts, "generate": rejected[-1], "pair": pairs, "train": trained}
     made |= {"generate for the scores": max(answers, key=lambda item: item.seconds)} if answers else {}
     made |= {f"evaluate {score.name.split('/')[1]}": score for score in scores}
     content = ReportContent(
         title=f"seva_ray: {name}",
-        summary=summary(trained, pairs, view),
-        funnels=[Funnel(view=view, num_prompts=pairs.counts["num_prompts"], verdicts=pairs.counts["verdicts"])],
+        summary=summary(trained, pairs, floors),
+        funnels=funnels(pairs, floors),
         samples=samples(config, Model(**trained.counts["start"]), prompts, rejected, pairs),
         training=[row for row in json.loads(read_bytes(trained.path("log.json"))) if "loss" in row],
         scores=[ScoreTable(benchmark=item.name.split("/")[1], comparisons=read_comparisons(item)) for item in scores],
         seconds=[
             StageTime(stage=stage, seconds=item.seconds, reused=item.finished < began) for stage, item in made.items()
         ],
-        config={item.name: item.recipe["config"] for item in (prompts, chosen, rejected, pairs, trained, *scores)},
+        config={item.name: item.recipe["config"] for item in (prompts, chosen, *rejected, pairs, trained, *scores)},
         versions=versions(),
         command=command,
     )
@@ -69,24 +70,52 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
     return uri
 
 
-def summary(trained: Artifact, pairs: Artifact, view: str) -> list[str]:
-    verdicts, num_prompts = pairs.counts["verdicts"], pairs.counts["num_prompts"]
-    return [
-        f"{trained.counts['start']['name']} answered {num_prompts:,} prompts on the image and on its {view} view; "
-        f"{verdicts['kept']:,} pairs ({verdicts['kept'] / num_prompts:.1%}) were kept.",
-        f"DPO on {trained.counts['num_pairs']:,} pairs for {trained.counts['num_steps']:,} steps made the policy.",
+def controls(store: Store, pairs: Artifact) -> list[Artifact]:
+    """The control views' pairs beside these, where they were made: the floor of unequal answers."""
+    prefix = pairs.name.rsplit("/", 1)[0]
+    return [store.find(name) for name in store.names(prefix) if name.removeprefix(f"{prefix}/") in CONTROLS]
+
+
+def funnels(pairs: Artifact, floors: Sequence[Artifact]) -> list[Funnel]:
+    """One for each view; with several rejected views one for all; then the controls."""
+    found = {} if len(pairs.counts["views"]) == 1 else {ANY: pairs.counts["verdicts"]}
+    for artifact in (pairs, *floors):
+        found |= artifact.counts["views"]
+    num_prompts = pairs.counts["num_prompts"]
+    return [Funnel(view=view, num_prompts=num_prompts, verdicts=verdicts) for view, verdicts in found.items()]
+
+
+def summary(trained: Artifact, pairs: Artifact, floors: Sequence[Artifact]) -> list[str]:
+    kept, num_prompts = pairs.counts["verdicts"]["kept"], pairs.counts["num_prompts"]
+    views = " and ".join(pairs.counts["views"])
+    lines = [
+        f"{trained.counts['start']['name']} answered {num_prompts:,} prompts on the image and on its {views} view; "
+        f"{kept:,} pairs ({kept / num_prompts:.1%}) were kept.",
     ]
+    for floor in floors:
+        (view,) = floor.counts["views"]
+        unequal = floor.counts["verdicts"]["kept"]
+        lines.append(
+            f"On the clean image once more ({view}), {unequal:,} answers ({unequal / num_prompts:.1%}) would have been "
+            "kept: so many differ by the engine's rounding, not by the augmentation."
+        )
+    lines.append(
+        f"DPO on {trained.counts['num_pairs']:,} pairs for {trained.counts['num_steps']:,} steps made the policy."
+    )
+    return lines
 
 
-def samples(config: Report, start: Model, prompts: Artifact, rejected: Artifact, pairs: Artifact) -> list[Sample]:
-    """Kept pairs, a few of each shard, chosen by a hash of prompt_id."""
+def samples(
+    config: Report, start: Model, prompts: Artifact, rejected: Sequence[Artifact], pairs: Artifact
+) -> list[Sample]:
+    """Kept pairs, a few of each shard, chosen by a hash of prompt_id; one rejected response of each."""
     rows: list[dict[str, Any]] = []
     for index in range(prompts.counts["num_shards"]):
         rows += read_table(pairs.path("pairs", shard_name(index))).slice(0, 4 * config.num_samples).to_pylist()
         if len(rows) >= 16 * config.num_samples:
             break
     rows.sort(key=lambda row: key_of(0, "sample", row["prompt_id"]))
-    recipe, view = rejected.recipe["config"], rejected.name.rsplit("/", 1)[-1]
+    recipe = rejected[0].recipe["config"]
     viewer = Viewer(
         encoder=Encoder(local_directory(start.directory), recipe["system"]),
         image_root=prompts.counts["image_root"],
@@ -94,9 +123,10 @@ def samples(config: Report, start: Model, prompts: Artifact, rejected: Artifact,
         seed=recipe["augmentation"]["seed"],
     )
     shown = []
-    for row in rows[: config.num_samples]:
+    for place, row in enumerate(rows[: config.num_samples]):
+        answer = row["rejected"][place % len(row["rejected"])]
         try:
-            clean, augmented = (png(viewer, viewer.pixels(row, label)) for label in (CLEAN, view))
+            clean, augmented = (png(viewer, viewer.pixels(row, view)) for view in (CLEAN, answer["view"]))
         except (UserError, OSError) as error:
             say(f"report: sample {row['prompt_id']} left out ({error})")
             continue
@@ -104,12 +134,12 @@ def samples(config: Report, start: Model, prompts: Artifact, rejected: Artifact,
             Sample(
                 prompt_id=row["prompt_id"],
                 question=row["question"],
-                view=view,
+                view=answer["view"],
                 verdict="kept",
                 image_png=clean,
                 augmented_png=augmented,
                 chosen=row["chosen"],
-                rejected=row["rejected"],
+                rejected=answer["text"],
             )
         )
     return shown
