@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import ray
 
+from seva_ray.errors import InputError
+
 
 @contextmanager
 def cluster() -> Iterator[None]:
@@ -31,12 +33,18 @@ def join() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Ray's core would print a warning about its own Data actors on the terminal at every run.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(
-        address=address,
-        include_dashboard=False if address == "local" else None,
-        logging_level=logging.WARNING,
-        log_to_driver=False,  # stages say what a person needs; workers' own lines are in Ray's session directory
-    )
+    try:
+        ray.init(
+            address=address,
+            include_dashboard=False if address == "local" else None,
+            logging_level=logging.WARNING,
+            log_to_driver=False,  # stages say what a person needs; workers' own lines are in Ray's session directory
+        )
+    except ConnectionError as error:
+        if address == "local":
+            raise
+        advice = "is it running, and do RAY_AUTH_MODE and RAY_AUTH_TOKEN agree with it?"
+        raise InputError(f"RAY_ADDRESS {address}: no connection to a Ray cluster there; {advice}") from error
 
 
 def has_gpus() -> bool:

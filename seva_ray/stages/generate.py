@@ -151,7 +151,8 @@ def run_units(config: Generate, model: Model, units: Sequence[Unit]) -> None:
             compute=ray.data.ActorPoolStrategy(
                 min_size=config.min_engines,
                 max_size=config.max_engines,
-                max_tasks_in_flight_per_actor=config.units_per_engine,
+                # As many again wait at the actor: the pool grows by that, and their pixels are there in time.
+                max_tasks_in_flight_per_actor=2 * config.units_per_engine,
                 max_concurrent_calls_per_actor=config.units_per_engine,
                 enable_true_multi_threading=True,
             ),
