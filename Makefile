@@ -18,7 +18,7 @@ dev:
 test: dev ## the tests, with the tools they need
 	$(PYTHON) -m pytest
 
-chaos: dev ## generation while everything dies, by turns and often: 42 kills
+chaos: dev ## generation while everything dies, by turns and often: 44 kills
 	CHAOS_ROUNDS=6 $(PYTHON) -m pytest tests/chaos
 
 check: dev ## style, import boundaries, types
