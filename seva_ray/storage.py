@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -16,23 +17,28 @@ from seva_ray.errors import InputError
 from seva_ray.fingerprints import fingerprint_of
 
 
+def locate(uri: str) -> tuple[Any, str]:
+    """The filesystem and the path in it. Without its cache of listings, which knows nothing of what others write."""
+    return fsspec.core.url_to_fs(uri, use_listings_cache=False)
+
+
 def is_local(uri: str) -> bool:
-    return isinstance(fsspec.core.url_to_fs(uri)[0], LocalFileSystem)
+    return isinstance(locate(uri)[0], LocalFileSystem)
 
 
 def exists(uri: str) -> bool:
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = locate(uri)
     return filesystem.exists(path)
 
 
 def read_bytes(uri: str) -> bytes:
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = locate(uri)
     return filesystem.cat_file(path)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
     """All or nothing: a rename on a local disk, a single put in an object store. Writing twice is harmless."""
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = locate(uri)
     if not isinstance(filesystem, LocalFileSystem):
         filesystem.pipe_file(path, data)
         return
@@ -53,7 +59,7 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = locate(uri)
     with filesystem.open(path, "rb") as file:
         return pq.read_table(file, columns=list(columns) if columns else None)
 
@@ -66,7 +72,7 @@ def write_table(uri: str, table: pa.Table) -> None:
 
 def write_directory(uri: str, directory: str) -> None:
     """Moves or uploads a finished local directory to `uri`, in place of what is there."""
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = locate(uri)
     if isinstance(filesystem, LocalFileSystem):
         shutil.rmtree(path, ignore_errors=True)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -82,7 +88,7 @@ def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
 
     Raises: InputError where there is no such remote directory.
     """
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = locate(uri)
     if isinstance(filesystem, LocalFileSystem):
         return path
     found = filesystem.find(path, detail=True)
@@ -102,7 +108,7 @@ def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
 
 def contents(uri: str) -> str:
     """A digest of a file's bytes, or of a directory's file names and sizes."""
-    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem, path = locate(uri)
     if filesystem.isdir(path):
         found = filesystem.find(path, detail=True)
         return fingerprint_of({name.removeprefix(path): item["size"] for name, item in found.items()})

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,18 +53,6 @@ def memory() -> Iterator[str]:
     filesystem, path = fsspec.core.url_to_fs(root)
     if filesystem.exists(path):
         filesystem.rm(path, recursive=True)
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no right to mount a disk here")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 # Identity and fingerprint

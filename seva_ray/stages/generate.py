@@ -11,11 +11,11 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any
 
-import fsspec
 import pyarrow.compute as pc
 import ray
 import tyro
@@ -24,14 +24,15 @@ from seva_ray.artifacts import Artifact, Store
 from seva_ray.augmentations import CONTROLS, parse_view
 from seva_ray.encoding import VICUNA_V1, Encoder
 from seva_ray.engines import Decoding, Engine, FakeEngine, TransformersEngine, VllmEngine
-from seva_ray.errors import ConfigError
+from seva_ray.errors import ConfigError, UserError
 from seva_ray.fingerprints import execution
 from seva_ray.models import Model
 from seva_ray.records import Response
 from seva_ray.stages.cluster import has_gpus, join
+from seva_ray.stages.job import users_line
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import Progress, say
-from seva_ray.storage import local_directory, read_table
+from seva_ray.storage import local_directory, locate, read_table
 from seva_ray.units import Encoded, Unit, answer, encode
 from seva_ray.views import Viewer
 
@@ -110,8 +111,7 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
 
 
 def missing_units(prompts: Artifact, view: str, artifact: Artifact) -> list[Unit]:
-    filesystem, path = fsspec.core.url_to_fs(artifact.uri)
-    filesystem.invalidate_cache()
+    filesystem, path = locate(artifact.uri)
     done = {name.rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)}
     return [
         Unit(
@@ -131,6 +131,7 @@ def run_units(config: Generate, model: Model, units: Sequence[Unit]) -> None:
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None  # a unit is one block, whatever its size
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # its wrapper would come from the worker without its cause
     gpus = config.engine.tensor_parallel_size if isinstance(config.engine, VllmEngine) and has_gpus() else 0
     responses = (
         ray.data.from_items([{"unit": json.dumps(asdict(unit))} for unit in units], override_num_blocks=len(units))
@@ -159,7 +160,8 @@ def run_units(config: Generate, model: Model, units: Sequence[Unit]) -> None:
             fn_constructor_args=(config.engine, config.decoding, model.directory),
         )
     )
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # Ray Data sets its own level when a dataset is made
+    # Ray Data sets its own level when a dataset is made. What it logs as an error it raises too.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     progress = Progress("generate", len(units), "units")
     num_rows = 0
     for row in responses.iter_rows():
@@ -173,6 +175,19 @@ def encoder(engine: Engine, directory: str, system: str) -> Encoder:
     return engine.encoder(local_directory(directory), system)
 
 
+@contextmanager
+def told() -> Iterator[None]:
+    """In a worker: an error that a user can mend is raised as its line, which Ray Data leaves whole on the way."""
+    try:
+        yield
+    except Exception as error:
+        line = users_line(error)
+        if line is None:
+            raise
+        raise UserError(line) from None
+
+
+@told()
 def encode_unit(batch: dict[str, Any], config: Generate, directory: str) -> dict[str, Any]:
     """Ray Data's task: encodes the unit that is the batch's only row."""
     unit = Unit(**json.loads(batch["unit"][0]))
@@ -192,6 +207,7 @@ class UnitWorker:
     def __init__(self, engine: Engine, decoding: Decoding, directory: str):
         self.generator = engine.load(local_directory(directory), decoding)
 
+    @told()
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {"num_rows": [answer(Encoded.of(batch["header"][0], batch["pixels"][0]), self.generator)]}
 

@@ -74,7 +74,7 @@ def users_line(error: BaseException) -> str | None:
         seen.add(id(cause))
         inner = getattr(cause, "cause", None)  # of Ray's copy of a worker's error, whose text is the whole traceback
         if inner is None and isinstance(cause, UserError):
-            return str(cause)
+            return str(cause).splitlines()[0]  # Ray Data adds more lines
         if inner is None and isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
             return f"{cause.filename or 'storage'}: {cause.strerror}"
         context = None if cause.__suppress_context__ else cause.__context__

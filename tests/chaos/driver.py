@@ -1,0 +1,47 @@
+"""A job that the tests start and kill: every view of every prompt set, on the cluster that RAY_ADDRESS names."""
+
+from dataclasses import dataclass
+
+from seva_ray.artifacts import Store
+from seva_ray.engines import Decoding, FakeEngine, VllmEngine
+from seva_ray.models import model_at
+from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.job import run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drive:
+    """What is generated from prompts that are ready."""
+
+    generate: Generate
+    root: str = ""
+    model: str = ""
+    prompts: tuple[str, ...] = ("prompts/toy",)
+    views: tuple[str, ...] = ("clean",)
+
+
+PRESETS = {
+    "fake": Drive(
+        generate=Generate(
+            engine=FakeEngine(seconds_per_request=0.01), min_engines=2, max_engines=2, engine_resource="engine"
+        ),
+        views=("clean", "diffusion-500"),
+    ),
+    "vllm": Drive(
+        generate=Generate(
+            engine=VllmEngine(dtype="float32", max_model_len=256, enforce_eager=True),
+            decoding=Decoding(max_new_tokens=32),
+            engine_resource="engine",
+        ),
+    ),
+}
+
+
+def drive(config: Drive) -> None:
+    store = Store(config.root)
+    work = [(store.find(name), view) for name in config.prompts for view in config.views]
+    generate(config.generate, store, model_at(config.model), work)
+
+
+if __name__ == "__main__":
+    run(drive, PRESETS, "A job for the chaos tests.")

@@ -1,0 +1,58 @@
+"""A Ray cluster of several machines on this one, and the ways in which its parts die."""
+
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import psutil
+from ray.cluster_utils import Cluster
+
+ENGINE_ACTOR = "ray::MapWorker(MapBatches(UnitWorker))"
+ENCODING_TASK = "ray::MapBatches(encode_unit)"
+VLLM_ENGINE = "VLLM::EngineCore"
+PATIENCE_S = 300
+"""What has not come after this long never will."""
+
+
+def wait_for(what: Callable[[], Any]) -> Any:
+    """The first value that is true."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it hangs"
+        time.sleep(0.02)
+    return found
+
+
+class Machines:
+    """A head that only directs, and two machines with room for one engine each."""
+
+    def __init__(self) -> None:
+        head = {"num_cpus": 0, "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.workers = [self.added(), self.added()]
+
+    def added(self) -> Any:
+        return self.cluster.add_node(num_cpus=2, resources={"engine": 1})
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Those of this cluster, and of no other on the host, whose title begins so."""
+        found = []
+        for node in self.cluster.list_all_nodes():
+            (raylet,) = node.all_processes["raylet"]
+            for process in psutil.Process(raylet.process.pid).children(recursive=True):
+                try:
+                    if "".join(process.cmdline()[:1]).startswith(title):
+                        found.append(process)
+                except psutil.Error:  # it has just ended
+                    continue
+        return found
+
+    def kill_process(self, title: str, random: Random) -> None:
+        """SIGKILL for one of them, as soon as there is one."""
+        random.choice(wait_for(lambda: self.processes(title))).kill()
+
+    def kill_node(self, random: Random) -> None:
+        """A machine is gone without a word, and another one comes."""
+        self.cluster.remove_node(self.workers.pop(random.randrange(2)), allow_graceful=False)
+        self.workers.append(self.added())

@@ -1,0 +1,62 @@
+"""A run of the driver that is killed and started again, and a run without Ray to compare its files with."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.engines import FakeEngine
+from seva_ray.models import Model
+from seva_ray.stages.generate import Generate, UnitWorker, encode_unit, finish_responses, missing_units, open_responses
+from seva_ray.storage import locate
+from tests.chaos import driver
+from tests.chaos.machines import PATIENCE_S, Machines
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One job, started as often as it takes."""
+
+    machines: Machines
+    words: list[str]
+    """Its command line."""
+    log: Path
+    process: subprocess.Popen = field(init=False)
+
+    def start(self) -> None:
+        repository = str(Path(driver.__file__).parents[2])
+        environment = os.environ | {"RAY_ADDRESS": self.machines.cluster.address, "PYTHONPATH": repository}
+        command = [sys.executable, driver.__file__, *self.words]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def check_running(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        return True
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def finish(self) -> None:
+        assert self.process.wait(PATIENCE_S) == 0, self.log.read_text()
+
+
+def uninterrupted(config: Generate, store: Store, model: Model, prompts: Artifact, view: str) -> Artifact:
+    """The units one after the other, in this process, without Ray."""
+    artifact = open_responses(config, store, model, prompts, view)
+    engine = replace(config.engine, seconds_per_request=0.0) if isinstance(config.engine, FakeEngine) else config.engine
+    worker = UnitWorker(engine, config.decoding, model.directory)
+    for unit in missing_units(prompts, view, artifact):
+        worker(encode_unit({"unit": [json.dumps(asdict(unit))]}, config, model.directory))
+    return finish_responses(prompts, artifact)
+
+
+def shards(uri: str) -> dict[str, bytes]:
+    """Name and bytes of each file in a directory that counts as done."""
+    filesystem, path = locate(uri)
+    names = [name for name in filesystem.ls(path, detail=False) if name.endswith(".parquet")]
+    return {name.rsplit("/", 1)[-1]: filesystem.cat_file(name) for name in names}
