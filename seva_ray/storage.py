@@ -25,6 +25,13 @@ def exists(uri: str) -> bool:
     return filesystem.exists(path)
 
 
+def names_in(uri: str) -> set[str]:
+    """Names of the files in a directory; none where there is no such directory."""
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem.invalidate_cache()
+    return {name.rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)} if filesystem.exists(path) else set()
+
+
 def read_bytes(uri: str) -> bytes:
     filesystem, path = fsspec.core.url_to_fs(uri)
     return filesystem.cat_file(path)

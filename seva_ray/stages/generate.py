@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any
 
-import fsspec
 import pyarrow.compute as pc
 import ray
 import tyro
@@ -31,7 +30,7 @@ from seva_ray.records import Response
 from seva_ray.stages.cluster import has_gpus, join
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import Progress, say
-from seva_ray.storage import local_directory, read_table
+from seva_ray.storage import local_directory, names_in, read_table
 from seva_ray.units import Encoded, Unit, answer, encode
 from seva_ray.views import Viewer
 
@@ -110,9 +109,7 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
 
 
 def missing_units(prompts: Artifact, view: str, artifact: Artifact) -> list[Unit]:
-    filesystem, path = fsspec.core.url_to_fs(artifact.uri)
-    filesystem.invalidate_cache()
-    done = {name.rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)}
+    done = names_in(artifact.uri)
     return [
         Unit(
             prompts_uri=prompts.path(name),
