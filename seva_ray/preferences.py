@@ -91,7 +91,7 @@ def layout(rows: Sequence[tuple[list[int], list[tuple[int, Sequence[int]]]]], pa
 
 
 def attention_mask(branch: Tensor) -> Tensor:
-    """(R, 1, T, T), True where a token may look: back, at the prompt and at its own response. Nobody looks at padding."""
+    """(R, 1, T, T), True where a token may look: back, at the prompt and at its own response, never at padding."""
     query, key = branch[:, :, None], branch[:, None, :]
     back = torch.ones(branch.shape[1], branch.shape[1], dtype=torch.bool, device=branch.device).tril()
     allowed = back & ((key == PROMPT) | (key == query)) & (key != NOTHING)
