@@ -4,16 +4,38 @@ Source: Rafailov et al. 2023 (arXiv 2305.18290), with the settings of SeVa (arXi
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from seva_ray.errors import ConfigError
 from seva_ray.fingerprints import execution
 from seva_ray.policy import Lora
-from seva_ray.records import PREFERENCE_SCHEMA
 from seva_ray.seeds import key_of
+
+LossName = Literal["sigmoid", "softmax", "ipo", "hinge", "robust", "rpo", "length_normalised"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Which loss, and its own parameters; formulas and sources are in losses.py."""
+
+    name: LossName = "sigmoid"
+    """sigmoid is DPO; softmax has all rejected views of a pair in one softmax; rpo adds an SFT term."""
+    label_smoothing: float = 0.0
+    """robust: the share of pairs whose sides are taken to be exchanged, 0 to below 0.5."""
+    sft_weight: float = 1.0
+    """rpo: weight of the chosen response's negative log-likelihood per token."""
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(LossName):
+            raise ConfigError(f"loss {self.name}: must be one of {', '.join(get_args(LossName))}")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ConfigError(f"label_smoothing {self.label_smoothing}: must be 0 or more and below 0.5")
+        if not 0 <= self.sft_weight < float("inf"):
+            raise ConfigError(f"sft_weight {self.sft_weight}: must be 0 or more, and finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +44,8 @@ class Train:
 
     beta: float = 0.1
     """Strength of the pull towards the reference."""
+    loss: Loss = field(default_factory=Loss)
+    """How a pair's rewards become its loss."""
     learning_rate: float = 2e-6
     """Peak of the cosine schedule."""
     warmup_ratio: float = 0.03
@@ -50,6 +74,8 @@ class Train:
     """One GPU each, or one CPU where the cluster has no GPU."""
     per_device_batch_size: int = execution(2)
     """Pairs per forward of one worker."""
+    shared_prefix: bool = execution(True)
+    """Compute image and question once for all responses of a pair, where the model allows it."""
     gradient_checkpointing: bool = execution(True)
     """Recompute activations in the backward pass: less memory, slower."""
     save_steps: int = execution(50)
@@ -78,29 +104,53 @@ class Train:
             )
 
 
-def preferences(pairs: pa.Table) -> pa.Table:
-    """PAIR_SCHEMA as PREFERENCE_SCHEMA: a row for each rejected response."""
-    counts = pc.list_value_length(pairs["rejected"]).to_pylist()
-    rows = pa.array([row for row, count in enumerate(counts) for _ in range(count)], pa.int64())
-    flat = pairs.drop_columns("rejected").take(rows)
-    rejected = pc.list_flatten(pairs["rejected"])
-    for name, part in (("view", "view"), ("rejected", "text"), ("rejected_token_ids", "token_ids")):
-        flat = flat.append_column(name, pc.struct_field(rejected, part))
-    return flat.select(PREFERENCE_SCHEMA.names).cast(PREFERENCE_SCHEMA)
-
-
 def choose(pairs: pa.Table, config: Train) -> pa.Table:
-    """The preferences to train on, in an order that depends on nothing but their ids."""
-    pairs = preferences(pairs)
+    """The pairs to train on, in an order that depends on nothing but their ids."""
     ids = pairs["prompt_id"].to_pylist()
     order = sorted(range(len(ids)), key=lambda place: key_of(config.seed, "pairs", ids[place]))[: config.num_pairs]
     chosen = pairs.take(pa.array(order, pa.int64()))
     if not config.swap_sides:
         return chosen
-    swap = pa.array([key_of(config.seed, "swap", prompt_id) % 2 == 1 for prompt_id in chosen["prompt_id"].to_pylist()])
-    names = [("chosen", "rejected"), ("chosen_token_ids", "rejected_token_ids")]
-    swapped = {a: pc.if_else(swap, chosen[b], chosen[a]) for pair in names for a, b in (pair, pair[::-1])}
-    return pa.table({name: swapped.get(name, chosen[name]) for name in chosen.column_names}, schema=chosen.schema)
+    return pa.Table.from_pylist([swapped(row, config.seed) for row in chosen.to_pylist()], chosen.schema)
+
+
+def swapped(pair: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The pair, or in half of the cases the one with its chosen and its first rejected response exchanged."""
+    if key_of(seed, "swap", pair["prompt_id"]) % 2 == 0:
+        return pair
+    first, *others = pair["rejected"]
+    exchanged = first | {"text": pair["chosen"], "token_ids": pair["chosen_token_ids"]}
+    sides = {"chosen": first["text"], "chosen_token_ids": first["token_ids"], "rejected": [exchanged, *others]}
+    if "ref_logps" in pair:
+        of_chosen, of_first, *of_others = pair["ref_logps"]
+        sides["ref_logps"] = [of_first, of_chosen, *of_others]
+    return pair | sides
+
+
+def schedule(pairs: pa.Table, config: Train) -> pa.Table:
+    """What is trained on, step by step: every pair `num_repeats` times, shuffled, `global_batch_size` rows per step.
+
+    The same for any number of workers. Within a step rows go by length, so that rows of one forward need little
+    padding. The last step is filled up with pairs of weight 0, and the others' weight makes its loss their mean.
+    """
+    ids, size = pairs["prompt_id"].to_pylist(), config.global_batch_size
+    times = [(place, again) for again in range(config.num_repeats) for place in range(len(ids))]
+    times.sort(key=lambda time: key_of(config.seed, "order", time[1], ids[time[0]]))
+    lengths = pc.binary_length(pairs["question"]).to_numpy() + num_response_tokens(pairs)
+    rows: list[int] = []
+    weights: list[float] = []
+    for start in range(0, len(times), size):
+        step = sorted((place for place, _ in times[start : start + size]), key=lambda place: lengths[place])
+        filling = size - len(step)
+        rows += [*step, *[step[0]] * filling]
+        weights += [size / len(step)] * len(step) + [0.0] * filling
+    return pairs.take(pa.array(rows, pa.int64())).append_column("weight", pa.array(weights, pa.float32()))
+
+
+def num_response_tokens(pairs: pa.Table) -> np.ndarray:
+    """Tokens of all responses of each pair."""
+    rejected = [sum(len(item["token_ids"]) for item in row) for row in pairs["rejected"].to_pylist()]
+    return pc.list_value_length(pairs["chosen_token_ids"]).to_numpy() + np.array(rejected, np.int64)
 
 
 def deepspeed_config(config: Train) -> dict[str, Any] | None:

@@ -82,29 +82,15 @@ VERDICT_SCHEMA = pa.schema(
     ]
 )
 
-_PROMPT = [field for field in PROMPT_SCHEMA if field.name != "error"]
-
 PAIR_SCHEMA = pa.schema(
     [
-        *_PROMPT,
+        *(field for field in PROMPT_SCHEMA if field.name != "error"),
         ("chosen", STRING),
         ("chosen_token_ids", IDS),
         # One for each view that was kept.
         ("rejected", pa.list_(pa.struct([("view", STRING), ("text", STRING), ("token_ids", IDS)]))),
     ]
 )
-
-PREFERENCE_SCHEMA = pa.schema(
-    [
-        *_PROMPT,
-        ("view", STRING),
-        ("chosen", STRING),
-        ("rejected", STRING),
-        ("chosen_token_ids", IDS),
-        ("rejected_token_ids", IDS),
-    ]
-)
-"""A pair with K rejected responses is K preferences."""
 
 
 def table(rows: Iterable[Prompt | Response | Mapping[str, Any]], schema: pa.Schema) -> pa.Table:

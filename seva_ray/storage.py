@@ -31,6 +31,12 @@ def exists(uri: str) -> bool:
     return filesystem.exists(path)
 
 
+def names_in(uri: str) -> set[str]:
+    """Names of the files in a directory; none where there is no such directory."""
+    filesystem, path = locate(uri)
+    return {name.rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)} if filesystem.exists(path) else set()
+
+
 def read_bytes(uri: str) -> bytes:
     filesystem, path = locate(uri)
     return filesystem.cat_file(path)

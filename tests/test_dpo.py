@@ -5,10 +5,10 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from seva_ray.dpo import Train, choose, deepspeed_config, preferences
+from seva_ray.dpo import Train, choose, deepspeed_config, schedule
 from seva_ray.errors import ConfigError
 from seva_ray.fingerprints import identity
-from seva_ray.records import PAIR_SCHEMA, PREFERENCE_SCHEMA, table
+from seva_ray.records import PAIR_SCHEMA, table
 
 # Configuration
 
@@ -92,17 +92,7 @@ def test_all_pairs_are_taken_once_unless_fewer_are_wanted():
     for number in (None, 50, 1000):
         chosen = choose(everything, Train(num_pairs=number))
         assert sorted(ids(chosen)) == sorted(ids(everything))
-        assert chosen.schema == PREFERENCE_SCHEMA
-
-
-def test_every_rejected_response_of_a_pair_is_a_preference_over_the_same_chosen_one():
-    everything = pairs(3).to_pylist()
-    everything[1]["rejected"].append({"view": "moco", "text": "another", "token_ids": [7]})
-    rows = preferences(table(everything, PAIR_SCHEMA)).to_pylist()
-    assert [row["rejected"] for row in rows] == ["rejected 0", "rejected 1", "another", "rejected 2"]
-    assert [row["view"] for row in rows] == ["diffusion-500", "diffusion-500", "moco", "diffusion-500"]
-    assert [row["rejected_token_ids"] for row in rows] == [[0, 9], [1, 9], [7], [2, 9]]
-    assert [row["chosen_token_ids"][0] for row in rows] == [0, 1, 1, 2]
+        assert chosen.schema == PAIR_SCHEMA
 
 
 def test_a_smaller_set_is_part_of_a_larger_one():
@@ -136,7 +126,7 @@ def test_another_seed_takes_other_pairs():
 
 
 def test_a_chosen_pair_is_its_whole_row():
-    everything = {row["prompt_id"]: row for row in preferences(pairs(100)).to_pylist()}
+    everything = {row["prompt_id"]: row for row in pairs(100).to_pylist()}
     assert all(row == everything[row["prompt_id"]] for row in choose(pairs(100), Train(num_pairs=30)).to_pylist())
 
 
@@ -144,15 +134,16 @@ def test_swapping_exchanges_both_sides_of_about_half_of_the_pairs_and_nothing_el
     config = Train(num_pairs=400)
     plain = {row["prompt_id"]: row for row in choose(pairs(500), config).to_pylist()}
     swapped = choose(pairs(500), replace(config, swap_sides=True))
-    assert swapped.schema == PREFERENCE_SCHEMA
+    assert swapped.schema == PAIR_SCHEMA
     number = 0
     for row in swapped.to_pylist():
         before = plain[row["prompt_id"]]
         if row != before:
             number += 1
-            sides = {"chosen": "rejected", "chosen_token_ids": "rejected_token_ids"}
-            assert all((row[a], row[b]) == (before[b], before[a]) for a, b in sides.items())
-            assert all(row[name] == before[name] for name in row if name not in {*sides, *sides.values()})
+            (was,), (now,) = before.pop("rejected"), row.pop("rejected")
+            assert (row.pop("chosen"), row.pop("chosen_token_ids")) == (was["text"], was["token_ids"])
+            assert (now["text"], now["token_ids"]) == (before.pop("chosen"), before.pop("chosen_token_ids"))
+            assert row == before
     assert len(swapped) == 400
     assert 160 < number < 240, "more than four standard deviations from half"
     assert choose(pairs(500), replace(config, swap_sides=True)) == swapped
@@ -164,6 +155,57 @@ def test_whether_a_pair_is_swapped_does_not_depend_on_the_others():
         for number in (20, 100)
     ]
     assert all(sides[1][prompt_id] == chosen for prompt_id, chosen in sides[0].items())
+
+
+def test_swapping_exchanges_the_reference_log_probabilities_too():
+    scored = pairs(40).append_column("ref_logps", pa.array([[-1.0, -2.0]] * 40, pa.list_(pa.float32())))
+    plain, swapped = (choose(scored, Train(swap_sides=swap)).to_pylist() for swap in (False, True))
+    for before, after in zip(plain, swapped, strict=True):
+        assert after["ref_logps"] == ([-1.0, -2.0] if after["chosen"] == before["chosen"] else [-2.0, -1.0])
+
+
+# The order of training
+
+
+def steps(config: Train, number: int) -> list[list[dict]]:
+    rows = schedule(pairs(number), config).to_pylist()
+    return [rows[start : start + config.global_batch_size] for start in range(0, len(rows), config.global_batch_size)]
+
+
+def of_size(size: int, **values: object) -> Train:
+    return Train(global_batch_size=size, num_workers=1, per_device_batch_size=1, **values)  # type: ignore[arg-type]
+
+
+def test_every_pair_is_seen_as_often_as_wanted_and_the_last_step_is_filled_up_with_pairs_that_do_not_count():
+    found = steps(of_size(8, num_repeats=2), 15)
+    assert [len(step) for step in found] == [8] * 4
+    seen = [row["prompt_id"] for step in found for row in step if row["weight"]]
+    assert sorted(seen) == sorted(2 * [f"p{index}" for index in range(15)])
+    assert [sum(row["weight"] > 0 for row in step) for step in found] == [8, 8, 8, 6]
+    assert all(sum(row["weight"] for row in step) == pytest.approx(8) for step in found), "each step's loss is a mean"
+
+
+def test_the_order_is_shuffled_by_the_seed_and_does_not_depend_on_the_rows_order():
+    def ids_of(config: Train) -> list[set[str]]:
+        return [{row["prompt_id"] for row in step} for step in steps(config, 64)]
+
+    assert ids_of(of_size(8)) == ids_of(of_size(8))
+    assert ids_of(of_size(8)) != ids_of(of_size(8, seed=7))
+    backwards = schedule(pairs(64).take(pa.array(range(63, -1, -1))), of_size(8)).to_pylist()
+    assert [{row["prompt_id"] for row in backwards[:8]}] == ids_of(of_size(8))[:1]
+
+
+def test_pairs_of_one_length_stand_together_within_a_step():
+    rows = pairs(64).to_pylist()
+    for index, row in enumerate(rows):
+        row["chosen_token_ids"] = [1] * (index % 7)
+    found = schedule(table(rows, PAIR_SCHEMA), of_size(16, num_repeats=1)).to_pylist()
+    for start in range(0, 64, 16):
+        lengths = [
+            len(row["question"]) + len(row["chosen_token_ids"]) + len(row["rejected"][0]["token_ids"])
+            for row in found[start : start + 16]
+        ]
+        assert lengths == sorted(lengths)
 
 
 # DeepSpeed

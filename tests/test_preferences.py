@@ -1,9 +1,11 @@
-"""The batch of DPO: its tokens, masks and pixels, and that TRL's loss on it is the formula's."""
+"""The batch of DPO: its tokens, masks and pixels in both layouts, and that training's loss on it is the formula's."""
 
 import io
 from typing import Any
 
 import datasets
+import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import trl
@@ -11,13 +13,22 @@ from PIL import Image
 from torch.nn.functional import logsigmoid
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
+from seva_ray.dpo import Train
 from seva_ray.encoding import Encoder
 from seva_ray.images import MAX_PIXELS
 from seva_ray.policy import Lora, load_model
-from seva_ray.preferences import PreferenceCollator, pad
-from seva_ray.records import PREFERENCE_SCHEMA, table
+from seva_ray.preferences import (
+    NOTHING,
+    PreferenceCollator,
+    attention_mask,
+    packing_fails,
+    response_logps,
+    responses_of,
+)
+from seva_ray.records import PAIR_SCHEMA, table
 from seva_ray.stages.train import as_dataset
-from seva_ray.toy.model import EOS, IMAGE, PAD, VOCABULARY
+from seva_ray.stages.trainer import PreferenceTrainer
+from seva_ray.toy.model import IMAGE, VOCABULARY
 from seva_ray.toy.world import make_scene, render
 from seva_ray.views import Viewer
 from tests.processors import llama_style
@@ -29,7 +40,7 @@ ANSWERS = [
     # question, chosen, rejected; the last answer was cut at the token limit and so has no end.
     ("how many objects are there ?", "three </s>", "two </s>"),
     ("what color is the ring ?", "red </s>", "the ring is blue </s>"),
-    ("is there a red ring ?", "yes there is </s>", "no no no no no no"),
+    ("is there a red ring ?", "yes there is </s>", "no no no no no no", "there is </s>"),
 ]
 
 
@@ -40,72 +51,98 @@ def encoder(toy_model) -> Encoder:
 
 @pytest.fixture(scope="module")
 def pairs() -> list[dict[str, Any]]:
+    """Three pairs as training sees them; the last has two rejected responses."""
     rows = []
-    for number, (question, chosen, rejected) in enumerate(ANSWERS):
+    for number, (question, chosen, *rejected) in enumerate(ANSWERS):
         file = io.BytesIO()
         Image.fromarray(render(make_scene(7, "test", number))).save(file, "PNG")
         row: dict[str, Any] = {"prompt_id": f"p{number}", "image_id": f"i{number}", "source": "toy"}
-        row |= {"image_bytes": file.getvalue(), "view": "diffusion-500", "question": question}
-        row |= {"chosen": chosen, "rejected": rejected}
-        for side, text in (("chosen", chosen), ("rejected", rejected)):
-            row[f"{side}_token_ids"] = [VOCABULARY.index(word) for word in text.split()]
+        row |= {"image_bytes": file.getvalue(), "question": question, "chosen": chosen}
+        row |= {"chosen_token_ids": tokens(chosen)}
+        row |= {"rejected": [{"view": "moco", "text": text, "token_ids": tokens(text)} for text in rejected]}
         rows.append(row)
-    return table(rows, PREFERENCE_SCHEMA).to_pylist()
+    return table(rows, PAIR_SCHEMA).to_pylist()
+
+
+def tokens(text: str) -> list[int]:
+    return [VOCABULARY.index(word) for word in text.split()]
 
 
 @pytest.fixture(scope="module")
-def collator(encoder) -> PreferenceCollator:
-    return PreferenceCollator(viewer=Viewer(encoder=encoder, image_root=None, max_pixels=MAX_PIXELS))
+def viewer(encoder) -> Viewer:
+    return Viewer(encoder=encoder, image_root=None, max_pixels=MAX_PIXELS)
 
 
 # The batch
 
 
-def test_rows_are_padded_on_the_right():
-    assert pad([[1, 2, 3], [4]], 9).tolist() == [[1, 2, 3], [4, 9, 9]]
+def parts(batch: dict[str, torch.Tensor], row: int) -> dict[int, tuple[list[int], list[int]]]:
+    """Branch -> its tokens and their positions."""
+    found = {}
+    for branch in set(batch["branch"][row].tolist()) - {NOTHING}:
+        places = batch["branch"][row] == branch
+        found[branch] = batch["input_ids"][row][places].tolist(), batch["position_ids"][row][places].tolist()
+    return found
 
 
-def test_the_first_half_of_a_batch_is_chosen_and_the_second_rejected(collator, encoder, pairs):
-    batch = collator(pairs)
-    sides = [(pair, side) for side in ("chosen_token_ids", "rejected_token_ids") for pair in pairs]
-    assert len(batch["input_ids"]) == 2 * len(pairs)
-    for row, (pair, side) in enumerate(sides):
+def test_a_plain_row_is_prompt_and_response(viewer, encoder, pairs):
+    batch = PreferenceCollator(viewer=viewer, packed=False)(pairs)
+    expected = [(pair, response) for pair in pairs for response in responses_of(pair)]
+    assert len(batch["input_ids"]) == len(expected) == 7
+    for row, (pair, response) in enumerate(expected):
         prompt = encoder.expand(encoder.prompt_ids(pair["question"]))
-        attended = batch["attention_mask"][row].bool()
-        scored = batch["completion_mask"][row].bool()
-        assert batch["input_ids"][row][attended].tolist() == prompt + pair[side]
-        assert batch["input_ids"][row][scored].tolist() == pair[side]
-        assert batch["input_ids"][row][~attended].unique().tolist() in ([PAD], [])
-        assert attended.tolist() == sorted(attended.tolist(), reverse=True)
+        found = parts(batch, row)
+        assert found[0][0] + found[1][0] == prompt + response
+        assert found[0][1] + found[1][1] == list(range(len(prompt + response)))
         assert prompt.count(IMAGE) == encoder.num_image_tokens
 
 
-def test_every_tensor_of_a_batch_has_the_shape_that_it_says(collator, pairs):
-    batch = collator(pairs)
-    # <s> USER: <image> x 36, question, ASSISTANT:, response
-    width = max(39 + len(pair["question"].split()) + len(pair["rejected_token_ids"]) for pair in pairs)
-    assert {name: tuple(tensor.shape) for name, tensor in batch.items()} == {
-        "input_ids": (6, width),
-        "attention_mask": (6, width),
-        "completion_mask": (6, width),
-        "pixel_values": (6, 3, 48, 48),
-    }
-    assert batch["pixel_values"].dtype == torch.float32
+def test_a_packed_row_is_the_prompt_once_and_each_response_behind_its_last_token(viewer, encoder, pairs):
+    batch = PreferenceCollator(viewer=viewer)(pairs)
+    assert len(batch["input_ids"]) == len(batch["pixel_values"]) == len(pairs)
+    for row, pair in enumerate(pairs):
+        prompt = encoder.expand(encoder.prompt_ids(pair["question"]))
+        found = parts(batch, row)
+        assert found.pop(0) == (prompt[:-1], list(range(len(prompt) - 1)))
+        assert [ids for ids, _ in found.values()] == [[prompt[-1], *response] for response in responses_of(pair)]
+        for ids, positions in found.values():
+            assert positions == list(range(len(prompt) - 1, len(prompt) - 1 + len(ids)))
 
 
-def test_a_response_keeps_its_end_and_a_cut_one_gets_none(collator, pairs):
-    batch = collator(pairs)
-    last = [ids[mask.bool()][-1].item() for ids, mask in zip(batch["input_ids"], batch["completion_mask"])]
-    assert [token == EOS for token in last] == [True, True, True, True, True, False]
+@pytest.mark.parametrize("packed", [True, False])
+def test_exactly_the_response_tokens_are_scored_each_for_its_own_response(viewer, pairs, packed):
+    batch = PreferenceCollator(viewer=viewer, packed=packed)(pairs)
+    targets = batch["input_ids"][:, -batch["slot"].shape[1] :]
+    scored = [targets[batch["slot"] == slot].tolist() for slot in range(batch["num_tokens"].numel())]
+    expected = [[*responses_of(pair), *[[]] * (3 - len(responses_of(pair)))] for pair in pairs]
+    assert scored == [list(response) for row in expected for response in row]
+    assert batch["num_tokens"].tolist() == [[len(response) for response in row] for row in expected]
 
 
-def test_both_responses_are_scored_on_the_clean_image(collator, encoder, pairs):
-    pixels = collator(pairs)["pixel_values"]
-    image = Image.open(io.BytesIO(pairs[0]["image_bytes"])).convert("RGB")
-    assert torch.equal(pixels[0], torch.from_numpy(encoder.pixels(image)))
-    assert torch.equal(pixels[:3], pixels[3:])
-    other = [pair | {"view": "diffusion-999"} for pair in pairs]
-    assert torch.equal(collator(other)["pixel_values"], pixels)
+def test_a_response_sees_the_prompt_and_itself_only(viewer, pairs):
+    batch = PreferenceCollator(viewer=viewer)(pairs)
+    branch, mask = batch["branch"], attention_mask(batch["branch"])[:, 0]
+    for row in range(len(pairs)):
+        for query in range(branch.shape[1]):
+            seen = [key for key in range(branch.shape[1]) if mask[row, query, key]]
+            assert query in seen, "a row of the mask that allows nothing would give NaN"
+            if branch[row, query] == NOTHING:
+                continue
+            assert max(seen) == query
+            assert set(branch[row, seen].tolist()) <= {0, int(branch[row, query])}
+            own = (branch[row, : query + 1] == branch[row, query]) | (branch[row, : query + 1] == 0)
+            assert len(seen) == own.sum()
+
+
+def test_every_response_is_scored_on_the_clean_image(viewer, encoder, pairs):
+    for packed, copies in ((True, [1, 1, 1]), (False, [2, 2, 3])):
+        pixels = PreferenceCollator(viewer=viewer, packed=packed)(pairs)["pixel_values"]
+        clean = [
+            torch.from_numpy(encoder.pixels(Image.open(io.BytesIO(pair["image_bytes"])).convert("RGB")))
+            for pair, count in zip(pairs, copies, strict=True)
+            for _ in range(count)
+        ]
+        assert torch.equal(pixels, torch.stack(clean))
 
 
 def test_the_stock_collator_would_train_on_other_tokens(tmp_path):
@@ -118,10 +155,10 @@ def test_the_stock_collator_would_train_on_other_tokens(tmp_path):
 
     file = io.BytesIO()
     image.save(file, "PNG")
-    pair = {"question": question, "image_path": None, "image_bytes": file.getvalue()}
-    pair |= {"chosen_token_ids": response, "rejected_token_ids": response}
+    pair: dict[str, Any] = {"question": question, "image_path": None, "image_bytes": file.getvalue()}
+    pair |= {"chosen_token_ids": response, "rejected": [{"token_ids": response}]}
     viewer = Viewer(encoder=encoder, image_root=None, max_pixels=MAX_PIXELS)
-    ours = PreferenceCollator(viewer=viewer)([pair])["input_ids"][0].tolist()
+    ours = PreferenceCollator(viewer=viewer, packed=False)([pair])["input_ids"][0].tolist()
     assert ours == encoder.expand(joined)
 
     answers = [{"role": "assistant", "content": answer}]
@@ -135,18 +172,77 @@ def test_the_stock_collator_would_train_on_other_tokens(tmp_path):
     assert stock[-len(response) - 1 :] == [space, *response[:-1], space]
 
 
+# Log-probabilities
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_both_layouts_give_the_same_log_probabilities_and_gradients(toy_model, viewer, pairs, dtype, seed):
+    """Over random lengths, numbers of rejected responses and padding."""
+    random = np.random.default_rng(seed)
+
+    def response() -> list[int]:
+        return random.integers(5, len(VOCABULARY), random.integers(1, 30)).tolist()
+
+    rows = [
+        pairs[number % 3]
+        | {
+            "chosen_token_ids": response(),
+            "rejected": [{"token_ids": response()} for _ in range(random.integers(1, 5))],
+        }
+        for number in range(5)
+    ]
+    model = load_model(toy_model, "float32").to(dtype)
+    found = []
+    for packed in (True, False):
+        batch = PreferenceCollator(viewer=viewer, packed=packed)(rows)
+        batch["pixel_values"] = batch["pixel_values"].to(dtype)
+        model.zero_grad()
+        logps = response_logps(model, batch)
+        (logps * torch.linspace(-1, 1, logps.numel()).view_as(logps)).sum().backward()
+        grads = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+        found.append((logps.detach(), grads))
+    assert (found[0][0] < -1).sum() == sum(1 + len(row["rejected"]) for row in rows)
+    torch.testing.assert_close(*(logps for logps, _ in found), rtol=1e-6, atol=1e-4)
+    packed_grads, plain_grads = (grads for _, grads in found)
+    assert (packed_grads - plain_grads).norm() < (1e-5 if dtype == torch.float32 else 1e-6) * plain_grads.norm()
+
+
+def test_a_model_that_ignores_the_mask_is_found_out(toy_model, viewer, pairs):
+    model = load_model(toy_model, "float32")
+    assert packing_fails(model, viewer, pairs) is None
+    language = model.model.language_model
+    forward = language.forward
+    language.forward = lambda *args, **kwargs: forward(*args, **(kwargs | {"attention_mask": None}))
+    assert "nats from the plain layout's" in str(packing_fails(model, viewer, pairs))
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["attention_mask"].shape[0] == len(pairs):
+            raise ValueError("no such mask, please")
+        return forward(*args, **kwargs)
+
+    language.forward = refuse
+    assert packing_fails(model, viewer, pairs) == "no such mask, please"
+
+
 # The loss
 
 
 @pytest.fixture(scope="module")
-def trainer(toy_model, encoder, pairs, collator, tmp_path_factory) -> trl.DPOTrainer:
+def trainer(toy_model, encoder, viewer, pairs, tmp_path_factory) -> PreferenceTrainer:
     """As the train stage builds it, without DeepSpeed; its adapter is not the start's, where all losses are log 2."""
-    trainer = trl.DPOTrainer(
+    start = load_model(toy_model, "float32")
+    with torch.no_grad():
+        reference = response_logps(start, PreferenceCollator(viewer=viewer)(pairs)).tolist()
+    rows = [
+        pair | {"ref_logps": logps[: 1 + len(pair["rejected"])], "weight": 1.0}
+        for pair, logps in zip(pairs, reference, strict=True)
+    ]
+    trainer = PreferenceTrainer(
+        config=Train(beta=BETA),
         model=load_model(toy_model, "float32"),
         args=trl.DPOConfig(
             output_dir=str(tmp_path_factory.mktemp("trainer")),
-            beta=BETA,
-            loss_type="sigmoid",
             per_device_train_batch_size=len(pairs),
             bf16=False,
             gradient_checkpointing=False,
@@ -155,20 +251,20 @@ def trainer(toy_model, encoder, pairs, collator, tmp_path_factory) -> trl.DPOTra
             remove_unused_columns=False,
             report_to="none",
         ),
-        train_dataset=as_dataset(table(pairs, PREFERENCE_SCHEMA), 1, datasets),
+        train_dataset=as_dataset(pa.Table.from_pylist(rows), datasets),
         processing_class=encoder.processor,
-        data_collator=collator,
+        data_collator=PreferenceCollator(viewer=viewer),
         peft_config=LORA.peft(),
     )
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in trainer.model.named_parameters():
             if "lora_B" in name:
-                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=random))
+                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=random))
     return trainer
 
 
-def response_logps(model: Any, weights: dict[str, torch.Tensor], ids: list[int], num_prompt: int, pixels: Any) -> Any:
+def exact_logps(model: Any, weights: dict[str, torch.Tensor], ids: list[int], num_prompt: int, pixels: Any) -> Any:
     """Sum of the natural log-probabilities of all tokens after the prompt, float64; one row, no padding."""
     inputs = {"input_ids": torch.tensor([ids]), "pixel_values": pixels[None].double(), "use_cache": False}
     logits = torch.func.functional_call(model, weights, kwargs=inputs).logits[0]
@@ -200,13 +296,16 @@ def test_the_loss_and_its_gradients_are_those_of_the_formula(toy_model, encoder,
         prompt = encoder.expand(encoder.prompt_ids(pair["question"]))
         image = Image.open(io.BytesIO(pair["image_bytes"])).convert("RGB")
         pixels = torch.from_numpy(encoder.pixels(image))
-        chosen, rejected = (prompt + pair[f"{side}_token_ids"] for side in ("chosen", "rejected"))
-        policy, reference = (
-            response_logps(model, weights, chosen, len(prompt), pixels)
-            - response_logps(model, weights, rejected, len(prompt), pixels)
-            for weights in (merged, {})
-        )
-        losses.append(-logsigmoid(BETA * (policy - reference.detach())))
+        chosen, *rejected = responses_of(pair)
+        of_pair = []
+        for response in rejected:
+            policy, reference = (
+                exact_logps(model, weights, prompt + chosen, len(prompt), pixels)
+                - exact_logps(model, weights, prompt + response, len(prompt), pixels)
+                for weights in (merged, {})
+            )
+            of_pair.append(-logsigmoid(BETA * (policy - reference.detach())))
+        losses.append(torch.stack(of_pair).mean())
     expected = torch.stack(losses).mean()
     expected.backward()
 

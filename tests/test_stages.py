@@ -7,16 +7,15 @@ from pathlib import Path
 import pytest
 
 from seva_ray.artifacts import Artifact, Store
-from seva_ray.dpo import Train
 from seva_ray.engines import FakeEngine
 from seva_ray.errors import FingerprintMismatch, InputError
 from seva_ray.models import Model, model_at
 from seva_ray.records import Prompt
 from seva_ray.sources import ToyWorld
-from seva_ray.stages import train as train_stage
 from seva_ray.stages.generate import Generate, generate
 from seva_ray.stages.pair import Pair, lineage, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.reference import reading_of
 from seva_ray.storage import read_table
 
 SYSTEM = "Answer in short."
@@ -85,13 +84,9 @@ def test_the_clean_view_does_not_depend_on_the_augmentation_seed_but_a_noised_on
         generate(other, run.store, run.model, [(run.prompts, "diffusion-500")])
 
 
-def test_training_reads_the_prompt_that_generation_used(run: Run, monkeypatch: pytest.MonkeyPatch):
-    jobs = []
-    monkeypatch.setattr(train_stage, "run_workers", lambda config, artifact, job: jobs.append(job))
-    config = Train(num_workers=1, per_device_batch_size=1, global_batch_size=1, num_pairs=5)
-    train_stage.train(config, run.store, "captured", run.model, run.pairs)
-    assert jobs[0].system == SYSTEM
-    assert len(jobs[0].pairs) == 5
+def test_training_reads_the_prompt_that_generation_used(run: Run):
+    prompts, chosen, _ = lineage(run.store, run.pairs)
+    assert reading_of(run.model, prompts, chosen).system == SYSTEM
 
 
 def test_pairs_know_what_they_were_made_from(run: Run):

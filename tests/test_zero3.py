@@ -10,15 +10,15 @@ from safetensors.torch import load_file
 
 SCRIPT = """
 import sys
-import datasets, torch, trl
+import datasets, pyarrow as pa, torch, trl
 from PIL import Image
 from seva_ray.encoding import Encoder
 from seva_ray.images import MAX_PIXELS
 from seva_ray.policy import Lora, load_model
 from seva_ray.preferences import PreferenceCollator
-from seva_ray.records import PREFERENCE_SCHEMA, table
 from seva_ray.dpo import Train, deepspeed_config
 from seva_ray.stages.train import as_dataset, merge, skip_compiled_collectives
+from seva_ray.stages.trainer import PreferenceTrainer
 from seva_ray.views import Viewer
 
 model, scratch = sys.argv[1:]
@@ -28,15 +28,16 @@ skip_compiled_collectives()
 zero3 = deepspeed_config(Train(zero_stage=3))
 zero3["zero_optimization"]["stage3_param_persistence_threshold"] = 0  # else weights this small stay whole
 encoder = Encoder(model)
-row = {"prompt_id": "p", "question": "how many objects are there ?", "image_path": "red.png"}
-row |= {"chosen_token_ids": [20, 2], "rejected_token_ids": [30, 31, 2]}
-trainer = trl.DPOTrainer(
+row = {"prompt_id": "p", "question": "how many objects are there ?", "image_path": "red.png", "image_bytes": None}
+row |= {"chosen_token_ids": [20, 2], "rejected": [{"token_ids": [30, 31, 2]}], "ref_logps": [-9.0, -9.0], "weight": 1.0}
+trainer = PreferenceTrainer(
+    config=Train(),
     model=load_model(model, "float32"),
     args=trl.DPOConfig(
         output_dir=scratch, learning_rate=1e-2, max_steps=2, bf16=False, gradient_checkpointing=False, use_cpu=True,
         deepspeed=zero3, max_length=None, remove_unused_columns=False, report_to="none", save_strategy="no",
     ),
-    train_dataset=as_dataset(table([row], PREFERENCE_SCHEMA), 2, datasets),
+    train_dataset=as_dataset(pa.Table.from_pylist([row, row]), datasets),
     processing_class=encoder.processor,
     data_collator=PreferenceCollator(viewer=Viewer(encoder=encoder, image_root=scratch, max_pixels=MAX_PIXELS)),
     peft_config=Lora(rank=4, alpha=8).peft(),

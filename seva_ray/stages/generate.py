@@ -32,7 +32,7 @@ from seva_ray.stages.cluster import has_gpus, join
 from seva_ray.stages.job import users_line
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import Progress, say
-from seva_ray.storage import local_directory, locate, read_table
+from seva_ray.storage import local_directory, names_in, read_table
 from seva_ray.units import Encoded, Unit, answer, encode
 from seva_ray.views import Viewer
 
@@ -111,8 +111,7 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
 
 
 def missing_units(prompts: Artifact, view: str, artifact: Artifact) -> list[Unit]:
-    filesystem, path = locate(artifact.uri)
-    done = {name.rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)}
+    done = names_in(artifact.uri)
     return [
         Unit(
             prompts_uri=prompts.path(name),

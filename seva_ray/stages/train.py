@@ -17,7 +17,7 @@ import ray.train
 import ray.train.torch
 
 from seva_ray.artifacts import Artifact, Store
-from seva_ray.dpo import Train, choose, deepspeed_config
+from seva_ray.dpo import Train, choose, deepspeed_config, schedule
 from seva_ray.encoding import Encoder
 from seva_ray.models import Model
 from seva_ray.policy import export, load_model, load_policy
@@ -25,6 +25,7 @@ from seva_ray.preferences import PreferenceCollator
 from seva_ray.stages.cluster import has_gpus, join
 from seva_ray.stages.pair import lineage, read_pairs
 from seva_ray.stages.progress import duration, listening, say
+from seva_ray.stages.reference import Reading, reading_of, reference, with_reference
 from seva_ray.storage import is_local, local_directory, write_bytes, write_directory
 from seva_ray.views import Viewer
 
@@ -34,12 +35,11 @@ class Job:
     """What every worker is given."""
 
     config: Train
-    model: str
     pairs: pa.Table
-    system: str
-    """Of generation, so that training sees the same prompts."""
-    image_root: str | None
-    max_image_pixels: int
+    """In the order of training, with the columns `ref_logps` and `weight`."""
+    reading: Reading
+    packed: bool
+    """Whether image and question are computed once per pair."""
     policy_uri: str
     ear: Any
     """Where workers tell of their progress."""
@@ -52,18 +52,17 @@ def train(config: Train, store: Store, name: str, model: Model, pairs: Artifact)
     if artifact.complete:
         return artifact
     prompts, chosen, _ = lineage(store, pairs)
-    table = choose(read_pairs(prompts, pairs), config)
+    logps = reference(config, store, model, pairs)
+    table = choose(with_reference(read_pairs(prompts, pairs), prompts, logps), config)
     num_steps = -(-len(table) * config.num_repeats // config.global_batch_size)
     say(f"train {name}: {len(table):,} pairs, {num_steps:,} steps")
     join()
     with listening() as ear:
         job = Job(
             config=config,
-            model=model.directory,
-            pairs=table,
-            system=chosen.recipe["config"]["system"],
-            image_root=prompts.counts["image_root"],
-            max_image_pixels=chosen.recipe["config"]["max_image_pixels"],
+            pairs=schedule(table, config),
+            reading=reading_of(model, prompts, chosen),
+            packed=logps.counts["plain_because"] is None,
             policy_uri=artifact.uri,
             ear=ear,
         )
@@ -97,10 +96,12 @@ def work(loop_config: dict[str, Any]) -> None:
     import transformers
     import trl
 
+    from seva_ray.stages.trainer import PreferenceTrainer
+
     job: Job = ray.get(loop_config["job"])
     config = job.config
-    directory = local_directory(job.model)
-    encoder = Encoder(directory, job.system)
+    directory = local_directory(job.reading.directory)
+    encoder = Encoder(directory, job.reading.system)
     world, rank = ray.train.get_context().get_world_size(), ray.train.get_context().get_world_rank()
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
@@ -108,12 +109,11 @@ def work(loop_config: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="seva-train-") as scratch:
         curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
         os.environ["TENSORBOARD_LOGGING_DIR"] = curves
-        trainer = trl.DPOTrainer(
+        trainer = PreferenceTrainer(
+            config=config,
             model=load_model(directory, config.dtype),
             args=trl.DPOConfig(
                 output_dir=scratch,
-                beta=config.beta,
-                loss_type="sigmoid",
                 learning_rate=config.learning_rate,
                 lr_scheduler_type="cosine",
                 warmup_steps=config.warmup_ratio,
@@ -136,10 +136,13 @@ def work(loop_config: dict[str, Any]) -> None:
                 report_to="tensorboard" if rank == 0 else "none",
                 disable_tqdm=True,
             ),
-            train_dataset=as_dataset(job.pairs, config.num_repeats, datasets),
+            train_dataset=as_dataset(job.pairs, datasets),
             processing_class=encoder.processor,
             data_collator=PreferenceCollator(
-                viewer=Viewer(encoder=encoder, image_root=job.image_root, max_pixels=job.max_image_pixels)
+                viewer=Viewer(
+                    encoder=encoder, image_root=job.reading.image_root, max_pixels=job.reading.max_image_pixels
+                ),
+                packed=job.packed,
             ),
             peft_config=config.lora.peft(),
             callbacks=[reporter(job.ear)],
@@ -166,10 +169,9 @@ def merge(trainer: Any, directory: str, encoder: Encoder, dtype: str) -> str:
     return merged
 
 
-def as_dataset(pairs: pa.Table, num_repeats: int, datasets: Any) -> Any:
-    """The pairs as often as they are to be seen; TRL takes rows with an `images` column for a vision dataset."""
-    repeated = pa.concat_tables([pairs] * num_repeats)
-    return datasets.Dataset(repeated.append_column("images", pa.nulls(len(repeated))))
+def as_dataset(pairs: pa.Table, datasets: Any) -> Any:
+    """The pairs as TRL takes them: rows with an `images` column are a vision dataset."""
+    return datasets.Dataset(pairs.append_column("images", pa.nulls(len(pairs))))
 
 
 def reporter(ear: Any) -> Any:

@@ -1,0 +1,141 @@
+"""reference: pairs + starting model -> the artifact `logps/<pairs>/<dtype>`: what the model says of every response.
+
+DPO compares the policy with these numbers at every step. They follow from the pair and the starting model alone, so
+they are computed once, by the code that training uses, and are shared by every beta, loss and learning rate.
+A shard's file is committed in one step: a restart computes only what is missing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.dpo import Train, num_response_tokens
+from seva_ray.models import Model
+from seva_ray.stages.cluster import has_gpus, join
+from seva_ray.stages.pair import lineage
+from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.progress import Progress, say
+from seva_ray.storage import local_directory, names_in, read_table, write_table
+
+LOGPS_SCHEMA = pa.schema([("prompt_id", pa.string()), ("ref_logps", pa.list_(pa.float32()))])
+"""Of each pair, in its order: natural log, summed over the tokens of the chosen and of each rejected response."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a model has read when it scores a response: the same as when it was generated."""
+
+    directory: str
+    system: str
+    image_root: str | None
+    max_image_pixels: int
+
+
+def reading_of(model: Model, prompts: Artifact, chosen: Artifact) -> Reading:
+    recipe = chosen.recipe["config"]
+    return Reading(
+        directory=model.directory,
+        system=recipe["system"],
+        image_root=prompts.counts["image_root"],
+        max_image_pixels=recipe["max_image_pixels"],
+    )
+
+
+def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
+    """The reference log-probabilities of `pairs`. Its count `plain_because` says why the prefix cannot be shared."""
+    name = pairs.name.removeprefix("pairs/")
+    artifact = store.open(
+        f"logps/{name}/{config.dtype}{'' if config.shared_prefix else '-plain'}",
+        config={"model": model.fingerprint, "dtype": config.dtype, "shared_prefix": config.shared_prefix},
+        inputs=[pairs],
+    )
+    if artifact.complete:
+        return artifact
+    prompts, chosen, _ = lineage(store, pairs)
+    done = names_in(artifact.uri)
+    shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
+    missing = [shard for shard in shards if shard not in done] or shards[:1]  # one tells of the shared prefix
+    say(f"reference {name}: {len(missing):,} shards to do")
+    join()
+    gpus = 1 if has_gpus() else 0
+    rows = (
+        ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
+        .map_batches(
+            Scorer,
+            batch_size=1,
+            num_cpus=0 if gpus else 1,
+            num_gpus=gpus,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.num_workers),
+            fn_constructor_args=(config, reading_of(model, prompts, chosen), pairs, artifact),
+        )
+        .iter_rows()
+    )
+    progress = Progress("reference", len(missing), "shards")
+    reasons = set()
+    for row in rows:
+        reasons.add(row["plain_because"])
+        progress.add(1)
+    reason = next((reason for reason in sorted(reasons) if reason), None)
+    if reason:
+        say(f"reference {name}: image and question are computed once per response, not per pair: {reason}")
+    return artifact.finish({"num_pairs": pairs.counts["verdicts"]["kept"], "plain_because": reason})
+
+
+class Scorer:
+    """Ray Data's actor: the starting model, in training's precision."""
+
+    def __init__(self, config: Train, reading: Reading, pairs: Artifact, artifact: Artifact):
+        from seva_ray.encoding import Encoder
+        from seva_ray.policy import load_model
+        from seva_ray.views import Viewer
+
+        directory = local_directory(reading.directory)
+        self.config, self.pairs, self.artifact = config, pairs, artifact
+        self.model = load_model(directory, config.dtype).eval()
+        self.model.to("cuda" if ray.get_gpu_ids() else "cpu")
+        self.viewer = Viewer(
+            encoder=Encoder(directory, reading.system),
+            image_root=reading.image_root,
+            max_pixels=reading.max_image_pixels,
+        )
+        self.plain_because: str | None = None if config.shared_prefix else "shared_prefix is off"
+        self.tried = not config.shared_prefix
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        from seva_ray.preferences import packing_fails
+
+        shard = batch["shard"][0]
+        table = read_table(self.pairs.path("pairs", shard))
+        rows = table.to_pylist()
+        if rows and not self.tried:
+            self.plain_because, self.tried = packing_fails(self.model, self.viewer, rows[:2]), True
+        order = sorted(range(len(rows)), key=num_response_tokens(table).tolist().__getitem__)
+        found: dict[str, list[float]] = {}
+        for start in range(0, len(order), self.config.per_device_batch_size):
+            some = [rows[place] for place in order[start : start + self.config.per_device_batch_size]]
+            found |= {row["prompt_id"]: logps for row, logps in zip(some, self.score(some), strict=True)}
+        scored = [{"prompt_id": row["prompt_id"], "ref_logps": found[row["prompt_id"]]} for row in rows]
+        write_table(self.artifact.path(shard), pa.Table.from_pylist(scored, LOGPS_SCHEMA))
+        return {"plain_because": [self.plain_because or ""]}
+
+    def score(self, rows: Sequence[dict[str, Any]]) -> list[list[float]]:
+        import torch
+
+        from seva_ray.preferences import PreferenceCollator, response_logps
+
+        batch = PreferenceCollator(viewer=self.viewer, packed=self.plain_because is None)(rows)
+        with torch.no_grad():
+            logps = response_logps(self.model, {name: values.to(self.model.device) for name, values in batch.items()})
+        return [row[: 1 + len(pair["rejected"])] for row, pair in zip(logps.tolist(), rows, strict=True)]
+
+
+def with_reference(pairs: pa.Table, prompts: Artifact, logps: Artifact) -> pa.Table:
+    """The pairs with their column `ref_logps`."""
+    shards = (shard_name(index) for index in range(prompts.counts["num_shards"]))
+    scored = pa.concat_tables(read_table(logps.path(shard)) for shard in shards)
+    assert scored["prompt_id"].equals(pairs["prompt_id"]), f"{logps.name} is not of these pairs"
+    return pairs.append_column("ref_logps", scored["ref_logps"])

@@ -1,0 +1,65 @@
+"""TRL's DPOTrainer with our order of pairs, forward, losses and figures. Imported by training workers only."""
+
+from typing import Any
+
+import torch
+import trl
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+
+from seva_ray.dpo import Train
+from seva_ray.losses import Answers, losses_of
+from seva_ray.preferences import response_logps
+
+
+class PreferenceTrainer(trl.DPOTrainer):
+    """Batches come from PreferenceCollator, with `ref_logps` and `weight`, in the data set's order."""
+
+    def __init__(self, *, config: Train, **arguments: Any):
+        super().__init__(**arguments)
+        self.config = config
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool) -> Tensor:
+        answers = Answers(
+            logps=response_logps(model, inputs), ref_logps=inputs["ref_logps"], num_tokens=inputs["num_tokens"]
+        )
+        losses = losses_of(self.config.loss, answers, self.config.beta)
+        self.note(answers, inputs["weight"] > 0)
+        return (losses * inputs["weight"]).mean()
+
+    @torch.no_grad()
+    def note(self, answers: Answers, counted: Tensor) -> None:
+        """Add the batch's figures, over all workers, to TRL's log."""
+        found = figures(answers, self.config, counted)
+        totals = {name: (values.sum(), values.numel()) for name, values in found.items()}
+        flat = torch.tensor([*totals.values()], device=counted.device)
+        sums = self.accelerator.gather(flat[None]).sum(0).tolist()
+        for name, (total, count) in zip(totals, sums, strict=True):
+            if count:
+                self._metrics["train"][name].append(total / count)
+
+
+def figures(answers: Answers, config: Train, counted: Tensor) -> dict[str, Tensor]:
+    """What to watch, one value per pair or per rejected response. `counted`: (B,), pairs that are no filling.
+
+    `drift/chosen` below 0 is likelihood displacement: the policy finds even the chosen response less likely than the
+    reference did.
+    """
+    logratios, there = answers.logratios, answers.there & counted[:, None]
+    chosen, rejected = logratios[:, 0], logratios[:, 1:]
+    gaps = chosen[:, None] - rejected
+    return {
+        "rewards/chosen": config.beta * chosen[counted],
+        "rewards/rejected": config.beta * rejected[there],
+        "rewards/margins": config.beta * gaps[there],
+        "rewards/accuracies": (gaps[there] > 0).float(),
+        "logps/chosen": answers.logps[:, 0][counted],
+        "logps/rejected": answers.logps[:, 1:][there],
+        "drift/chosen": chosen[counted],
+        "drift/rejected": rejected[there],
+        "tokens/chosen": answers.num_tokens[:, 0][counted].float(),
+        "tokens/rejected": answers.num_tokens[:, 1:][there].float(),
+    }
