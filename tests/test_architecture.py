@@ -48,4 +48,5 @@ def test_ground_sources_augmentations_and_benchmarks_load_neither_torch_nor_ray(
 
 
 def test_no_module_loads_vllm_trl_or_deepspeed_before_they_are_used() -> None:
-    assert loaded_by(*modules_of("seva_ray/**/*.py")) & {"vllm", "trl", "deepspeed"} == set()
+    modules = set(modules_of("seva_ray/**/*.py")) - {"seva_ray.stages.trainer"}  # imported by training workers only
+    assert loaded_by(*sorted(modules)) & {"vllm", "trl", "deepspeed"} == set()

@@ -68,7 +68,8 @@ def test_a_row_that_fails_is_a_response_and_a_verdict_with_its_error_and_the_oth
         assert artifact.counts["num_stop"] == len(ids) - len(errors)
         failed = errors | failed  # a verdict names the clean view's error first
 
-    pairs = pair(Pair(), store, prompts, *artifacts)
+    chosen, *rejected = artifacts
+    pairs = pair(Pair(), store, prompts, chosen, rejected)
     shards = [read_table(pairs.path("verdicts", shard_name(index))) for index in range(prompts.counts["num_shards"])]
     verdicts = [row for shard in shards for row in shard.to_pylist()]
     assert [row["prompt_id"] for row in verdicts] == ids
