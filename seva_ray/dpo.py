@@ -3,6 +3,7 @@
 Source: Rafailov et al. 2023 (arXiv 2305.18290), with the settings of SeVa (arXiv 2404.10501) as defaults.
 """
 
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -80,6 +81,10 @@ class Train:
     """Recompute activations in the backward pass: less memory, slower."""
     save_steps: int = execution(50)
     """Optimiser steps between checkpoints."""
+    offload: bool = execution(False)
+    """Keep the optimiser's states, and under ZeRO-3 the weights, in CPU memory: for models that a GPU cannot hold."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = execution(("tensorboard",))
+    """Where curves go besides the report; wandb and mlflow read their own environment variables."""
     max_failures: int = execution(3)
     """How often a run goes on after losing workers."""
 
@@ -95,6 +100,11 @@ class Train:
         for name in ("num_repeats", "global_batch_size", "num_workers", "per_device_batch_size", "save_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
+        if self.offload and self.zero_stage == 0:
+            raise ConfigError("offload: needs a zero_stage from 1 to 3")
+        for tracker in self.trackers:
+            if importlib.util.find_spec(tracker) is None:
+                raise ConfigError(f"trackers {tracker}: not installed; `pip install {tracker}` into the environment")
         if self.num_pairs is not None and self.num_pairs < 1:
             raise ConfigError(f"num_pairs {self.num_pairs}: must be at least 1")
         if self.global_batch_size % (self.num_workers * self.per_device_batch_size):
@@ -160,8 +170,13 @@ def deepspeed_config(config: Train) -> dict[str, Any] | None:
     zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False, "contiguous_gradients": True}
     if config.zero_stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if config.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if config.offload and config.zero_stage == 3:
+        zero["offload_param"] = {"device": "cpu"}
     return {
         "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,  # else offload demands an optimiser that is compiled for minutes
         "bf16": {"enabled": "auto"},
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",

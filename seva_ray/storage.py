@@ -64,6 +64,13 @@ def write_bytes(uri: str, data: bytes) -> None:
             os.remove(part)
 
 
+def remove(uri: str) -> None:
+    """Without an error where there is no such file."""
+    filesystem, path = locate(uri)
+    if filesystem.exists(path):
+        filesystem.rm_file(path)
+
+
 def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     filesystem, path = locate(uri)
     with filesystem.open(path, "rb") as file:

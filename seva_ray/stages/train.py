@@ -5,6 +5,7 @@ goes on from its last checkpoint.
 """
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ import ray.train.torch
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.dpo import Train, choose, deepspeed_config, schedule
 from seva_ray.encoding import Encoder
+from seva_ray.errors import InputError
 from seva_ray.models import Model
 from seva_ray.policy import export, load_model, load_policy
 from seva_ray.preferences import PreferenceCollator
@@ -26,7 +28,7 @@ from seva_ray.stages.cluster import has_gpus, join
 from seva_ray.stages.pair import lineage, read_pairs
 from seva_ray.stages.progress import duration, listening, say
 from seva_ray.stages.reference import Reading, reading_of, reference, with_reference
-from seva_ray.storage import is_local, local_directory, write_bytes, write_directory
+from seva_ray.storage import exists, is_local, local_directory, read_bytes, remove, write_bytes, write_directory
 from seva_ray.views import Viewer
 
 
@@ -57,6 +59,7 @@ def train(config: Train, store: Store, name: str, model: Model, pairs: Artifact)
     num_steps = -(-len(table) * config.num_repeats // config.global_batch_size)
     say(f"train {name}: {len(table):,} pairs, {num_steps:,} steps")
     join()
+    remove(artifact.path(DIVERGED))
     with listening() as ear:
         job = Job(
             config=config,
@@ -67,6 +70,7 @@ def train(config: Train, store: Store, name: str, model: Model, pairs: Artifact)
             ear=ear,
         )
         run_workers(config, artifact, job)
+    stop_if_diverged(artifact)
     return artifact.finish({"num_pairs": len(table), "num_steps": num_steps, "start": asdict(model)})
 
 
@@ -89,6 +93,17 @@ def run_workers(config: Train, artifact: Artifact, job: Job) -> None:
     trainer.fit()
 
 
+DIVERGED = "diverged.txt"
+"""Written instead of a model. An error would be retried from the last checkpoint, to the same end."""
+
+
+def stop_if_diverged(artifact: Artifact) -> None:
+    """Raises: InputError where training ended with numbers that are none."""
+    uri = artifact.path(DIVERGED)
+    if exists(uri):
+        raise InputError(f"{artifact.name}: {read_bytes(uri).decode()}; try a lower learning_rate, or dtype float32")
+
+
 def work(loop_config: dict[str, Any]) -> None:
     """One worker: runs the trainer; rank 0 writes the merged model and the log."""
     import datasets
@@ -109,6 +124,7 @@ def work(loop_config: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="seva-train-") as scratch:
         curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
         os.environ["TENSORBOARD_LOGGING_DIR"] = curves
+        callback = reporter(job.ear)
         trainer = PreferenceTrainer(
             config=config,
             model=load_model(directory, config.dtype),
@@ -133,7 +149,7 @@ def work(loop_config: dict[str, Any]) -> None:
                 logging_nan_inf_filter=False,
                 save_steps=config.save_steps,
                 save_total_limit=1,
-                report_to="tensorboard" if rank == 0 else "none",
+                report_to=list(config.trackers) if rank == 0 else "none",
                 disable_tqdm=True,
             ),
             train_dataset=as_dataset(job.pairs, datasets),
@@ -145,10 +161,14 @@ def work(loop_config: dict[str, Any]) -> None:
                 packed=job.packed,
             ),
             peft_config=config.lora.peft(),
-            callbacks=[reporter(job.ear)],
+            callbacks=[callback],
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train(resume_from_checkpoint=last_checkpoint(scratch))
+        if callback.diverged:
+            if rank == 0:
+                write_bytes(f"{job.policy_uri}/{DIVERGED}", callback.diverged.encode())
+            return
         merged = merge(trainer, directory, encoder, config.dtype)
         if rank == 0:
             write_bytes(f"{job.policy_uri}/log.json", json.dumps(trainer.state.log_history).encode())
@@ -181,6 +201,7 @@ def reporter(ear: Any) -> Any:
     class Reporter(transformers.TrainerCallback):
         started = 0.0
         first_step = 0
+        diverged = ""
 
         def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
             self.started, self.first_step = time.monotonic(), state.global_step
@@ -189,6 +210,10 @@ def reporter(ear: Any) -> Any:
 
         def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
             step, last = state.global_step, state.max_steps
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite((logs or {}).get(name, 0.0)):
+                    self.diverged = f"{name} is {logs[name]} at step {step}; the last checkpoint before it is kept"
+                    control.should_training_stop, control.should_save = True, False
             if not state.is_world_process_zero or "loss" not in (logs or {}) or (step % 10 and step != last):
                 return
             left = (time.monotonic() - self.started) / (step - self.first_step) * (last - step)

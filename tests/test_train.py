@@ -1,0 +1,86 @@
+"""Training on real workers: the same numbers however the work is shared, and a clear end where they are no numbers."""
+
+import json
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.dpo import Train
+from seva_ray.engines import Decoding, TransformersEngine
+from seva_ray.errors import ConfigError, InputError
+from seva_ray.models import Model, model_at
+from seva_ray.policy import Lora
+from seva_ray.sources import ToyWorld
+from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.pair import Pair, pair
+from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.train import train
+from seva_ray.storage import exists, read_bytes
+
+CONFIG = Train(
+    dtype="float32",
+    gradient_checkpointing=False,
+    num_workers=1,
+    per_device_batch_size=4,
+    global_batch_size=8,
+    num_pairs=18,  # the last step is filled up
+    num_repeats=1,
+    learning_rate=1e-3,
+    zero_stage=0,
+    lora=Lora(rank=4, alpha=8),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    store: Store
+    model: Model
+    pairs: Artifact
+
+    def log(self, name: str, config: Train) -> list[dict]:
+        trained = train(config, self.store, name, self.model, self.pairs)
+        return [row for row in json.loads(read_bytes(trained.path("log.json"))) if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def run(ray_cluster: None, toy_model: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    store = Store(str(tmp_path_factory.mktemp("runs")))
+    model = model_at(toy_model)
+    prompts = prepare(Prepare(), store, "toy", ToyWorld(num_images=5))
+    config = Generate(engine=TransformersEngine(), decoding=Decoding(max_new_tokens=12), system="")
+    chosen, *rejected = generate(config, store, model, [(prompts, view) for view in ("clean", "diffusion-900", "moco")])
+    return Run(store=store, model=model, pairs=pair(Pair(), store, prompts, chosen, rejected))
+
+
+@pytest.fixture(scope="module")
+def alone(run: Run) -> list[dict]:
+    """One worker, without DeepSpeed."""
+    return run.log("alone", CONFIG)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses(run: Run, alone: list[dict], stage: int):
+    config = replace(CONFIG, num_workers=2, per_device_batch_size=2, zero_stage=stage)  # type: ignore[arg-type]
+    shared = run.log(f"zero{stage}", config)
+    assert [row["step"] for row in shared] == [1, 2, 3] == [row["step"] for row in alone]
+    assert alone[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert abs(alone[-1]["loss"] - math.log(2)) > 1e-4, "nothing was learnt"
+    for name in ("loss", "rewards/margins", "logps/chosen", "drift/rejected", "tokens/rejected"):
+        assert [row[name] for row in shared] == pytest.approx([row[name] for row in alone], rel=1e-4, abs=1e-5)
+
+
+def test_training_that_diverges_ends_in_one_line_with_its_step_and_no_model(run: Run):
+    wild = replace(CONFIG, learning_rate=1e35, warmup_ratio=0.0)
+    with pytest.raises(InputError, match=r"policies/wild: (loss|grad_norm) is (nan|inf) at step [23];.*lower learning"):
+        run.log("wild", wild)
+    assert not exists(run.store.uri("policies/wild/model"))
+    assert not exists(run.store.uri("policies/wild/record.json"))
+
+
+def test_a_tracker_that_is_not_installed_and_offload_without_sharding_are_config_errors():
+    with pytest.raises(ConfigError, match="trackers wandb: not installed"):
+        Train(trackers=("tensorboard", "wandb"))
+    with pytest.raises(ConfigError, match="offload: needs a zero_stage"):
+        Train(offload=True, zero_stage=0)
