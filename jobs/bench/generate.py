@@ -1,0 +1,52 @@
+"""bench-generate: how fast generation is, against named rivals -> build/bench/generate.json, and a table.
+
+export PYTHONPATH=jobs
+python -m bench.generate                       all of it
+python -m bench.generate --only scheduling     some of it; the file keeps the others' last results
+python -m bench.generate --only growth --full  with one million prompts
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import generate_engine, generate_growth, generate_rivals, generate_scheduling, generate_sweep
+from bench.figures import Figure, keep, table
+from seva_ray.errors import ConfigError
+from seva_ray.stages.job import run
+
+RESULTS = Path("build/bench/generate.json")
+KINDS: dict[str, Callable[[str, bool], list[Figure]]] = {
+    "scheduling": generate_scheduling.measure,
+    "growth": generate_growth.measure,
+    "engine": generate_engine.measure,
+    "rivals": generate_rivals.measure,
+    "sweep": generate_sweep.measure,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchGenerate:
+    """Which figures are measured."""
+
+    only: tuple[str, ...] = tuple(KINDS)
+    """Kinds of figures."""
+    full: bool = False
+    """Also what takes longer than minutes: one million prompts."""
+
+    def __post_init__(self) -> None:
+        for kind in self.only:
+            if kind not in KINDS:
+                raise ConfigError(f"only {kind!r}: must be among {', '.join(KINDS)}")
+
+
+def main(config: BenchGenerate) -> None:
+    figures: list[Figure] = []
+    for kind in config.only:
+        command = f"PYTHONPATH=jobs python -m bench.generate --only {kind}" + (" --full" if config.full else "")
+        figures = keep(RESULTS, KINDS[kind](command, config.full))
+    print(table(figures))
+
+
+if __name__ == "__main__":
+    run(main, {"all": BenchGenerate()}, "Benchmarks of generation.")
