@@ -6,12 +6,14 @@ python -m bench.generate --only scheduling     some of it; the file keeps the ot
 python -m bench.generate --only growth --full  with one million prompts
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import generate_engine, generate_growth, generate_rivals, generate_scheduling, generate_sweep
 from bench.figures import Figure, keep, table
+from bench.paced import ONE_CORE
 from seva_ray.errors import ConfigError
 from seva_ray.stages.job import run
 
@@ -41,6 +43,7 @@ class BenchGenerate:
 
 
 def main(config: BenchGenerate) -> None:
+    os.environ |= ONE_CORE
     figures: list[Figure] = []
     for kind in config.only:
         command = f"PYTHONPATH=jobs python -m bench.generate --only {kind}" + (" --full" if config.full else "")

@@ -7,10 +7,11 @@ same engine options, in-process like ours, on the same one core.
 import os
 import tempfile
 import time
+from dataclasses import replace
 
 from bench.figures import Figure
 from bench.fresh import in_fresh_process
-from bench.paced import ONE_CORE, run_stage
+from bench.paced import run_stage
 from bench.workload import DECODING, LLAVA_SHAPED, TOY, VIEW, Workload
 from seva_ray.artifacts import Store
 from seva_ray.engines import Request
@@ -48,7 +49,7 @@ def prepared_requests(workload: Workload, limit: int | None = None) -> list[Requ
 
 def bare_rate(workload: Workload) -> float:
     """Rows/s of `LLM.generate`."""
-    os.environ |= ONE_CORE | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
     prompts = [
         {
             "prompt_token_ids": list(request.prompt_ids),
@@ -67,7 +68,7 @@ def bare_rate(workload: Workload) -> float:
 
 def measure(command: str, full: bool) -> list[Figure]:
     figures = []
-    for workload in (TOY, LLAVA_SHAPED):
+    for workload in (replace(TOY, num_prompts=6144), LLAVA_SHAPED):
         stage = in_fresh_process(run_stage, workload, [VIEW]).rate
         bare = in_fresh_process(bare_rate, workload)
         say(f"engine, {workload.name}: stage {stage:.2f} rows/s, bare {bare:.2f} rows/s")

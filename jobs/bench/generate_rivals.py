@@ -19,7 +19,7 @@ import ray
 from bench.figures import Figure
 from bench.fresh import in_fresh_process, own_cluster
 from bench.generate_engine import prepared_requests
-from bench.paced import ONE_CORE, run_stage, shards
+from bench.paced import run_stage, shards
 from bench.workload import DECODING, TOY, VIEW, Workload
 from seva_ray.artifacts import Store
 from seva_ray.engines import TransformersEngine
@@ -74,9 +74,9 @@ def response_of(row: dict[str, Any]) -> dict[str, Any]:
     return {"prompt_id": row["prompt_id"], "token_ids": list(row["generated_tokens"])}
 
 
-def ray_data_llm_rate(workload: Workload, environment: dict[str, str]) -> float:
+def ray_data_llm_rate(workload: Workload) -> float:
     """Rows/s of `ray.data.llm`, from its first written file on."""
-    os.environ |= environment | {"VLLM_CPU_KVCACHE_SPACE": "1"}
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     engine = workload.engine
@@ -98,6 +98,7 @@ def ray_data_llm_rate(workload: Workload, environment: dict[str, str]) -> float:
             batch_size=64,
             max_concurrent_batches=8,
             concurrency=1,
+            placement_group_config={"bundles": [{"CPU": 1}]},  # else it waits for a GPU
             log_engine_metrics=False,
             prepare_multimodal_stage=False,
             chat_template_stage=False,
@@ -122,7 +123,7 @@ def measure(command: str, full: bool) -> list[Figure]:
     pace = in_fresh_process(run_stage, TOY, [VIEW])
     loops = {threads: in_fresh_process(loop_rate, TOY, threads) for threads in sorted({1, os.cpu_count() or 1})}
     threads, loop = max(loops.items(), key=lambda item: item[1])
-    rival = in_fresh_process(ray_data_llm_rate, TOY, ONE_CORE)
+    rival = in_fresh_process(ray_data_llm_rate, TOY)
     after_first = pace.rows_after_first / pace.seconds_after_first
     say(f"rivals: stage {pace.rate:.1f} rows/s ({after_first:.1f} after its first unit), loop {loop:.1f}")
     say(f"rivals: ray.data.llm {rival:.1f} rows/s after its first file")

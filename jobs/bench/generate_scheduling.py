@@ -6,7 +6,6 @@ lasts until the last is served; a unit that was begun before counts by its part 
 
 import logging
 import tempfile
-from collections import defaultdict
 from pathlib import Path
 
 import ray
@@ -55,19 +54,14 @@ def share_at_work() -> float:
 
 
 def share_of(journal: list[str], num_replicas: int) -> float:
-    """Of lines `time pid prompt_id`, written for a whole unit when it is served."""
-    units: dict[tuple[float, str], int] = defaultdict(int)
-    for line in journal:
-        served, pid, _ = line.split()
-        units[float(served), pid] += 1
-    first: dict[str, float] = {}
-    for time, pid in sorted(units):
-        first.setdefault(pid, time)
+    """Of lines `time pid prompt_id`, those of a unit written together when it is served."""
+    served = [(float(time), pid) for time, pid, _ in map(str.split, journal[SHARD_SIZE - 1 :: SHARD_SIZE])]
+    first = {pid: time for time, pid in reversed(served)}
     assert len(first) == num_replicas, f"{len(first)} replicas served"
-    begin, end = max(first.values()), max(time for time, _ in units)
-    at_work = sum(max(0.0, time - max(begin, time - rows * SECONDS_PER_REQUEST)) for (time, _), rows in units.items())
+    begin, end = max(first.values()), max(time for time, _ in served)
+    at_work = sum(min(time - begin, SHARD_SIZE * SECONDS_PER_REQUEST) for time, _ in served if time > begin)
     share = at_work / (num_replicas * (end - begin))
-    say(f"scheduling: {len(units)} units, {end - begin:.1f} s of steady state, replicas at work {share:.1%} of it")
+    say(f"scheduling: {len(served)} units, {end - begin:.1f} s of steady state, replicas at work {share:.1%} of it")
     return share
 
 

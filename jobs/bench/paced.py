@@ -4,7 +4,6 @@ Reading and augmenting begin no earlier either, so that nothing is made ready wh
 one core and the CPU tasks run on another, as on a machine with GPUs, where the two do not compete.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,7 +20,8 @@ from seva_ray.fingerprints import execution
 from seva_ray.stages.generate import Generate, generate
 from seva_ray.stages.prepare import Prepare, prepare
 
-ONE_CORE = {"VLLM_CPU_OMP_THREADS_BIND": "0"}
+ONE_CORE = {"VLLM_CPU_OMP_THREADS_BIND": "0", "OMP_NUM_THREADS": "1"}
+"""Environment in which vLLM computes on the first core only; to be set before a process loads torch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,6 @@ class Pace:
 
 def run_stage(workload: Workload, views: Sequence[str]) -> Pace:
     """One generate() call in a store of its own."""
-    os.environ |= ONE_CORE
     with tempfile.TemporaryDirectory() as root, own_cluster(num_cpus=2):
         store = Store(root)
         prompts = prepare(Prepare(shard_size=workload.shard_size), store, "bench", workload.source)
