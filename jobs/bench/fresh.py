@@ -10,6 +10,9 @@ from typing import Any, ParamSpec, TypeVar
 
 import ray
 
+ONE_CORE = {"VLLM_CPU_OMP_THREADS_BIND": "0", "OMP_NUM_THREADS": "1"}
+"""Environment in which vLLM computes on the first core only; to be set before a process loads torch."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 

@@ -6,32 +6,26 @@ python -m bench.generate --only scheduling     some of it; the file keeps the ot
 python -m bench.generate --only growth --full  with one million prompts
 """
 
+import importlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import generate_engine, generate_growth, generate_rivals, generate_scheduling, generate_sweep
 from bench.figures import Figure, keep, table
-from bench.paced import ONE_CORE
+from bench.fresh import ONE_CORE
 from seva_ray.errors import ConfigError
 from seva_ray.stages.job import run
 
 RESULTS = Path("build/bench/generate.json")
-KINDS: dict[str, Callable[[str, bool], list[Figure]]] = {
-    "scheduling": generate_scheduling.measure,
-    "growth": generate_growth.measure,
-    "engine": generate_engine.measure,
-    "rivals": generate_rivals.measure,
-    "sweep": generate_sweep.measure,
-}
+KINDS = ("scheduling", "growth", "engine", "rivals", "sweep")
+"""Loaded only when measured: a measured process imports this file anew, and growth is about its memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchGenerate:
     """Which figures are measured."""
 
-    only: tuple[str, ...] = tuple(KINDS)
+    only: tuple[str, ...] = KINDS
     """Kinds of figures."""
     full: bool = False
     """Also what takes longer than minutes: one million prompts."""
@@ -47,7 +41,8 @@ def main(config: BenchGenerate) -> None:
     figures: list[Figure] = []
     for kind in config.only:
         command = f"PYTHONPATH=jobs python -m bench.generate --only {kind}" + (" --full" if config.full else "")
-        figures = keep(RESULTS, KINDS[kind](command, config.full))
+        measured: list[Figure] = importlib.import_module(f"bench.generate_{kind}").measure(command, config.full)
+        figures = keep(RESULTS, measured)
     print(table(figures))
 
 

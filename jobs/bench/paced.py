@@ -20,9 +20,6 @@ from seva_ray.fingerprints import execution
 from seva_ray.stages.generate import Generate, generate
 from seva_ray.stages.prepare import Prepare, prepare
 
-ONE_CORE = {"VLLM_CPU_OMP_THREADS_BIND": "0", "OMP_NUM_THREADS": "1"}
-"""Environment in which vLLM computes on the first core only; to be set before a process loads torch."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class GatedEngine(VllmEngine):
