@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 .PHONY: help install demo test chaos check format lock clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 install: ## the locked CPU environment in .venv
 	@cluster/images/install.sh cpu .venv
@@ -20,6 +20,9 @@ test: dev ## the tests, with the tools they need
 
 chaos: dev ## generation while everything dies, by turns and often: 44 kills
 	CHAOS_ROUNDS=6 $(PYTHON) -m pytest tests/chaos
+
+bench-%: install ## a benchmark: bench-generate measures generation against its rivals (20 minutes on two cores)
+	PYTHONPATH=$(CURDIR)/jobs $(PYTHON) -m bench.$*
 
 check: dev ## style, import boundaries, types
 	.venv/bin/ruff check

@@ -1,0 +1,33 @@
+"""Benchmarks: what becomes of the figures. The figures themselves are no test."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from bench.figures import Figure, keep, table
+
+FIGURE = Figure(figure="speed", ratio=1.0, target=1.0, better="higher", rival="itself", command="python bench.py")
+
+
+@pytest.mark.parametrize(
+    ("better", "ratio", "met"),
+    [("higher", 0.99, False), ("higher", 1.0, True), ("lower", 1.0, True), ("lower", 1.01, False)],
+)
+def test_a_target_is_met_from_the_better_side(better, ratio, met):
+    figure = replace(FIGURE, better=better, ratio=ratio)
+    assert figure.met == met
+    assert ("NO" in table([figure])) != met
+
+
+def test_a_part_that_is_measured_again_leaves_the_other_results_as_they_were(tmp_path):
+    path = tmp_path / "bench" / "figures.json"
+    other = replace(FIGURE, figure="memory", ratio=3.0)
+    keep(path, [FIGURE, other])
+    again = replace(FIGURE, ratio=2.0)
+    assert keep(path, [again]) == [again, other]
+    assert [(item["figure"], item["ratio"]) for item in json.loads(path.read_text())] == [
+        ("speed", 2.0),
+        ("memory", 3.0),
+    ]
+    assert set(json.loads(path.read_text())[0]) == {"figure", "ratio", "target", "better", "rival", "command"}
