@@ -21,7 +21,7 @@ test: dev ## the tests, with the tools they need
 chaos: dev ## generation while everything dies, by turns and often: 44 kills
 	CHAOS_ROUNDS=6 $(PYTHON) -m pytest tests/chaos
 
-bench-%: install ## a benchmark: bench-generate measures generation against its rivals (20 minutes on two cores)
+bench-%: install ## a benchmark: bench-generate and bench-train measure against named rivals (20 and 8 minutes)
 	PYTHONPATH=$(CURDIR)/jobs $(PYTHON) -m bench.$*
 
 check: dev ## style, import boundaries, types

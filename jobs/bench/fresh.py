@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import ray
@@ -38,3 +39,9 @@ def own_cluster(**options: Any) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def peak_mb() -> float:
+    """Of this process; getrusage would also count the process that started it."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from bench.figures import Figure
-from bench.fresh import in_fresh_process, own_cluster
+from bench.fresh import in_fresh_process, own_cluster, peak_mb
 from seva_ray.artifacts import Store
 from seva_ray.engines import FakeEngine
 from seva_ray.models import Model
@@ -62,12 +62,6 @@ def grow(num_prompts: int) -> Grown:
     grown = Grown(peak_mb=peak_mb(), rows_per_s=(num_prompts - unit) / (commits[-1] - commits[0]))
     say(f"growth: {num_prompts:,} prompts: {grown.rows_per_s:.0f} rows/s, driver {grown.peak_mb:.0f} MB")
     return grown
-
-
-def peak_mb() -> float:
-    """Of this process; getrusage would also count the process that started it."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
 
 
 def measure(command: str, full: bool) -> list[Figure]:
