@@ -96,6 +96,12 @@ def write_directory(uri: str, directory: str) -> None:
         filesystem.put(directory.rstrip("/") + "/", path, recursive=True)
 
 
+def fetch_directory(uri: str, directory: str) -> None:
+    """A copy of a directory, local or remote, at the local path `directory`."""
+    filesystem, path = locate(uri)
+    filesystem.get(path.rstrip("/") + "/", directory, recursive=True)
+
+
 def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
     """The directory itself where it is local, else a copy of it on this machine, made once.
 

@@ -29,7 +29,7 @@ def command(root: Path, model: str, *extra: str) -> list[str]:
     return [
         sys.executable, str(JOBS / "full.py"), "--root", str(root), "--model", model, "--views", VIEW,
         "--benchmarks.toy-images", "30", "--prepare.shard-size", "64", "--train.num-pairs", "192",
-        "--train.save-steps", "2", *extra,
+        "--train.save-steps", "2", "--controls", "control-batch", *extra,
         "source:toy-world", "--source.num-images", str(NUM_IMAGES),
     ]  # fmt: skip
 
@@ -159,6 +159,67 @@ def agreement(store: Store, model: str, directory: str, prompts_name: str, view:
     return sum(same) / num_prompts
 
 
+ADAPTER_IN_VLLM = """
+import json, sys
+from vllm import LLM, SamplingParams
+from vllm.lora.request import LoRARequest
+from seva_ray.encoding import Encoder
+from seva_ray.engines.vllm import AS_GIVEN
+from seva_ray.storage import read_table
+from seva_ray.views import Viewer
+
+start, adapter, prompts, number, limit = sys.argv[1:]
+viewer = Viewer(encoder=Encoder(start), image_root=None, max_pixels=10**6)
+llm = LLM(
+    model=start, dtype="float32", load_format="safetensors", max_model_len=256, enforce_eager=True, enable_lora=True,
+    max_lora_rank=16, limit_mm_per_prompt={"image": 1}, mm_processor_kwargs=AS_GIVEN, seed=0,
+)
+given = [
+    {"prompt_token_ids": viewer.encoder.prompt_ids(row["question"]), "multi_modal_data": {"image": viewer.pixels(row)}}
+    for row in read_table(prompts).to_pylist()[: int(number)]
+]
+request = LoRARequest("policy", 1, adapter)
+outputs = llm.generate(given, SamplingParams(temperature=0, max_tokens=int(limit)), lora_request=request, use_tqdm=False)
+print(json.dumps([list(output.outputs[0].token_ids) for output in outputs]))
+"""
+
+
+def test_the_exported_adapter_in_vllm_answers_as_the_merged_policy(finished: Store, trained_toy: str, tmp_path: Path):
+    words = ["--name", "toy", "--root", finished.root, "--export.what", "adapter", "--export.to", str(tmp_path / "out")]
+    done = run(sys.executable, str(JOBS / "export.py"), *words)
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    prompts = next(name for name in finished.names("prompts") if "deployment" in name)
+    responses = finished.find(f"responses/toy/{prompts.removeprefix('prompts/')}/clean")
+    limit = responses.recipe["config"]["decoding"]["max_new_tokens"]
+    shard, number = finished.find(prompts).path(shard_name(0)), 60
+    environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    answered = subprocess.run(
+        [sys.executable, "-c", ADAPTER_IN_VLLM, trained_toy, str(tmp_path / "out"), shard, str(number), str(limit)],
+        env=os.environ | environment | {"PYTHONPATH": str(JOBS.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert answered.returncode == 0, answered.stderr[-3000:]
+    of_adapter = json.loads(answered.stdout.splitlines()[-1])
+    of_merged = read_table(responses.path(shard_name(0)))["token_ids"].to_pylist()[:number]
+    assert sum(a == b for a, b in zip(of_adapter, of_merged, strict=True)) >= 0.95 * number
+
+
+def test_a_policy_is_exported_with_a_card_that_has_its_scores_and_never_over_something(finished: Store, tmp_path: Path):
+    words = ["--name", "toy", "--root", finished.root, "--export.to", str(tmp_path / "out")]
+    done = run(sys.executable, str(JOBS / "export.py"), *words)
+    assert done.returncode == 0, done.stderr
+    assert {"README.md", "config.json", "generation_config.json", "model.safetensors"} <= {
+        path.name for path in (tmp_path / "out").iterdir()
+    }
+    assert "| VQA accuracy |" in (tmp_path / "out" / "README.md").read_text()
+    again = run(sys.executable, str(JOBS / "export.py"), *words)
+    assert again.returncode == 2
+    assert again.stderr.strip() == f"error: to {tmp_path / 'out'}: is there already"
+
+
 def test_scores_come_with_intervals_for_both_cameras(finished: Store):
     scores = [finished.find(name) for name in finished.names("scores")]
     assert len(scores) == 2
@@ -171,6 +232,7 @@ def test_scores_come_with_intervals_for_both_cameras(finished: Store):
 
 def test_the_report_is_one_file_with_the_whole_funnel(finished: Store):
     page = Path(finished.uri("reports/toy/index.html")).read_text()
+    assert "On the clean image once more (control-batch), 0 answers" in page
     assert "Content-Security-Policy" in page
     assert VIEW in page
     assert "data:image/png;base64," in page

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -173,6 +174,7 @@ def work(loop_config: dict[str, Any]) -> None:
         if rank == 0:
             write_bytes(f"{job.policy_uri}/log.json", json.dumps(trainer.state.log_history).encode())
             write_directory(f"{job.policy_uri}/model", merged)
+            write_directory(f"{job.policy_uri}/adapter", f"{scratch}/adapter")
             if not is_local(job.policy_uri):
                 write_directory(f"{job.policy_uri}/tensorboard", curves)
 
@@ -186,6 +188,9 @@ def merge(trainer: Any, directory: str, encoder: Encoder, dtype: str) -> str:
     if trainer.is_world_process_zero():
         unset_hf_deepspeed_config()  # under ZeRO-3 the starting model, too, would be loaded in parts
         export(load_policy(directory, adapter, dtype), encoder, merged)
+        for file in Path(adapter).iterdir():
+            if file.name not in ("adapter_config.json", "adapter_model.safetensors"):
+                file.unlink()  # among them a pickle of the trainer's arguments
     return merged
 
 

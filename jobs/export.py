@@ -1,0 +1,32 @@
+"""export a trained policy: merged weights or its adapter, with a model card; to a directory, and to a hub if wanted.
+
+python jobs/export.py --name toy --export.to exported/toy
+"""
+
+import os
+from dataclasses import dataclass, field
+
+from seva_ray.artifacts import Store
+from seva_ray.stages.export import Export, export
+from seva_ray.stages.job import run
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportJob:
+    """A policy as others use it."""
+
+    name: str
+    """The policy: `policies/<name>`."""
+    root: str = "runs"
+    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
+    export: Export = field(default_factory=lambda: Export(to="exported"))
+
+
+def main(config: ExportJob) -> None:
+    if config.export.push:
+        os.environ["HF_HUB_OFFLINE"] = "0"  # other jobs never ask a hub
+    export(config.export, Store(config.root), config.name)
+
+
+if __name__ == "__main__":
+    run(main, {"toy": ExportJob(name="toy")}, "A policy as others use it.")

@@ -1,0 +1,75 @@
+"""export: a trained policy -> a directory to serve or to publish: merged weights or the adapter, with a model card."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from seva_ray.artifacts import Artifact, Store, versions
+from seva_ray.card import CardContent, model_card
+from seva_ray.errors import ConfigError, InputError
+from seva_ray.stages.evaluate import read_comparisons
+from seva_ray.stages.progress import say
+from seva_ray.storage import exists, fetch_directory, write_directory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What is exported, and where to."""
+
+    what: Literal["merged", "adapter"] = "merged"
+    """The whole model, which vLLM and transformers load; or the LoRA adapter alone."""
+    to: str
+    """A directory or an fsspec URI; it must not exist."""
+    push: str = ""
+    """A repository of a model hub (`user/name`), to which the same files go; it is made private. Empty: none."""
+
+    def __post_init__(self) -> None:
+        if self.push and self.push.count("/") != 1:
+            raise ConfigError(f"push {self.push!r}: must be user/name")
+
+
+def export(config: Export, store: Store, name: str) -> str:
+    """Returns where the files are. Raises: InputError where there is no such policy, or the target exists."""
+    trained = store.find(f"policies/{name}")
+    if exists(config.to):
+        raise InputError(f"to {config.to}: is there already")
+    with tempfile.TemporaryDirectory(prefix="seva-export-") as scratch:
+        directory = Path(scratch, "export")
+        fetch_directory(trained.path({"merged": "model", "adapter": "adapter"}[config.what]), str(directory))
+        (directory / "README.md").write_text(model_card(content(config, store, name, trained)))
+        if config.push:
+            push(directory, config.push)
+        write_directory(config.to, str(directory))
+    say(f"export {name}: {config.to}" + (f", and {config.push}" if config.push else ""))
+    return config.to
+
+
+def content(config: Export, store: Store, name: str, trained: Artifact) -> CardContent:
+    pairs = store.find(next(iter(trained.recipe["inputs"])))
+    scores = [store.find(item) for item in store.names("scores") if item.endswith(f"/{name}")]
+    return CardContent(
+        name=name,
+        start=trained.counts["start"]["name"],
+        what=config.what,
+        num_pairs=trained.counts["num_pairs"],
+        num_steps=trained.counts["num_steps"],
+        views=pairs.counts["views"],
+        scores={item.name.split("/")[1]: read_comparisons(item) for item in scores},
+        recipe=trained.recipe["config"]["train"],
+        versions=versions(),
+        fingerprint=trained.fingerprint,
+    )
+
+
+def push(directory: Path, repository: str) -> None:
+    """The token is huggingface_hub's own affair (HF_TOKEN, or its login)."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=True, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=directory)
+    except (HfHubHTTPError, OSError) as error:
+        raise InputError(f"push {repository}: {str(error).splitlines()[0]}") from None
