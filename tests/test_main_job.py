@@ -178,8 +178,8 @@ given = [
     {"prompt_token_ids": viewer.encoder.prompt_ids(row["question"]), "multi_modal_data": {"image": viewer.pixels(row)}}
     for row in read_table(prompts).to_pylist()[: int(number)]
 ]
-request = LoRARequest("policy", 1, adapter)
-outputs = llm.generate(given, SamplingParams(temperature=0, max_tokens=int(limit)), lora_request=request, use_tqdm=False)
+greedy, policy = SamplingParams(temperature=0, max_tokens=int(limit)), LoRARequest("policy", 1, adapter)
+outputs = llm.generate(given, greedy, lora_request=policy, use_tqdm=False)
 print(json.dumps([list(output.outputs[0].token_ids) for output in outputs]))
 """
 
