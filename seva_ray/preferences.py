@@ -38,6 +38,8 @@ class PreferenceCollator:
 
     viewer: Viewer
     packed: bool = True
+    views: Sequence[str] = ()
+    """Rejected views that figures are split by: `view` (B, K) is the place in it of each rejected response's, or -1."""
 
     def __call__(self, pairs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         encoder = self.viewer.encoder
@@ -55,6 +57,9 @@ class PreferenceCollator:
         batch["num_tokens"] = torch.tensor(
             [[len(answer) for answer in answers] + [0] * (width - len(answers)) for answers in responses]
         )
+        if self.views:
+            named = [[self.views.index(rejected["view"]) for rejected in pair["rejected"]] for pair in pairs]
+            batch["view"] = torch.tensor([[*row, *[-1] * (width - 1 - len(row))] for row in named])
         if "ref_logps" in pairs[0]:
             references = [pair["ref_logps"] for pair in pairs]
             batch["ref_logps"] = torch.tensor([[*row, *[0.0] * (width - len(row))] for row in references])

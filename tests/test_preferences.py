@@ -208,6 +208,29 @@ def test_both_layouts_give_the_same_log_probabilities_and_gradients(toy_model, v
     assert (packed_grads - plain_grads).norm() < (1e-5 if dtype == torch.float32 else 1e-6) * plain_grads.norm()
 
 
+def test_logits_are_computed_where_responses_are_and_nowhere_else(toy_model, viewer, pairs):
+    model, widths = load_model(toy_model, "float32"), []
+    model.lm_head.register_forward_hook(lambda module, args, output: widths.append(tuple(output.shape[:2])))
+    batch = PreferenceCollator(viewer=viewer)(pairs)
+    response_logps(model, batch)
+    longest = max(sum(1 + len(response) for response in responses_of(pair)) for pair in pairs)
+    assert widths == [(len(pairs), longest)]
+
+
+def test_trl_itself_takes_no_reference_column_for_images(toy_model, encoder, pairs, tmp_path):
+    """Why reference log-probabilities are a stage of ours."""
+    with pytest.raises(ValueError, match=r"precompute_ref_log_probs=True.* is not supported for vision"):
+        trl.DPOTrainer(
+            model=load_model(toy_model, "float32"),
+            args=trl.DPOConfig(
+                output_dir=str(tmp_path), precompute_ref_log_probs=True, bf16=False, use_cpu=True, report_to="none"
+            ),
+            train_dataset=as_dataset(pa.Table.from_pylist(pairs), datasets),
+            processing_class=encoder.processor,
+            peft_config=LORA.peft(),
+        )
+
+
 def test_a_model_that_ignores_the_mask_is_found_out(toy_model, viewer, pairs):
     model = load_model(toy_model, "float32")
     assert packing_fails(model, viewer, pairs) is None

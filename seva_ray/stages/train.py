@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ class Job:
     reading: Reading
     packed: bool
     """Whether image and question are computed once per pair."""
+    views: Sequence[str]
+    """Rejected views, where there are several."""
     policy_uri: str
     ear: Any
     """Where workers tell of their progress."""
@@ -67,6 +70,7 @@ def train(config: Train, store: Store, name: str, model: Model, pairs: Artifact)
             pairs=schedule(table, config),
             reading=reading_of(model, prompts, chosen),
             packed=logps.counts["plain_because"] is None,
+            views=tuple(pairs.counts["views"]) if len(pairs.counts["views"]) > 1 else (),
             policy_uri=artifact.uri,
             ear=ear,
         )
@@ -128,6 +132,7 @@ def work(loop_config: dict[str, Any]) -> None:
         callback = reporter(job.ear)
         trainer = PreferenceTrainer(
             config=config,
+            views=job.views,
             model=load_model(directory, config.dtype),
             args=trl.DPOConfig(
                 output_dir=scratch,
@@ -160,6 +165,7 @@ def work(loop_config: dict[str, Any]) -> None:
                     encoder=encoder, image_root=job.reading.image_root, max_pixels=job.reading.max_image_pixels
                 ),
                 packed=job.packed,
+                views=job.views,
             ),
             peft_config=config.lora.peft(),
             callbacks=[callback],

@@ -1,5 +1,6 @@
 """TRL's DPOTrainer with our order of pairs, forward, losses and figures. Imported by training workers only."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,16 +9,16 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 from seva_ray.dpo import Train
-from seva_ray.losses import Answers, losses_of
+from seva_ray.losses import Answers, losses_of, margins
 from seva_ray.preferences import response_logps
 
 
 class PreferenceTrainer(trl.DPOTrainer):
     """Batches come from PreferenceCollator, with `ref_logps` and `weight`, in the data set's order."""
 
-    def __init__(self, *, config: Train, **arguments: Any):
+    def __init__(self, *, config: Train, views: Sequence[str] = (), **arguments: Any):
         super().__init__(**arguments)
-        self.config = config
+        self.config, self.views = config, views
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
@@ -27,13 +28,16 @@ class PreferenceTrainer(trl.DPOTrainer):
             logps=response_logps(model, inputs), ref_logps=inputs["ref_logps"], num_tokens=inputs["num_tokens"]
         )
         losses = losses_of(self.config.loss, answers, self.config.beta)
-        self.note(answers, inputs["weight"] > 0)
+        self.note(answers, inputs["weight"] > 0, inputs.get("view"))
         return (losses * inputs["weight"]).mean()
 
     @torch.no_grad()
-    def note(self, answers: Answers, counted: Tensor) -> None:
-        """Add the batch's figures, over all workers, to TRL's log."""
+    def note(self, answers: Answers, counted: Tensor, view: Tensor | None) -> None:
+        """Add the batch's figures, over all workers, to TRL's log; margins of several views also one by one."""
         found = figures(answers, self.config, counted)
+        if view is not None:
+            gaps, there = self.config.beta * margins(answers), counted[:, None]
+            found |= {f"rewards/margins/{name}": gaps[there & (view == n)] for n, name in enumerate(self.views)}
         totals = {name: (values.sum(), values.numel()) for name, values in found.items()}
         flat = torch.tensor([*totals.values()], device=counted.device)
         sums = self.accelerator.gather(flat[None]).sum(0).tolist()
@@ -49,8 +53,7 @@ def figures(answers: Answers, config: Train, counted: Tensor) -> dict[str, Tenso
     reference did.
     """
     logratios, there = answers.logratios, answers.there & counted[:, None]
-    chosen, rejected = logratios[:, 0], logratios[:, 1:]
-    gaps = chosen[:, None] - rejected
+    chosen, rejected, gaps = logratios[:, 0], logratios[:, 1:], margins(answers)
     return {
         "rewards/chosen": config.beta * chosen[counted],
         "rewards/rejected": config.beta * rejected[there],
