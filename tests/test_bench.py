@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from bench.figures import Figure, keep, table
+from bench.paced import steady_rate
 
 FIGURE = Figure(figure="speed", ratio=1.0, target=1.0, better="higher", rival="itself", command="python bench.py")
 
@@ -31,3 +32,10 @@ def test_a_part_that_is_measured_again_leaves_the_other_results_as_they_were(tmp
         ("memory", 3.0),
     ]
     assert set(json.loads(path.read_text())[0]) == {"figure", "ratio", "target", "better", "rival", "command"}
+
+
+def test_a_steady_rate_leaves_out_how_it_began_and_ended():
+    slow_start = [(10.0, 5), (20.0, 5)]
+    steady = [(30.0 + 2 * number, 5) for number in range(6)]
+    slow_end = [(90.0, 5), (99.0, 5)]
+    assert steady_rate([*slow_end, *steady, *slow_start]) == 2.5

@@ -42,18 +42,21 @@ class GatedEngine(VllmEngine):
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    rows: int
+    rate: float
+    """Rows/s in steady state."""
     seconds: float
     """From the engine being ready to the last commit."""
     whole_seconds: float
     """Of the call, the engine's start included."""
-    rows_after_first: int
-    seconds_after_first: float
-    """The same from the first commit on: to compare with what does not tell when its engine is ready."""
 
-    @property
-    def rate(self) -> float:
-        return self.rows / self.seconds
+
+def steady_rate(commits: Sequence[tuple[float, int]]) -> float:
+    """Rows/s from the third commit to the third-last: as much was half done at the one as at the other.
+
+    `commits`: time in s and number of rows of each.
+    """
+    (began, _), *between = sorted(commits)[2:-2]
+    return sum(rows for _, rows in between) / (between[-1][0] - began)
 
 
 def run_stage(workload: Workload, views: Sequence[str]) -> Pace:
@@ -68,15 +71,13 @@ def run_stage(workload: Workload, views: Sequence[str]) -> Pace:
         ended = time.time()
         for artifact in responses:
             check_length(artifact, workload.num_prompts)
-        commits = sorted(file.stat().st_mtime for artifact in responses for file in shards(artifact.uri))
+        commits = [file.stat().st_mtime for artifact in responses for file in shards(artifact.uri)]
         ready = gate.stat().st_mtime
-    rows = workload.num_prompts * len(views)
+    assert workload.num_prompts % workload.shard_size == 0, "every commit has as many rows"
     return Pace(
-        rows=rows,
-        seconds=commits[-1] - ready,
+        rate=steady_rate([(time_s, workload.shard_size) for time_s in commits]),
+        seconds=max(commits) - ready,
         whole_seconds=ended - started,
-        rows_after_first=rows - workload.shard_size,
-        seconds_after_first=commits[-1] - commits[0],
     )
 
 
