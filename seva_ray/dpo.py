@@ -67,12 +67,17 @@ class Train:
     """Control: exchange chosen and rejected in half of the pairs, at random. A gain that survives is not SeVa's."""
     lora: Lora = field(default_factory=Lora)
     """The adapter."""
+    full: bool = False
+    """Train all weights of the language model instead of an adapter."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the frozen weights and of autocast."""
     zero_stage: Literal[0, 1, 2, 3] = execution(2)
     """DeepSpeed ZeRO stage: 1 shards the optimiser, 2 also gradients, 3 also weights; 0 is plain data parallel."""
     num_workers: int = execution(8)
     """One GPU each, or one CPU where the cluster has no GPU."""
+    min_workers: int | None = execution(None)
+    """Start and go on with as few as this where the cluster has no more. Needs zero_stage 0: DeepSpeed's checkpoints
+    belong to one number of workers. None: always num_workers."""
     per_device_batch_size: int = execution(2)
     """Pairs per forward of one worker."""
     shared_prefix: bool = execution(True)
@@ -107,11 +112,20 @@ class Train:
                 raise ConfigError(f"trackers {tracker}: not installed; `pip install {tracker}` into the environment")
         if self.num_pairs is not None and self.num_pairs < 1:
             raise ConfigError(f"num_pairs {self.num_pairs}: must be at least 1")
-        if self.global_batch_size % (self.num_workers * self.per_device_batch_size):
+        fewest = self.num_workers if self.min_workers is None else self.min_workers
+        if not 1 <= fewest <= self.num_workers:
+            raise ConfigError(f"min_workers {fewest}: must be 1 to num_workers {self.num_workers}")
+        if fewest < self.num_workers and self.zero_stage:
             raise ConfigError(
-                f"global_batch_size {self.global_batch_size}: must be a multiple of num_workers "
-                f"{self.num_workers} x per_device_batch_size {self.per_device_batch_size}"
+                f"min_workers {fewest}: with zero_stage {self.zero_stage} a checkpoint can only be read by as many "
+                "workers as wrote it; zero_stage 0 allows it"
             )
+        for number in range(fewest, self.num_workers + 1):
+            if self.global_batch_size % (number * self.per_device_batch_size):
+                raise ConfigError(
+                    f"global_batch_size {self.global_batch_size}: must be a multiple of num_workers "
+                    f"{number} x per_device_batch_size {self.per_device_batch_size}"
+                )
 
 
 def choose(pairs: pa.Table, config: Train) -> pa.Table:

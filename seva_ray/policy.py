@@ -50,6 +50,12 @@ def load_model(directory: str, dtype: str) -> Any:
     return AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype, use_safetensors=True)
 
 
+def freeze_all_but_language(model: Any) -> None:
+    """Full training is of the language model and its head: what an image looks like to it stays as it was."""
+    for name, weight in model.named_parameters():
+        weight.requires_grad_("language_model" in name or "lm_head" in name)
+
+
 def load_policy(directory: str, adapter: str, dtype: str) -> Any:
     """The starting model with a saved adapter, in CPU memory."""
     from peft import PeftModel

@@ -36,6 +36,6 @@ def test_a_part_that_is_measured_again_leaves_the_other_results_as_they_were(tmp
 
 def test_a_steady_rate_leaves_out_how_it_began_and_ended():
     slow_start = [(10.0, 5), (20.0, 5)]
-    steady = [(30.0 + 2 * number, 5) for number in range(6)]
+    steady = [(30.0 + 2 * number, 5) for number in range(12)]
     slow_end = [(90.0, 5), (99.0, 5)]
     assert steady_rate([*slow_end, *steady, *slow_start]) == 2.5

@@ -26,7 +26,6 @@ from seva_ray.preferences import (
     responses_of,
 )
 from seva_ray.records import PAIR_SCHEMA, table
-from seva_ray.stages.train import as_dataset
 from seva_ray.stages.trainer import PreferenceTrainer
 from seva_ray.toy.model import IMAGE, VOCABULARY
 from seva_ray.toy.world import make_scene, render
@@ -225,7 +224,7 @@ def test_trl_itself_takes_no_reference_column_for_images(toy_model, encoder, pai
             args=trl.DPOConfig(
                 output_dir=str(tmp_path), precompute_ref_log_probs=True, bf16=False, use_cpu=True, report_to="none"
             ),
-            train_dataset=as_dataset(pa.Table.from_pylist(pairs), datasets),
+            train_dataset=datasets.Dataset(pa.Table.from_pylist([pair | {"images": None} for pair in pairs])),
             processing_class=encoder.processor,
             peft_config=LORA.peft(),
         )
@@ -274,7 +273,7 @@ def trainer(toy_model, encoder, viewer, pairs, tmp_path_factory) -> PreferenceTr
             remove_unused_columns=False,
             report_to="none",
         ),
-        train_dataset=as_dataset(pa.Table.from_pylist(rows), datasets),
+        train_dataset=datasets.Dataset(pa.Table.from_pylist(rows)),
         processing_class=encoder.processor,
         data_collator=PreferenceCollator(viewer=viewer),
         peft_config=LORA.peft(),

@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.dpo import Train
@@ -72,6 +74,34 @@ def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses(run: Run, al
     assert any(alone[-1][name] != alone[-1]["rewards/margins"] for name in split)
     for name in ("loss", "rewards/margins", *split, "logps/chosen", "drift/rejected", "tokens/rejected"):
         assert [row[name] for row in shared] == pytest.approx([row[name] for row in alone], rel=1e-4, abs=1e-5)
+
+
+def test_with_fewer_cpus_than_workers_it_starts_with_as_many_as_there_are_and_loses_the_same(run: Run):
+    elastic = replace(CONFIG, num_workers=4, min_workers=1, per_device_batch_size=2, global_batch_size=24)
+    with pytest.raises(ConfigError, match="min_workers 1: with zero_stage 2"):
+        replace(elastic, zero_stage=2)
+    with pytest.raises(ConfigError, match="multiple of num_workers 3 x"):
+        replace(elastic, global_batch_size=16)
+    log = run.log("elastic", elastic)
+    fixed = run.log("fixed", replace(elastic, num_workers=1, min_workers=None))
+    assert [row["loss"] for row in log] == pytest.approx([row["loss"] for row in fixed], rel=1e-4, abs=1e-5)
+
+
+def test_full_training_under_zero_3_changes_the_whole_language_model_and_nothing_else(run: Run):
+    config = replace(CONFIG, num_workers=2, per_device_batch_size=2, zero_stage=3, full=True)
+    log = run.log("full", config)
+    assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert log[-1]["rewards/margins"] > 0
+    before, after = (
+        load_file(f"{directory}/model.safetensors")
+        for directory in (run.model.directory, run.store.uri("policies/full/model"))
+    )
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if "language_model" in name}
+    assert not exists(run.store.uri("policies/full/model/training_args.bin"))
+    assert not exists(run.store.uri("policies/full/adapter"))
+    model_at(run.store.uri("policies/full/model"))
 
 
 def test_training_that_diverges_ends_in_one_line_with_its_step_and_no_model(run: Run):

@@ -17,7 +17,7 @@ from seva_ray.images import MAX_PIXELS
 from seva_ray.policy import Lora, load_model
 from seva_ray.preferences import PreferenceCollator
 from seva_ray.dpo import Train, deepspeed_config
-from seva_ray.stages.train import as_dataset, merge, skip_compiled_collectives
+from seva_ray.stages.train import merge, skip_compiled_collectives
 from seva_ray.stages.trainer import PreferenceTrainer
 from seva_ray.views import Viewer
 
@@ -37,7 +37,7 @@ trainer = PreferenceTrainer(
         output_dir=scratch, learning_rate=1e-2, max_steps=2, bf16=False, gradient_checkpointing=False, use_cpu=True,
         deepspeed=zero3, max_length=None, remove_unused_columns=False, report_to="none", save_strategy="no",
     ),
-    train_dataset=as_dataset(pa.Table.from_pylist([row, row]), datasets),
+    train_dataset=datasets.Dataset(pa.Table.from_pylist([row, row])),
     processing_class=encoder.processor,
     data_collator=PreferenceCollator(viewer=Viewer(encoder=encoder, image_root=scratch, max_pixels=MAX_PIXELS)),
     peft_config=Lora(rank=4, alpha=8).peft(),

@@ -142,8 +142,6 @@ def timed(kind: Any, rows: list[dict[str, Any]], collator: Any, batch_size: int,
     import transformers
     import trl
 
-    from seva_ray.stages.train import as_dataset
-
     directory = LLAVA_SHAPED.model.directory
 
     class Clock(transformers.TrainerCallback):
@@ -169,7 +167,7 @@ def timed(kind: Any, rows: list[dict[str, Any]], collator: Any, batch_size: int,
                 report_to="none",
                 disable_tqdm=True,
             ),
-            train_dataset=as_dataset(pa.Table.from_pylist(rows), datasets),
+            train_dataset=datasets.Dataset(pa.Table.from_pylist([row | {"images": None} for row in rows])),
             processing_class=Encoder(directory).processor,
             data_collator=collator,
             peft_config=LORA.peft(),

@@ -78,7 +78,7 @@ class Workload:
 
 
 TOY = Workload(name="toy", side_px=64, num_prompts=3072, shard_size=256, max_model_len=256)
-LLAVA_SHAPED = Workload(name="llava-shaped", side_px=400, num_prompts=96, shard_size=16, max_model_len=1024)
+LLAVA_SHAPED = Workload(name="llava-shaped", side_px=400, num_prompts=288, shard_size=16, max_model_len=1024)
 """336 px, 576 image tokens, a language model of hidden size 512 and 8 layers."""
 
 

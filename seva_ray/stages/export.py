@@ -34,9 +34,12 @@ def export(config: Export, store: Store, name: str) -> str:
     trained = store.find(f"policies/{name}")
     if exists(config.to):
         raise InputError(f"to {config.to}: is there already")
+    source = trained.path({"merged": "model", "adapter": "adapter"}[config.what])
+    if not exists(source):
+        raise InputError(f"policies/{name}: has no adapter; all its weights were trained")
     with tempfile.TemporaryDirectory(prefix="seva-export-") as scratch:
         directory = Path(scratch, "export")
-        fetch_directory(trained.path({"merged": "model", "adapter": "adapter"}[config.what]), str(directory))
+        fetch_directory(source, str(directory))
         (directory / "README.md").write_text(model_card(content(config, store, name, trained)))
         if config.push:
             push(directory, config.push)

@@ -24,7 +24,7 @@ from seva_ray.dpo import Train, choose, deepspeed_config, schedule
 from seva_ray.encoding import Encoder
 from seva_ray.errors import InputError
 from seva_ray.models import Model
-from seva_ray.policy import export, load_model, load_policy
+from seva_ray.policy import export, freeze_all_but_language, load_model, load_policy
 from seva_ray.preferences import PreferenceCollator
 from seva_ray.stages.cluster import has_gpus, join
 from seva_ray.stages.pair import lineage, read_pairs
@@ -85,7 +85,10 @@ def run_workers(config: Train, artifact: Artifact, job: Job) -> None:
     trainer = ray.train.torch.TorchTrainer(
         work,
         train_loop_config={"job": ray.put(job)},
-        scaling_config=ray.train.ScalingConfig(num_workers=config.num_workers, use_gpu=use_gpu),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers),
+            use_gpu=use_gpu,
+        ),
         run_config=ray.train.RunConfig(
             name="run",
             storage_path=artifact.uri,
@@ -129,11 +132,13 @@ def work(loop_config: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory(prefix="seva-train-") as scratch:
         curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
         os.environ["TENSORBOARD_LOGGING_DIR"] = curves
-        callback = reporter(job.ear)
+        callback, model = reporter(job.ear), load_model(directory, config.dtype)
+        if config.full:
+            freeze_all_but_language(model)
         trainer = PreferenceTrainer(
             config=config,
             views=job.views,
-            model=load_model(directory, config.dtype),
+            model=model,
             args=trl.DPOConfig(
                 output_dir=scratch,
                 learning_rate=config.learning_rate,
@@ -151,14 +156,14 @@ def work(loop_config: dict[str, Any]) -> None:
                 use_cpu=not on_gpu,
                 max_length=None,
                 remove_unused_columns=False,
+                precompute_ref_log_probs=config.full,  # else TRL would load a second model as the reference
                 logging_steps=1,
                 logging_nan_inf_filter=False,
                 save_steps=config.save_steps,
-                save_total_limit=1,
                 report_to=list(config.trackers) if rank == 0 else "none",
                 disable_tqdm=True,
             ),
-            train_dataset=as_dataset(job.pairs, datasets),
+            train_dataset=datasets.Dataset(job.pairs),
             processing_class=encoder.processor,
             data_collator=PreferenceCollator(
                 viewer=Viewer(
@@ -167,7 +172,7 @@ def work(loop_config: dict[str, Any]) -> None:
                 packed=job.packed,
                 views=job.views,
             ),
-            peft_config=config.lora.peft(),
+            peft_config=None if config.full else config.lora.peft(),
             callbacks=[callback],
         )
         trainer.remove_callback(transformers.PrinterCallback)
@@ -176,11 +181,12 @@ def work(loop_config: dict[str, Any]) -> None:
             if rank == 0:
                 write_bytes(f"{job.policy_uri}/{DIVERGED}", callback.diverged.encode())
             return
-        merged = merge(trainer, directory, encoder, config.dtype)
+        merged = save_whole(trainer, encoder) if config.full else merge(trainer, directory, encoder, config.dtype)
         if rank == 0:
             write_bytes(f"{job.policy_uri}/log.json", json.dumps(trainer.state.log_history).encode())
             write_directory(f"{job.policy_uri}/model", merged)
-            write_directory(f"{job.policy_uri}/adapter", f"{scratch}/adapter")
+            if not config.full:
+                write_directory(f"{job.policy_uri}/adapter", f"{scratch}/adapter")
             if not is_local(job.policy_uri):
                 write_directory(f"{job.policy_uri}/tensorboard", curves)
 
@@ -200,9 +206,14 @@ def merge(trainer: Any, directory: str, encoder: Encoder, dtype: str) -> str:
     return merged
 
 
-def as_dataset(pairs: pa.Table, datasets: Any) -> Any:
-    """The pairs as TRL takes them: rows with an `images` column are a vision dataset."""
-    return datasets.Dataset(pairs.append_column("images", pa.nulls(len(pairs))))
+def save_whole(trainer: Any, encoder: Encoder) -> str:
+    """Directory of a policy whose own weights were trained, written by rank 0; all workers call, as in `merge`."""
+    directory = os.path.join(trainer.args.output_dir, "whole")
+    trainer.save_model(directory)
+    if trainer.is_world_process_zero():
+        os.remove(os.path.join(directory, "training_args.bin"))  # a pickle
+        encoder.processor.save_pretrained(directory)
+    return directory
 
 
 def reporter(ear: Any) -> Any:
@@ -213,11 +224,16 @@ def reporter(ear: Any) -> Any:
         started = 0.0
         first_step = 0
         diverged = ""
+        noticed = False
 
         def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
             self.started, self.first_step = time.monotonic(), state.global_step
             if state.global_step and state.is_world_process_zero:
                 ear.tell.remote(f"train: resumed at step {state.global_step}/{state.max_steps}")
+
+        def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            if not self.noticed and ray.train.get_preemption_info() is not None:  # a node is about to be taken away
+                self.noticed = control.should_save = True
 
         def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
             step, last = state.global_step, state.max_steps
@@ -236,7 +252,11 @@ def reporter(ear: Any) -> Any:
         def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
             path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
             metrics = {"step": state.global_step, **state.log_history[-1]}
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(path))
+            ray.train.report(
+                metrics,
+                checkpoint=ray.train.Checkpoint.from_directory(path),
+                checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,  # which also removes the local copy
+            )
 
     return Reporter()
 

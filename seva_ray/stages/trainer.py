@@ -20,6 +20,14 @@ class PreferenceTrainer(trl.DPOTrainer):
         super().__init__(**arguments)
         self.config, self.views = config, views
 
+    def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:
+        """As it is: PreferenceCollator tokenises."""
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Any, *arguments: Any) -> Any:
+        """As it is: the reference stage has been there."""
+        return dataset
+
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
 
