@@ -2,8 +2,12 @@
 
 import json
 import math
+import threading
+import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -117,3 +121,27 @@ def test_a_tracker_that_is_not_installed_and_offload_without_sharding_are_config
         Train(trackers=("tensorboard", "wandb"))
     with pytest.raises(ConfigError, match="offload: needs a zero_stage"):
         Train(offload=True, zero_stage=0)
+
+
+def test_a_killed_worker_costs_time_and_nothing_else(run: Run):
+    config = replace(CONFIG, num_workers=2, per_device_batch_size=1, global_batch_size=2, num_repeats=4, zero_stage=2)
+    config = replace(config, save_steps=5)
+    uninterrupted = run.log("whole", config)
+    saved = Path(run.store.uri("policies/killed/run/checkpoint_manager_snapshot.json"))
+    killed = []
+
+    def kill() -> None:
+        while not saved.exists():
+            time.sleep(0.02)
+        workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+        workers[-1].kill()
+        killed.append(workers[-1].pid)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    log = run.log("killed", config)
+    killer.join(1)
+    assert killed, "it was over before"
+    assert [row["step"] for row in log] == [row["step"] for row in uninterrupted]
+    for name in ("loss", "rewards/margins", "grad_norm", "learning_rate"):
+        assert [row[name] for row in log] == pytest.approx([row[name] for row in uninterrupted], rel=1e-5, abs=1e-7)
