@@ -1,7 +1,7 @@
 # The one entry to every habit. Each target installs what it needs first, into .venv; nothing has to be activated.
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos check format lock clean
+.PHONY: help install demo test test-all chaos check format lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -17,6 +17,9 @@ dev:
 
 test: dev ## the tests, with the tools they need
 	$(PYTHON) -m pytest
+
+test-all: dev ## also the tests that take minutes each
+	$(PYTHON) -m pytest -m "slow or not slow"
 
 chaos: dev ## generation while everything dies, by turns and often: 44 kills
 	CHAOS_ROUNDS=6 $(PYTHON) -m pytest tests/chaos

@@ -66,7 +66,7 @@ def alone(run: Run) -> list[dict]:
     return run.log("alone", CONFIG)
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.slow), 2, 3])
 def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses(run: Run, alone: list[dict], stage: int):
     config = replace(CONFIG, num_workers=2, per_device_batch_size=2, zero_stage=stage)  # type: ignore[arg-type]
     config = replace(config, gradient_checkpointing=stage == 2)  # which changes no number either
@@ -80,6 +80,7 @@ def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses(run: Run, al
         assert [row[name] for row in shared] == pytest.approx([row[name] for row in alone], rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_with_fewer_cpus_than_workers_it_starts_with_as_many_as_there_are_and_loses_the_same(run: Run):
     elastic = replace(CONFIG, num_workers=4, min_workers=1, per_device_batch_size=2, global_batch_size=24)
     with pytest.raises(ConfigError, match="min_workers 1: with zero_stage 2"):
@@ -123,6 +124,7 @@ def test_a_tracker_that_is_not_installed_and_offload_without_sharding_are_config
         Train(offload=True, zero_stage=0)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_time_and_nothing_else(run: Run):
     config = replace(CONFIG, num_workers=2, per_device_batch_size=1, global_batch_size=2, num_repeats=4, zero_stage=2)
     config = replace(config, save_steps=5)
