@@ -6,11 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from autoscaling import autoscaling_cluster
-
 from seva_ray.artifacts import Store
 from seva_ray.stages.prepare import shard_name
 from seva_ray.storage import read_table
+from tests.autoscaling import autoscaling_cluster
 
 DRIVER = """
 import json, sys, threading, time
@@ -27,7 +26,7 @@ def engine_nodes():
     return sum(node["Alive"] and "engine" in node["Resources"] for node in ray.nodes())
 
 store = Store(sys.argv[1])
-prompts = prepare(Prepare(shard_size=8), store, "toy", ToyWorld(num_images=40))
+prompts = prepare(Prepare(shard_size=8), store, "toy", ToyWorld(num_images=60))
 join()
 seen, over = [engine_nodes()], threading.Event()
 
@@ -52,7 +51,7 @@ print(json.dumps(seen))
 
 def test_engines_come_with_the_nodes_that_the_autoscaler_adds_and_nodes_go_when_there_is_no_work(tmp_path):
     journal = tmp_path / "journal"
-    with autoscaling_cluster({"CPU": 2}, {"generation": {"CPU": 1, "engine": 1}}, max_workers=2) as environment:
+    with autoscaling_cluster({"CPU": 6}, {"generation": {"CPU": 1, "engine": 1}}, max_workers=2) as environment:
         done = subprocess.run(
             [sys.executable, "-c", DRIVER, str(tmp_path / "runs"), str(journal)],
             env=os.environ | environment | {"PYTHONPATH": str(Path(__file__).parent.parent)},

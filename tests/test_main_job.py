@@ -90,9 +90,11 @@ def test_verdicts_add_up_and_kept_pairs_are_in_every_export(finished: Store, tra
         for row in read_table(pairs.path("pairs", name)).to_pylist()
     ]
     assert len(rows) == verdicts["kept"] > 50
-    assert all(row["chosen"] != row["rejected"] for row in rows)
+    assert all([item["view"] for item in row["rejected"]] == [VIEW] for row in rows)
+    texts = [(row["chosen"], row["rejected"][0]["text"]) for row in rows]
+    assert all(chosen != rejected for chosen, rejected in texts)
     official = json.loads(Path(pairs.path("pairs.json")).read_text())
-    assert [(row["chosen"], row["rejected"], row["question"], row["image_id"]) for row in rows] == [
+    assert [(*pair, row["question"], row["image_id"]) for pair, row in zip(texts, rows, strict=True)] == [
         (row["chosen"], row["reject"], row["question"], row["image_id"]) for row in official
     ]
 
