@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from seva_ray.artifacts import Store
 from seva_ray.stages.prepare import shard_name
 from seva_ray.storage import read_table
@@ -14,6 +16,8 @@ from tests.autoscaling import autoscaling_cluster
 DRIVER = """
 import json, sys, threading, time
 import ray
+import pytest
+
 from seva_ray.artifacts import Store
 from seva_ray.engines import FakeEngine
 from seva_ray.models import Model
@@ -49,6 +53,7 @@ print(json.dumps(seen))
 """
 
 
+@pytest.mark.slow
 def test_engines_come_with_the_nodes_that_the_autoscaler_adds_and_nodes_go_when_there_is_no_work(tmp_path):
     journal = tmp_path / "journal"
     with autoscaling_cluster({"CPU": 6}, {"generation": {"CPU": 1, "engine": 1}}, max_workers=2) as environment:

@@ -1,6 +1,5 @@
 """Real vLLM whose engine dies: the actor notices and ends, Ray restarts it, and every row is there once."""
 
-import os
 from pathlib import Path
 from random import Random
 
@@ -13,14 +12,13 @@ from seva_ray.stages.prepare import Prepare, prepare
 from tests.chaos.machines import ENGINE_ACTOR, VLLM_ENGINE, Machines, wait_for
 from tests.chaos.runs import Run, shards
 
-LONG = pytest.mark.skipif("CHAOS_ROUNDS" not in os.environ, reason="in `make chaos` only: vLLM starts twice more")
 
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "words"),
     [
         (VLLM_ENGINE, ["--generate.engine.own-process"]),
-        pytest.param(ENGINE_ACTOR, ["--generate.engine.no-own-process"], marks=LONG),
+        (ENGINE_ACTOR, ["--generate.engine.no-own-process"]),
     ],
     ids=["child of the actor", "actor"],
 )
