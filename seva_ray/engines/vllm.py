@@ -137,7 +137,9 @@ class VllmGenerator:
             while True:
                 self.step()
         except BaseException as error:
-            self.fail(error)
+            dead = RuntimeError(f"vLLM's engine failed: {error!r}")  # not a ValueError, which would be one request's
+            dead.__cause__ = error
+            self.fail(dead)
 
     def step(self) -> None:
         """Take in what has arrived, waiting for it where there is nothing else to do; compute one token for all."""
