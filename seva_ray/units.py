@@ -55,6 +55,19 @@ class Encoded:
     pixels: np.ndarray
     """Normalised, float32 (images, C, H, W)."""
 
+    def requests(self) -> list[Request]:
+        """Of the rows without an error, in their order."""
+        return [
+            Request(
+                prompt_id=row.prompt_id,
+                prompt_ids=row.prompt_ids,
+                pixels=self.pixels[row.image],
+                pixels_id=row.pixels_id,
+            )
+            for row in self.rows
+            if row.error is None
+        ]
+
     def header(self) -> str:
         """All but the pixels, as JSON."""
         return json.dumps({"unit": asdict(self.unit), "rows": [asdict(row) for row in self.rows]})
@@ -101,19 +114,9 @@ def encode_row(
 
 def answer(encoded: Encoded, generator: Generator) -> int:
     """Generate a unit's responses and commit them in one step; how many there are."""
-    requests = [
-        Request(
-            prompt_id=row.prompt_id,
-            prompt_ids=row.prompt_ids,
-            pixels=encoded.pixels[row.image],
-            pixels_id=row.pixels_id,
-        )
-        for row in encoded.rows
-        if row.error is None
-    ]
     answered = {
         response.prompt_id: response
-        for batch in batches(requests, encoded.unit.view)
+        for batch in batches(encoded.requests(), encoded.unit.view)
         for response in generator.generate(batch)
     }
     responses = [

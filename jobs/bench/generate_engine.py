@@ -32,16 +32,7 @@ def prepared_requests(workload: Workload, limit: int | None = None) -> list[Requ
         prompts = prepare(Prepare(shard_size=workload.shard_size), Store(root), "bench", workload.source)
         for index in range(prompts.counts["num_shards"]):
             unit = Unit(prompts_uri=prompts.path(shard_name(index)), responses_uri="", view=VIEW, image_root=None)
-            encoded = encode(unit, viewer)
-            requests += [
-                Request(
-                    prompt_id=row.prompt_id,
-                    prompt_ids=row.prompt_ids,
-                    pixels=encoded.pixels[row.image],
-                    pixels_id=row.pixels_id,
-                )
-                for row in encoded.rows
-            ]
+            requests += encode(unit, viewer).requests()
             if limit and len(requests) >= limit:
                 return requests[:limit]
     return requests

@@ -90,6 +90,11 @@ def compare(
     return artifact.finish({"num_images": len(start.image_ids), "num_metrics": len(comparisons)})
 
 
+def scores_of(store: Store, policy: str) -> list[Artifact]:
+    """Those of every benchmark that the policy was evaluated on."""
+    return [store.find(name) for name in store.names("scores") if name.endswith(f"/{policy}")]
+
+
 def read_comparisons(artifact: Artifact) -> list[Comparison]:
     return [Comparison(**row) for row in json.loads(read_bytes(artifact.path("comparisons.json")))]
 

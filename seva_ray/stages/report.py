@@ -16,7 +16,7 @@ from seva_ray.errors import ConfigError, UserError
 from seva_ray.models import Model
 from seva_ray.report import Funnel, ReportContent, Sample, ScoreTable, StageTime, render
 from seva_ray.seeds import key_of
-from seva_ray.stages.evaluate import read_comparisons
+from seva_ray.stages.evaluate import read_comparisons, scores_of
 from seva_ray.stages.pair import ANY, lineage
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import say
@@ -44,7 +44,7 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
     trained = store.find(f"policies/{name}")
     pairs = store.find(next(iter(trained.recipe["inputs"])))
     prompts, chosen, rejected = lineage(store, pairs)
-    scores = [store.find(item) for item in store.names("scores") if item.endswith(f"/{name}")]
+    scores = scores_of(store, name)
     floors = controls(store, pairs)
     answers = [store.find(item) for score in scores for item in list(score.recipe["inputs"])[1:]]
     made = {"prepare": prompts, "generate": rejected[-1], "pair": pairs, "train": trained}
