@@ -1,35 +1,48 @@
 """Benchmarks: prompts and scores, one file each. To add one: a dataclass, and a line in `Benchmarks`."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from seva_ray.benchmarks.base import Benchmark, Tally
+from seva_ray.benchmarks.files import check_images
 from seva_ray.benchmarks.pope import Pope
 from seva_ray.benchmarks.toy import ToyBenchmark
 from seva_ray.errors import ConfigError
 
 __all__ = ["Benchmark", "Benchmarks", "Pope", "Tally", "ToyBenchmark"]
 
+WITH_IMAGES = ("pope",)
+"""Fields that go with a field of the same name and `_images`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmarks:
-    """What models are scored on."""
+    """What models are scored on: the published files, where they are given. Paths may be fsspec URIs; empty for none."""
 
     toy_images: int = 0
     """Scenes of the toy world's test, behind each camera; 0 for none, else at least 3."""
-    pope: str | None = None
+    pope: str = ""
     """Directory of the published POPE files: coco_pope_random.json, ..._popular.json, ..._adversarial.json."""
-    pope_images: str | None = None
-    """Directory or URI of POPE's images (COCO val2014)."""
+    pope_images: str = ""
+    """Directory of POPE's images (COCO val2014)."""
+    pope_protocol: Literal["seva", "llava"] = "seva"
+    """`seva` asks the bare question, `llava` for a single word: their numbers cannot be compared."""
 
     def __post_init__(self) -> None:
-        if (self.pope is None) != (self.pope_images is None):
-            raise ConfigError("pope and pope_images: give both or neither")
+        for name in WITH_IMAGES:
+            if bool(getattr(self, name)) != bool(getattr(self, f"{name}_images")):
+                raise ConfigError(f"{name} and {name}_images: give both or neither")
 
     def chosen(self) -> list[Benchmark]:
-        """The benchmarks that the fields ask for."""
+        """The benchmarks that the fields ask for.
+
+        Raises: InputError where a file is not as published, or a directory of images is not there.
+        """
         members: list[Benchmark] = []
         if self.toy_images:
             members += [ToyBenchmark(num_images=self.toy_images, camera=camera) for camera in ("deployment", "clean")]
-        if self.pope is not None and self.pope_images is not None:
-            members.append(Pope(path=self.pope, image_root=self.pope_images))
+        if self.pope and self.pope_images:
+            members.append(Pope(path=self.pope, image_root=self.pope_images, protocol=self.pope_protocol))
+        for member in members:
+            check_images(member.name, member.image_root)
         return members
