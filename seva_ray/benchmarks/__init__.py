@@ -5,11 +5,12 @@ from typing import Literal
 
 from seva_ray.benchmarks.base import Benchmark, Tally
 from seva_ray.benchmarks.files import check_images
+from seva_ray.benchmarks.mmbench import MMBench
 from seva_ray.benchmarks.pope import Pope
 from seva_ray.benchmarks.toy import ToyBenchmark
 from seva_ray.errors import ConfigError
 
-__all__ = ["Benchmark", "Benchmarks", "Pope", "Tally", "ToyBenchmark"]
+__all__ = ["Benchmark", "Benchmarks", "MMBench", "Pope", "Tally", "ToyBenchmark"]
 
 WITH_IMAGES = ("pope",)
 """Fields that go with a field of the same name and `_images`."""
@@ -17,7 +18,7 @@ WITH_IMAGES = ("pope",)
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmarks:
-    """What models are scored on: the published files, where they are given. Paths may be fsspec URIs; empty for none."""
+    """What models are scored on: the published files, where they are given. Paths may be URIs; empty for none."""
 
     toy_images: int = 0
     """Scenes of the toy world's test, behind each camera; 0 for none, else at least 3."""
@@ -27,6 +28,11 @@ class Benchmarks:
     """Directory of POPE's images (COCO val2014)."""
     pope_protocol: Literal["seva", "llava"] = "seva"
     """`seva` asks the bare question, `llava` for a single word: their numbers cannot be compared."""
+
+    mmbench: str = ""
+    """MMBench's TSV file of a split with answers, such as mmbench_dev_20230712.tsv."""
+    mmbench_cn: str = ""
+    """MMBench-CN's, such as mmbench_dev_cn_20231003.tsv."""
 
     def __post_init__(self) -> None:
         for name in WITH_IMAGES:
@@ -43,6 +49,10 @@ class Benchmarks:
             members += [ToyBenchmark(num_images=self.toy_images, camera=camera) for camera in ("deployment", "clean")]
         if self.pope and self.pope_images:
             members.append(Pope(path=self.pope, image_root=self.pope_images, protocol=self.pope_protocol))
+        if self.mmbench:
+            members.append(MMBench(path=self.mmbench))
+        if self.mmbench_cn:
+            members.append(MMBench(path=self.mmbench_cn, language="cn"))
         for member in members:
             check_images(member.name, member.image_root)
         return members
