@@ -5,14 +5,17 @@ from typing import Literal
 
 from seva_ray.benchmarks.base import Benchmark, Tally
 from seva_ray.benchmarks.files import check_images
+from seva_ray.benchmarks.gqa import Gqa
 from seva_ray.benchmarks.mmbench import MMBench
 from seva_ray.benchmarks.pope import Pope
+from seva_ray.benchmarks.scienceqa import ScienceQa
+from seva_ray.benchmarks.seed_bench import SeedBench
 from seva_ray.benchmarks.toy import ToyBenchmark
 from seva_ray.errors import ConfigError
 
-__all__ = ["Benchmark", "Benchmarks", "MMBench", "Pope", "Tally", "ToyBenchmark"]
+__all__ = ["Benchmark", "Benchmarks", "Gqa", "MMBench", "Pope", "ScienceQa", "SeedBench", "Tally", "ToyBenchmark"]
 
-WITH_IMAGES = ("pope",)
+WITH_IMAGES = ("pope", "seed", "scienceqa", "gqa")
 """Fields that go with a field of the same name and `_images`."""
 
 
@@ -33,6 +36,18 @@ class Benchmarks:
     """MMBench's TSV file of a split with answers, such as mmbench_dev_20230712.tsv."""
     mmbench_cn: str = ""
     """MMBench-CN's, such as mmbench_dev_cn_20231003.tsv."""
+    seed: str = ""
+    """SEED-Bench.json, of which the image questions are asked."""
+    seed_images: str = ""
+    """Directory of SEED's images: SEED-Bench-image."""
+    scienceqa: str = ""
+    """Directory of ScienceQA's problems.json and pid_splits.json, of whose test split those with images are asked."""
+    scienceqa_images: str = ""
+    """Directory of that split's images: images/test."""
+    gqa: str = ""
+    """GQA's testdev_balanced_questions.json."""
+    gqa_images: str = ""
+    """Directory of GQA's images."""
 
     def __post_init__(self) -> None:
         for name in WITH_IMAGES:
@@ -47,12 +62,18 @@ class Benchmarks:
         members: list[Benchmark] = []
         if self.toy_images:
             members += [ToyBenchmark(num_images=self.toy_images, camera=camera) for camera in ("deployment", "clean")]
-        if self.pope and self.pope_images:
+        if self.pope:
             members.append(Pope(path=self.pope, image_root=self.pope_images, protocol=self.pope_protocol))
         if self.mmbench:
             members.append(MMBench(path=self.mmbench))
         if self.mmbench_cn:
             members.append(MMBench(path=self.mmbench_cn, language="cn"))
+        if self.seed:
+            members.append(SeedBench(path=self.seed, image_root=self.seed_images))
+        if self.scienceqa:
+            members.append(ScienceQa(path=self.scienceqa, image_root=self.scienceqa_images))
+        if self.gqa:
+            members.append(Gqa(path=self.gqa, image_root=self.gqa_images))
         for member in members:
             check_images(member.name, member.image_root)
         return members

@@ -4,6 +4,7 @@ In: a local path or an fsspec URI. Out: rows whose fields have been checked. Rai
 """
 
 import json
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
@@ -68,8 +69,15 @@ def read_json_lines(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def parse_json(text: str, where: str) -> Any:
+    def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            times = Counter(key for key, _ in pairs)
+            raise InputError(f"{where}: {brief(times.most_common(1)[0][0])} comes twice in one object")
+        return found
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=object_of)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: is not JSON: {error}") from None
 
