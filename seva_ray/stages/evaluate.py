@@ -1,25 +1,41 @@
 """evaluate: starting model and policy on a benchmark -> the artifact `scores/<benchmark>/<policy>`.
 
 Both models answer the same prompts through the generate stage. Every difference comes with its paired bootstrap
-interval.
+interval. Where questions are right or wrong, `outcomes.parquet` says which ones the policy gained and lost.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.augmentations import CLEAN
-from seva_ray.benchmarks.base import Benchmark, Tally
+from seva_ray.benchmarks.base import Benchmark, Tally, text_of
+from seva_ray.benchmarks.judged import JudgedBenchmark
+from seva_ray.endpoint import Endpoint
 from seva_ray.errors import ConfigError
 from seva_ray.models import Model
+from seva_ray.outcomes import Decides, flips_of
+from seva_ray.records import Response
 from seva_ray.stages.generate import Generate, generate, read_responses
+from seva_ray.stages.judge import judge_recipe, judged_tallies
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.progress import say
 from seva_ray.statistics import Comparison, paired_bootstrap
 from seva_ray.storage import read_bytes, write_bytes, write_table
+
+OUTCOME_SCHEMA = pa.schema(
+    [
+        ("prompt_id", pa.string()),
+        ("start", pa.string()),  # the answer; null without one
+        ("policy", pa.string()),
+        ("start_right", pa.bool_()),
+        ("policy_right", pa.bool_()),
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +52,9 @@ class Evaluate:
             raise ConfigError(f"num_resamples {self.num_resamples}: must be at least 100")
 
 
-def prepare_benchmarks(config: Prepare, store: Store, benchmarks: Sequence[Benchmark]) -> list[Artifact]:
+def prepare_benchmarks(
+    config: Prepare, store: Store, benchmarks: Sequence[Benchmark | JudgedBenchmark]
+) -> list[Artifact]:
     """The prompts of every benchmark."""
     return [prepare(config, store, benchmark.name, benchmark) for benchmark in benchmarks]
 
@@ -45,41 +63,54 @@ def evaluate(
     config: Evaluate,
     generation: Generate,
     store: Store,
-    benchmarks: Sequence[Benchmark],
+    benchmarks: Sequence[Benchmark | JudgedBenchmark],
     prompts: Sequence[Artifact],
     start: Model,
     policy: Model,
+    judge: Endpoint | None = None,
 ) -> list[Artifact]:
-    """One score artifact per benchmark."""
+    """One score artifact per benchmark. Those that need the judge come last: whatever it does, the others are there."""
     work = [(artifact, CLEAN) for artifact in prompts]
     start_responses = generate(generation, store, start, work)
     policy_responses = generate(generation, store, policy, work)
+    scored = zip(benchmarks, prompts, start_responses, policy_responses, strict=True)
     return [
-        compare(config, store, *of_benchmark, policy)
-        for of_benchmark in zip(benchmarks, prompts, start_responses, policy_responses, strict=True)
+        compare(config, store, *of_benchmark, policy, judge)
+        for of_benchmark in sorted(scored, key=lambda row: isinstance(row[0], JudgedBenchmark))
     ]
 
 
 def compare(
     config: Evaluate,
     store: Store,
-    benchmark: Benchmark,
+    benchmark: Benchmark | JudgedBenchmark,
     prompts: Artifact,
     start_responses: Artifact,
     policy_responses: Artifact,
     policy: Model,
+    judge: Endpoint | None,
 ) -> Artifact:
+    recipe = {"evaluate": config, "benchmark": benchmark}
+    if isinstance(benchmark, JudgedBenchmark):
+        assert judge is not None, f"{benchmark.name} needs a judge"
+        recipe |= judge_recipe(judge.judge, benchmark)
     artifact = store.open(
-        f"scores/{benchmark.name}/{policy.name}",
-        config={"evaluate": config, "benchmark": benchmark},
-        inputs=[start_responses, policy_responses],
+        f"scores/{benchmark.name}/{policy.name}", config=recipe, inputs=[start_responses, policy_responses]
     )
     if artifact.complete:
         return artifact
-    start, aligned = (
-        benchmark.tally({response.prompt_id: response for response in read_responses(prompts, responses)})
-        for responses in (start_responses, policy_responses)
-    )
+    responses = [
+        {response.prompt_id: response for response in read_responses(prompts, of_model)}
+        for of_model in (start_responses, policy_responses)
+    ]
+    counts: dict[str, Any] = {}
+    if isinstance(benchmark, JudgedBenchmark):
+        assert judge is not None
+        start, aligned, counts["judging"] = judged_tallies(judge, store, benchmark, artifact, responses)
+    else:
+        start, aligned = (benchmark.tally(of_model) for of_model in responses)
+    if isinstance(benchmark, Decides):
+        counts["flips"] = write_outcomes(artifact, benchmark, *responses)
     write_table(artifact.path("start.parquet"), tally_table(start))
     write_table(artifact.path("policy.parquet"), tally_table(aligned))
     comparisons = paired_bootstrap(
@@ -87,7 +118,27 @@ def compare(
     )
     write_bytes(artifact.path("comparisons.json"), json.dumps([asdict(row) for row in comparisons], indent=1).encode())
     say(f"evaluate {benchmark.name}: {len(comparisons)} metrics on {len(start.image_ids):,} images")
-    return artifact.finish({"num_images": len(start.image_ids), "num_metrics": len(comparisons)})
+    return artifact.finish({"num_images": len(start.image_ids), "num_metrics": len(comparisons)} | counts)
+
+
+def write_outcomes(
+    artifact: Artifact, benchmark: Decides, start: Mapping[str, Response], policy: Mapping[str, Response]
+) -> dict[str, Any]:
+    """The answers to every question that is right or wrong; its counts."""
+    of_start, of_policy = benchmark.correct(start), benchmark.correct(policy)
+    flips = flips_of(of_start, of_policy)
+    rows = [
+        {
+            "prompt_id": prompt_id,
+            "start": text_of(start, prompt_id),
+            "policy": text_of(policy, prompt_id),
+            "start_right": of_start[prompt_id],
+            "policy_right": of_policy[prompt_id],
+        }
+        for prompt_id in of_start
+    ]
+    write_table(artifact.path("outcomes.parquet"), pa.Table.from_pylist(rows, OUTCOME_SCHEMA))
+    return asdict(flips)
 
 
 def scores_of(store: Store, policy: str) -> list[Artifact]:
