@@ -72,9 +72,21 @@ def test_an_endpoint_without_a_key_or_temperature_gets_neither():
         hangs_up,
         hangs,
     ],
-    ids=["429", "429 without a wait", "500", "503", "malformed", "half", "html", "no choice", "number", "deep", "hangs up",
-         "time-out"],
-)  # fmt: skip
+    ids=[
+        "429",
+        "429 bare",
+        "500",
+        "503",
+        "malformed",
+        "half",
+        "html",
+        "none",
+        "number",
+        "deep",
+        "hangs up",
+        "slow",
+    ],
+)
 def test_what_may_pass_is_tried_again(bad: Behaviour):
     with JudgeServer(first(2, bad, says("at last"))) as server:
         endpoint = Endpoint(server.judge(timeout_s=0.5))
@@ -136,9 +148,9 @@ def test_a_prompt_that_is_refused_is_not_asked_again(status: int):
 
 def test_a_redirect_is_not_followed_so_that_the_key_goes_nowhere_else():
     with JudgeServer(says("stolen")) as other:
-        with JudgeServer(fails(307, Location=f"{other.url}/chat/completions")) as server:
-            with pytest.raises(InputError, match="HTTP 307, a redirect: not followed"):
-                Endpoint(server.judge()).ask("x")
+        to_other = fails(307, Location=f"{other.url}/chat/completions")
+        with JudgeServer(to_other) as server, pytest.raises(InputError, match="HTTP 307, a redirect: not followed"):
+            Endpoint(server.judge()).ask("x")
         assert other.calls == []
 
 

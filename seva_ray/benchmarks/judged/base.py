@@ -80,5 +80,5 @@ def one_line(verdict: str, pattern: str) -> re.Match[str] | None:
 
 
 def tagged(tag: str, text: str) -> str:
-    """A text in tags that it cannot close itself."""
-    return f"<{tag}>\n{text.replace('</' + tag, '< /' + tag)}\n</{tag}>"
+    """A text in tags; it cannot close them itself."""
+    return f"<{tag}>\n{text.replace('</', '< /')}\n</{tag}>"
