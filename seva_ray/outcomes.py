@@ -20,6 +20,15 @@ class Decides(Protocol):
         ...
 
 
+@runtime_checkable
+class NamesObjects(Protocol):
+    """A benchmark that knows what is in its images, and what some of its answers say is there."""
+
+    def hallucinated(self, responses: Mapping[str, Response]) -> dict[str, list[str]]:
+        """By prompt_id: each thing that the answer names and that is not in the image, once."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Flips:
     """Questions by what both models made of them."""

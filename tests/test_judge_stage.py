@@ -13,13 +13,13 @@ from seva_ray.benchmarks.toy import ToyBenchmark
 from seva_ray.endpoint import Endpoint
 from seva_ray.errors import FingerprintMismatch, InputError
 from seva_ray.models import Model
-from seva_ray.records import RESPONSE_SCHEMA, Response, table
 from seva_ray.stages import job
 from seva_ray.stages.evaluate import Evaluate, compare, read_comparisons
 from seva_ray.stages.judge import prompt_hash
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.storage import read_table, write_table
+from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.storage import read_table
 from tests import judged_files
+from tests.answered import responses
 from tests.judge_server import KEY, Call, Handler, JudgeServer, fails, says
 
 POLICY = Model(name="policy", directory="nowhere", fingerprint="f")
@@ -30,21 +30,6 @@ BETTER = {"v1_0": "x = -1", "v1_1": "7", "v1_2": "a queen"}
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-
-
-def responses(store: Store, prompts: Artifact, model: str, answers: dict[str, str]) -> Artifact:
-    """An artifact as the generate stage makes it; a prompt that is not in `answers` has an error."""
-    name = prompts.name.removeprefix("prompts/")
-    artifact = store.open(f"responses/{model}/{name}/clean", config={"answers": answers}, inputs=[prompts])
-    ids = read_table(prompts.path(shard_name(0)))["prompt_id"].to_pylist()
-    rows = [
-        Response(prompt_id=key, text=answers[key], finish_reason="stop")
-        if key in answers
-        else Response(prompt_id=key, error="no image")
-        for key in ids
-    ]
-    write_table(artifact.path(shard_name(0)), table(rows, RESPONSE_SCHEMA))
-    return artifact.finish({})
 
 
 def scored(

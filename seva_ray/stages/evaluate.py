@@ -1,12 +1,15 @@
 """evaluate: starting model and policy on a benchmark -> the artifact `scores/<benchmark>/<policy>`.
 
 Both models answer the same prompts through the generate stage. Every difference comes with its paired bootstrap
-interval. Where questions are right or wrong, `outcomes.parquet` says which ones the policy gained and lost.
+interval. Where questions are right or wrong, `outcomes.parquet` says which ones the policy gained and lost; where
+answers name things, the counts say which ones were not there.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -18,10 +21,10 @@ from seva_ray.benchmarks.judged import JudgedBenchmark
 from seva_ray.endpoint import Endpoint
 from seva_ray.errors import ConfigError
 from seva_ray.models import Model
-from seva_ray.outcomes import Decides, flips_of
+from seva_ray.outcomes import Decides, NamesObjects, flips_of
 from seva_ray.records import Response
 from seva_ray.stages.generate import Generate, generate, read_responses
-from seva_ray.stages.judge import judge_recipe, judged_tallies
+from seva_ray.stages.judge import SIDES, judge_recipe, judged_tallies
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.progress import say
 from seva_ray.statistics import Comparison, paired_bootstrap
@@ -111,6 +114,9 @@ def compare(
         start, aligned = (benchmark.tally(of_model) for of_model in responses)
     if isinstance(benchmark, Decides):
         counts["flips"] = write_outcomes(artifact, benchmark, *responses)
+    if isinstance(benchmark, NamesObjects):
+        named = [Counter(chain.from_iterable(benchmark.hallucinated(of_model).values())) for of_model in responses]
+        counts["hallucinated"] = dict(zip(SIDES, map(dict, named), strict=True))
     write_table(artifact.path("start.parquet"), tally_table(start))
     write_table(artifact.path("policy.parquet"), tally_table(aligned))
     comparisons = paired_bootstrap(
@@ -144,6 +150,12 @@ def write_outcomes(
 def scores_of(store: Store, policy: str) -> list[Artifact]:
     """Those of every benchmark that the policy was evaluated on."""
     return [store.find(name) for name in store.names("scores") if name.endswith(f"/{policy}")]
+
+
+def title_of(scores: Artifact) -> str:
+    """The benchmark, and who judged."""
+    judging = scores.counts.get("judging")
+    return scores.name.split("/")[1] + (f", judged by {judging['judge']}" if judging else "")
 
 
 def read_comparisons(artifact: Artifact) -> list[Comparison]:
