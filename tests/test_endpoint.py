@@ -146,10 +146,11 @@ def test_a_prompt_that_is_refused_is_not_asked_again(status: int):
     assert len(server.calls) == 1
 
 
-def test_a_redirect_is_not_followed_so_that_the_key_goes_nowhere_else():
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_so_that_the_key_goes_nowhere_else(status: int):
     with JudgeServer(says("stolen")) as other:
-        to_other = fails(307, Location=f"{other.url}/chat/completions")
-        with JudgeServer(to_other) as server, pytest.raises(InputError, match="HTTP 307, a redirect: not followed"):
+        elsewhere = fails(status, Location=f"{other.url}/chat/completions")
+        with JudgeServer(elsewhere) as server, pytest.raises(InputError, match=f"HTTP {status}, a redirect: not"):
             Endpoint(server.judge()).ask("x")
         assert other.calls == []
 
