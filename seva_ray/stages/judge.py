@@ -86,7 +86,7 @@ def judged_tallies(
         "num_verdicts": len(every),
         "num_unjudged": sum(verdict.marks is None for verdict in every),
         "num_refused": sum(verdict.refused for verdict in every),
-        "num_calls": endpoint.num_calls - calls_before,
+        "num_calls": endpoint.num_calls - calls_before,  # of this run; the rest was there
         "num_tokens": sum(verdict.num_tokens for verdict in every),
         "models": dict(Counter(verdict.model for verdict in every)),
         "agreement": share(agreement([[one.marks for one in of_prompt] for of_prompt in verdicts.values()])),
