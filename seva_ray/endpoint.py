@@ -130,7 +130,9 @@ class Endpoint:
         self.num_calls = 0
         self.stopped = threading.Event()
         self._key = key_of(judge)
-        self._opener = urllib.request.build_opener(NoRedirects)
+        # A proxy would see the key of an endpoint on this machine, which has no https to hide it.
+        proxies: dict[str, str] | None = {} if is_loopback(urlsplit(judge.base_url).hostname or "") else None
+        self._opener = urllib.request.build_opener(NoRedirects, urllib.request.ProxyHandler(proxies))
         self._lock = threading.Lock()
         self._next_start = 0.0
 
@@ -147,7 +149,7 @@ class Endpoint:
                 if wait_s > MAX_WAIT_S:
                     raise Unanswered(f"{reason}; it asks to wait {wait_s:.0f} s") from None
                 self._pause_all(wait_s)
-            elif attempt < self.judge.max_retries:
+            if attempt < self.judge.max_retries:
                 self._sleep(min(MAX_WAIT_S, self.judge.first_wait_s * 2**attempt) * random.uniform(0.5, 1))
         raise Unanswered(reason)
 
@@ -207,7 +209,8 @@ class Endpoint:
             message = said(read(error, deadline))
         except (TryAgain, OSError, http.client.HTTPException):
             message = ""
-        line = self.hidden(" ".join(f"HTTP {error.code} {message}".split())[:300])
+        line = self.hidden(" ".join(f"HTTP {error.code} {message}".split()))
+        line = "".join(character for character in line if character.isprintable())[:300]
         if error.code in TRY_AGAIN:
             return TryAgain(line, retry_after(error.headers.get("Retry-After")))
         if error.code in REFUSED:

@@ -155,6 +155,22 @@ def test_a_redirect_is_not_followed_so_that_the_key_goes_nowhere_else(status: in
         assert other.calls == []
 
 
+def test_a_proxy_does_not_see_what_goes_to_this_machine(monkeypatch: pytest.MonkeyPatch):
+    with JudgeServer(says("stolen")) as proxy, JudgeServer(says("direct")) as server:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        assert Endpoint(server.judge()).ask("x").text == "direct"
+        assert proxy.calls == []
+
+
+def test_an_error_cannot_write_over_the_terminal():
+    with JudgeServer(fails(403, "\x1b[2Jno\x07 entry")) as server, pytest.raises(InputError) as caught:
+        Endpoint(server.judge()).ask("x")
+    assert str(caught.value).endswith("HTTP 403 [2Jno entry")
+
+
 def test_an_endpoint_that_repeats_the_key_does_not_get_it_into_a_reply():
     def echoes(handler: Handler, call: Call, number: int) -> None:
         send(handler, 200, completion(f"you sent {call.headers['Authorization']} \ud83d"))

@@ -2,25 +2,29 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import evaluate as evaluate_job
 from seva_ray.artifacts import Artifact, Store
+from seva_ray.benchmarks import Benchmark
 from seva_ray.benchmarks.judged import Competition, JudgedBenchmark, MmVet, Shr
 from seva_ray.benchmarks.toy import ToyBenchmark
-from seva_ray.endpoint import Endpoint
+from seva_ray.endpoint import Endpoint, Judge
+from seva_ray.engines import FakeEngine
 from seva_ray.errors import FingerprintMismatch, InputError
-from seva_ray.models import Model
+from seva_ray.models import Model, model_at
 from seva_ray.stages import job
-from seva_ray.stages.evaluate import Evaluate, compare, read_comparisons
+from seva_ray.stages.evaluate import Evaluate, compare, evaluate, prepare_benchmarks, read_comparisons
+from seva_ray.stages.generate import Generate
 from seva_ray.stages.judge import prompt_hash
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.storage import read_table
 from tests import judged_files
 from tests.answered import responses
-from tests.judge_server import KEY, Call, Handler, JudgeServer, fails, says
+from tests.judge_server import KEY, Call, Handler, JudgeServer, fails, first, says
 
 POLICY = Model(name="policy", directory="nowhere", fingerprint="f")
 START = {"v1_0": "x = 3", "v1_1": "7", "v1_2": "a knight"}
@@ -162,6 +166,18 @@ def test_a_list_of_sentences_is_judged_whole(store: Store, tmp_path: Path):
     assert len(server.calls) == 2
 
 
+@pytest.mark.parametrize("model", ["../../up", "org/judge:7b", "..", "a b"])
+def test_replies_stay_under_the_root_whatever_the_judge_is_called(
+    store: Store, mm_vet: MmVet, model: str, tmp_path: Path
+):
+    with JudgeServer(says(grades)) as server:
+        artifact = scored(store, mm_vet, Endpoint(server.judge(model=model)), START, BETTER)
+    assert artifact.counts["judging"]["judge"] == model
+    (folder,) = (tmp_path / "runs" / "verdicts").iterdir()
+    assert len(list(folder.glob("*.json"))) == 5
+    assert {path.name for path in tmp_path.iterdir()} == {"mm_vet", "runs"}
+
+
 def test_a_spent_budget_leaves_no_scores_but_every_verdict_and_the_next_run_finishes(store: Store, mm_vet: MmVet):
     with JudgeServer(says(grades)) as server:
         with pytest.raises(InputError, match="judge judge-1: 3 of 5 verdicts are missing"):
@@ -211,6 +227,29 @@ def test_outcomes_of_every_question_that_is_right_or_wrong_are_kept_with_the_ans
     assert sum(row["policy_right"] and not row["start_right"] for row in rows) == flips["gained"] > 0
     assert sum(row["start_right"] and not row["policy_right"] for row in rows) == flips["lost"] > 0
     assert {(row["start"], row["policy"]) for row in rows} == {("yes", "no")}
+
+
+def test_scores_that_need_no_judge_are_there_whatever_the_judge_does(
+    ray_cluster: None, toy_model: str, store: Store, mm_vet: MmVet
+):
+    model = model_at(toy_model)
+    benchmarks: list[Benchmark | JudgedBenchmark] = [mm_vet, ToyBenchmark(num_images=3)]
+    prompts = prepare_benchmarks(Prepare(), store, benchmarks)
+    settings = Evaluate(num_resamples=100), Generate(engine=FakeEngine())
+
+    def run(judge: Judge) -> list[Artifact]:
+        policy = replace(model, name="policy")
+        return evaluate(*settings, store, benchmarks, prompts, model, policy, Endpoint(judge))
+
+    with JudgeServer(first(1, fails(401), says("Score: 0.5"))) as server:
+        with pytest.raises(InputError, match="HTTP 401"):
+            run(server.judge(max_concurrent=1))
+        assert store.names("scores") == [f"scores/{benchmarks[1].name}/policy"]
+        artifacts = run(server.judge())
+    assert {artifact.name for artifact in artifacts} == set(store.names("scores"))
+    assert len(server.calls) <= 2 + 3, "both models answer the same, so each of three answers is judged once"
+    (row,) = [row for row in read_comparisons(artifacts[-1]) if row.metric == "MM-Vet"]
+    assert (row.start, row.policy, row.difference) == (50, 50, 0)
 
 
 @pytest.fixture
