@@ -7,15 +7,29 @@ from seva_ray.benchmarks.base import Benchmark, Tally
 from seva_ray.benchmarks.files import check_images
 from seva_ray.benchmarks.gqa import Gqa
 from seva_ray.benchmarks.mmbench import MMBench
+from seva_ray.benchmarks.mme import Mme
 from seva_ray.benchmarks.pope import Pope
 from seva_ray.benchmarks.scienceqa import ScienceQa
 from seva_ray.benchmarks.seed_bench import SeedBench
+from seva_ray.benchmarks.textvqa import TextVqa
 from seva_ray.benchmarks.toy import ToyBenchmark
 from seva_ray.errors import ConfigError
 
-__all__ = ["Benchmark", "Benchmarks", "Gqa", "MMBench", "Pope", "ScienceQa", "SeedBench", "Tally", "ToyBenchmark"]
+__all__ = [
+    "Benchmark",
+    "Benchmarks",
+    "Gqa",
+    "MMBench",
+    "Mme",
+    "Pope",
+    "ScienceQa",
+    "SeedBench",
+    "Tally",
+    "TextVqa",
+    "ToyBenchmark",
+]
 
-WITH_IMAGES = ("pope", "seed", "scienceqa", "gqa")
+WITH_IMAGES = ("pope", "seed", "scienceqa", "gqa", "textvqa")
 """Fields that go with a field of the same name and `_images`."""
 
 
@@ -48,6 +62,14 @@ class Benchmarks:
     """GQA's testdev_balanced_questions.json."""
     gqa_images: str = ""
     """Directory of GQA's images."""
+    textvqa: str = ""
+    """TextVQA_0.5.1_val.json."""
+    textvqa_images: str = ""
+    """Directory of TextVQA's images: train_images."""
+    textvqa_ocr: str = ""
+    """LLaVA's llava_textvqa_val_v051_ocr.jsonl; without it TextVQA is asked without OCR tokens, another protocol."""
+    mme: str = ""
+    """Directory MME_Benchmark_release_version, with images and questions of all its tasks."""
 
     def __post_init__(self) -> None:
         for name in WITH_IMAGES:
@@ -74,6 +96,10 @@ class Benchmarks:
             members.append(ScienceQa(path=self.scienceqa, image_root=self.scienceqa_images))
         if self.gqa:
             members.append(Gqa(path=self.gqa, image_root=self.gqa_images))
+        if self.textvqa:
+            members.append(TextVqa(path=self.textvqa, image_root=self.textvqa_images, ocr_path=self.textvqa_ocr))
+        if self.mme:
+            members.append(Mme(path=self.mme))
         for member in members:
             check_images(member.name, member.image_root)
         return members
