@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from seva_ray.benchmarks.amber import AmberDiscriminative, AmberGenerative
 from seva_ray.benchmarks.base import Benchmark, Tally
+from seva_ray.benchmarks.chair import Chair
 from seva_ray.benchmarks.files import check_images
 from seva_ray.benchmarks.gqa import Gqa
 from seva_ray.benchmarks.mmbench import MMBench
@@ -16,8 +18,11 @@ from seva_ray.benchmarks.toy import ToyBenchmark
 from seva_ray.errors import ConfigError
 
 __all__ = [
+    "AmberDiscriminative",
+    "AmberGenerative",
     "Benchmark",
     "Benchmarks",
+    "Chair",
     "Gqa",
     "MMBench",
     "Mme",
@@ -29,7 +34,7 @@ __all__ = [
     "ToyBenchmark",
 ]
 
-WITH_IMAGES = ("pope", "seed", "scienceqa", "gqa", "textvqa")
+WITH_IMAGES = ("pope", "seed", "scienceqa", "gqa", "textvqa", "chair", "amber")
 """Fields that go with a field of the same name and `_images`."""
 
 
@@ -70,6 +75,18 @@ class Benchmarks:
     """LLaVA's llava_textvqa_val_v051_ocr.jsonl; without it TextVQA is asked without OCR tokens, another protocol."""
     mme: str = ""
     """Directory MME_Benchmark_release_version, with images and questions of all its tasks."""
+    chair: str = ""
+    """Directory of COCO's instances_val2014.json and captions_val2014.json, for CHAIR."""
+    chair_images: str = ""
+    """Directory of COCO's val2014 images."""
+    chair_synonyms: str = ""
+    """synonyms.txt of the published CHAIR tool."""
+    chair_size: int = 500
+    """How many images CHAIR's descriptions are asked of."""
+    amber: str = ""
+    """Directory `data` of AMBER."""
+    amber_images: str = ""
+    """Directory of AMBER's images."""
 
     def __post_init__(self) -> None:
         for name in WITH_IMAGES:
@@ -100,6 +117,19 @@ class Benchmarks:
             members.append(TextVqa(path=self.textvqa, image_root=self.textvqa_images, ocr_path=self.textvqa_ocr))
         if self.mme:
             members.append(Mme(path=self.mme))
+        if self.chair:
+            members.append(
+                Chair(
+                    path=self.chair,
+                    image_root=self.chair_images,
+                    synonyms_path=self.chair_synonyms,
+                    num_images=self.chair_size,
+                )
+            )
+        if self.amber:
+            members += [
+                amber(path=self.amber, image_root=self.amber_images) for amber in (AmberGenerative, AmberDiscriminative)
+            ]
         for member in members:
             check_images(member.name, member.image_root)
         return members
