@@ -34,8 +34,10 @@ __all__ = [
     "ToyBenchmark",
 ]
 
-WITH_IMAGES = ("pope", "seed", "scienceqa", "gqa", "textvqa", "chair", "amber")
-"""Fields that go with a field of the same name and `_images`."""
+TOGETHER: list[tuple[str, ...]] = [
+    ("chair", "chair_images", "chair_synonyms"),
+    *((name, f"{name}_images") for name in ("pope", "seed", "scienceqa", "gqa", "textvqa", "amber")),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +91,11 @@ class Benchmarks:
     """Directory of AMBER's images."""
 
     def __post_init__(self) -> None:
-        for name in WITH_IMAGES:
-            if bool(getattr(self, name)) != bool(getattr(self, f"{name}_images")):
-                raise ConfigError(f"{name} and {name}_images: give both or neither")
+        for names in TOGETHER:
+            if len({bool(getattr(self, name)) for name in names}) > 1:
+                raise ConfigError(f"{' and '.join(names)}: give all of them or none")
+        if self.textvqa_ocr and not self.textvqa:
+            raise ConfigError("textvqa_ocr: is of no use without textvqa")
 
     def chosen(self) -> list[Benchmark]:
         """The benchmarks that the fields ask for.

@@ -25,7 +25,6 @@ from seva_ray.benchmarks.base import Tally, percent, tally_of, text_of
 from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
 from seva_ray.benchmarks.files import (
     adjacent,
-    check_fields,
     choice_at,
     id_at,
     image_at,
@@ -33,6 +32,7 @@ from seva_ray.benchmarks.files import (
     object_at,
     read_json,
     read_text,
+    settle_paths,
     text_at,
     unique,
 )
@@ -76,7 +76,7 @@ class AmberGenerative:
     protocol: ClassVar[str] = "exact-words"
 
     def __post_init__(self) -> None:
-        check_fields(self, "path", "image_root")
+        settle_paths(self, "path", "image_root")
         self.images  # noqa: B018 - a wrong file is found here, before a model answers anything
 
     @property
@@ -130,7 +130,7 @@ class AmberDiscriminative:
     protocol: ClassVar[str] = "llava"
 
     def __post_init__(self) -> None:
-        check_fields(self, "path", "image_root")
+        settle_paths(self, "path", "image_root")
         self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
 
     @property

@@ -20,13 +20,13 @@ import numpy as np
 
 from seva_ray.benchmarks.base import Tally, percent, tally_of, text_of
 from seva_ray.benchmarks.files import (
-    check_fields,
     id_at,
     image_at,
     items_at,
     object_at,
     read_json,
     read_text,
+    settle_paths,
     text_at,
     unique,
 )
@@ -98,7 +98,7 @@ class Chair:
     protocol: ClassVar[str] = "exact-words"
 
     def __post_init__(self) -> None:
-        check_fields(self, "path", "image_root", "synonyms_path")
+        settle_paths(self, "path", "image_root", "synonyms_path")
         if self.num_images < 1:
             raise ConfigError(f"num_images {self.num_images}: must be at least 1")
         self.images  # noqa: B018 - a wrong file is found here, before a model answers anything

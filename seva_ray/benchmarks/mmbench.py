@@ -26,7 +26,7 @@ from pyarrow import csv
 
 from seva_ray.benchmarks.base import Tally, accuracies, percent, tally_of, text_of
 from seva_ray.benchmarks.choices import LETTER_ANSWER, LETTERS, ask
-from seva_ray.benchmarks.files import adjacent, check_fields, choice_at, read_file, text_at
+from seva_ray.benchmarks.files import adjacent, choice_at, read_file, settle_paths, text_at
 from seva_ray.errors import ConfigError, InputError
 from seva_ray.records import Prompt, Response
 
@@ -73,7 +73,7 @@ class MMBench:
     """The images are in the file."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "path")
+        settle_paths(self, "path")
         if self.language not in REQUESTS:
             raise ConfigError(f"language {self.language!r}: must be en or cn")
         self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything

@@ -19,7 +19,7 @@ import numpy as np
 
 from seva_ray.benchmarks.base import Tally, percent, tally_of, text_of
 from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
-from seva_ray.benchmarks.files import brief, check_fields, read_text
+from seva_ray.benchmarks.files import brief, read_text, settle_paths
 from seva_ray.errors import InputError
 from seva_ray.records import Prompt, Response
 from seva_ray.storage import locate
@@ -49,7 +49,7 @@ class Mme:
     protocol: ClassVar[str] = "llava"
 
     def __post_init__(self) -> None:
-        check_fields(self, "path")
+        settle_paths(self, "path")
         self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
 
     @property

@@ -18,13 +18,13 @@ from seva_ray.benchmarks.base import Tally, accuracies, tally_of, text_of
 from seva_ray.benchmarks.choices import LETTERS, ask
 from seva_ray.benchmarks.files import (
     adjacent,
-    check_fields,
     choice_at,
     id_at,
     image_at,
     items_at,
     object_at,
     read_json,
+    settle_paths,
     text_at,
     unique,
 )
@@ -54,7 +54,7 @@ class SeedBench:
     protocol: ClassVar[str] = "llava"
 
     def __post_init__(self) -> None:
-        check_fields(self, "path", "image_root")
+        settle_paths(self, "path", "image_root")
         self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
 
     @property

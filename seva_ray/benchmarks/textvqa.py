@@ -21,13 +21,13 @@ from seva_ray.benchmarks.base import Tally, percent, tally_of, text_of
 from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
 from seva_ray.benchmarks.files import (
     adjacent,
-    check_fields,
     id_at,
     image_at,
     items_at,
     object_at,
     read_json,
     read_json_lines,
+    settle_paths,
     text_at,
     unique,
 )
@@ -72,7 +72,7 @@ class TextVqa:
     """LLaVA's llava_textvqa_val_v051_ocr.jsonl; empty to ask without OCR tokens."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "path", "image_root")
+        settle_paths(self, "path", "image_root", *(["ocr_path"] if self.ocr_path else []))
         self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
 
     @property
