@@ -89,6 +89,12 @@ def test_a_word_covers_the_first_object_that_it_is_associated_with(tmp_path):
     assert metrics(benchmark, i1="Men, a person", i2="The sky")["AMBER Cover"] == pytest.approx(100 * 3 / 5)
 
 
+def test_of_two_objects_of_one_name_only_the_first_can_be_covered(tmp_path):
+    annotations = [{"id": 1, "type": "generative", "truth": ["ship", "ship"], "hallu": ["dog"]}]
+    benchmark = AmberGenerative(**write(tmp_path, annotations=annotations, generative=GENERATIVE[:1]))
+    assert metrics(benchmark, i1="A boat, a ship")["AMBER Cover"] == 50
+
+
 def test_no_description_counts_as_one_with_a_noun_that_is_not_there(tmp_path):
     assert metrics(AmberGenerative(**write(tmp_path)), i1="The sky") == {
         "AMBER CHAIR, low is good": 50,

@@ -1,6 +1,7 @@
 """Benchmarks as jobs use them: chosen by their files, through the stages, with what is missing said."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from evaluate import PRESETS, EvaluateJob, main
 from seva_ray.artifacts import Store
 from seva_ray.benchmarks import Benchmarks, ToyBenchmark
 from seva_ray.engines import Decoding, FakeEngine, TransformersEngine
-from seva_ray.errors import ConfigError, InputError
+from seva_ray.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.stages import job
-from seva_ray.stages.evaluate import read_comparisons, title_of
+from seva_ray.stages.evaluate import prepare_benchmarks, read_comparisons, title_of
 from seva_ray.stages.generate import Generate
+from seva_ray.stages.prepare import Prepare, shard_name
+from seva_ray.storage import read_table, write_table
 from seva_ray.toy.prompts import prompts_about
 from seva_ray.toy.world import EXIST_CATEGORIES, make_scene
 
@@ -71,11 +74,36 @@ def test_a_missing_image_fails_its_own_row_and_the_result_is_named_partial(
     assert accuracy.num_images == 2, "the image that failed is counted, as wrong"
 
 
-def test_a_whole_result_is_not_called_partial(ray_cluster: None, two_models: tuple[str, str], tmp_path: Path):
+def test_a_whole_result_is_not_called_partial_but_one_whose_answer_file_lacks_a_row_is(
+    ray_cluster: None, two_models: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+):
     benchmarks = write_gqa(tmp_path)
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "n8.jpg")
     store = evaluated(tmp_path, benchmarks, Generate(engine=FakeEngine()), *two_models)
     assert title_of(store.find("scores/gqa-llava/other")) == "gqa-llava"
+    assert "partial" not in capsys.readouterr().err
+
+    shard = store.find("responses/other/gqa-llava/clean").path(shard_name(0))
+    write_table(shard, read_table(shard).slice(1))
+    shutil.rmtree(store.uri("scores"))
+    evaluated(tmp_path, benchmarks, Generate(engine=FakeEngine()), *two_models)
+    partial = "gqa-llava, partial: of 4 responses 0 of start and 1 of policy failed and count as wrong"
+    assert title_of(store.find("scores/gqa-llava/other")) == partial
+    assert "1 of 4 responses of other failed and count as wrong; the first: no response" in capsys.readouterr().err
+
+
+def test_a_second_file_of_a_benchmark_that_changes_is_another_recipe(tmp_path: Path):
+    row = {"question_id": 1, "image_id": "a", "question": "what?", "answers": ["x"] * 10}
+    (tmp_path / "val.json").write_text(json.dumps({"data": [row]}))
+    for ocr in ("STOP", "EXIT"):
+        prompt = {"question_id": "a", "text": f"What?\nReference OCR token: {ocr}\n{SHORT}"}
+        (tmp_path / "ocr.jsonl").write_text(json.dumps(prompt))
+        files = {"textvqa": "val.json", "textvqa_images": "", "textvqa_ocr": "ocr.jsonl"}
+        chosen = Benchmarks(**{name: str(tmp_path / file) for name, file in files.items()}).chosen()  # type: ignore[arg-type]
+        if ocr == "STOP":
+            prepare_benchmarks(Prepare(), Store(str(tmp_path / "runs")), chosen)
+    with pytest.raises(FingerprintMismatch, match="contents of ocr_path"):
+        prepare_benchmarks(Prepare(), Store(str(tmp_path / "runs")), chosen)
 
 
 def test_toy_questions_in_popes_published_format_have_the_numbers_of_the_built_in_benchmark(

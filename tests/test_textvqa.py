@@ -90,6 +90,7 @@ def test_an_answer_with_an_error_is_worth_nothing(tmp_path):
         ("The Coca-Cola", "coca cola"),  # An article goes; a hyphen inside a word becomes a space.
         ("coca - cola", "coca cola"),  # One that touches a space is removed.
         ("a-b - c", "ab c"),  # Then wherever it stands: so it is in the published processor.
+        ("go -now-then", "go nowthen"),
         ("$2,000.50", "$2000.50"),  # A comma goes, a period before a digit stays, the dollar sign is no punctuation.
         ("u.s.a.", "usa"),
         ("No. 5", "no 5"),
