@@ -171,7 +171,7 @@ def test_an_answers_letter_is_found_by_mmbenchs_rules(text, letter):
         ({"index": "2"}, "row 2, index: 2 was already used in this file"),
         ({"answer": "C"}, "index 1, answer: expected A or B, got 'C'"),
         ({"answer": ""}, "index 1, answer: expected A or B, got ''"),
-        ({"answer": "A"}, "index 1, answer: its rotations disagree about the right option"),
+        ({"answer": "A"}, "index 1, answer: its rotations do not have the right option at every letter once"),
         ({"question": " "}, "index 1, question: expected text, got ' '"),
         ({"category": ""}, "index 1, category: expected text, got ''"),
         ({"B": ""}, "index 1, B: expected an option, got none"),
