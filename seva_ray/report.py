@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -63,6 +64,8 @@ class ScoreTable:
 
     benchmark: str
     comparisons: Sequence[Comparison]
+    protocol: str = ""
+    """Whose way of asking and scoring; numbers of two protocols are never compared."""
     notes: Sequence[str] = ()
     """Sentences for under the table: who judged, what flipped."""
 
@@ -158,11 +161,23 @@ def render(content: ReportContent) -> str:
         lengths=[(of, data_uri(length_figure(of.start, of.policy), "image/svg+xml")) for of in content.lengths],
         hallucinated=[(of.benchmark, _most_named(of)) for of in content.hallucinated],
         flips=[_flip_view(flip) for flip in content.flips],
+        mixed=mixed_protocols(content.scores),
         longest_s=max((time.seconds for time in content.seconds), default=0) or 1,
         settings=_flat(content.config),
         smoothed=any(curve.smoothed for curve in curves),
     )
     return html.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def mixed_protocols(tables: Sequence[ScoreTable]) -> list[str]:
+    """A warning for every two tables that have a metric of the same name by different protocols."""
+    return [
+        f"{one.benchmark} and {other.benchmark} share names of metrics but not the protocol ({one.protocol}, "
+        f"{other.protocol}): their numbers cannot be compared."
+        for one, other in combinations(tables, 2)
+        if one.protocol != other.protocol
+        and {row.metric for row in one.comparisons} & {row.metric for row in other.comparisons}
+    ]
 
 
 def _sample_view(sample: Sample) -> dict[str, Any]:

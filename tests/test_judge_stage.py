@@ -17,7 +17,7 @@ from seva_ray.engines import FakeEngine
 from seva_ray.errors import FingerprintMismatch, InputError
 from seva_ray.models import Model, model_at
 from seva_ray.stages import job
-from seva_ray.stages.evaluate import Evaluate, compare, evaluate, prepare_benchmarks, read_comparisons
+from seva_ray.stages.evaluate import Evaluate, compare, evaluate, prepare_benchmarks, read_comparisons, title_of
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.judge import prompt_hash
 from seva_ray.stages.prepare import Prepare, prepare
@@ -129,7 +129,9 @@ def test_a_question_that_is_unjudged_for_one_model_is_left_out_for_both_and_coun
 
 def test_a_response_with_an_error_is_judged_as_an_empty_answer(store: Store, mm_vet: MmVet):
     with JudgeServer(says(grades)) as server:
-        scored(store, mm_vet, Endpoint(server.judge()), START, {key: BETTER[key] for key in ("v1_0", "v1_1")})
+        judge = Endpoint(server.judge())
+        artifact = scored(store, mm_vet, judge, START, {key: BETTER[key] for key in ("v1_0", "v1_1")})
+    assert title_of(artifact).endswith("0 of start and 1 of policy failed and are judged as empty answers")
     assert sum("<answer>\n\n</answer>" in call.prompt for call in server.calls) == 1
 
 

@@ -3,20 +3,41 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from seva_ray.benchmarks.amber import AmberDiscriminative, AmberGenerative
 from seva_ray.benchmarks.base import Benchmark, Tally
+from seva_ray.benchmarks.chair import Chair
 from seva_ray.benchmarks.files import check_images
 from seva_ray.benchmarks.gqa import Gqa
 from seva_ray.benchmarks.mmbench import MMBench
+from seva_ray.benchmarks.mme import Mme
 from seva_ray.benchmarks.pope import Pope
 from seva_ray.benchmarks.scienceqa import ScienceQa
 from seva_ray.benchmarks.seed_bench import SeedBench
+from seva_ray.benchmarks.textvqa import TextVqa
 from seva_ray.benchmarks.toy import ToyBenchmark
 from seva_ray.errors import ConfigError
 
-__all__ = ["Benchmark", "Benchmarks", "Gqa", "MMBench", "Pope", "ScienceQa", "SeedBench", "Tally", "ToyBenchmark"]
+__all__ = [
+    "AmberDiscriminative",
+    "AmberGenerative",
+    "Benchmark",
+    "Benchmarks",
+    "Chair",
+    "Gqa",
+    "MMBench",
+    "Mme",
+    "Pope",
+    "ScienceQa",
+    "SeedBench",
+    "Tally",
+    "TextVqa",
+    "ToyBenchmark",
+]
 
-WITH_IMAGES = ("pope", "seed", "scienceqa", "gqa")
-"""Fields that go with a field of the same name and `_images`."""
+TOGETHER: list[tuple[str, ...]] = [
+    ("chair", "chair_images", "chair_synonyms"),
+    *((name, f"{name}_images") for name in ("pope", "seed", "scienceqa", "gqa", "textvqa", "amber")),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +69,33 @@ class Benchmarks:
     """GQA's testdev_balanced_questions.json."""
     gqa_images: str = ""
     """Directory of GQA's images."""
+    textvqa: str = ""
+    """TextVQA_0.5.1_val.json."""
+    textvqa_images: str = ""
+    """Directory of TextVQA's images: train_images."""
+    textvqa_ocr: str = ""
+    """LLaVA's llava_textvqa_val_v051_ocr.jsonl; without it TextVQA is asked without OCR tokens, another protocol."""
+    mme: str = ""
+    """Directory MME_Benchmark_release_version, with images and questions of all its tasks."""
+    chair: str = ""
+    """Directory of COCO's instances_val2014.json and captions_val2014.json, for CHAIR."""
+    chair_images: str = ""
+    """Directory of COCO's val2014 images."""
+    chair_synonyms: str = ""
+    """synonyms.txt of the published CHAIR tool."""
+    chair_size: int = 500
+    """How many images CHAIR's descriptions are asked of."""
+    amber: str = ""
+    """Directory `data` of AMBER."""
+    amber_images: str = ""
+    """Directory of AMBER's images."""
 
     def __post_init__(self) -> None:
-        for name in WITH_IMAGES:
-            if bool(getattr(self, name)) != bool(getattr(self, f"{name}_images")):
-                raise ConfigError(f"{name} and {name}_images: give both or neither")
+        for names in TOGETHER:
+            if len({bool(getattr(self, name)) for name in names}) > 1:
+                raise ConfigError(f"{' and '.join(names)}: give all of them or none")
+        if self.textvqa_ocr and not self.textvqa:
+            raise ConfigError("textvqa_ocr: is of no use without textvqa")
 
     def chosen(self) -> list[Benchmark]:
         """The benchmarks that the fields ask for.
@@ -74,6 +117,23 @@ class Benchmarks:
             members.append(ScienceQa(path=self.scienceqa, image_root=self.scienceqa_images))
         if self.gqa:
             members.append(Gqa(path=self.gqa, image_root=self.gqa_images))
+        if self.textvqa:
+            members.append(TextVqa(path=self.textvqa, image_root=self.textvqa_images, ocr_path=self.textvqa_ocr))
+        if self.mme:
+            members.append(Mme(path=self.mme))
+        if self.chair:
+            members.append(
+                Chair(
+                    path=self.chair,
+                    image_root=self.chair_images,
+                    synonyms_path=self.chair_synonyms,
+                    num_images=self.chair_size,
+                )
+            )
+        if self.amber:
+            members += [
+                amber(path=self.amber, image_root=self.amber_images) for amber in (AmberGenerative, AmberDiscriminative)
+            ]
         for member in members:
             check_images(member.name, member.image_root)
         return members

@@ -11,16 +11,18 @@ from typing import Any, TypeVar
 
 from seva_ray.errors import ConfigError, InputError
 from seva_ray.records import Prompt
+from seva_ray.sources.base import absolute
 from seva_ray.storage import locate
 
 Item = TypeVar("Item")
 
 
-def check_fields(config: object, *names: str) -> None:
-    """Raises: ConfigError where one of the fields is empty."""
+def settle_paths(config: object, *names: str) -> None:
+    """Make paths absolute, so that they mean the same in every worker. Raises: ConfigError where one is empty."""
     for name in names:
         if not getattr(config, name):
             raise ConfigError(f"{name} {getattr(config, name)!r}: must not be empty")
+        object.__setattr__(config, name, absolute(getattr(config, name)))
 
 
 def check_images(benchmark: str, image_root: str | None) -> None:

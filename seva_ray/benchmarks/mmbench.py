@@ -26,7 +26,7 @@ from pyarrow import csv
 
 from seva_ray.benchmarks.base import Tally, accuracies, percent, tally_of, text_of
 from seva_ray.benchmarks.choices import LETTER_ANSWER, LETTERS, ask
-from seva_ray.benchmarks.files import adjacent, check_fields, choice_at, read_file, text_at
+from seva_ray.benchmarks.files import adjacent, choice_at, read_file, settle_paths, text_at
 from seva_ray.errors import ConfigError, InputError
 from seva_ray.records import Prompt, Response
 
@@ -73,7 +73,7 @@ class MMBench:
     """The images are in the file."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "path")
+        settle_paths(self, "path")
         if self.language not in REQUESTS:
             raise ConfigError(f"language {self.language!r}: must be en or cn")
         self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
@@ -120,9 +120,8 @@ class MMBench:
         image, error = image_of(group[base], rows)
         made = group if rotated else {base + k * ROTATION: turned(group[base], k) for k in range(len(options))}
         rotations = [self._rotation(index, made[index], image, error) for index in sorted(made)]
-        for rotation in rotations:
-            if right(rotation) != right(rotations[0]):
-                raise InputError(f"{where}, answer: its rotations disagree about the right option")
+        if len({rotation.answer for rotation in rotations}) < len(rotations):
+            raise InputError(f"{where}, answer: its rotations do not have the right option at every letter once")
         category = text_at(group[base], "category", where)
         return Question(category=category, rotations=tuple(rotations))
 
@@ -235,7 +234,3 @@ def turned(row: Row, steps: int) -> Row:
     if answer in LETTERS[: len(options)]:
         answer = LETTERS[(LETTERS.index(answer) - steps) % len(options)]
     return row | dict(zip(LETTERS, order)) | {"answer": answer}
-
-
-def right(rotation: Rotation) -> str:
-    return rotation.options[LETTERS.index(rotation.answer)]

@@ -18,11 +18,11 @@ from seva_ray.benchmarks.base import Tally, tally_of, text_of
 from seva_ray.benchmarks.choices import SHORT_ANSWER
 from seva_ray.benchmarks.files import (
     adjacent,
-    check_fields,
     choice_at,
     id_at,
     image_at,
     read_json_lines,
+    settle_paths,
     text_at,
     unique,
 )
@@ -51,7 +51,7 @@ class Pope:
     """Who asks: `seva` the bare question, `llava` with a line that requests a single word or phrase."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "path", "image_root")
+        settle_paths(self, "path", "image_root")
         if self.protocol not in ("seva", "llava"):
             raise ConfigError(f"protocol {self.protocol!r}: must be seva or llava")
         self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything

@@ -18,7 +18,7 @@ import numpy as np
 
 from seva_ray.benchmarks.base import Tally, accuracies, tally_of, text_of
 from seva_ray.benchmarks.choices import LETTERS, ask
-from seva_ray.benchmarks.files import check_fields, choice_at, image_at, items_at, object_at, read_json, text_at, unique
+from seva_ray.benchmarks.files import choice_at, image_at, items_at, object_at, read_json, settle_paths, text_at, unique
 from seva_ray.errors import InputError
 from seva_ray.records import Prompt, Response
 
@@ -47,7 +47,7 @@ class ScienceQa:
     protocol: ClassVar[str] = "llava"
 
     def __post_init__(self) -> None:
-        check_fields(self, "path", "image_root")
+        settle_paths(self, "path", "image_root")
         self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
 
     @property

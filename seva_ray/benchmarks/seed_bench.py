@@ -18,20 +18,20 @@ from seva_ray.benchmarks.base import Tally, accuracies, tally_of, text_of
 from seva_ray.benchmarks.choices import LETTERS, ask
 from seva_ray.benchmarks.files import (
     adjacent,
-    check_fields,
     choice_at,
     id_at,
     image_at,
     items_at,
     object_at,
     read_json,
+    settle_paths,
     text_at,
     unique,
 )
 from seva_ray.errors import InputError
 from seva_ray.records import Prompt, Response
 
-IMAGE_DIMENSIONS = range(1, 10)
+IMAGE_DIMENSIONS = tuple("123456789")
 """Question types 10 to 12 are about videos."""
 
 
@@ -54,7 +54,7 @@ class SeedBench:
     protocol: ClassVar[str] = "llava"
 
     def __post_init__(self) -> None:
-        check_fields(self, "path", "image_root")
+        settle_paths(self, "path", "image_root")
         self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
 
     @property
@@ -65,7 +65,7 @@ class SeedBench:
     def questions(self) -> list[Question]:
         found = read_json(self.path, dict)
         types = object_at(found.get("question_type"), f"{self.path}, question_type")
-        dimensions = {number: name for name, number in types.items()}
+        dimensions = {str(number): name for name, number in types.items()}
         asked = []
         for number, row in enumerate(items_at(found, "questions", self.path), start=1):
             where = f"{self.path}, question {number}"
@@ -89,12 +89,12 @@ class SeedBench:
         return list(dict.fromkeys(question.dimension for question in self.questions))
 
 
-def question_of(row: Mapping[str, Any], dimensions: Mapping[Any, str], where: str) -> Question:
-    number = choice_at(row, "question_type_id", IMAGE_DIMENSIONS, where)
-    if number not in dimensions:
-        raise InputError(f"{where}, question_type_id: {number} has no name in question_type")
+def question_of(row: Mapping[str, Any], dimensions: Mapping[str, str], where: str) -> Question:
+    number = id_at(row, "question_type_id", where)
+    if number not in IMAGE_DIMENSIONS or number not in dimensions:
+        raise InputError(f"{where}, question_type_id: {number} is none of the image dimensions in question_type")
     image = image_at(row, "data_id", where)
-    options = [text_at(row, f"choice_{letter}", where) for letter in "abcd"]
+    options = [id_at(row, f"choice_{letter}", where) for letter in "abcd"]
     prompt = Prompt(
         prompt_id=id_at(row, "question_id", where),
         image_id=image,

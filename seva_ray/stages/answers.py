@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.report import Flip, Hallucinated, Lengths
 from seva_ray.seeds import key_of
-from seva_ray.stages.evaluate import title_of
 from seva_ray.stages.judge import SIDES
 from seva_ray.stages.prepare import shard_name
 from seva_ray.storage import exists, read_bytes, read_table
@@ -61,6 +60,10 @@ def deviation(values: Iterable[float | None]) -> str:
     return f"{statistics.stdev(defined):.1f}" if len(defined) > 1 else "–"
 
 
+def benchmark_of(scores: Artifact) -> str:
+    return scores.name.split("/")[1]
+
+
 def sides_of(store: Store, scores: Artifact) -> list[Artifact]:
     """The responses of start and policy."""
     return [store.find(name) for name in scores.recipe["inputs"]]
@@ -74,7 +77,7 @@ def lengths(store: Store, scores: Artifact) -> Lengths:
     """Words of every response without an error."""
     prompts = prompts_of(store, scores)
     start, policy = (words(prompts, responses) for responses in sides_of(store, scores))
-    return Lengths(benchmark=title_of(scores), start=start, policy=policy)
+    return Lengths(benchmark=benchmark_of(scores), start=start, policy=policy)
 
 
 def words(prompts: Artifact, responses: Artifact) -> list[int]:
@@ -87,7 +90,7 @@ def words(prompts: Artifact, responses: Artifact) -> list[int]:
 
 
 def hallucinated(scores: Artifact) -> Hallucinated:
-    return Hallucinated(benchmark=title_of(scores), **scores.counts["hallucinated"])
+    return Hallucinated(benchmark=benchmark_of(scores), **scores.counts["hallucinated"])
 
 
 def flips(
@@ -113,7 +116,7 @@ def flips(
         Flip(
             prompt_id=row["prompt_id"],
             question=asked[row["prompt_id"]]["question"],
-            benchmark=title_of(scores),
+            benchmark=benchmark_of(scores),
             image_png=picture(prompts, asked[row["prompt_id"]]),
             start=row["start"] or "",
             policy=row["policy"] or "",

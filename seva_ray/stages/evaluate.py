@@ -106,7 +106,7 @@ def compare(
         {response.prompt_id: response for response in read_responses(prompts, of_model)}
         for of_model in (start_responses, policy_responses)
     ]
-    counts: dict[str, Any] = {}
+    counts: dict[str, Any] = {"protocol": benchmark.protocol}
     if isinstance(benchmark, JudgedBenchmark):
         assert judge is not None
         start, aligned, counts["judging"] = judged_tallies(judge, store, benchmark, artifact, responses)
@@ -124,7 +124,9 @@ def compare(
     )
     write_bytes(artifact.path("comparisons.json"), json.dumps([asdict(row) for row in comparisons], indent=1).encode())
     say(f"evaluate {benchmark.name}: {len(comparisons)} metrics on {len(start.image_ids):,} images")
-    return artifact.finish({"num_images": len(start.image_ids), "num_metrics": len(comparisons)} | counts)
+    sizes = {"num_images": len(start.image_ids), "num_metrics": len(comparisons)}
+    failed = failures(prompts, (start_responses, policy_responses), responses, fate_of("judging" in counts))
+    return artifact.finish(sizes | failed | counts)
 
 
 def write_outcomes(
@@ -147,15 +149,44 @@ def write_outcomes(
     return asdict(flips)
 
 
+def failures(
+    prompts: Artifact, artifacts: Sequence[Artifact], responses: Sequence[Mapping[str, Response]], fate: str
+) -> dict[str, int]:
+    """How many responses of each model failed; says so, and what becomes of them."""
+    num_prompts = prompts.counts["num_prompts"]
+    counts = {"num_prompts": num_prompts}
+    for side, artifact, rows in zip(SIDES, artifacts, responses, strict=True):
+        errors = [row.error for row in rows.values() if row.error is not None]
+        errors += ["no response"] * (num_prompts - len(rows))
+        counts[f"num_failed_{side}"] = len(errors)
+        if errors:
+            _, model, benchmark, _ = artifact.name.split("/")
+            share = f"{len(errors):,} of {num_prompts:,} responses of {model}"
+            say(f"evaluate {benchmark}: partial: {share} failed and {fate}; the first: {errors[0]}")
+    return counts
+
+
 def scores_of(store: Store, policy: str) -> list[Artifact]:
     """Those of every benchmark that the policy was evaluated on."""
     return [store.find(name) for name in store.names("scores") if name.endswith(f"/{policy}")]
 
 
 def title_of(scores: Artifact) -> str:
-    """The benchmark, and who judged."""
-    judging = scores.counts.get("judging")
-    return scores.name.split("/")[1] + (f", judged by {judging['judge']}" if judging else "")
+    """The benchmark's name and its judge; where responses failed it says that its numbers are partial."""
+    title, counts = scores.name.split("/")[1], scores.counts
+    judged = "judging" in counts
+    if judged:
+        title += f", judged by {counts['judging']['judge']}"
+    failed = [counts.get(f"num_failed_{side}", 0) for side in SIDES]
+    if not any(failed):
+        return title
+    shares = f"{failed[0]:,} of start and {failed[1]:,} of policy"
+    return f"{title}, partial: of {counts['num_prompts']:,} responses {shares} failed and {fate_of(judged)}"
+
+
+def fate_of(judged: bool) -> str:
+    """What becomes of responses that failed."""
+    return "are judged as empty answers" if judged else "count as wrong"
 
 
 def read_comparisons(artifact: Artifact) -> list[Comparison]:

@@ -65,7 +65,12 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
         samples=samples(config, encoder, prompts, rejected, pairs),
         training=[row for row in json.loads(read_bytes(trained.path("log.json"))) if "loss" in row],
         scores=[
-            ScoreTable(benchmark=title_of(item), comparisons=read_comparisons(item), notes=answers.notes(item))
+            ScoreTable(
+                benchmark=title_of(item),
+                protocol=item.counts.get("protocol", ""),
+                comparisons=read_comparisons(item),
+                notes=answers.notes(item),
+            )
             for item in scores
         ],
         lengths=[answers.lengths(store, item) for item in scores],

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from seva_ray.benchmarks.base import percent
-from seva_ray.benchmarks.files import adjacent, check_fields
+from seva_ray.benchmarks.files import adjacent, settle_paths
 from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, one_line
 from seva_ray.benchmarks.judged.llava_bench import Question, beside, read_questions
 from seva_ray.judge import JudgePrompt, Marks
@@ -41,7 +41,7 @@ class Competition:
     """Folder with questions.jsonl, context.jsonl, answers_gpt4.jsonl and images/."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "path")
+        settle_paths(self, "path")
         assert self.questions  # A wrong file is found here, before a model answers anything.
 
     @property

@@ -16,11 +16,11 @@ from seva_ray.benchmarks.base import percent
 from seva_ray.benchmarks.files import (
     adjacent,
     brief,
-    check_fields,
     choice_at,
     id_at,
     image_at,
     read_json_lines,
+    settle_paths,
     text_at,
     unique,
 )
@@ -61,7 +61,7 @@ class LlavaBench:
     """Folder with questions.jsonl, context.jsonl, answers_gpt4.jsonl and images/."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "path")
+        settle_paths(self, "path")
         assert self.questions  # A wrong file is found here, before a model answers anything.
 
     @property

@@ -14,11 +14,11 @@ import numpy as np
 from seva_ray.benchmarks.base import percent
 from seva_ray.benchmarks.files import (
     adjacent,
-    check_fields,
     image_at,
     items_at,
     object_at,
     read_json,
+    settle_paths,
     text_at,
     unique,
 )
@@ -57,7 +57,7 @@ class MmVet:
     """Folder with mm-vet.json and images/."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "path")
+        settle_paths(self, "path")
         assert self.questions  # A wrong file is found here, before a model answers anything.
 
     @property

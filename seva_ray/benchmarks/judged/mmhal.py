@@ -16,12 +16,12 @@ import numpy as np
 from seva_ray.benchmarks.base import percent
 from seva_ray.benchmarks.files import (
     adjacent,
-    check_fields,
     choice_at,
     image_at,
     items_at,
     object_at,
     read_json,
+    settle_paths,
     text_at,
     unique,
 )
@@ -68,7 +68,7 @@ class MmHal:
     """Folder with response_template.json and images/."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "path")
+        settle_paths(self, "path")
         assert self.questions  # A wrong file is found here, before a model answers anything.
 
     @property

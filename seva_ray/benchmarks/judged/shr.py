@@ -20,13 +20,13 @@ import numpy as np
 from seva_ray.benchmarks.base import percent
 from seva_ray.benchmarks.files import (
     brief,
-    check_fields,
     id_at,
     image_at,
     items_at,
     object_at,
     read_json,
     read_json_lines,
+    settle_paths,
     text_at,
     unique,
 )
@@ -74,7 +74,7 @@ class Shr:
     """Folder of Visual Genome."""
 
     def __post_init__(self) -> None:
-        check_fields(self, "path", "image_root")
+        settle_paths(self, "path", "image_root")
         assert self.pictures  # A wrong file is found here, before a model answers anything.
 
     @property
