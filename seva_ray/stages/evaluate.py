@@ -15,7 +15,7 @@ from seva_ray.augmentations import CLEAN
 from seva_ray.benchmarks.base import Benchmark, Tally
 from seva_ray.errors import ConfigError
 from seva_ray.models import Model
-from seva_ray.stages.generate import Generate, generate, read_responses
+from seva_ray.stages.generate import Generate, generate_all, read_responses
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.progress import say
 from seva_ray.statistics import Comparison, paired_bootstrap
@@ -51,13 +51,10 @@ def evaluate(
     policy: Model,
 ) -> list[Artifact]:
     """One score artifact per benchmark."""
-    work = [(artifact, CLEAN) for artifact in prompts]
-    start_responses = generate(generation, store, start, work)
-    policy_responses = generate(generation, store, policy, work)
-    return [
-        compare(config, store, *of_benchmark, policy)
-        for of_benchmark in zip(benchmarks, prompts, start_responses, policy_responses, strict=True)
-    ]
+    work = [(model, artifact, CLEAN) for model in (start, policy) for artifact in prompts]
+    responses = generate_all(generation, store, work)
+    of_benchmarks = zip(benchmarks, prompts, responses[: len(prompts)], responses[len(prompts) :], strict=True)
+    return [compare(config, store, *of_benchmark, policy.name) for of_benchmark in of_benchmarks]
 
 
 def compare(
@@ -67,10 +64,11 @@ def compare(
     prompts: Artifact,
     start_responses: Artifact,
     policy_responses: Artifact,
-    policy: Model,
+    name: str,
 ) -> Artifact:
+    """The scores of `policy_responses` beside those of `start_responses`, as `scores/<benchmark>/<name>`."""
     artifact = store.open(
-        f"scores/{benchmark.name}/{policy.name}",
+        f"scores/{benchmark.name}/{name}",
         config={"evaluate": config, "benchmark": benchmark},
         inputs=[start_responses, policy_responses],
     )
