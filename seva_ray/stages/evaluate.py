@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from seva_ray.artifacts import Artifact, Store
@@ -19,7 +20,7 @@ from seva_ray.stages.generate import Generate, generate_all, read_responses
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.progress import say
 from seva_ray.statistics import Comparison, paired_bootstrap
-from seva_ray.storage import read_bytes, write_bytes, write_table
+from seva_ray.storage import read_bytes, read_table, write_bytes, write_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,18 @@ def scores_of(store: Store, policy: str) -> list[Artifact]:
 
 def read_comparisons(artifact: Artifact) -> list[Comparison]:
     return [Comparison(**row) for row in json.loads(read_bytes(artifact.path("comparisons.json")))]
+
+
+def read_tallies(scores: Artifact) -> tuple[Tally, Tally]:
+    """Of the start and of the policy."""
+
+    def read(side: str) -> Tally:
+        table = read_table(scores.path(f"{side}.parquet"))
+        names = [name for name in table.column_names if name != "image_id"]
+        counts = np.stack([table[name].to_numpy() for name in names], axis=1)
+        return Tally(image_ids=table["image_id"].to_pylist(), names=names, counts=counts)
+
+    return read("start"), read("policy")
 
 
 def tally_table(tally: Tally) -> pa.Table:

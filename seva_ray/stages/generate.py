@@ -21,7 +21,7 @@ import ray
 import tyro
 
 from seva_ray.artifacts import Artifact, Store
-from seva_ray.augmentations import CONTROLS, parse_view
+from seva_ray.augmentations import CONTROLS, parse_view, undrawn
 from seva_ray.encoding import VICUNA_V1, Encoder
 from seva_ray.engines import Decoding, Engine, FakeEngine, TransformersEngine, VllmEngine
 from seva_ray.errors import ConfigError
@@ -114,6 +114,8 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
     }
     if view in CONTROLS:
         recipe["control"] = view
+    if undrawn(view) != view:
+        recipe["draw"] = view
     name = f"responses/{model.name}/{prompts.name.removeprefix('prompts/')}/{view}"
     return store.open(name, config=recipe, inputs=[prompts])
 
