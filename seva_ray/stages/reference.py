@@ -46,14 +46,17 @@ def reading_of(model: Model, prompts: Artifact, chosen: Artifact) -> Reading:
     )
 
 
-def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
-    """The reference log-probabilities of `pairs`. Its count `plain_because` says why the prefix cannot be shared."""
-    name = pairs.name.removeprefix("pairs/")
-    artifact = store.open(
-        f"logps/{name}/{config.dtype}{'' if config.shared_prefix else '-plain'}",
+def open_logps(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
+    return store.open(
+        f"logps/{pairs.name.removeprefix('pairs/')}/{config.dtype}{'' if config.shared_prefix else '-plain'}",
         config={"model": model.fingerprint, "dtype": config.dtype, "shared_prefix": config.shared_prefix},
         inputs=[pairs],
     )
+
+
+def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
+    """The reference log-probabilities of `pairs`. Its count `plain_because` says why the prefix cannot be shared."""
+    name, artifact = pairs.name.removeprefix("pairs/"), open_logps(config, store, model, pairs)
     if artifact.complete:
         return artifact
     prompts, chosen, _ = lineage(store, pairs)

@@ -9,7 +9,7 @@ from ray import tune
 def trial(config: dict[str, Any]) -> None:
     """Measures a point on more and more pairs, as long as Tune's scheduler lets it."""
     workshop = ray.get_actor(config["workshop"])
-    for num_pairs in config["rungs"]:
+    for num_pairs in config.get("rungs", [config["point"]["num_pairs"]]):
         result = ray.get(workshop.measure.remote(config["point"], num_pairs))
         tune.report(result)
         if result["error"]:

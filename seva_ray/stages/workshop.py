@@ -9,10 +9,10 @@ import gc
 import queue
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from seva_ray.artifacts import Artifact, Store
@@ -25,12 +25,12 @@ from seva_ray.fingerprints import fingerprint_of, identity
 from seva_ray.models import Model, model_of
 from seva_ray.space import Point
 from seva_ray.stages.evaluate import Evaluate, compare, read_tallies
-from seva_ray.stages.generate import Generate, generate_all
+from seva_ray.stages.generate import Generate, generate_all, open_responses
 from seva_ray.stages.job import users_line
-from seva_ray.stages.lanes import Claim, Lanes
+from seva_ray.stages.lanes import Claim, Lanes, check_fits
 from seva_ray.stages.pair import Pair, pair
-from seva_ray.stages.reference import reference
-from seva_ray.stages.train import train
+from seva_ray.stages.reference import open_logps, reference
+from seva_ray.stages.train import open_policy, train
 from seva_ray.statistics import Repeated, repeated_bootstrap
 
 Work = tuple[Model, Artifact, str]
@@ -61,10 +61,22 @@ class Bench:
     """What the cluster has, or may grow to."""
     on_gpus: bool
 
+    def identity(self) -> dict[str, Any]:
+        """What the study's numbers follow from, beside its inputs."""
+        return {
+            "generate": self.generate,
+            "pair": self.pair,
+            "train": self.train,
+            "evaluate": self.evaluate,
+            "starts": [start.fingerprint for start in self.starts],
+            "seeds": self.seeds,
+            "objective": self.objective,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A point on a number of pairs: what was trained, and its scores."""
+    """A point on a number of pairs: what was trained in each repeat, and its scores."""
 
     policies: Sequence[Artifact]
     pairs: Sequence[Artifact]
@@ -75,30 +87,37 @@ class Measured:
 class Workshop:
     """Its methods may be called by many threads."""
 
-    def __init__(self, bench: Bench):
-        self.bench = bench
+    def __init__(self, bench: Bench, tell: Callable[[Point, str], None] = lambda point, found: None):
+        """`tell` is called with every point that has been measured, and what was found."""
+        self.bench, self.tell = bench, tell
         self.lanes = Lanes(bench.capacity)
         self.asked: queue.SimpleQueue[tuple[Sequence[Work], Future[list[Artifact]]]] = queue.SimpleQueue()
         self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self.repeats = ThreadPoolExecutor(64)
         threading.Thread(target=self.answer_for_ever, daemon=True).start()
 
-    def measure(self, point: Mapping[str, Any], num_pairs: int | None) -> dict[str, Any]:
+    def ready(self) -> None:
+        """It is there."""
+
+    def measure(self, values: Mapping[str, Any], num_pairs: int | None) -> dict[str, Any]:
         """What Tune is told; an error that a user can mend is a result, any other is raised."""
         told = {"num_pairs": num_pairs or 0, "error": "", "gain": float("nan")}
+        point = replace(Point(**values), num_pairs=num_pairs)
         try:
-            measured = self.measured(Point(**point), num_pairs)
+            measured = self.measured(point)
         except Exception as error:
             line = users_line(error)
             if line is None:
                 raise
+            self.tell(point, line)
             return told | {"error": line}
         benchmark, metric = self.bench.objective
-        return told | {"gain": next(row.difference for row in measured.scores[benchmark] if row.metric == metric)}
+        row = next(row for row in measured.scores[benchmark] if row.metric == metric)
+        self.tell(point, f"{metric} {row.difference:+.1f} [{row.difference_low:+.1f}, {row.difference_high:+.1f}]")
+        return told | {"gain": row.difference}
 
-    def measured(self, point: Point, num_pairs: int | None) -> Measured:
+    def measured(self, point: Point) -> Measured:
         """Every repeat trained and scored. What exists already is only read."""
-        point = replace(point, num_pairs=num_pairs)
         made = list(self.repeats.map(lambda repeat: self.policy(point, repeat), range(len(self.bench.seeds))))
         policies, pairs = [policy for policy, _ in made], [pairs for _, pairs in made]
         return Measured(policies=policies, pairs=pairs, scores=self.scores([model_of(policy) for policy in policies]))
@@ -111,14 +130,16 @@ class Workshop:
         with self.alone(f"pairs of {start.name} {prompts.name} {point.views}"):
             pairs = pair(bench.pair, bench.store, prompts, chosen, rejected)
         config = point.train(bench.train, bench.seeds[repeat])
-        name = policy_name(config, start, pairs)
+        name, claim = policy_name(config, start, pairs), claim_of_training(config, bench.on_gpus)
         with self.alone(name):
-            trained = bench.store.open(f"policies/{name}", config=recipe_of(config, start), inputs=[pairs])
+            trained = open_policy(config, bench.store, name, start, pairs)
             if trained.complete:
                 return trained, pairs
-            with self.alone(f"logps of {pairs.name}"), self.lanes.hold(claim_of_training(config, bench.on_gpus)):
-                reference(config, bench.store, start, pairs)
-            with self.lanes.hold(claim_of_training(config, bench.on_gpus)):
+            with self.alone(f"logps of {pairs.name}"):
+                if not open_logps(config, bench.store, start, pairs).complete:
+                    with self.lanes.hold(claim):
+                        reference(config, bench.store, start, pairs)
+            with self.lanes.hold(claim):
                 return train(config, bench.store, name, start, pairs), pairs
 
     def scores(self, policies: Sequence[Model]) -> dict[str, list[Repeated]]:
@@ -144,7 +165,10 @@ class Workshop:
         }
 
     def responses(self, work: Sequence[Work]) -> list[Artifact]:
-        """Waits for the one thread that generates."""
+        """Read where they are all there, else made by the one thread that generates."""
+        opened = [open_responses(self.bench.generate, self.bench.store, *item) for item in work]
+        if all(artifact.complete for artifact in opened):
+            return opened
         answered: Future[list[Artifact]] = Future()
         self.asked.put((work, answered))
         return answered.result()
@@ -191,14 +215,9 @@ def pooled(config: Evaluate, benchmark: Benchmark, scores: Sequence[Artifact]) -
     return repeated_bootstrap(starts, policies, benchmark.metrics, num_resamples=config.num_resamples, seed=config.seed)
 
 
-def recipe_of(config: Train, start: Model) -> dict[str, Any]:
-    """As `train` records it."""
-    return {"train": config, "model": start.fingerprint}
-
-
 def policy_name(config: Train, start: Model, pairs: Artifact) -> str:
     """Follows from the recipe: the same policy in any study is one policy."""
-    recipe = {"config": identity(recipe_of(config, start)), "pairs": pairs.fingerprint}
+    recipe = {"train": identity(config), "model": start.fingerprint, "pairs": pairs.fingerprint}
     return f"{start.name}-{fingerprint_of(recipe)}"
 
 
@@ -214,6 +233,7 @@ def claim_of_generation(config: Generate, capacity: Claim, on_gpus: bool) -> Cla
     return {"CPU": 1 + max(config.min_engines, min(config.max_engines, capacity.get("CPU", 0) - 1))}
 
 
-def point_of(point: Point) -> dict[str, Any]:
-    """As Tune's configs hold it."""
-    return asdict(point)
+def check_room(generate: Generate, train: Train, capacity: Claim, on_gpus: bool) -> None:
+    """Raises: InputError where the cluster is too small for one training run, or for one engine."""
+    check_fits("a training run", claim_of_training(train, on_gpus), capacity)
+    check_fits("an engine and what feeds it", claim_of_generation(generate, capacity, on_gpus), capacity)
