@@ -16,7 +16,7 @@ from typing import Any
 from full import PRESETS as FULL_PRESETS
 from full import Full
 from presets import LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN
-from seva_ray.artifacts import Store
+from seva_ray.artifacts import Artifact, Store
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.dpo import Train
 from seva_ray.errors import ConfigError
@@ -104,11 +104,12 @@ def source_of(config: Sweep, seed: int | None) -> tuple[str, Any]:
     return f"{config.prompts}-seed{seed}", replace(config.source, seed=seed)  # type: ignore[arg-type]
 
 
-def command_of(config: Sweep, preset: str, point: Point, repeat: int, name: str) -> str:
+def command_of(config: Sweep, preset: str, point: Point, repeat: int, policy: Artifact) -> str:
     """What trains a point's policy again: it finds the study's own, where that is still there."""
     prompts, source = source_of(config, point.prompt_seed)
+    settled = replace(point, num_pairs=policy.counts["num_pairs"])
     run = Full(
-        name=name,
+        name=policy.name.removeprefix("policies/"),
         prompts=prompts,
         root=config.root,
         model=config.models[repeat % len(config.models)],
@@ -118,7 +119,7 @@ def command_of(config: Sweep, preset: str, point: Point, repeat: int, name: str)
         prepare=config.prepare,
         generate=config.generate,
         pair=config.pair,
-        train=point.train(config.train, config.seeds[repeat]),
+        train=settled.train(config.train, config.seeds[repeat]),
         benchmarks=config.benchmarks,
         evaluate=config.evaluate,
     )
@@ -182,13 +183,14 @@ TOY = Sweep(
     space=Space(
         views=("diffusion-100:900:200", "rand_flip", "random_resized_crop", "moco"),
         swapped=("diffusion-300",),
-        betas=(0.05, 0.1, 0.5),
+        betas=(0.1, 0.05, 0.5),
+        curve=(60, 125, 250),
+        curve_views=("diffusion-300", "diffusion-500"),
     ),
-    search=Search(scheduler="asha"),
     metric="VQA accuracy",
     generate=TOY_GENERATE,
     train=replace(TOY_TRAIN, num_pairs=500, num_workers=1, zero_stage=0, trackers=()),
-    benchmarks=Benchmarks(toy_images=300),
+    benchmarks=Benchmarks(toy_images=300, toy_cameras=("deployment",)),
 )
 PRESETS = {
     "toy": TOY,

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from seva_ray.augmentations import CLEAN, drawn, parse_view
+from seva_ray.augmentations import drawn, parse_view
 from seva_ray.dpo import LossName, Train
 from seva_ray.errors import ConfigError
 from seva_ray.policy import Lora
@@ -41,6 +41,11 @@ class Space:
     """Pairs to train on, at most; a smaller set is part of a larger one."""
     prompt_seeds: tuple[int, ...] = ()
     """Seeds of the source: other prompts, sampled from the same data."""
+    curve: tuple[int, ...] = ()
+    """More numbers of pairs, for the curve of the score over them: added to a grid, at the first value of every axis
+    but the view."""
+    curve_views: tuple[str, ...] = ()
+    """The views that have such a curve; empty for all."""
 
     def __post_init__(self) -> None:
         if not self.views and not self.swapped:
@@ -49,7 +54,9 @@ class Space:
             for label in expanded(view):
                 if parse_view(label) is None:
                     raise ConfigError(f"view {label}: the rejected view must be an augmented one")
-        for number in (*self.num_negatives, *self.num_pairs):
+        if unknown := set(self.curve_views) - set(self.arms()):
+            raise ConfigError(f"curve_views {min(unknown)}: not among the views")
+        for number in (*self.num_negatives, *self.num_pairs, *self.curve):
             if number < 1:
                 raise ConfigError(f"num_negatives and num_pairs {number}: must be at least 1")
         if not self.num_negatives:
@@ -80,9 +87,12 @@ class Space:
         if (size := math.prod(map(len, axes.values()))) > MAX_POINTS:
             raise ConfigError(f"the grid has {size:,} points, more than {MAX_POINTS:,}")
         points = [Point(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
+        first = {name: values[0] for name, values in axes.items()}
+        curves = itertools.product(self.curve_views or self.arms(), self.curve)
+        points += [Point(**(first | {"arm": arm, "num_pairs": number})) for arm, number in curves]
         for point in points:
             point.train(train, seed=0)
-        return points
+        return list(dict.fromkeys(points))
 
     def sample(self, train: Train, num_points: int, seed: int) -> list["Point"]:
         """Random points of the grid, all different; a larger sample begins with a smaller one."""
@@ -152,4 +162,5 @@ def strength(view: str) -> tuple[str, float | None]:
     """A view's augmentation and where its dial stands: `diffusion-500` is ("diffusion", 500). None: it has no dial, or
     stands where the paper has it."""
     name, _, value = view.partition("-")
-    return (name, float(value)) if re.fullmatch(r"\d+(\.\d+)?", value) and view != CLEAN else (view, None)
+    dialled = re.fullmatch(r"\d+(\.\d+)?", value) and "+" not in view
+    return (name, float(value)) if dialled else (view, None)

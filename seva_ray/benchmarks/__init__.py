@@ -1,6 +1,7 @@
 """Benchmarks: prompts and scores, one file each. To add one: a dataclass, and a line in `Benchmarks`."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from seva_ray.benchmarks.base import Benchmark, Tally
 from seva_ray.benchmarks.pope import Pope
@@ -16,6 +17,8 @@ class Benchmarks:
 
     toy_images: int = 0
     """Scenes of the toy world's test, behind each camera; 0 for none, else at least 3."""
+    toy_cameras: tuple[Literal["deployment", "clean"], ...] = ("deployment", "clean")
+    """Behind which the toy world's scenes are seen."""
     pope: str | None = None
     """Directory of the published POPE files: coco_pope_random.json, ..._popular.json, ..._adversarial.json."""
     pope_images: str | None = None
@@ -29,7 +32,7 @@ class Benchmarks:
         """The benchmarks that the fields ask for."""
         members: list[Benchmark] = []
         if self.toy_images:
-            members += [ToyBenchmark(num_images=self.toy_images, camera=camera) for camera in ("deployment", "clean")]
+            members += [ToyBenchmark(num_images=self.toy_images, camera=camera) for camera in self.toy_cameras]
         if self.pope is not None and self.pope_images is not None:
             members.append(Pope(path=self.pope, image_root=self.pope_images))
         return members

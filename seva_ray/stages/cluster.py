@@ -34,6 +34,8 @@ def join(spare_cpus: int = 0) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Ray's core would print a warning about its own Data actors on the terminal at every run.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # And about every few processes of a study on a small machine: they wait for each other, and take no CPU.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     try:
         ray.init(
             address=address,

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import tyro
@@ -54,18 +54,20 @@ def words_of(default: Any, config: Any, prefix: str = "") -> list[str]:
     """The words on the command line that make `config` from `default`, a config of the same class."""
     words, last = [], []
     for item in fields(config):
-        value, usual = getattr(config, item.name), getattr(default, item.name, MISSING)
+        value, usual = getattr(config, item.name), getattr(default, item.name, default_of(item))
         name = f"{prefix}{item.name}".replace("_", "-")
         if value == usual:
             continue
         if item.name == "source":  # a subcommand, which comes last
-            same = usual if type(usual) is type(value) else None  # else all its fields are said
+            same = usual if type(usual) is type(value) else None  # else what differs from its class's own is said
             last = [subcommand(type(value)), *words_of(same, value, "source.")]
         elif is_dataclass(value):
             words += words_of(usual, value, f"{name}.")
         elif isinstance(value, bool):
             group, _, field = name.rpartition(".")
             words.append(f"--{name}" if value else f"--{group}{'.' if group else ''}no-{field}")
+        elif isinstance(value, Mapping) and usual:  # tyro makes an option of each key that the default has
+            words += [word for key in value for word in (f"--{name}.{key.replace('_', '-')}", str(value[key]))]
         elif isinstance(value, Mapping):
             words += [f"--{name}", *(str(part) for pair in value.items() for part in pair)]
         elif isinstance(value, tuple):
@@ -73,6 +75,10 @@ def words_of(default: Any, config: Any, prefix: str = "") -> list[str]:
         else:
             words += [f"--{name}", str(value)]
     return words + last
+
+
+def default_of(item: Field) -> Any:
+    return item.default_factory() if item.default_factory is not MISSING else item.default
 
 
 def show_help(parse: Callable[[Sequence[str]], Any], sources: Sequence[str]) -> NoReturn:
@@ -121,6 +127,7 @@ def quiet() -> None:
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_OFFLINE": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",  # Tune's tables
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(variable, value)

@@ -47,8 +47,8 @@ class Asked:
     """When, Unix time in s."""
 
 
-def study(asked: Asked, store: Store, command_of: Callable[[Point, int, str], str]) -> Artifact:
-    """`command_of` a point, a repeat and a name of a policy says how to train that policy again.
+def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact], str]) -> Artifact:
+    """`command_of` a point, a repeat and its policy says how to train that again.
 
     Raises: InputError where the cluster is too small.
     """
@@ -96,7 +96,7 @@ def study(asked: Asked, store: Store, command_of: Callable[[Point, int, str], st
         content = replace(
             content,
             best=asdict(best),
-            best_command=command_of(best, repeat, policy),
+            best_command=command_of(best, repeat, found.policies[repeat]),
             best_directory=where,
             start_tokens=tokens_of(store, bench, bench.starts[repeat].name),
             best_tokens=tokens_of(store, bench, policy),

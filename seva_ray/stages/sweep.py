@@ -60,7 +60,7 @@ class Search:
         """All points of the space. Raises: ConfigError where search and space do not fit."""
         points = space.grid(train)
         self.rungs(points[0].num_pairs)
-        if self.scheduler != "none" and len(space.axes(train)["num_pairs"]) > 1:
+        if self.scheduler != "none" and len({point.num_pairs for point in points}) > 1:
             raise ConfigError(f"num_pairs: scheduler {self.scheduler} turns it itself; give one number")
         return points
 

@@ -129,7 +129,7 @@ class Workshop:
         chosen, *rejected = self.responses([(start, prompts, view) for view in (CLEAN, *point.views)])
         with self.alone(f"pairs of {start.name} {prompts.name} {point.views}"):
             pairs = pair(bench.pair, bench.store, prompts, chosen, rejected)
-        config = point.train(bench.train, bench.seeds[repeat])
+        config = settled(point.train(bench.train, bench.seeds[repeat]), pairs)
         name, claim = policy_name(config, start, pairs), claim_of_training(config, bench.on_gpus)
         with self.alone(name):
             trained = open_policy(config, bench.store, name, start, pairs)
@@ -213,6 +213,12 @@ class Workshop:
 def pooled(config: Evaluate, benchmark: Benchmark, scores: Sequence[Artifact]) -> list[Repeated]:
     starts, policies = zip(*(read_tallies(item) for item in scores), strict=True)
     return repeated_bootstrap(starts, policies, benchmark.metrics, num_resamples=config.num_resamples, seed=config.seed)
+
+
+def settled(config: Train, pairs: Artifact) -> Train:
+    """With no more pairs than there are: two limits that are both above that are one run."""
+    there = pairs.counts["verdicts"]["kept"]
+    return replace(config, num_pairs=there if config.num_pairs is None else min(config.num_pairs, there))
 
 
 def policy_name(config: Train, start: Model, pairs: Artifact) -> str:
