@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from itertools import groupby
+from itertools import combinations, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,8 @@ class ScoreTable:
 
     benchmark: str
     comparisons: Sequence[Comparison]
+    protocol: str = ""
+    """Whose way of asking and scoring; numbers of two protocols are never compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +127,7 @@ def render(content: ReportContent) -> str:
         samples=[_sample_view(sample) for sample in content.samples],
         curves=[(curve, _data_uri(curve.svg, "image/svg+xml")) for curve in curves],
         scores=[_score_view(table) for table in content.scores],
+        mixed=mixed_protocols(content.scores),
         longest_s=max((time.seconds for time in content.seconds), default=0) or 1,
         settings=_flat(content.config),
         smoothed=any(curve.smoothed for curve in curves),
@@ -141,6 +144,17 @@ def marked_differences(one: str, other: str) -> tuple[list[tuple[str, bool]], li
         differ_one -= set(range(block.a, block.a + block.size))
         differ_other -= set(range(block.b, block.b + block.size))
     return _runs(one, words_one, differ_one), _runs(other, words_other, differ_other)
+
+
+def mixed_protocols(tables: Sequence[ScoreTable]) -> list[str]:
+    """A warning for every two tables that have a metric of the same name by different protocols."""
+    return [
+        f"{one.benchmark} and {other.benchmark} share names of metrics but not the protocol ({one.protocol}, "
+        f"{other.protocol}): their numbers cannot be compared."
+        for one, other in combinations(tables, 2)
+        if one.protocol != other.protocol
+        and {row.metric for row in one.comparisons} & {row.metric for row in other.comparisons}
+    ]
 
 
 def _runs(text: str, words: Sequence[re.Match[str]], differing: set[int]) -> list[tuple[str, bool]]:

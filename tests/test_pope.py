@@ -2,13 +2,13 @@ import json
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from seva_ray.benchmarks.base import Benchmark
 from seva_ray.benchmarks.pope import Pope
-from seva_ray.errors import InputError
+from seva_ray.errors import ConfigError, InputError
 from seva_ray.records import Response
 
 CATEGORIES = ("random", "popular", "adversarial")
@@ -19,11 +19,11 @@ def row(question_id: int, image: str, thing: str, label: str) -> dict[str, Any]:
     return {"question_id": question_id, "image": image, "text": text, "label": label}
 
 
-def write(folder: Path, rows: Mapping[str, list[Any]]) -> Benchmark:
+def write(folder: Path, rows: Mapping[str, list[Any]], protocol: Literal["seva", "llava"] = "seva") -> Benchmark:
     for category in CATEGORIES:
         lines = [line if isinstance(line, str) else json.dumps(line) for line in rows[category]]
         (folder / f"coco_pope_{category}.json").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return Pope(path=str(folder), image_root="images")
+    return Pope(path=str(folder), image_root="images", protocol=protocol)
 
 
 def published_like() -> dict[str, list[Any]]:
@@ -60,6 +60,21 @@ def test_the_question_is_bare_and_the_name_says_the_protocol(tmp_path: Path) -> 
     pope = write(tmp_path, published_like())
     assert next(iter(pope.prompts())).question == "Is there a dog in the image?"
     assert pope.name == "pope-seva"
+
+
+def test_llavas_protocol_asks_for_a_single_word_and_has_a_name_of_its_own(tmp_path: Path) -> None:
+    pope = write(tmp_path, published_like(), protocol="llava")
+    assert (
+        next(iter(pope.prompts())).question
+        == "Is there a dog in the image?\nAnswer the question using a single word or phrase."
+    )
+    assert (pope.name, pope.protocol) == ("pope-llava", "llava")
+
+
+def test_an_unknown_protocol_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, published_like())
+    with pytest.raises(ConfigError, match="protocol 'official': must be seva or llava"):
+        Pope(path=str(tmp_path), image_root="images", protocol="official")  # type: ignore[arg-type]
 
 
 def test_a_model_that_always_says_yes_is_half_right_with_a_yes_ratio_of_100(tmp_path: Path) -> None:
@@ -100,7 +115,7 @@ def test_a_missing_response_and_one_with_an_error_count_as_wrong_whatever_the_la
         ("[" * 100_000, "row 5: is not JSON"),
         ("[1, 2]", "row 5: is not a JSON object"),
         (row(5, "a.jpg", "dog", "maybe"), "row 5, label: expected yes or no, got 'maybe'"),
-        ({**row(5, "a.jpg", "dog", "yes"), "label": True}, "row 5, label: expected text, got True"),
+        ({**row(5, "a.jpg", "dog", "yes"), "label": True}, "row 5, label: expected yes or no, got True"),
         ({**row(5, "a.jpg", "dog", "yes"), "text": " "}, "row 5, text: expected text, got ' '"),
         ({**row(5, "a.jpg", "dog", "yes"), "image": None}, "row 5, image: expected text, got None"),
         ({**row(5, "a.jpg", "dog", "yes"), "question_id": [5]}, "row 5, question_id: expected a number or text"),

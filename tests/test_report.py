@@ -240,6 +240,18 @@ def table(*rows: Comparison) -> ScoreTable:
     return ScoreTable(benchmark="pope", comparisons=rows)
 
 
+def test_two_protocols_with_a_metric_of_one_name_get_a_warning_and_a_table_each() -> None:
+    row = comparison("POPE accuracy", 2.0, 1.0)
+    seva = ScoreTable(benchmark="pope-seva", protocol="seva", comparisons=[row])
+    llava = ScoreTable(benchmark="pope-llava", protocol="llava", comparisons=[row])
+    text = Page(render(ReportContent(title="t", scores=[seva, llava]))).text
+    assert "pope-seva and pope-llava share names of metrics but not the protocol (seva, llava)" in text
+    same = replace(llava, benchmark="pope-seva-test", protocol="seva")
+    other = replace(llava, comparisons=[comparison("GQA accuracy", 2.0, 1.0)])
+    for scores in ([seva, same], [seva, other]):
+        assert "cannot be compared" not in Page(render(ReportContent(title="t", scores=scores))).text
+
+
 def test_only_rows_whose_interval_excludes_zero_are_marked() -> None:
     rows = table(comparison("gain", 2.0, 1.0), comparison("loss", -2.0, 1.0), comparison("chance", 2.0, 3.0))
     html = render(ReportContent(title="t", scores=[rows]))

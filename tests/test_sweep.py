@@ -1,5 +1,6 @@
 """A study, run as a user runs it: killed in the middle, gone on with, reported, and its best policy trained again."""
 
+import contextlib
 import csv
 import json
 import os
@@ -17,7 +18,6 @@ import pytest
 from seva_ray.artifacts import Store
 
 JOBS = Path(__file__).parent.parent / "jobs"
-POINTS = 3  # one view at two betas, and one view that changes nothing
 
 
 def command(root: Path, model: str, name: str, *extra: str) -> list[str]:
@@ -47,6 +47,12 @@ def wait_for(number: int, root: Path, process: subprocess.Popen) -> None:
         time.sleep(0.2)
 
 
+def is_trial(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "ImplicitFunc" in " ".join(process.cmdline())
+    return False
+
+
 @pytest.fixture(scope="module")
 def root(trained_toy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study whose trials were killed, then its driver with all that it had started; then run to its end."""
@@ -56,16 +62,16 @@ def root(trained_toy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--search.scheduler", "asha",
     )  # fmt: skip
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    wait_for(1, root, process)
-    trials = [
-        p for p in psutil.Process(process.pid).children(recursive=True) if "ImplicitFunc" in " ".join(p.cmdline())
-    ]
-    assert trials
-    for trial in trials:
-        trial.kill()
-    wait_for(2, root, process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    try:
+        wait_for(1, root, process)
+        trials = [child for child in psutil.Process(process.pid).children(recursive=True) if is_trial(child)]
+        assert trials
+        for trial in trials:
+            trial.kill()
+        wait_for(2, root, process)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
     assert not (root / "studies" / "small" / "record.json").exists()
     before = policies(root)
     again = run(words)

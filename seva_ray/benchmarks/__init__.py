@@ -3,36 +3,139 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from seva_ray.benchmarks.amber import AmberDiscriminative, AmberGenerative
 from seva_ray.benchmarks.base import Benchmark, Tally
+from seva_ray.benchmarks.chair import Chair
+from seva_ray.benchmarks.files import check_images
+from seva_ray.benchmarks.gqa import Gqa
+from seva_ray.benchmarks.mmbench import MMBench
+from seva_ray.benchmarks.mme import Mme
 from seva_ray.benchmarks.pope import Pope
+from seva_ray.benchmarks.scienceqa import ScienceQa
+from seva_ray.benchmarks.seed_bench import SeedBench
+from seva_ray.benchmarks.textvqa import TextVqa
 from seva_ray.benchmarks.toy import ToyBenchmark
 from seva_ray.errors import ConfigError
 
-__all__ = ["Benchmark", "Benchmarks", "Pope", "Tally", "ToyBenchmark"]
+__all__ = [
+    "AmberDiscriminative",
+    "AmberGenerative",
+    "Benchmark",
+    "Benchmarks",
+    "Chair",
+    "Gqa",
+    "MMBench",
+    "Mme",
+    "Pope",
+    "ScienceQa",
+    "SeedBench",
+    "Tally",
+    "TextVqa",
+    "ToyBenchmark",
+]
+
+TOGETHER: list[tuple[str, ...]] = [
+    ("chair", "chair_images", "chair_synonyms"),
+    *((name, f"{name}_images") for name in ("pope", "seed", "scienceqa", "gqa", "textvqa", "amber")),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmarks:
-    """What models are scored on."""
+    """What models are scored on: the published files, where they are given. Paths may be URIs; empty for none."""
 
     toy_images: int = 0
     """Scenes of the toy world's test, behind each camera; 0 for none, else at least 3."""
     toy_cameras: tuple[Literal["deployment", "clean"], ...] = ("deployment", "clean")
     """Behind which the toy world's scenes are seen."""
-    pope: str | None = None
+    pope: str = ""
     """Directory of the published POPE files: coco_pope_random.json, ..._popular.json, ..._adversarial.json."""
-    pope_images: str | None = None
-    """Directory or URI of POPE's images (COCO val2014)."""
+    pope_images: str = ""
+    """Directory of POPE's images (COCO val2014)."""
+    pope_protocol: Literal["seva", "llava"] = "seva"
+    """`seva` asks the bare question, `llava` for a single word: their numbers cannot be compared."""
+
+    mmbench: str = ""
+    """MMBench's TSV file of a split with answers, such as mmbench_dev_20230712.tsv."""
+    mmbench_cn: str = ""
+    """MMBench-CN's, such as mmbench_dev_cn_20231003.tsv."""
+    seed: str = ""
+    """SEED-Bench.json, of which the image questions are asked."""
+    seed_images: str = ""
+    """Directory of SEED's images: SEED-Bench-image."""
+    scienceqa: str = ""
+    """Directory of ScienceQA's problems.json and pid_splits.json, of whose test split those with images are asked."""
+    scienceqa_images: str = ""
+    """Directory of that split's images: images/test."""
+    gqa: str = ""
+    """GQA's testdev_balanced_questions.json."""
+    gqa_images: str = ""
+    """Directory of GQA's images."""
+    textvqa: str = ""
+    """TextVQA_0.5.1_val.json."""
+    textvqa_images: str = ""
+    """Directory of TextVQA's images: train_images."""
+    textvqa_ocr: str = ""
+    """LLaVA's llava_textvqa_val_v051_ocr.jsonl; without it TextVQA is asked without OCR tokens, another protocol."""
+    mme: str = ""
+    """Directory MME_Benchmark_release_version, with images and questions of all its tasks."""
+    chair: str = ""
+    """Directory of COCO's instances_val2014.json and captions_val2014.json, for CHAIR."""
+    chair_images: str = ""
+    """Directory of COCO's val2014 images."""
+    chair_synonyms: str = ""
+    """synonyms.txt of the published CHAIR tool."""
+    chair_size: int = 500
+    """How many images CHAIR's descriptions are asked of."""
+    amber: str = ""
+    """Directory `data` of AMBER."""
+    amber_images: str = ""
+    """Directory of AMBER's images."""
 
     def __post_init__(self) -> None:
-        if (self.pope is None) != (self.pope_images is None):
-            raise ConfigError("pope and pope_images: give both or neither")
+        for names in TOGETHER:
+            if len({bool(getattr(self, name)) for name in names}) > 1:
+                raise ConfigError(f"{' and '.join(names)}: give all of them or none")
+        if self.textvqa_ocr and not self.textvqa:
+            raise ConfigError("textvqa_ocr: is of no use without textvqa")
 
     def chosen(self) -> list[Benchmark]:
-        """The benchmarks that the fields ask for."""
+        """The benchmarks that the fields ask for.
+
+        Raises: InputError where a file is not as published, or a directory of images is not there.
+        """
         members: list[Benchmark] = []
         if self.toy_images:
             members += [ToyBenchmark(num_images=self.toy_images, camera=camera) for camera in self.toy_cameras]
-        if self.pope is not None and self.pope_images is not None:
-            members.append(Pope(path=self.pope, image_root=self.pope_images))
+        if self.pope:
+            members.append(Pope(path=self.pope, image_root=self.pope_images, protocol=self.pope_protocol))
+        if self.mmbench:
+            members.append(MMBench(path=self.mmbench))
+        if self.mmbench_cn:
+            members.append(MMBench(path=self.mmbench_cn, language="cn"))
+        if self.seed:
+            members.append(SeedBench(path=self.seed, image_root=self.seed_images))
+        if self.scienceqa:
+            members.append(ScienceQa(path=self.scienceqa, image_root=self.scienceqa_images))
+        if self.gqa:
+            members.append(Gqa(path=self.gqa, image_root=self.gqa_images))
+        if self.textvqa:
+            members.append(TextVqa(path=self.textvqa, image_root=self.textvqa_images, ocr_path=self.textvqa_ocr))
+        if self.mme:
+            members.append(Mme(path=self.mme))
+        if self.chair:
+            members.append(
+                Chair(
+                    path=self.chair,
+                    image_root=self.chair_images,
+                    synonyms_path=self.chair_synonyms,
+                    num_images=self.chair_size,
+                )
+            )
+        if self.amber:
+            members += [
+                amber(path=self.amber, image_root=self.amber_images) for amber in (AmberGenerative, AmberDiscriminative)
+            ]
+        for member in members:
+            check_images(member.name, member.image_root)
         return members

@@ -4,7 +4,7 @@ A tally holds one row of additive counts per image. Every metric is a function o
 images is one matrix product, and a ratio such as F1 gets an honest interval.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,7 +28,12 @@ class Benchmark(Protocol):
 
     @property
     def name(self) -> str:
-        """Names the prompt set and the scores; two benchmarks with other questions have other names."""
+        """Names the prompt set and the scores; two benchmarks with other questions or protocols have other names."""
+        ...
+
+    @property
+    def protocol(self) -> str:
+        """Names whose way of asking and scoring this is; numbers of two protocols are never compared."""
         ...
 
     @property
@@ -47,3 +52,37 @@ class Benchmark(Protocol):
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Metrics from summed counts; each value has any shape (scalars or bootstrap replicates), in percent."""
         ...
+
+
+def text_of(responses: Mapping[str, Response], prompt_id: str) -> str | None:
+    """What was answered, without white space around it; None where there is no usable response."""
+    response = responses.get(prompt_id)
+    return response.text.strip() if response is not None and response.error is None else None
+
+
+def tally_of(names: Sequence[str], counted: Iterable[tuple[str, Mapping[str, float]]]) -> Tally:
+    """Sums (image_id, counts) per image, in the order of the images' first appearance; a name left out counts 0."""
+    place = {name: index for index, name in enumerate(names)}
+    rows: dict[str, np.ndarray] = {}
+    for image_id, counts in counted:
+        row = rows.setdefault(image_id, np.zeros(len(place)))
+        for name, value in counts.items():
+            row[place[name]] += value
+    return Tally(image_ids=list(rows), names=list(place), counts=np.array(list(rows.values())).reshape(-1, len(place)))
+
+
+def percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """100 * part / whole, nan where `whole` is 0."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    values = np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan)
+    np.divide(100.0 * part, whole, out=values, where=whole != 0)
+    return values
+
+
+def accuracies(label: str, sums: Mapping[str, np.ndarray], groups: Sequence[str]) -> dict[str, np.ndarray]:
+    """`<label> accuracy` over all groups, then that of each, from the counts `<group>_right` and `<group>_asked`."""
+    right, asked = (np.sum([sums[f"{group}_{what}"] for group in groups], axis=0) for what in ("right", "asked"))
+    named = {f"{label} accuracy": percent(right, asked)}
+    for group in groups:
+        named[f"{label} {group} accuracy"] = percent(sums[f"{group}_right"], sums[f"{group}_asked"])
+    return named

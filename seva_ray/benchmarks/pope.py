@@ -1,20 +1,32 @@
 """POPE: is an object in the image? Three sets of yes/no questions about the same COCO images.
 
 In: the published label files, JSON lines of {question_id, image, text, label}, and the COCO val2014 image folder.
-The bare question is asked, as SeVa does. LLaVA's own protocol adds "Answer the question using a single word or
-phrase.": numbers of the two protocols cannot be compared.
+
+Two protocols, whose numbers cannot be compared: `seva` asks the bare question and models answer in sentences; `llava`
+adds LLaVA-1.5's request for a single word. Both read answers by the same rule, says_yes of yesno.py.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
 from seva_ray.benchmarks import yesno
-from seva_ray.benchmarks.base import Tally
-from seva_ray.errors import InputError
+from seva_ray.benchmarks.base import Tally, tally_of, text_of
+from seva_ray.benchmarks.choices import SHORT_ANSWER
+from seva_ray.benchmarks.files import (
+    adjacent,
+    choice_at,
+    id_at,
+    image_at,
+    read_json_lines,
+    settle_paths,
+    text_at,
+    unique,
+)
+from seva_ray.errors import ConfigError
 from seva_ray.records import Prompt, Response
 
 
@@ -22,10 +34,8 @@ from seva_ray.records import Prompt, Response
 class Question:
     """One row of a label file."""
 
-    prompt_id: str
+    prompt: Prompt
     category: str
-    image: str
-    text: str
     label_yes: bool
 
 
@@ -37,97 +47,64 @@ class Pope:
     """Folder with coco_pope_random.json, coco_pope_popular.json and coco_pope_adversarial.json."""
     image_root: str
     """Folder or URI of the images; the label files name images relative to it."""
+    protocol: Literal["seva", "llava"] = "seva"
+    """Who asks: `seva` the bare question, `llava` with a line that requests a single word or phrase."""
 
     def __post_init__(self) -> None:
-        self._questions_by_image()  # A wrong file is found here, before a model answers anything.
+        settle_paths(self, "path", "image_root")
+        if self.protocol not in ("seva", "llava"):
+            raise ConfigError(f"protocol {self.protocol!r}: must be seva or llava")
+        self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
 
     @property
     def name(self) -> str:
-        """Says the protocol, because its numbers cannot be compared with those of another."""
-        return "pope-seva"
+        """Says the protocol, so that numbers of both never stand in one column."""
+        return f"pope-{self.protocol}"
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        return [
+            question
+            for category in yesno.CATEGORIES
+            for question in self._read(f"{self.path.rstrip('/')}/coco_pope_{category}.json", category)
+        ]
 
     def prompts(self) -> Iterator[Prompt]:
-        """Every question, images in the order of their first appearance."""
-        for image, questions in self._questions_by_image().items():
-            for question in questions:
-                yield Prompt(
-                    prompt_id=question.prompt_id,
-                    image_id=image,
-                    question=question.text,
-                    source=f"pope_{question.category}",
-                    image_path=image,
-                )
+        yield from adjacent(question.prompt for question in self.questions)
 
     def tally(self, responses: Mapping[str, Response]) -> Tally:
         """The counts of every image; a question without a usable response counts as answered wrongly."""
-        by_image = self._questions_by_image()
-        names = yesno.count_names()
-        counts = np.zeros((len(by_image), len(names)))
-        for row, questions in zip(counts, by_image.values(), strict=True):
-            for question in questions:
-                response = responses.get(question.prompt_id)
-                usable = response is not None and response.error is None
-                said_yes = yesno.says_yes(response.text) if response and usable else not question.label_yes
-                row += list(yesno.count(question.category, question.label_yes, said_yes).values())
-        return Tally(image_ids=list(by_image), names=names, counts=counts)
+        return tally_of(
+            yesno.count_names(),
+            ((question.prompt.image_id, count(question, responses)) for question in self.questions),
+        )
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Accuracy, precision, recall, F1 and yes-ratio, per category and overall, in percent."""
         return yesno.metrics(sums)
 
-    def _questions_by_image(self) -> dict[str, list[Question]]:
-        by_image: dict[str, list[Question]] = {}
-        for category in yesno.CATEGORIES:
-            for question in _read(Path(self.path) / f"coco_pope_{category}.json", category):
-                by_image.setdefault(question.image, []).append(question)
-        return by_image
+    def _read(self, path: str, category: str) -> list[Question]:
+        rows = (
+            (where, id_at(row, "question_id", where), self._question(row, category, where))
+            for where, row in read_json_lines(path)
+        )
+        return list(unique(rows, "question_id", path).values())
+
+    def _question(self, row: Mapping[str, object], category: str, where: str) -> Question:
+        image, text = image_at(row, "image", where), text_at(row, "text", where)
+        prompt = Prompt(
+            # Ids repeat between the files.
+            prompt_id=f"{category}-{id_at(row, 'question_id', where)}",
+            image_id=image,
+            question=text if self.protocol == "seva" else f"{text}\n{SHORT_ANSWER}",
+            source=f"pope_{category}",
+            image_path=image,
+        )
+        label_yes = choice_at(row, "label", ("yes", "no"), where) == "yes"
+        return Question(prompt=prompt, category=category, label_yes=label_yes)
 
 
-def _read(path: Path, category: str) -> list[Question]:
-    """The questions of one label file.
-
-    Raises: InputError naming file, row and field where the file is not as published.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text: {error}") from error
-    questions: dict[str, Question] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        question = _parse(line, category, where=f"{path}, row {number}")
-        if question.prompt_id in questions:
-            question_id = question.prompt_id.removeprefix(f"{category}-")
-            raise InputError(f"{path}, row {number}, question_id: {question_id} was already used in this file")
-        questions[question.prompt_id] = question
-    if not questions:
-        raise InputError(f"{path}: has no questions")
-    return list(questions.values())
-
-
-def _parse(line: str, category: str, where: str) -> Question:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise InputError(f"{where}: is not a JSON object")
-    question_id = row.get("question_id")
-    if not isinstance(question_id, int | str) or isinstance(question_id, bool) or question_id == "":
-        raise InputError(f"{where}, question_id: expected a number or text, got {question_id!r}")
-    for field in ("image", "text", "label"):
-        if not isinstance(row.get(field), str) or not row[field].strip():
-            raise InputError(f"{where}, {field}: expected text, got {row.get(field)!r}")
-    if row["label"] not in ("yes", "no"):
-        raise InputError(f"{where}, label: expected yes or no, got {row['label']!r}")
-    if PurePosixPath(row["image"]).is_absolute() or ".." in PurePosixPath(row["image"]).parts:
-        raise InputError(f"{where}, image: expected a path inside the image root, got {row['image']!r}")
-    return Question(
-        # Ids repeat between the files.
-        prompt_id=f"{category}-{question_id}",
-        category=category,
-        image=row["image"],
-        text=row["text"].strip(),
-        label_yes=row["label"] == "yes",
-    )
+def count(question: Question, responses: Mapping[str, Response]) -> dict[str, float]:
+    text = text_of(responses, question.prompt.prompt_id)
+    said_yes = yesno.says_yes(text) if text is not None else not question.label_yes
+    return yesno.count(question.category, question.label_yes, said_yes)

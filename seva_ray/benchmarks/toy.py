@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from seva_ray.benchmarks import yesno
-from seva_ray.benchmarks.base import Tally
+from seva_ray.benchmarks.base import Tally, text_of
 from seva_ray.errors import ConfigError
 from seva_ray.records import Prompt, Response
 from seva_ray.toy.prompts import prompts_about
@@ -47,6 +47,10 @@ class ToyBenchmark:
         return f"toy-test-{self.camera}-{self.seed}-{self.num_images}"
 
     @property
+    def protocol(self) -> str:
+        return "toy"
+
+    @property
     def image_root(self) -> None:
         """The images are in the prompts."""
         return None
@@ -63,9 +67,7 @@ class ToyBenchmark:
         for scene, asked in self._by_scene():
             counts = dict.fromkeys(names, 0.0)
             for prompt, question in asked:
-                response = responses.get(prompt.prompt_id)
-                text = response.text.strip() if response and response.error is None else None
-                for name, value in count(scene, question, text).items():
+                for name, value in count(scene, question, text_of(responses, prompt.prompt_id)).items():
                     counts[name] += value
             image_ids.append(asked[0][0].image_id)
             rows.append(list(counts.values()))

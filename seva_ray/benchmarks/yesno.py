@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from seva_ray.benchmarks.base import percent
+
 CATEGORIES = ("random", "popular", "adversarial")
 """How the objects that are not in the image were chosen."""
 OUTCOMES = ("tp", "fp", "tn", "fn")
@@ -48,22 +50,15 @@ def metrics(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     tp, fp, tn, fn = (np.stack([sums[f"pope_{category}_{outcome}"] for category in CATEGORIES]) for outcome in OUTCOMES)
     asked = tp + fp + tn + fn
     by_metric = {
-        "accuracy": _percent(tp + tn, asked),
-        "precision": _percent(tp, tp + fp),
-        "recall": _percent(tp, tp + fn),
-        "F1": _percent(2 * tp, 2 * tp + fp + fn),
-        "yes-ratio": _percent(tp + fp, asked),
+        "accuracy": percent(tp + tn, asked),
+        "precision": percent(tp, tp + fp),
+        "recall": percent(tp, tp + fn),
+        "F1": percent(2 * tp, 2 * tp + fp + fn),
+        "yes-ratio": percent(tp + fp, asked),
     }
     named: dict[str, np.ndarray] = {}
     for metric, values in by_metric.items():
         named |= {f"POPE {category} {metric}": value for category, value in zip(CATEGORIES, values, strict=True)}
         total = np.where(asked > 0, values, 0.0).sum(axis=0)
-        named[f"POPE {metric}"] = _percent(total / 100, (asked > 0).sum(axis=0))
+        named[f"POPE {metric}"] = percent(total / 100, (asked > 0).sum(axis=0))
     return named
-
-
-def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """100 * part / whole, nan where `whole` is 0."""
-    percent = np.full(np.shape(whole), np.nan)
-    np.divide(100.0 * part, whole, out=percent, where=whole != 0)
-    return percent

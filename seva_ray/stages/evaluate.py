@@ -75,10 +75,11 @@ def compare(
     )
     if artifact.complete:
         return artifact
-    start, aligned = (
-        benchmark.tally({response.prompt_id: response for response in read_responses(prompts, responses)})
+    answered = [
+        {response.prompt_id: response for response in read_responses(prompts, responses)}
         for responses in (start_responses, policy_responses)
-    )
+    ]
+    start, aligned = map(benchmark.tally, answered)
     write_table(artifact.path("start.parquet"), tally_table(start))
     write_table(artifact.path("policy.parquet"), tally_table(aligned))
     comparisons = paired_bootstrap(
@@ -86,7 +87,27 @@ def compare(
     )
     write_bytes(artifact.path("comparisons.json"), json.dumps([asdict(row) for row in comparisons], indent=1).encode())
     say(f"evaluate {benchmark.name}: {len(comparisons)} metrics on {len(start.image_ids):,} images")
-    return artifact.finish({"num_images": len(start.image_ids), "num_metrics": len(comparisons)})
+    num_prompts = prompts.counts["num_prompts"]
+    counts = {"num_images": len(start.image_ids), "num_metrics": len(comparisons), "num_prompts": num_prompts}
+    for of, responses, rows in zip(("start", "policy"), (start_responses, policy_responses), answered, strict=True):
+        errors = [row.error for row in rows.values() if row.error is not None]
+        errors += ["no response"] * (num_prompts - len(rows))
+        counts[f"num_failed_{of}"] = len(errors)
+        if errors:
+            model = responses.name.split("/")[1]
+            share = f"{len(errors):,} of {num_prompts:,} responses of {model}"
+            say(f"evaluate {benchmark.name}: partial: {share} failed and count as wrong; the first: {errors[0]}")
+    return artifact.finish(counts | {"protocol": benchmark.protocol})
+
+
+def title_of(artifact: Artifact) -> str:
+    """The benchmark's name; where responses failed it says that its numbers are partial."""
+    name, counts = artifact.name.split("/")[1], artifact.counts
+    failed = [counts.get(f"num_failed_{of}", 0) for of in ("start", "policy")]
+    if not any(failed):
+        return name
+    shares = f"{failed[0]:,} of start and {failed[1]:,} of policy"
+    return f"{name}, partial: of {counts['num_prompts']:,} responses {shares} failed and count as wrong"
 
 
 def scores_of(store: Store, policy: str) -> list[Artifact]:

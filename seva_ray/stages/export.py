@@ -8,7 +8,7 @@ from typing import Literal
 from seva_ray.artifacts import Artifact, Store, versions
 from seva_ray.card import CardContent, model_card
 from seva_ray.errors import ConfigError, InputError
-from seva_ray.stages.evaluate import read_comparisons, scores_of
+from seva_ray.stages.evaluate import read_comparisons, scores_of, title_of
 from seva_ray.stages.progress import say
 from seva_ray.storage import exists, fetch_directory, write_directory
 
@@ -57,7 +57,7 @@ def content(config: Export, store: Store, name: str, trained: Artifact) -> CardC
         num_pairs=trained.counts["num_pairs"],
         num_steps=trained.counts["num_steps"],
         views=pairs.counts["views"],
-        scores={item.name.split("/")[1]: read_comparisons(item) for item in scores_of(store, name)},
+        scores={title_of(item): read_comparisons(item) for item in scores_of(store, name)},
         recipe=trained.recipe["config"]["train"],
         versions=versions(),
         fingerprint=trained.fingerprint,

@@ -13,7 +13,7 @@ from seva_ray.storage import contents, exists, write_table
 
 
 class HasPrompts(Protocol):
-    """A source or a benchmark."""
+    """A source or a benchmark. The contents of its fields `path` and `..._path` are part of the recipe."""
 
     @property
     def image_root(self) -> str | None: ...
@@ -41,6 +41,8 @@ def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Art
     """Read the source once, in its order. Raises: InputError where it holds no prompt."""
     path = getattr(source, "path", None)
     recipe = {"prepare": config, "source": source, "contents": path and exists(path) and contents(path)}
+    others = [field for field in getattr(source, "__dataclass_fields__", ()) if field.endswith("_path")]
+    recipe |= {f"contents of {field}": contents(uri) for field in others if (uri := getattr(source, field))}
     artifact = store.open(f"prompts/{name}", config=recipe)
     if artifact.complete:
         return artifact

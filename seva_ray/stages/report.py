@@ -16,7 +16,7 @@ from seva_ray.errors import ConfigError, UserError
 from seva_ray.models import Model
 from seva_ray.report import Funnel, ReportContent, Sample, ScoreTable, StageTime, render
 from seva_ray.seeds import key_of
-from seva_ray.stages.evaluate import read_comparisons, scores_of
+from seva_ray.stages.evaluate import read_comparisons, scores_of, title_of
 from seva_ray.stages.pair import ANY, lineage
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import say
@@ -56,7 +56,14 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
         funnels=funnels(pairs, floors),
         samples=samples(config, Model(**trained.counts["start"]), prompts, rejected, pairs),
         training=[row for row in json.loads(read_bytes(trained.path("log.json"))) if "loss" in row],
-        scores=[ScoreTable(benchmark=item.name.split("/")[1], comparisons=read_comparisons(item)) for item in scores],
+        scores=[
+            ScoreTable(
+                benchmark=title_of(item),
+                protocol=item.counts.get("protocol", ""),
+                comparisons=read_comparisons(item),
+            )
+            for item in scores
+        ],
         seconds=[
             StageTime(stage=stage, seconds=item.seconds, reused=item.finished < began) for stage, item in made.items()
         ],

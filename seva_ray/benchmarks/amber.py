@@ -1,0 +1,266 @@
+"""AMBER: hallucination in descriptions (generative) and in answers to yes/no questions (discriminative).
+
+In: the published data folder: query/query_generative.json, query/query_discriminative.json, annotations.json,
+relation.json, safe_words.txt; and the folder of images. Two benchmarks, because they are asked in two ways.
+
+Generative, in percent over all descriptions: CHAIR, nouns of relation.json that are not in the image; Cover, annotated
+objects that are named; Hal, descriptions with a noun that is not there; Cog, annotated temptations that are named. A
+noun is in the image if it is annotated, or associated in relation.json with what is.
+Deviates: AMBER's script also takes a noun for one that is there if spaCy's word vectors say that they are similar
+(above 0.8), and finds nouns with a tagger. Here only words of relation.json count, in the singular (nouns.py), and
+nothing is similar: CHAIR and Hal are higher than the script's. The protocol is named `exact-words` for that.
+
+Discriminative: accuracy, and precision, recall and F1 of the answer no; overall and for existence, attribute, relation.
+Asked as LLaVA-1.5 asks for short answers. The script wants exactly Yes or No; here the first word decides, in any case.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from seva_ray.benchmarks.base import Tally, percent, tally_of, text_of
+from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
+from seva_ray.benchmarks.files import (
+    adjacent,
+    choice_at,
+    id_at,
+    image_at,
+    items_at,
+    object_at,
+    read_json,
+    read_text,
+    settle_paths,
+    text_at,
+    unique,
+)
+from seva_ray.benchmarks.nouns import singular, words
+from seva_ray.errors import InputError
+from seva_ray.records import Prompt, Response
+
+GENERATIVE = "generative"
+DIMENSIONS = {
+    "discriminative-hallucination": "existence",
+    "discriminative-attribute-state": "attribute",
+    "discriminative-attribute-number": "attribute",
+    "discriminative-attribute-action": "attribute",
+    "discriminative-relation": "relation",
+    "relation": "relation",
+}
+"""By the type of an annotation."""
+NAMES = ("existence", "attribute", "relation")
+NOUN_COUNTS = ("nouns", "wrong_nouns", "objects", "covered", "tempting", "taken", "descriptions", "wrong_descriptions")
+ANSWER_COUNTS = ("asked", "right", "is_no", "said_no", "rightly_no")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotated:
+    """A query with its annotation."""
+
+    prompt: Prompt
+    kind: str
+    row: Mapping[str, Any]
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmberGenerative:
+    """Descriptions, judged by the nouns in them."""
+
+    path: str
+    """AMBER's folder `data`."""
+    image_root: str
+    """Folder of AMBER's images."""
+    protocol: Literal["exact-words"] = "exact-words"
+    """Whose way of asking and scoring this is; part of the recipe."""
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "path", "image_root")
+        self.images  # noqa: B018 - a wrong file is found here, before a model answers anything
+
+    @property
+    def name(self) -> str:
+        return f"amber-generative-{self.protocol}"
+
+    @cached_property
+    def images(self) -> list["Image"]:
+        relation, safe = f"{self.path.rstrip('/')}/relation.json", f"{self.path.rstrip('/')}/safe_words.txt"
+        associated = {word: texts(items, relation) for word, items in read_json(relation, dict).items()}
+        known = frozenset([*associated, *(word for items in associated.values() for word in items)])
+        ignored = frozenset(word.strip() for word in read_text(safe).splitlines())
+        return [
+            Image(
+                prompt=item.prompt,
+                objects=Objects.of(item.row, "truth", associated, item.where),
+                temptations=Objects.of(item.row, "hallu", associated, item.where),
+                known=known,
+                ignored=ignored,
+            )
+            for item in read_queries(self.path, "query_generative.json", (GENERATIVE,))
+        ]
+
+    def prompts(self) -> Iterator[Prompt]:
+        yield from adjacent(image.prompt for image in self.images)
+
+    def tally(self, responses: Mapping[str, Response]) -> Tally:
+        """No usable response counts as a description with one noun, which is not there."""
+        return tally_of(
+            NOUN_COUNTS,
+            ((image.prompt.image_id, image.count(text_of(responses, image.prompt.prompt_id))) for image in self.images),
+        )
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {
+            "AMBER CHAIR, low is good": percent(sums["wrong_nouns"], sums["nouns"]),
+            "AMBER Cover": percent(sums["covered"], sums["objects"]),
+            "AMBER Hal, low is good": percent(sums["wrong_descriptions"], sums["descriptions"]),
+            "AMBER Cog, low is good": percent(sums["taken"], sums["tempting"]),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmberDiscriminative:
+    """Yes/no questions; no is the positive answer, because it is what a model that hallucinates does not say."""
+
+    path: str
+    """AMBER's folder `data`."""
+    image_root: str
+    """Folder of AMBER's images."""
+    protocol: Literal["llava"] = "llava"
+    """Whose way of asking and scoring this is; part of the recipe."""
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "path", "image_root")
+        self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
+
+    @property
+    def name(self) -> str:
+        return f"amber-discriminative-{self.protocol}"
+
+    @cached_property
+    def questions(self) -> list[tuple[Prompt, str, bool]]:
+        """(prompt, dimension, whether no is right)."""
+        return [
+            (item.prompt, DIMENSIONS[item.kind], choice_at(item.row, "truth", ("yes", "no"), item.where) == "no")
+            for item in read_queries(self.path, "query_discriminative.json", tuple(DIMENSIONS), SHORT_ANSWER)
+        ]
+
+    def prompts(self) -> Iterator[Prompt]:
+        yield from adjacent(prompt for prompt, _, _ in self.questions)
+
+    def tally(self, responses: Mapping[str, Response]) -> Tally:
+        return tally_of(
+            [f"{name}_{what}" for name in NAMES for what in ANSWER_COUNTS],
+            (
+                (prompt.image_id, count_answer(text_of(responses, prompt.prompt_id), dimension, is_no))
+                for prompt, dimension, is_no in self.questions
+            ),
+        )
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        total = {what: np.sum([sums[f"{name}_{what}"] for name in NAMES], axis=0) for what in ANSWER_COUNTS}
+        named = of_answers("AMBER", total)
+        for name in NAMES:
+            named |= of_answers(f"AMBER {name}", {what: sums[f"{name}_{what}"] for what in ANSWER_COUNTS})
+        return named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """Annotated objects, and the words that count as each."""
+
+    num: int
+    place_of: Mapping[str, int]
+    """Word -> index of its object: the first that it is associated with, or else the first of that name."""
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], field: str, associated: Mapping[str, Sequence[str]], where: str) -> "Objects":
+        objects = texts(items_at(row, field, where), f"{where}, {field}")
+        place_of: dict[str, int] = {}
+        for place, name in enumerate(objects):
+            if name not in associated:
+                raise InputError(f"{where}, {field}: {name!r} is not in relation.json")
+            for word in associated[name]:
+                place_of.setdefault(word, place)
+        for place, name in enumerate(objects):
+            place_of.setdefault(name, place)
+        return cls(num=len(objects), place_of=place_of)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """An image whose description is judged."""
+
+    prompt: Prompt
+    objects: Objects
+    temptations: Objects
+    """What is not there, though such a picture makes one think of it."""
+    known: frozenset[str]
+    """The nouns that count."""
+    ignored: frozenset[str]
+    """Nouns with too many meanings: never wrong, and no object's name."""
+
+    def count(self, text: str | None) -> dict[str, float]:
+        if text is None:
+            values = (1, 1, self.objects.num, 0, self.temptations.num, 0, 1, 1)
+            return dict(zip(NOUN_COUNTS, map(float, values), strict=True))
+        nouns = [noun for noun in (singular(word, self.known) for word in words(text)) if noun in self.known]
+        judged = [noun for noun in nouns if noun not in self.ignored]
+        covered = {self.objects.place_of[noun] for noun in judged if noun in self.objects.place_of}
+        wrong = [noun for noun in judged if noun not in self.objects.place_of]
+        taken = {self.temptations.place_of[noun] for noun in wrong if noun in self.temptations.place_of}
+        shown = (self.objects.num, len(covered), self.temptations.num, len(taken))
+        values = (len(nouns), len(wrong), *shown, 1, bool(wrong))
+        return dict(zip(NOUN_COUNTS, map(float, values), strict=True))
+
+
+def count_answer(text: str | None, dimension: str, is_no: bool) -> dict[str, float]:
+    first = words(text or "")[:1]
+    said_no, right = first == ["no"], first == ["no" if is_no else "yes"]
+    values = (1, right, is_no, said_no, said_no and is_no)
+    return {f"{dimension}_{what}": float(value) for what, value in zip(ANSWER_COUNTS, values, strict=True)}
+
+
+def of_answers(label: str, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        f"{label} accuracy": percent(sums["right"], sums["asked"]),
+        f"{label} precision": percent(sums["rightly_no"], sums["said_no"]),
+        f"{label} recall": percent(sums["rightly_no"], sums["is_no"]),
+        f"{label} F1": percent(2 * sums["rightly_no"], sums["said_no"] + sums["is_no"]),
+    }
+
+
+def read_queries(path: str, name: str, kinds: Sequence[str], request: str = "") -> list[Annotated]:
+    """The queries of one file with their annotations, in its order."""
+    folder = path.rstrip("/")
+    annotations = f"{folder}/annotations.json"
+    labels = {}
+    for number, row in enumerate(read_json(annotations, list), start=1):
+        where = f"{annotations}, row {number}"
+        labels[id_at(object_at(row, where), "id", where)] = where, row
+    queries, file = [], f"{folder}/query/{name}"
+    for number, row in enumerate(read_json(file, list), start=1):
+        where = f"{file}, row {number}"
+        query_id, image = id_at(object_at(row, where), "id", where), image_at(row, "image", where)
+        if query_id not in labels:
+            raise InputError(f"{where}, id: {query_id} is not in annotations.json")
+        label_where, label = labels[query_id]
+        kind = choice_at(label, "type", kinds, label_where)
+        text = text_at(row, "query", where)
+        prompt = Prompt(
+            prompt_id=query_id,
+            image_id=image,
+            question=ask(text, [], request) if request else text,
+            source=f"amber_{DIMENSIONS.get(kind, kind)}",
+            image_path=image,
+        )
+        queries.append((where, query_id, Annotated(prompt=prompt, kind=kind, row=label, where=label_where)))
+    return list(unique(queries, "id", file).values())
+
+
+def texts(items: Any, where: str) -> list[str]:
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise InputError(f"{where}: expected lists of words")
+    return items

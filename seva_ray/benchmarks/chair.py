@@ -1,0 +1,205 @@
+"""CHAIR: which COCO objects a description names that are not in the image.
+
+In: COCO's instances_val2014.json and captions_val2014.json; the images of val2014; and synonyms.txt of the published
+tool, one object per line: its name, then the words for it, with commas between. An object is in an image if it is
+outlined there or one of the people's captions names it.
+Out, in percent: CHAIRs, descriptions that name an object that is not there; CHAIRi, mentions of such objects
+among all mentions; recall, objects there that are named, among all objects there; and words per description.
+
+Words are found as by the published tool (Rohrbach et al., arXiv 1809.02156), its rules for pairs of words too.
+Deviates: singulars are those that the synonyms know (nouns.py), where the tool has a library's rules; and the two words
+before which the published file has a second space are found, which the tool loses.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from seva_ray.benchmarks.base import Tally, percent, tally_of, text_of
+from seva_ray.benchmarks.files import (
+    id_at,
+    image_at,
+    items_at,
+    object_at,
+    read_json,
+    read_text,
+    settle_paths,
+    text_at,
+    unique,
+)
+from seva_ray.benchmarks.nouns import singular, words
+from seva_ray.errors import ConfigError, InputError
+from seva_ray.records import Prompt, Response
+from seva_ray.seeds import key_of
+
+QUESTION = "Please describe this image in detail."
+COUNTS = ("descriptions", "wrong_descriptions", "mentions", "wrong_mentions", "present", "found", "words")
+ANIMALS = "bird cat dog horse sheep cow elephant bear zebra giraffe animal cub"
+PAIRS = (
+    {f"{age} {animal}": animal for age in ("baby", "adult") for animal in ANIMALS.split()}
+    | {f"passenger {vehicle}": vehicle for vehicle in ("jet", "train")}
+    | {"bow tie": "tie", "toilet seat": "toilet"}
+    | {pair: pair for pair in ("home plate", "train track")}
+)
+"""Pairs of words with a meaning of their own, besides those among the synonyms: a baby bird is no person."""
+
+
+@dataclass(frozen=True)
+class Synonyms:
+    """The words for each object."""
+
+    names: Mapping[str, str]
+    """Word or pair of words -> object."""
+
+    @cached_property
+    def pairs(self) -> dict[str, str]:
+        return {name: name for name in self.names if " " in name} | PAIRS
+
+    @cached_property
+    def known(self) -> set[str]:
+        return {*self.names, *(word for pair in self.pairs for word in pair.split())}
+
+    def mentions(self, text: str) -> list[str]:
+        """The objects that a text names, each as often as it does."""
+        read = [singular(word, self.known) for word in words(text)]
+        found, place = [], 0
+        while place < len(read):
+            pair = self.pairs.get(" ".join(read[place : place + 2]))
+            found.append(pair or read[place])
+            place += 2 if pair else 1
+        if "toilet" in found:  # The seat of a toilet is no chair.
+            found = [word for word in found if word != "seat"]
+        return [self.names[word] for word in found if word in self.names]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    prompt: Prompt
+    objects: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chair:
+    """Descriptions of a seeded sample of images."""
+
+    path: str
+    """Folder with instances_val2014.json and captions_val2014.json."""
+    image_root: str
+    """Folder of the images of val2014."""
+    synonyms_path: str
+    """The published tool's synonyms.txt."""
+    num_images: int = 500
+    """How many images; those of a smaller number are among those of a larger."""
+    seed: int = 0
+    """Which images."""
+    protocol: Literal["exact-words"] = "exact-words"
+    """Whose way of asking and scoring this is; part of the recipe."""
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "path", "image_root", "synonyms_path")
+        if self.num_images < 1:
+            raise ConfigError(f"num_images {self.num_images}: must be at least 1")
+        self.images  # noqa: B018 - a wrong file is found here, before a model answers anything
+
+    @property
+    def name(self) -> str:
+        return f"chair-{self.protocol}-{self.num_images}-{self.seed}"
+
+    @cached_property
+    def synonyms(self) -> Synonyms:
+        return read_synonyms(self.synonyms_path)
+
+    @cached_property
+    def images(self) -> list[Image]:
+        """The sample, with the objects that are there."""
+        path = f"{self.path.rstrip('/')}/instances_val2014.json"
+        instances = read_json(path, dict)
+        files = self._files(instances, path)
+        if self.num_images > len(files):
+            raise ConfigError(f"num_images {self.num_images}: {path} has {len(files)}")
+        drawn = sorted(files, key=lambda image_id: key_of(self.seed, image_id, "chair"))[: self.num_images]
+        there: dict[str, set[str]] = {image_id: set() for image_id in drawn}
+        self._add_outlined(there, instances, path)
+        del instances
+        self._add_captioned(there)
+        return [Image(prompt=prompt_of(files[image]), objects=frozenset(there[image])) for image in drawn]
+
+    def prompts(self) -> Iterator[Prompt]:
+        yield from (image.prompt for image in self.images)
+
+    def tally(self, responses: Mapping[str, Response]) -> Tally:
+        """No usable response counts as one description that names one object, which is not there."""
+        return tally_of(
+            COUNTS,
+            (
+                (image.prompt.image_id, self._count(image, text_of(responses, image.prompt.prompt_id)))
+                for image in self.images
+            ),
+        )
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """In percent, but for the mean number of words."""
+        return {
+            "CHAIRs, low is good": percent(sums["wrong_descriptions"], sums["descriptions"]),
+            "CHAIRi, low is good": percent(sums["wrong_mentions"], sums["mentions"]),
+            "CHAIR recall": percent(sums["found"], sums["present"]),
+            "CHAIR words": percent(sums["words"], sums["descriptions"]) / 100,
+        }
+
+    def _count(self, image: Image, text: str | None) -> dict[str, float]:
+        said = self.synonyms.mentions(text) if text is not None else [""]
+        wrong = [name for name in said if name not in image.objects]
+        found = len(image.objects.intersection(said))
+        values = (1, bool(wrong), len(said), len(wrong), len(image.objects), found, len((text or "").split()))
+        return dict(zip(COUNTS, map(float, values), strict=True))
+
+    def _files(self, instances: Mapping[str, Any], path: str) -> dict[str, str]:
+        """Image id -> file name."""
+        rows = []
+        for number, row in enumerate(items_at(instances, "images", path), start=1):
+            where = f"{path}, image {number}"
+            rows.append((where, id_at(object_at(row, where), "id", where), image_at(row, "file_name", where)))
+        return unique(rows, "id", path)
+
+    def _add_outlined(self, there: Mapping[str, set[str]], instances: Mapping[str, Any], path: str) -> None:
+        categories = {}
+        for number, row in enumerate(items_at(instances, "categories", path), start=1):
+            where = f"{path}, category {number}"
+            name = text_at(object_at(row, where), "name", where)
+            if name not in self.synonyms.names:
+                raise InputError(f"{where}, name: {name!r} is not in {self.synonyms_path}")
+            categories[id_at(row, "id", where)] = self.synonyms.names[name]
+        for number, row in enumerate(items_at(instances, "annotations", path), start=1):
+            where = f"{path}, annotation {number}"
+            if (image_id := id_at(object_at(row, where), "image_id", where)) in there:
+                if (category := id_at(row, "category_id", where)) not in categories:
+                    raise InputError(f"{where}, category_id: {category} is not among the categories")
+                there[image_id].add(categories[category])
+
+    def _add_captioned(self, there: Mapping[str, set[str]]) -> None:
+        path = f"{self.path.rstrip('/')}/captions_val2014.json"
+        captioned = set()
+        for number, row in enumerate(items_at(read_json(path, dict), "annotations", path), start=1):
+            where = f"{path}, annotation {number}"
+            if (image_id := id_at(object_at(row, where), "image_id", where)) in there:
+                captioned.add(image_id)
+                there[image_id].update(self.synonyms.mentions(text_at(row, "caption", where)))
+        if missing := sorted(set(there) - captioned):
+            raise InputError(f"{path}: no caption of image {missing[0]}, and of {len(missing) - 1} more")
+
+
+def prompt_of(image: str) -> Prompt:
+    return Prompt(prompt_id=image, image_id=image, question=QUESTION, source="chair", image_path=image)
+
+
+def read_synonyms(path: str) -> Synonyms:
+    names: dict[str, str] = {}
+    for line in read_text(path).splitlines():
+        if group := [word.strip() for word in line.split(",") if word.strip()]:
+            names |= dict.fromkeys(group, group[0])
+    if not names:
+        raise InputError(f"{path}: has no words")
+    return Synonyms(names)

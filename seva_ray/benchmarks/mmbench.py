@@ -1,0 +1,237 @@
+"""MMBench and MMBench-CN: multiple choice, each question once per rotation of its options (circular evaluation).
+
+In: the published TSV, such as mmbench_dev_20230712.tsv or mmbench_dev_cn_20231003.tsv: index, question, hint, A to D,
+answer, category, image (base64). Rotations of question `i` are rows `i + k * 1,000,000`; a file without rotated rows is
+rotated here. Out: circular accuracy (a question is right if all its rotations are), overall and per category, and the
+accuracy of the first row alone.
+
+Asked as LLaVA-1.5 does. An answer's letter is found by MMBench's rule-based step: one letter that stands alone, or else
+the one option whose text is in the answer. Deviates: MMBench asks ChatGPT what an answer means that this step does not
+match; here it is wrong. LLaVA takes an option "None" for an empty cell; here it is an option.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+from seva_ray.benchmarks.base import Tally, accuracies, percent, tally_of, text_of
+from seva_ray.benchmarks.choices import LETTER_ANSWER, LETTERS, ask
+from seva_ray.benchmarks.files import adjacent, choice_at, read_file, settle_paths, text_at
+from seva_ray.errors import ConfigError, InputError
+from seva_ray.records import Prompt, Response
+
+ROTATION = 1_000_000
+"""What is added to a question's index for each of its rotated rows."""
+REQUESTS = {"en": LETTER_ANSWER, "cn": "请直接回答选项字母。"}
+COLUMNS = ("index", "question", "A", "B", "answer", "category", "image")
+REFERENCE = 64
+"""A shorter image is the index of the row that holds it."""
+PUNCTUATION = re.compile(r"[.()\[\],:;!*#{}。，：；！（）、]")
+"""MMBench's, and its full-width forms in Chinese answers."""
+TEXT = pa.string()
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rotation:
+    """A question with its options in one order."""
+
+    prompt: Prompt
+    options: tuple[str, ...]
+    answer: str
+    """A letter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    category: str
+    rotations: tuple[Rotation, ...]
+    """The first is the question as it was written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MMBench:
+    """All questions of one TSV file."""
+
+    path: str
+    """The TSV file, of a split with answers: dev."""
+    language: Literal["en", "cn"] = "en"
+    """Of the file, and so of the line that asks for a letter."""
+    protocol: Literal["llava"] = "llava"
+    """Whose way of asking and scoring this is; part of the recipe."""
+    image_root: ClassVar[None] = None
+    """The images are in the file."""
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "path")
+        if self.language not in REQUESTS:
+            raise ConfigError(f"language {self.language!r}: must be en or cn")
+        self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
+
+    @property
+    def name(self) -> str:
+        return f"mmbench-{self.language}-{self.protocol}"
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        rows = read_rows(self.path)
+        groups: dict[int, dict[int, Row]] = {}
+        for index, row in rows.items():
+            groups.setdefault(index % ROTATION, {})[index] = row
+        rotated = len(groups) < len(rows)
+        return [self._question(base, group, rows, rotated) for base, group in groups.items()]
+
+    def prompts(self) -> Iterator[Prompt]:
+        yield from adjacent(rotation.prompt for question in self.questions for rotation in question.rotations)
+
+    def tally(self, responses: Mapping[str, Response]) -> Tally:
+        """A question without a usable response to each of its rotations is wrong."""
+        names = [f"{category}_{what}" for category in self.categories for what in ("right", "asked")]
+        return tally_of([*names, "first_right"], (self._count(question, responses) for question in self.questions))
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        named = accuracies("MMBench circular", sums, self.categories)
+        asked = np.sum([sums[f"{category}_asked"] for category in self.categories], axis=0)
+        return named | {"MMBench accuracy of the first row": percent(sums["first_right"], asked)}
+
+    @cached_property
+    def categories(self) -> list[str]:
+        return sorted({question.category for question in self.questions})
+
+    def _question(self, base: int, group: Mapping[int, Row], rows: Mapping[int, Row], rotated: bool) -> Question:
+        if base not in group:
+            raise InputError(f"{self.path}, index {min(group)}: a rotation of {base}, which the file lacks")
+        where = f"{self.path}, index {base}"
+        options = options_of(group[base])
+        if len(options) < 2:
+            raise InputError(f"{where}, B: expected an option, got none")
+        if rotated and len(group) != len(options):
+            raise InputError(f"{where}: {len(group)} rows of a question with {len(options)} options")
+        image, error = image_of(group[base], rows)
+        made = group if rotated else {base + k * ROTATION: turned(group[base], k) for k in range(len(options))}
+        rotations = [self._rotation(index, made[index], image, error) for index in sorted(made)]
+        if len({rotation.answer for rotation in rotations}) < len(rotations):
+            raise InputError(f"{where}, answer: its rotations do not have the right option at every letter once")
+        category = text_at(group[base], "category", where)
+        return Question(category=category, rotations=tuple(rotations))
+
+    def _rotation(self, index: int, row: Row, image: bytes, error: str | None) -> Rotation:
+        where = f"{self.path}, index {index}"
+        options = options_of(row)
+        question = text_at(row, "question", where)
+        hint = row.get("hint", "")
+        prompt = Prompt(
+            prompt_id=str(index),
+            image_id=hashlib.sha256(image).hexdigest()[:32],
+            question=ask(f"{hint}\n{question}" if present(hint) else question, options, REQUESTS[self.language]),
+            source=f"mmbench_{row['category']}",
+            image_bytes=image,
+            error=error,
+        )
+        answer = choice_at(row, "answer", LETTERS[: len(options)], where)
+        return Rotation(prompt=prompt, options=tuple(options), answer=answer)
+
+    def _count(self, question: Question, responses: Mapping[str, Response]) -> tuple[str, dict[str, float]]:
+        hits = [
+            letter_in(text_of(responses, rotation.prompt.prompt_id) or "", rotation.options) == rotation.answer
+            for rotation in question.rotations
+        ]
+        counts = {f"{question.category}_asked": 1.0, f"{question.category}_right": float(all(hits))}
+        return question.rotations[0].prompt.image_id, counts | {"first_right": float(hits[0])}
+
+
+def letter_in(text: str, options: Sequence[str]) -> str | None:
+    """The letter that an answer chooses, or None.
+
+    Source: the rule-based step of MMBench's evaluation (arXiv 2307.06281, and VLMEvalKit's matching): the only option's
+    letter among the words, but for an A among more than three, which may be an article; else the only option whose
+    text the answer holds, where the answer is at most twice as long as all options together.
+    """
+    words = PUNCTUATION.sub(" ", text).split()
+    found = set(words) & set(LETTERS[: len(options)])
+    if len(found) == 1 and not ("A" in found and len(words) > 3):
+        return found.pop()
+    if len(text) > 2 * sum(map(len, options)):
+        return None
+    held = [letter for letter, option in zip(LETTERS, options) if option.lower() in text.lower()]
+    return held[0] if len(held) == 1 else None
+
+
+def read_rows(path: str) -> dict[int, Row]:
+    """The rows by index, in the file's order. Quoted fields may hold line breaks."""
+    data = read_file(path)
+    try:
+        table = csv.read_csv(
+            io.BytesIO(data),
+            read_options=csv.ReadOptions(block_size=len(data) + 1),
+            parse_options=csv.ParseOptions(delimiter="\t", newlines_in_values=True),
+            convert_options=csv.ConvertOptions(
+                strings_can_be_null=False, column_types=dict.fromkeys(header(data), TEXT)
+            ),
+        )
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: is not a TSV file: {' '.join(str(error).split())[:200]}") from None
+    for column in COLUMNS:
+        if column not in table.column_names:
+            raise InputError(f"{path}: no column {column!r}; it has {', '.join(table.column_names)[:200]}")
+    rows: dict[int, Row] = {}
+    for number, row in enumerate(table.to_pylist(), start=1):
+        if not re.fullmatch(r"\d{1,12}", row["index"]):
+            raise InputError(f"{path}, row {number}, index: expected a whole number, got {row['index'][:40]!r}")
+        if int(row["index"]) in rows:
+            raise InputError(f"{path}, row {number}, index: {row['index']} was already used in this file")
+        rows[int(row["index"])] = row
+    if not rows:
+        raise InputError(f"{path}: has no questions")
+    return rows
+
+
+def header(data: bytes) -> list[str]:
+    return data.partition(b"\n")[0].decode("utf-8-sig", "replace").strip().split("\t")
+
+
+def present(cell: str) -> bool:
+    return cell.strip().lower() not in ("", "nan")
+
+
+def options_of(row: Row) -> list[str]:
+    """Up to the first that is empty."""
+    options: list[str] = []
+    for letter in "ABCD":
+        if not present(row.get(letter, "")):
+            break
+        options.append(row[letter].strip())
+    return options
+
+
+def image_of(row: Row, rows: Mapping[int, Row]) -> tuple[bytes, str | None]:
+    """The image file, or why there is none."""
+    encoded = row["image"]
+    if len(encoded) < REFERENCE and encoded.isdigit() and int(encoded) in rows:
+        encoded = rows[int(encoded)]["image"]
+    try:
+        image = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError) as error:
+        return b"", f"image of index {row['index']}: is not base64 ({error})"
+    return image, None if image else f"image of index {row['index']}: is empty"
+
+
+def turned(row: Row, steps: int) -> Row:
+    """The row with its options moved up by `steps` letters, the first ones to the end, and its answer with them."""
+    options = options_of(row)
+    order = options[steps:] + options[:steps]
+    answer = row["answer"]
+    if answer in LETTERS[: len(options)]:
+        answer = LETTERS[(LETTERS.index(answer) - steps) % len(options)]
+    return row | dict(zip(LETTERS, order)) | {"answer": answer}

@@ -1,0 +1,143 @@
+"""MME: two yes/no questions about each image, in ten tasks of perception and four of cognition.
+
+In: the published folder MME_Benchmark_release_version. A task is a folder with a text file and an image of the same
+name for each image, side by side or in questions_answers_YN/ and images/; a text file has two lines,
+`question<tab>Yes|No`. Out, per task: accuracy over questions, accuracy+ over images (both questions right), and the
+score, which is their sum (0 to 200 points); then the sums of the scores, perception (2000) and cognition (800).
+
+Asked as LLaVA-1.5 does: without "Please answer yes or no.", with a request for a single word. Scored as MME's script
+does: the answer is what stands in its first four characters, yes or else no, in any case.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Literal
+
+import numpy as np
+
+from seva_ray.benchmarks.base import Tally, percent, tally_of, text_of
+from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
+from seva_ray.benchmarks.files import brief, read_text, settle_paths
+from seva_ray.errors import InputError
+from seva_ray.records import Prompt, Response
+from seva_ray.storage import locate
+
+PERCEPTION = ["existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR"]
+COGNITION = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"]
+TASKS = {"perception": PERCEPTION, "cognition": COGNITION}
+COUNTS = ("asked", "right", "images", "both_right")
+REQUEST = "Please answer yes or no."
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    prompt: Prompt
+    task: str
+    answer: str
+    """`yes` or `no`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mme:
+    """All fourteen tasks."""
+
+    path: str
+    """The folder MME_Benchmark_release_version."""
+    protocol: Literal["llava"] = "llava"
+    """Whose way of asking and scoring this is; part of the recipe."""
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "path")
+        self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
+
+    @property
+    def name(self) -> str:
+        return f"mme-{self.protocol}"
+
+    @property
+    def image_root(self) -> str:
+        """The images lie beside the questions."""
+        return self.path
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        filesystem, root = locate(self.path)
+        if not filesystem.isdir(root):
+            raise InputError(f"{self.path}: no such directory")
+        start = len(root.rstrip("/")) + 1
+        names = sorted(name[start:] for name in filesystem.find(root))
+        found = []
+        for task in (*PERCEPTION, *COGNITION):
+            files = [name for name in names if name.startswith(f"{task}/")]
+            images = {stem(name): name for name in files if name.lower().endswith(SUFFIXES)}
+            texts = [name for name in files if name.endswith(".txt")]
+            if not texts:
+                raise InputError(f"{self.path}/{task}: has no questions")
+            for name in texts:
+                found += read_questions(self.path, task, name, images.get(stem(name)))
+        return found
+
+    def prompts(self) -> Iterator[Prompt]:
+        yield from (question.prompt for question in self.questions)
+
+    def tally(self, responses: Mapping[str, Response]) -> Tally:
+        names = [f"{task}_{what}" for task in (*PERCEPTION, *COGNITION) for what in COUNTS]
+        by_image = groupby(self.questions, key=lambda question: question.prompt.image_id)
+        return tally_of(names, ((image, count(list(pair), responses)) for image, pair in by_image))
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Percent, but for the scores, which are points."""
+        totals: dict[str, np.ndarray] = {}
+        of_tasks: dict[str, np.ndarray] = {}
+        for part, tasks in TASKS.items():
+            scores = []
+            for task in tasks:
+                accuracy = percent(sums[f"{task}_right"], sums[f"{task}_asked"])
+                both = percent(sums[f"{task}_both_right"], sums[f"{task}_images"])
+                scores.append(accuracy + both)
+                of_tasks |= {f"MME {task} accuracy": accuracy, f"MME {task} accuracy+": both}
+                of_tasks[f"MME {task} score (of 200)"] = scores[-1]
+            totals[f"MME {part} score (of {200 * len(tasks)})"] = np.sum(scores, axis=0)
+        return totals | of_tasks
+
+
+def stem(name: str) -> str:
+    return name.rpartition("/")[2].rpartition(".")[0]
+
+
+def read_questions(path: str, task: str, name: str, image: str | None) -> list[Question]:
+    """The two questions of one text file; where its image is not there, as prompts with an error."""
+    lines = [line.strip("\r") for line in read_text(f"{path.rstrip('/')}/{name}").split("\n") if line.strip()]
+    if len(lines) != 2:
+        raise InputError(f"{path}/{name}: expected 2 questions, got {len(lines)}")
+    questions = []
+    for number, line in enumerate(lines, start=1):
+        text, _, answer = line.strip().partition("\t")
+        answer = answer.strip().lower()
+        if not text.strip() or answer not in ("yes", "no"):
+            raise InputError(f"{path}/{name}, row {number}: expected question, tab, Yes or No, got {brief(line)}")
+        prompt = Prompt(
+            prompt_id=f"{task}/{stem(name)}-{number}",
+            image_id=f"{task}/{stem(name)}",
+            question=ask(text.replace(REQUEST, "").strip(), [], SHORT_ANSWER),
+            source=f"mme_{task}",
+            image_path=image,
+            error=None if image else f"no image beside {name}",
+        )
+        questions.append(Question(prompt=prompt, task=task, answer=answer))
+    return questions
+
+
+def said(text: str) -> str:
+    """`yes`, `no` or `other`."""
+    start = text.lower()[:4]
+    return next((word for word in ("yes", "no") if word in start), "other")
+
+
+def count(pair: list[Question], responses: Mapping[str, Response]) -> dict[str, float]:
+    hits = [said(text_of(responses, question.prompt.prompt_id) or "") == question.answer for question in pair]
+    values = (len(hits), sum(hits), 1, all(hits))
+    return {f"{pair[0].task}_{what}": float(value) for what, value in zip(COUNTS, values, strict=True)}

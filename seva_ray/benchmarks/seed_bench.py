@@ -1,0 +1,113 @@
+"""SEED-Bench, its image part: multiple-choice questions of nine dimensions, answered with a letter.
+
+In: the published SEED-Bench.json (version 1), whose image questions have data_type `image` and a question_type_id of 1
+to 9; and the folder SEED-Bench-image, where an image's file is named by its data_id. Out: accuracy over all image
+questions and per dimension.
+
+Asked as LLaVA-1.5 does. Scored as LLaVA's script does: the answer must be the letter, with nothing beside it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from seva_ray.benchmarks.base import Tally, accuracies, tally_of, text_of
+from seva_ray.benchmarks.choices import LETTERS, ask
+from seva_ray.benchmarks.files import (
+    adjacent,
+    choice_at,
+    id_at,
+    image_at,
+    items_at,
+    object_at,
+    read_json,
+    settle_paths,
+    text_at,
+    unique,
+)
+from seva_ray.errors import InputError
+from seva_ray.records import Prompt, Response
+
+IMAGE_DIMENSIONS = tuple("123456789")
+"""Question types 10 to 12 are about videos."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    prompt: Prompt
+    dimension: str
+    answer: str
+    """A letter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedBench:
+    """The image questions of SEED-Bench."""
+
+    path: str
+    """SEED-Bench.json."""
+    image_root: str
+    """The folder SEED-Bench-image."""
+    protocol: Literal["llava"] = "llava"
+    """Whose way of asking and scoring this is; part of the recipe."""
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "path", "image_root")
+        self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
+
+    @property
+    def name(self) -> str:
+        return f"seed-image-{self.protocol}"
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        found = read_json(self.path, dict)
+        types = object_at(found.get("question_type"), f"{self.path}, question_type")
+        dimensions = {str(number): name for name, number in types.items()}
+        asked = []
+        for number, row in enumerate(items_at(found, "questions", self.path), start=1):
+            where = f"{self.path}, question {number}"
+            if choice_at(object_at(row, where), "data_type", ("image", "video"), where) == "image":
+                asked.append((where, id_at(row, "question_id", where), question_of(row, dimensions, where)))
+        return list(unique(asked, "question_id", f"{self.path}, data_type image").values())
+
+    def prompts(self) -> Iterator[Prompt]:
+        yield from adjacent(question.prompt for question in self.questions)
+
+    def tally(self, responses: Mapping[str, Response]) -> Tally:
+        names = [f"{dimension}_{what}" for dimension in self.dimensions for what in ("right", "asked")]
+        return tally_of(names, (count(question, responses) for question in self.questions))
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return accuracies("SEED-Image", sums, self.dimensions)
+
+    @cached_property
+    def dimensions(self) -> list[str]:
+        """In the order of their first question."""
+        return list(dict.fromkeys(question.dimension for question in self.questions))
+
+
+def question_of(row: Mapping[str, Any], dimensions: Mapping[str, str], where: str) -> Question:
+    number = id_at(row, "question_type_id", where)
+    if number not in IMAGE_DIMENSIONS or number not in dimensions:
+        raise InputError(f"{where}, question_type_id: {number} is none of the image dimensions in question_type")
+    image = image_at(row, "data_id", where)
+    options = [id_at(row, f"choice_{letter}", where) for letter in "abcd"]
+    prompt = Prompt(
+        prompt_id=id_at(row, "question_id", where),
+        image_id=image,
+        question=ask(text_at(row, "question", where), options),
+        source=f"seed_{number}",
+        image_path=image,
+    )
+    answer = choice_at(row, "answer", LETTERS[: len(options)], where)
+    return Question(prompt=prompt, dimension=dimensions[number], answer=answer)
+
+
+def count(question: Question, responses: Mapping[str, Response]) -> tuple[str, dict[str, float]]:
+    right = text_of(responses, question.prompt.prompt_id) == question.answer
+    counts = {f"{question.dimension}_asked": 1.0, f"{question.dimension}_right": float(right)}
+    return question.prompt.image_id, counts

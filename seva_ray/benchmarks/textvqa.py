@@ -1,0 +1,174 @@
+"""TextVQA: questions about the text in an image, each with ten human answers; soft accuracy.
+
+In: the published TextVQA_0.5.1_val.json and the folder of images, <image_id>.jpg; for LLaVA-1.5's protocol also its
+llava_textvqa_val_v051_ocr.jsonl, which holds the prompts with their OCR tokens. Without it the question is asked alone,
+which is another protocol. Out: accuracy.
+
+Scored as by M4C's evaluator, which LLaVA uses: answers are normalised as on EvalAI; an answer that `k` of ten people
+gave is worth the mean, over all ways to leave one person out, of min(1, others who gave it / 3).
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from seva_ray.benchmarks.base import Tally, percent, tally_of, text_of
+from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
+from seva_ray.benchmarks.files import (
+    adjacent,
+    id_at,
+    image_at,
+    items_at,
+    object_at,
+    read_json,
+    read_json_lines,
+    settle_paths,
+    text_at,
+    unique,
+)
+from seva_ray.errors import InputError
+from seva_ray.records import Prompt, Response
+
+NUM_PEOPLE = 10
+NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
+NUMBERS = {"none": "0"} | {word: str(value) for value, word in enumerate(NUMBER_WORDS.split())}
+ARTICLES = {"a", "an", "the"}
+PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
+"""Without the comma and the question mark, which are gone before it is looked at."""
+CONTRACTED = """ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
+he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've
+needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll
+somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd
+there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're
+what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've
+wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've"""
+CONTRACTIONS = {
+    word[: mark.start()] + word[mark.end() :]: word for word in CONTRACTED.split() for mark in re.finditer("'", word)
+} | {"somebody'd": "somebodyd"}
+"""A contraction that lacks one apostrophe -> the contraction; the last entry stands so in the published table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    prompt: Prompt
+    worth: Mapping[str, float]
+    """Of each normalised answer that somebody gave, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextVqa:
+    """The validation questions."""
+
+    path: str
+    """TextVQA_0.5.1_val.json."""
+    image_root: str
+    """Folder of the images: train_images."""
+    ocr_path: str = ""
+    """LLaVA's llava_textvqa_val_v051_ocr.jsonl; empty to ask without OCR tokens."""
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "path", "image_root", *(["ocr_path"] if self.ocr_path else []))
+        self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
+
+    @property
+    def protocol(self) -> str:
+        return "llava" if self.ocr_path else "llava-no-ocr"
+
+    @property
+    def name(self) -> str:
+        return f"textvqa-{self.protocol}"
+
+    @cached_property
+    def questions(self) -> list[Question]:
+        rows = self._rows()
+        texts = self._texts(rows) if self.ocr_path else {}
+        return [self._question(question_id, row, texts.get(question_id)) for question_id, row in rows.items()]
+
+    def prompts(self) -> Iterator[Prompt]:
+        yield from adjacent(question.prompt for question in self.questions)
+
+    def tally(self, responses: Mapping[str, Response]) -> Tally:
+        return tally_of(["worth", "asked"], (count(question, responses) for question in self.questions))
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"TextVQA accuracy": percent(sums["worth"], sums["asked"])}
+
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        found = []
+        for number, row in enumerate(items_at(read_json(self.path, dict), "data", self.path), start=1):
+            where = f"{self.path}, question {number}"
+            found.append((where, id_at(object_at(row, where), "question_id", where), row | {"where": where}))
+        return unique(found, "question_id", self.path)
+
+    def _texts(self, rows: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+        """LLaVA's prompt of each question; its rows name only the image, so the question's words must match too."""
+        waiting: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for question_id, row in rows.items():
+            key = id_at(row, "image_id", row["where"]), text_at(row, "question", row["where"]).lower()
+            waiting[key].append(question_id)
+        texts = {}
+        for where, prompt in read_json_lines(self.ocr_path):
+            image, text = id_at(prompt, "question_id", where), text_at(prompt, "text", where)
+            question = text.split("\n")[0].strip()
+            if not waiting[image, question.lower()]:
+                raise InputError(f"{where}, text: {self.path} has no question {question[:80]!r} about image {image}")
+            texts[waiting[image, question.lower()].pop(0)] = text
+        if missing := [question_id for question_id in rows if question_id not in texts]:
+            raise InputError(
+                f"{self.ocr_path}: lacks question {missing[0]} of {self.path}, and {len(missing) - 1} more"
+            )
+        return texts
+
+    def _question(self, question_id: str, row: Mapping[str, Any], text: str | None) -> Question:
+        where = row["where"]
+        answers = items_at(row, "answers", where)
+        if len(answers) != NUM_PEOPLE or not all(isinstance(answer, str) for answer in answers):
+            raise InputError(f"{where}, answers: expected {NUM_PEOPLE} texts, got {len(answers)} items")
+        image = image_at(row, "image_id", where)
+        # LLaVA's prompts begin with a capital.
+        bare = ask(text_at(row, "question", where).capitalize(), [], SHORT_ANSWER)
+        prompt = Prompt(
+            prompt_id=question_id,
+            image_id=image,
+            question=text or bare,
+            source="textvqa",
+            image_path=f"{image}.jpg",
+        )
+        return Question(prompt=prompt, worth=worths([normalised(answer) for answer in answers]))
+
+
+def count(question: Question, responses: Mapping[str, Response]) -> tuple[str, dict[str, float]]:
+    text = text_of(responses, question.prompt.prompt_id)
+    worth = question.worth.get(normalised(text), 0.0) if text is not None else 0.0
+    return question.prompt.image_id, {"worth": worth, "asked": 1.0}
+
+
+def worths(answers: list[str]) -> dict[str, float]:
+    """What each distinct answer is worth: its `k` givers each see k - 1 others, everybody else sees k."""
+    worth = {}
+    for answer in set(answers):
+        k, rest = answers.count(answer), len(answers) - answers.count(answer)
+        worth[answer] = (k * min(1, (k - 1) / 3) + rest * min(1, k / 3)) / len(answers)
+    return worth
+
+
+def normalised(text: str) -> str:
+    """Lower case, no commas and question marks, no punctuation, numbers as digits, no articles, apostrophes put back.
+
+    A punctuation mark that touches a space anywhere in the text is removed wherever it stands, and becomes a space
+    otherwise. A period goes unless a digit follows.
+    Source: EvalAI's answer processor, as described by VQA's evaluation (visualqa.org) and used by M4C.
+    """
+    text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
+    text = text.replace("\n", " ").replace("\t", " ").strip()
+    bare = text
+    for mark in PUNCTUATION:
+        bare = bare.replace(mark, "" if f"{mark} " in text or f" {mark}" in text else " ")
+    bare = re.sub(r"\.(?!\d)", "", bare)
+    words = [NUMBERS.get(word, word) for word in bare.split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
