@@ -1,7 +1,7 @@
 # The one entry to every habit. Each target installs what it needs first, into .venv; nothing has to be activated.
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all chaos check format lock clean
+.PHONY: help install demo study test test-all chaos check format lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -11,6 +11,9 @@ install: ## the locked CPU environment in .venv
 
 demo: install ## the whole method, small, on two CPU cores: pairs, training, scores, report
 	$(PYTHON) jobs/full.py
+
+study: install ## which augmentation, how strong, with which beta: the toy world's answer, about 40 minutes
+	$(PYTHON) jobs/sweep.py
 
 dev:
 	@cluster/images/install.sh cpu .venv dev
@@ -24,7 +27,7 @@ test-all: dev ## also the tests that take minutes each
 chaos: dev ## generation while everything dies, by turns and often: 44 kills
 	CHAOS_ROUNDS=6 $(PYTHON) -m pytest -m "slow or not slow" tests/chaos
 
-bench-%: install ## a benchmark: bench-generate and bench-train measure against named rivals (20 and 8 minutes)
+bench-%: install ## a benchmark: bench-generate, bench-train, bench-sweep measure against named rivals (20, 10, 15 minutes)
 	PYTHONPATH=$(CURDIR)/jobs $(PYTHON) -m bench.$*
 
 check: dev ## style, import boundaries, types

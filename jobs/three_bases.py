@@ -7,7 +7,6 @@ not SeVa's. Intervals over images are a paired bootstrap of the mean over traini
 Student's, with as few degrees of freedom as there are bases.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,15 +14,12 @@ import numpy as np
 
 from full import PRESETS, Full
 from full import main as full
-from seva_ray.artifacts import Artifact, Store
-from seva_ray.benchmarks import Benchmark, Benchmarks, Tally
+from seva_ray.artifacts import Store
+from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.stages.cluster import cluster
+from seva_ray.stages.evaluate import read_tallies
 from seva_ray.stages.job import run as run_job
-from seva_ray.statistics import Comparison, pooled_bootstrap
-from seva_ray.storage import read_table
-
-STUDENT_T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Two-sided 95 % quantile by number of bases."""
+from seva_ray.statistics import Comparison, pooled_bootstrap, student_half_width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +77,9 @@ def compare(store: Store, config: ThreeBases, benchmark: Benchmark, base: int, s
     """The base against the mean of its policies, by metric."""
     seeds = config.controls if swap else config.seeds
     scores = [store.find(f"scores/{benchmark.name}/{policy_name(base, seed, swap)}") for seed in seeds]
-    policies = [read_tally(item, "policy") for item in scores]
-    rows = pooled_bootstrap(read_tally(scores[0], "start"), policies, benchmark.metrics)
+    (start, _), *_ = tallies = [read_tallies(item) for item in scores]
+    rows = pooled_bootstrap(start, [policy for _, policy in tallies], benchmark.metrics)
     return {row.metric: row for row in rows}
-
-
-def read_tally(scores: Artifact, side: str) -> Tally:
-    table = read_table(scores.path(f"{side}.parquet"))
-    names = [name for name in table.column_names if name != "image_id"]
-    counts = np.stack([table[name].to_numpy() for name in names], axis=1)
-    return Tally(image_ids=table["image_id"].to_pylist(), names=names, counts=counts)
 
 
 def markdown(config: ThreeBases, rows: Sequence[dict[str, Comparison]]) -> str:
@@ -108,9 +97,9 @@ def markdown(config: ThreeBases, rows: Sequence[dict[str, Comparison]]) -> str:
 
 def over_bases(differences: Sequence[float]) -> str:
     mean = float(np.mean(differences))
-    if len(differences) not in STUDENT_T_95:
+    if len(differences) < 2:
         return f"{mean:+.1f}"
-    half = STUDENT_T_95[len(differences)] * float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
+    half = student_half_width(differences)
     return f"{mean:+.1f} [{mean - half:+.1f}, {mean + half:+.1f}]"
 
 

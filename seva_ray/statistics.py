@@ -5,6 +5,7 @@ about one image are not independent, so whole images are resampled; both models 
 an image easy or hard for both cancels in the difference.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from seva_ray.benchmarks.base import Tally
 from seva_ray.seeds import generator
 
 CONFIDENCE = 0.95
+STUDENT_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""Two-sided 95 % quantiles for 1 to 10 degrees of freedom."""
 CHUNK_BYTES = 64 * 2**20
 """Memory of the resample weights held at one time; the result does not depend on it."""
 
@@ -62,20 +65,83 @@ def pooled_bootstrap(
     Raises: ValueError if the tallies are not of the same distinct images and counts, in the same order.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3 (percentile interval).
     """
-    for policy in policies:
-        _check(start, policy, num_resamples)
-    num_images, num_names = start.counts.shape
-    every = np.concatenate([start.counts, *(policy.counts for policy in policies)], axis=1)
+    of_start, *of_policies = _resampled([start, *policies], metrics, num_resamples, seed)
+    return [
+        _comparison(metric, of_start[metric], np.mean([of[metric] for of in of_policies], axis=0), len(start.image_ids))
+        for metric in of_start
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeated(Comparison):
+    """One metric over several repeats of training, perhaps from several starting models: means over the repeats.
+
+    The interval of the difference holds both the choice of images and that of repeats: half the width is the root of
+    the summed squares of the bootstrap's over images and of Student's over repeats. With one repeat it is the
+    bootstrap's alone.
+    """
+
+    differences: tuple[float, ...]
+    """Of each repeat."""
+
+
+def repeated_bootstrap(
+    starts: Sequence[Tally], policies: Sequence[Tally], metrics: Metrics, *, num_resamples: int = 2000, seed: int = 0
+) -> list[Repeated]:
+    """Compare each policy with its own start on the same images, and pool the repeats.
+
+    Raises: ValueError as `pooled_bootstrap`, and where starts and policies are not equally many.
+    """
+    of_all = _resampled([*starts, *policies], metrics, num_resamples, seed)
+    of_pairs = list(zip(of_all[: len(starts)], of_all[len(starts) :], strict=True))
+    found = []
+    for metric in of_all[0]:
+        start, policy = (np.mean([side[metric] for side in sides], axis=0) for sides in zip(*of_pairs, strict=True))
+        pooled = _comparison(metric, start, policy, len(starts[0].image_ids))
+        differences = tuple(float(policy[metric][0] - start[metric][0]) for start, policy in of_pairs)
+        half = student_half_width(differences) if len(differences) > 1 else 0.0
+        low, high = (
+            pooled.difference + sign * float(np.hypot(pooled.difference - end, half))
+            for sign, end in ((-1, pooled.difference_low), (1, pooled.difference_high))
+        )
+        ends = {"difference_low": low, "difference_high": high}
+        found.append(Repeated(**(vars(pooled) | ends), differences=differences))
+    return found
+
+
+def student_half_width(values: Sequence[float]) -> float:
+    """Half the width of Student's 95 % interval of their mean; at least two values."""
+    return student_t(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+
+
+def student_t(df: int) -> float:
+    """Two-sided 95 % quantile. Source: Abramowitz and Stegun, 26.7.5, from 11 degrees of freedom on."""
+    if df <= len(STUDENT_T_95):
+        return STUDENT_T_95[df - 1]
+    z = 1.959964
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+    )
+    return z + sum(term / df**power for power, term in enumerate(terms, 1))
+
+
+def _resampled(
+    tallies: Sequence[Tally], metrics: Metrics, num_resamples: int, seed: int
+) -> list[dict[str, np.ndarray]]:
+    """The metrics of each tally: first as they are, then on each resample, the same one for all tallies."""
+    first, *others = tallies
+    for other in others or [first]:
+        _check(first, other, num_resamples)
+    num_images, num_names = first.counts.shape
+    every = np.concatenate([tally.counts for tally in tallies], axis=1)
     weights = _weights(num_images, num_resamples, generator(seed, "paired bootstrap"))
     # Row 0 counts every image once, so that the values and their resamples come from the same computation.
     sums = np.concatenate([every.sum(axis=0, keepdims=True), *(chunk @ every for chunk in weights)])
-    of_start, *of_policies = (
-        metrics(dict(zip(start.names, sums[:, first : first + num_names].T, strict=True)))
-        for first in range(0, every.shape[1], num_names)
-    )
     return [
-        _comparison(metric, of_start[metric], np.mean([of[metric] for of in of_policies], axis=0), num_images)
-        for metric in of_start
+        metrics(dict(zip(first.names, sums[:, start : start + num_names].T, strict=True)))
+        for start in range(0, every.shape[1], num_names)
     ]
 
 

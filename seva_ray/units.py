@@ -26,8 +26,9 @@ CONTROL_BATCH_SIZE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """One shard in one view."""
+    """One shard in one view, for one model."""
 
+    model_directory: str
     prompts_uri: str
     responses_uri: str
     view: str

@@ -38,7 +38,7 @@ GENERATIVE = [query(1, 1, "Describe this image."), query(2, 2, "Describe this im
 DISCRIMINATIVE = [query(3, 1), query(4, 2), query(5, 1), query(6, 1), query(7, 1), query(8, 2)]
 
 
-def write(folder: Path, **changed: Any) -> dict[str, str]:
+def write(folder: Path, **changed: Any) -> dict[str, Any]:
     files = {
         "relation.json": changed.get("relation", RELATION),
         "annotations.json": changed.get("annotations", ANNOTATIONS),

@@ -9,7 +9,6 @@ import pytest
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.benchmarks.toy import ToyBenchmark
 from seva_ray.endpoint import Endpoint
-from seva_ray.models import Model
 from seva_ray.records import Response
 from seva_ray.stages import answers
 from seva_ray.stages.evaluate import Evaluate, compare, title_of
@@ -18,7 +17,7 @@ from tests import judged_files
 from tests.answered import responses
 from tests.judge_server import JudgeServer, says
 
-POLICY = Model(name="policy", directory="nowhere", fingerprint="f")
+POLICY = "policy"
 BENCHMARK = ToyBenchmark(num_images=9)
 
 
@@ -40,7 +39,7 @@ def texts() -> tuple[dict[str, str], dict[str, str]]:
 def scores(store: Store, texts: tuple[dict[str, str], dict[str, str]]) -> Artifact:
     prompts = prepare(Prepare(shard_size=7), store, BENCHMARK.name, BENCHMARK)
     start, policy = (responses(store, prompts, name, of) for name, of in zip(("start", "policy"), texts))
-    return compare(Evaluate(num_resamples=100), store, BENCHMARK, prompts, start, policy, POLICY, None)
+    return compare(Evaluate(num_resamples=100), store, BENCHMARK, prompts, start, policy, POLICY)
 
 
 def test_lengths_are_those_of_every_answer_but_not_of_errors(store: Store, scores: Artifact, texts):

@@ -61,7 +61,7 @@ def test_a_missing_image_fails_its_own_row_and_the_result_is_named_partial(
     store = evaluated(tmp_path, write_gqa(tmp_path), Generate(engine=FakeEngine()), *two_models)
     scores = store.find("scores/gqa-llava/other")
     assert scores.counts["num_failed_start"] == scores.counts["num_failed_policy"] == 1
-    assert scores.counts["protocol"] == "llava"
+    assert scores.counts["protocol"] == scores.recipe["config"]["benchmark"]["protocol"] == "llava"
     title = "gqa-llava, partial: of 4 responses 1 of start and 1 of policy failed and count as wrong"
     assert title_of(scores) == title
     said = [line for line in capsys.readouterr().err.splitlines() if "partial" in line]

@@ -4,15 +4,22 @@ import errno
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tyro
 from ray.exceptions import RayTaskError
 from ray.train import WorkerGroupError
 
+from full import PRESETS
+from seva_ray.dpo import Loss
 from seva_ray.errors import ConfigError, FingerprintMismatch, InputError, UserError
-from seva_ray.stages.job import users_line
+from seva_ray.sources import LlavaJson, ToyWorld
+from seva_ray.stages.job import users_line, words_of
+from seva_ray.stages.pair import Pair
 
+COUNTS = {"ocr_vqa": 1, "textvqa": 2, "gqa": 3, "vg": 4, "coco": 5}
 JOB = '''
 from dataclasses import dataclass
 from seva_ray.errors import ConfigError
@@ -189,3 +196,21 @@ def test_a_circle_of_causes_ends():
     one, other = RuntimeError("one"), RuntimeError("other")
     one.__cause__, other.__cause__ = other, one
     assert users_line(one) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"name": "other name", "views": ("moco", "diffusion-500=2"), "controls": ()},
+        {"source": LlavaJson(path="a b.json", image_root="images", seed=3)},
+        {"source": LlavaJson(path="a", image_root="b", counts=COUNTS)},
+        {"source": ToyWorld(num_images=5)},
+        {"pair": Pair(max_per_source={"ocr_vqa": 4300, "textvqa": 6500}, keep_truncated=False)},
+        {"train": replace(PRESETS["toy"].train, num_pairs=None, full=True, loss=Loss(name="ipo"), trackers=())},
+    ],
+)
+def test_a_config_can_be_said_in_words_that_make_it_again(changed):
+    default = PRESETS["toy"]
+    config = replace(default, **changed)
+    assert tyro.cli(type(default), default=default, args=words_of(default, config)) == config

@@ -15,7 +15,7 @@ from seva_ray.benchmarks.toy import ToyBenchmark
 from seva_ray.endpoint import Endpoint, Judge
 from seva_ray.engines import FakeEngine
 from seva_ray.errors import FingerprintMismatch, InputError
-from seva_ray.models import Model, model_at
+from seva_ray.models import model_at
 from seva_ray.stages import job
 from seva_ray.stages.evaluate import Evaluate, compare, evaluate, prepare_benchmarks, read_comparisons, title_of
 from seva_ray.stages.generate import Generate
@@ -26,7 +26,7 @@ from tests import judged_files
 from tests.answered import responses
 from tests.judge_server import KEY, Call, Handler, JudgeServer, fails, first, says
 
-POLICY = Model(name="policy", directory="nowhere", fingerprint="f")
+POLICY = "policy"
 START = {"v1_0": "x = 3", "v1_1": "7", "v1_2": "a knight"}
 BETTER = {"v1_0": "x = -1", "v1_1": "7", "v1_2": "a queen"}
 
@@ -87,9 +87,8 @@ def test_what_is_judged_is_never_asked_again_not_even_for_another_policy(store: 
         prompts = store.find(f"prompts/{mm_vet.name}")
         other = responses(store, prompts, "other", BETTER | {"v1_2": "a jester"})
         start = store.find(f"responses/start/{mm_vet.name}/clean")
-        model = Model(name="other", directory="nowhere", fingerprint="o")
         artifact = compare(
-            Evaluate(num_resamples=100), store, mm_vet, prompts, start, other, model, Endpoint(server.judge())
+            Evaluate(num_resamples=100), store, mm_vet, prompts, start, other, "other", Endpoint(server.judge())
         )
     assert len(server.calls) == 6
     assert artifact.counts["judging"]["num_calls"] == 1
@@ -222,7 +221,7 @@ def test_outcomes_of_every_question_that_is_right_or_wrong_are_kept_with_the_ans
     before, after = (
         responses(store, prompts, model, dict.fromkeys(ids, text)) for model, text in (("a", "yes"), ("b", "no"))
     )
-    artifact = compare(Evaluate(num_resamples=100), store, benchmark, prompts, before, after, POLICY, None)
+    artifact = compare(Evaluate(num_resamples=100), store, benchmark, prompts, before, after, POLICY)
     rows = read_table(artifact.path("outcomes.parquet")).to_pylist()
     flips = artifact.counts["flips"]
     assert len(rows) == flips["right"] + flips["gained"] + flips["lost"] + flips["wrong"]

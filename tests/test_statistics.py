@@ -2,10 +2,11 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from seva_ray import statistics
 from seva_ray.benchmarks.base import Tally
-from seva_ray.statistics import Comparison, paired_bootstrap
+from seva_ray.statistics import Comparison, paired_bootstrap, pooled_bootstrap, repeated_bootstrap, student_t
 
 NAMES = ("right", "asked")
 
@@ -157,3 +158,50 @@ def test_tallies_that_do_not_belong_together_are_refused() -> None:
         paired_bootstrap(ragged, ragged, accuracy)
     with pytest.raises(ValueError, match="num_resamples 0"):
         paired_bootstrap(some, some, accuracy, num_resamples=0)
+
+
+def test_repeats_widen_the_interval_by_students_and_one_repeat_leaves_the_bootstrap_alone():
+    random = np.random.default_rng(0)
+    counts = random.integers(0, 5, (40, 2)).astype(float)
+    counts[:, 0] = 5
+
+    def tally(right: np.ndarray) -> Tally:
+        pairs = np.stack([counts[:, 0], right], axis=1)
+        return Tally(image_ids=[str(n) for n in range(40)], names=["asked", "right"], counts=pairs)
+
+    def metrics(sums):
+        return {"accuracy": 100 * sums["right"] / sums["asked"]}
+
+    start = tally(counts[:, 1])
+    policies = [tally(np.minimum(5, counts[:, 1] + random.integers(0, 2, 40))) for _ in range(3)]
+    (alone,) = repeated_bootstrap([start], policies[:1], metrics)
+    (plain,) = paired_bootstrap(start, policies[0], metrics)
+    assert (alone.difference, alone.difference_low, alone.difference_high) == pytest.approx(
+        (plain.difference, plain.difference_low, plain.difference_high)
+    )
+    (repeated,) = repeated_bootstrap([start] * 3, policies, metrics)
+    (pooled,) = pooled_bootstrap(start, policies, metrics)
+    assert repeated.difference == pytest.approx(np.mean(repeated.differences)) == pytest.approx(pooled.difference)
+    half = 4.303 * np.std(repeated.differences, ddof=1) / np.sqrt(3)
+    assert repeated.difference_high - repeated.difference == pytest.approx(
+        np.hypot(half, pooled.difference_high - pooled.difference)
+    )
+    assert repeated.difference - repeated.difference_low == pytest.approx(
+        np.hypot(half, pooled.difference - pooled.difference_low)
+    )
+
+
+def test_each_policy_is_compared_with_its_own_start():
+    def tally(right: int) -> Tally:
+        return Tally(image_ids=["a", "b"], names=["right"], counts=np.array([[right], [right]], float))
+
+    (found,) = repeated_bootstrap(
+        [tally(1), tally(10)], [tally(3), tally(14)], lambda sums: {"right": sums["right"]}, num_resamples=100
+    )
+    assert found.differences == (4.0, 8.0)
+    assert (found.start, found.policy) == (11.0, 17.0)
+
+
+def test_students_quantile_is_scipys():
+    for df in (1, 2, 5, 10, 11, 15, 30, 200):
+        assert student_t(df) == pytest.approx(stats.t.ppf(0.975, df), rel=2e-4)

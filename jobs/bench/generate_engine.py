@@ -31,7 +31,13 @@ def prepared_requests(workload: Workload, limit: int | None = None) -> list[Requ
     with tempfile.TemporaryDirectory() as root:
         prompts = prepare(Prepare(shard_size=workload.shard_size), Store(root), "bench", workload.source)
         for index in range(prompts.counts["num_shards"]):
-            unit = Unit(prompts_uri=prompts.path(shard_name(index)), responses_uri="", view=VIEW, image_root=None)
+            unit = Unit(
+                model_directory="",
+                prompts_uri=prompts.path(shard_name(index)),
+                responses_uri="",
+                view=VIEW,
+                image_root=None,
+            )
             requests += encode(unit, viewer).requests()
             if limit and len(requests) >= limit:
                 return requests[:limit]

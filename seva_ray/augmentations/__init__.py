@@ -2,8 +2,11 @@
 
 A view's label is the name of an augmentation (`random_rotation`: with the paper's parameters), or a name and a value
 for its dial (`random_rotation-90`, `diffusion-500`), or several of these joined by `+`, in the order in which they act.
+`diffusion-500=2` is another draw of the same: a second negative of the same strength.
 To add one: a class like those in `geometric.py`, and its place in `AUGMENTATIONS`.
 """
+
+import re
 
 from seva_ray.augmentations.base import Augmentation
 from seva_ray.augmentations.chain import Chain
@@ -85,7 +88,9 @@ __all__ = [
     "CONTROL_REPEAT",
     "Augmentation",
     "Chain",
+    "drawn",
     "parse_view",
+    "undrawn",
 ]
 
 
@@ -99,7 +104,7 @@ def parse_view(label: str) -> Augmentation | None:
     if len(label) > MAX_LABEL:
         raise ConfigError(f"view {label[:40]!r}...: longer than {MAX_LABEL} characters")
     members = []
-    for part in label.split("+"):
+    for part in undrawn(label).split("+"):
         name, _, value = part.partition("-")
         if name not in AUGMENTATIONS:
             known = ", ".join(kind.usage() for kind in AUGMENTATIONS.values())
@@ -110,3 +115,16 @@ def parse_view(label: str) -> Augmentation | None:
             raise ConfigError(f"view {label!r}: {part!r} must be written {member.label}")
         members.append(member)
     return members[0] if len(members) == 1 else Chain(members=tuple(members))
+
+
+def undrawn(label: str) -> str:
+    """A view's label without the number of its draw. Raises: ConfigError where that is no number from 2."""
+    made_of, equals, draw = label.partition("=")
+    if equals and not re.fullmatch(r"[2-9]|[1-9]\d{1,3}", draw):
+        raise ConfigError(f"view {label!r}: behind = comes the number of the draw, from 2")
+    return made_of
+
+
+def drawn(label: str, draw: int) -> str:
+    """The view's label for its first, second, ... draw."""
+    return label if draw == 1 else f"{label}={draw}"

@@ -46,6 +46,8 @@ class Benchmarks:
 
     toy_images: int = 0
     """Scenes of the toy world's test, behind each camera; 0 for none, else at least 3."""
+    toy_cameras: tuple[Literal["deployment", "clean"], ...] = ("deployment", "clean")
+    """Behind which the toy world's scenes are seen."""
     pope: str = ""
     """Directory of the published POPE files: coco_pope_random.json, ..._popular.json, ..._adversarial.json."""
     pope_images: str = ""
@@ -104,7 +106,7 @@ class Benchmarks:
         """
         members: list[Benchmark] = []
         if self.toy_images:
-            members += [ToyBenchmark(num_images=self.toy_images, camera=camera) for camera in ("deployment", "clean")]
+            members += [ToyBenchmark(num_images=self.toy_images, camera=camera) for camera in self.toy_cameras]
         if self.pope:
             members.append(Pope(path=self.pope, image_root=self.pope_images, protocol=self.pope_protocol))
         if self.mmbench:

@@ -17,7 +17,7 @@ Asked as LLaVA-1.5 asks for short answers. The script wants exactly Yes or No; h
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -73,7 +73,8 @@ class AmberGenerative:
     """AMBER's folder `data`."""
     image_root: str
     """Folder of AMBER's images."""
-    protocol: ClassVar[str] = "exact-words"
+    protocol: Literal["exact-words"] = "exact-words"
+    """Whose way of asking and scoring this is; part of the recipe."""
 
     def __post_init__(self) -> None:
         settle_paths(self, "path", "image_root")
@@ -127,7 +128,8 @@ class AmberDiscriminative:
     """AMBER's folder `data`."""
     image_root: str
     """Folder of AMBER's images."""
-    protocol: ClassVar[str] = "llava"
+    protocol: Literal["llava"] = "llava"
+    """Whose way of asking and scoring this is; part of the recipe."""
 
     def __post_init__(self) -> None:
         settle_paths(self, "path", "image_root")

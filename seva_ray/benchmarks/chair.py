@@ -14,7 +14,7 @@ before which the published file has a second space are found, which the tool los
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -95,7 +95,8 @@ class Chair:
     """How many images; those of a smaller number are among those of a larger."""
     seed: int = 0
     """Which images."""
-    protocol: ClassVar[str] = "exact-words"
+    protocol: Literal["exact-words"] = "exact-words"
+    """Whose way of asking and scoring this is; part of the recipe."""
 
     def __post_init__(self) -> None:
         settle_paths(self, "path", "image_root", "synonyms_path")

@@ -10,7 +10,7 @@ in lower case, without periods at its end, must equal the label.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -38,7 +38,8 @@ class Gqa:
     """testdev_balanced_questions.json."""
     image_root: str
     """Folder of GQA's images."""
-    protocol: ClassVar[str] = "llava"
+    protocol: Literal["llava"] = "llava"
+    """Whose way of asking and scoring this is; part of the recipe."""
 
     def __post_init__(self) -> None:
         settle_paths(self, "path", "image_root")

@@ -68,7 +68,8 @@ class MMBench:
     """The TSV file, of a split with answers: dev."""
     language: Literal["en", "cn"] = "en"
     """Of the file, and so of the line that asks for a letter."""
-    protocol: ClassVar[str] = "llava"
+    protocol: Literal["llava"] = "llava"
+    """Whose way of asking and scoring this is; part of the recipe."""
     image_root: ClassVar[None] = None
     """The images are in the file."""
 

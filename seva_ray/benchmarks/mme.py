@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import ClassVar
+from typing import Literal
 
 import numpy as np
 
@@ -46,7 +46,8 @@ class Mme:
 
     path: str
     """The folder MME_Benchmark_release_version."""
-    protocol: ClassVar[str] = "llava"
+    protocol: Literal["llava"] = "llava"
+    """Whose way of asking and scoring this is; part of the recipe."""
 
     def __post_init__(self) -> None:
         settle_paths(self, "path")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -44,7 +44,8 @@ class ScienceQa:
     """Folder with problems.json and pid_splits.json."""
     image_root: str
     """The test split's images: images/test of the published layout."""
-    protocol: ClassVar[str] = "llava"
+    protocol: Literal["llava"] = "llava"
+    """Whose way of asking and scoring this is; part of the recipe."""
 
     def __post_init__(self) -> None:
         settle_paths(self, "path", "image_root")

@@ -10,7 +10,7 @@ Asked as LLaVA-1.5 does. Scored as LLaVA's script does: the answer must be the l
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 
@@ -51,7 +51,8 @@ class SeedBench:
     """SEED-Bench.json."""
     image_root: str
     """The folder SEED-Bench-image."""
-    protocol: ClassVar[str] = "llava"
+    protocol: Literal["llava"] = "llava"
+    """Whose way of asking and scoring this is; part of the recipe."""
 
     def __post_init__(self) -> None:
         settle_paths(self, "path", "image_root")

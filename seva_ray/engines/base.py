@@ -64,6 +64,10 @@ class Generator(Protocol):
         """
         ...
 
+    def switch(self, directory: str) -> None:
+        """Take the weights of another model of the same architecture, while no request is being answered."""
+        ...
+
 
 class Engine(Protocol):
     """A frozen, keyword-only dataclass: its fields say how the model is run, `load` runs it."""

@@ -34,17 +34,23 @@ class TransformersEngine:
 
 class TransformersGenerator:
     def __init__(self, engine: TransformersEngine, directory: str, decoding: Decoding):
+        self.engine, self.decoding = engine, decoding
+        self.lock = threading.Lock()
+        self.switch(directory)
+
+    def switch(self, directory: str) -> None:
         import torch
         from transformers import AutoModelForImageTextToText
 
-        self.engine, self.decoding, self.encoder = engine, decoding, Encoder(directory)
-        self.model = AutoModelForImageTextToText.from_pretrained(directory, dtype=engine.dtype, use_safetensors=True)
+        self.encoder = Encoder(directory)
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            directory, dtype=self.engine.dtype, use_safetensors=True
+        )
         self.model.eval()
         if torch.cuda.is_available():
             self.model = self.model.cuda()
         ends = self.model.generation_config.eos_token_id
         self.end_ids = set(ends) if isinstance(ends, list) else {ends}
-        self.lock = threading.Lock()
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         size = self.engine.batch_size

@@ -76,9 +76,10 @@ class VllmGenerator:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if engine.own_process else "0"
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(engine.cpu_kv_cache_gb))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        self.encoder = Encoder(directory)
+        self.engine, self.encoder = engine, Encoder(directory)
         self.intake = threading.Lock()
         self.inbox: queue.SimpleQueue[tuple[Any, Future[Any]]] = queue.SimpleQueue()
+        """Rendered prompts, or the path of a model whose weights to take."""
         self.names = itertools.count()
         self.waiting: dict[str, Future[Any]] = {}
         self.error: BaseException | None = None
@@ -111,6 +112,21 @@ class VllmGenerator:
         if self.error:
             self.fail(self.error)
         return future
+
+    def switch(self, directory: str) -> None:
+        taken: Future[None] = Future()
+        self.inbox.put((directory, taken))
+        if self.error:
+            self.fail(self.error)
+        taken.result()
+        self.encoder = Encoder(directory)
+
+    def take_weights(self, directory: str) -> None:
+        """Prefixes and images that the old weights have read are forgotten."""
+        assert not self.waiting, "requests are still being answered by the old weights"
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": directory})
+        self.llm.reset_prefix_cache()
+        self.llm.llm_engine.reset_encoder_cache()
 
     def response(self, request: Request, future: "Future[Any]") -> Response:
         try:
@@ -146,6 +162,14 @@ class VllmGenerator:
         engine = self.llm.llm_engine
         while not self.inbox.empty() or not self.waiting:
             prompt, future = self.inbox.get()
+            if isinstance(prompt, str):
+                try:
+                    self.take_weights(prompt)
+                except BaseException as error:
+                    future.set_exception(error)
+                    raise
+                future.set_result(None)
+                continue
             name = str(next(self.names))
             try:
                 engine.add_request(name, prompt, self.sampling)

@@ -7,7 +7,7 @@ from typing import Literal
 from seva_ray.errors import ConfigError
 from seva_ray.records import Prompt
 from seva_ray.toy.prompts import prompts_about
-from seva_ray.toy.world import make_scene
+from seva_ray.toy.world import Question, make_scene
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,14 @@ class ToyWorld:
 
     def prompts(self) -> Iterator[Prompt]:
         """Every question, scene by scene; the same scene has other ids behind another camera."""
+        for prompt, _ in self._asked():
+            yield prompt
+
+    def answers(self) -> dict[str, str]:
+        """The right answer by prompt_id, where there is just one. No stage that makes a policy reads it."""
+        return {prompt.prompt_id: question.answer for prompt, question in self._asked() if question.kind != "describe"}
+
+    def _asked(self) -> Iterator[tuple[Prompt, Question]]:
         name = f"toy-{self.seed}" if self.camera == "deployment" else f"toy-{self.camera}-{self.seed}"
         for index in range(self.num_images):
-            for prompt, _ in prompts_about(make_scene(self.seed, "unlabelled", index), self.camera, name):
-                yield prompt
+            yield from prompts_about(make_scene(self.seed, "unlabelled", index), self.camera, name)

@@ -21,10 +21,11 @@ def cluster() -> Iterator[None]:
             ray.shutdown()
 
 
-def join() -> None:
+def join(spare_cpus: int = 0) -> None:
     """Connect to Ray if that is still to be done. Stages call this when they have work: a job without any stays quick.
 
-    A running cluster is joined where `RAY_ADDRESS` names it, as `ray job submit` does.
+    A running cluster is joined where `RAY_ADDRESS` names it, as `ray job submit` does. One that is started here counts
+    `spare_cpus` more CPUs than there are: what then runs beside the others is short, or waits for others itself.
     """
     if ray.is_initialized():
         return
@@ -33,10 +34,13 @@ def join() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Ray's core would print a warning about its own Data actors on the terminal at every run.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # And about every few processes of a study on a small machine: they wait for each other, and take no CPU.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
     try:
         ray.init(
             address=address,
             include_dashboard=False if address == "local" else None,
+            num_cpus=(os.cpu_count() or 1) + spare_cpus if address == "local" else None,
             logging_level=logging.WARNING,
             log_to_driver=False,  # stages say what a person needs; workers' own lines are in Ray's session directory
         )
@@ -45,6 +49,11 @@ def join() -> None:
             raise
         advice = "is it running, and do RAY_AUTH_MODE and RAY_AUTH_TOKEN agree with it?"
         raise InputError(f"RAY_ADDRESS {address}: no connection to a Ray cluster there; {advice}") from error
+
+
+def resources() -> dict[str, float]:
+    """CPUs and GPUs of the cluster as it is now."""
+    return {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
 
 
 def has_gpus() -> bool:

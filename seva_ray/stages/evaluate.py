@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from seva_ray.artifacts import Artifact, Store
@@ -23,12 +24,12 @@ from seva_ray.errors import ConfigError
 from seva_ray.models import Model
 from seva_ray.outcomes import Decides, NamesObjects, flips_of
 from seva_ray.records import Response
-from seva_ray.stages.generate import Generate, generate, read_responses
+from seva_ray.stages.generate import Generate, generate_all, read_responses
 from seva_ray.stages.judge import SIDES, judge_recipe, judged_tallies
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.progress import say
 from seva_ray.statistics import Comparison, paired_bootstrap
-from seva_ray.storage import read_bytes, write_bytes, write_table
+from seva_ray.storage import read_bytes, read_table, write_bytes, write_table
 
 OUTCOME_SCHEMA = pa.schema(
     [
@@ -73,13 +74,12 @@ def evaluate(
     judge: Endpoint | None = None,
 ) -> list[Artifact]:
     """One score artifact per benchmark. Those that need the judge come last: whatever it does, the others are there."""
-    work = [(artifact, CLEAN) for artifact in prompts]
-    start_responses = generate(generation, store, start, work)
-    policy_responses = generate(generation, store, policy, work)
-    scored = zip(benchmarks, prompts, start_responses, policy_responses, strict=True)
+    work = [(model, artifact, CLEAN) for model in (start, policy) for artifact in prompts]
+    responses = generate_all(generation, store, work)
+    of_benchmarks = zip(benchmarks, prompts, responses[: len(prompts)], responses[len(prompts) :], strict=True)
     return [
-        compare(config, store, *of_benchmark, policy, judge)
-        for of_benchmark in sorted(scored, key=lambda row: isinstance(row[0], JudgedBenchmark))
+        compare(config, store, *of_benchmark, policy.name, judge)
+        for of_benchmark in sorted(of_benchmarks, key=lambda row: isinstance(row[0], JudgedBenchmark))
     ]
 
 
@@ -90,16 +90,15 @@ def compare(
     prompts: Artifact,
     start_responses: Artifact,
     policy_responses: Artifact,
-    policy: Model,
-    judge: Endpoint | None,
+    name: str,
+    judge: Endpoint | None = None,
 ) -> Artifact:
+    """The scores of `policy_responses` beside those of `start_responses`, as `scores/<benchmark>/<name>`."""
     recipe = {"evaluate": config, "benchmark": benchmark}
     if isinstance(benchmark, JudgedBenchmark):
         assert judge is not None, f"{benchmark.name} needs a judge"
         recipe |= judge_recipe(judge.judge, benchmark)
-    artifact = store.open(
-        f"scores/{benchmark.name}/{policy.name}", config=recipe, inputs=[start_responses, policy_responses]
-    )
+    artifact = store.open(f"scores/{benchmark.name}/{name}", config=recipe, inputs=[start_responses, policy_responses])
     if artifact.complete:
         return artifact
     responses = [
@@ -191,6 +190,18 @@ def fate_of(judged: bool) -> str:
 
 def read_comparisons(artifact: Artifact) -> list[Comparison]:
     return [Comparison(**row) for row in json.loads(read_bytes(artifact.path("comparisons.json")))]
+
+
+def read_tallies(scores: Artifact) -> tuple[Tally, Tally]:
+    """Of the start and of the policy."""
+
+    def read(side: str) -> Tally:
+        table = read_table(scores.path(f"{side}.parquet"))
+        names = [name for name in table.column_names if name != "image_id"]
+        counts = np.stack([table[name].to_numpy() for name in names], axis=1)
+        return Tally(image_ids=table["image_id"].to_pylist(), names=names, counts=counts)
+
+    return read("start"), read("policy")
 
 
 def tally_table(tally: Tally) -> pa.Table:

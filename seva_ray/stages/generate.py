@@ -7,13 +7,13 @@ Ray Data carries each unit as one block: CPU tasks read, augment and preprocess,
 """
 
 import json
-import logging
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Annotated, Any
 
 import pyarrow.compute as pc
@@ -21,15 +21,15 @@ import ray
 import tyro
 
 from seva_ray.artifacts import Artifact, Store
-from seva_ray.augmentations import CONTROLS, parse_view
+from seva_ray.augmentations import CONTROLS, parse_view, undrawn
 from seva_ray.encoding import VICUNA_V1, Encoder
 from seva_ray.engines import Decoding, Engine, FakeEngine, TransformersEngine, VllmEngine
-from seva_ray.errors import ConfigError, UserError
+from seva_ray.errors import ConfigError
 from seva_ray.fingerprints import execution
-from seva_ray.models import Model
+from seva_ray.models import Model, architecture
 from seva_ray.records import Response
 from seva_ray.stages.cluster import has_gpus, join
-from seva_ray.stages.job import users_line
+from seva_ray.stages.pool import rows_of, told
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import Progress, say
 from seva_ray.storage import local_directory, names_in, read_table
@@ -76,21 +76,29 @@ class Generate:
 
 
 def generate(config: Generate, store: Store, model: Model, work: Sequence[tuple[Artifact, str]]) -> list[Artifact]:
-    """The responses of each (prompts, view); all that is missing shares one pool of engines."""
-    opened = [open_responses(config, store, model, prompts, view) for prompts, view in work]
-    units = [
-        unit
-        for (prompts, view), artifact in zip(work, opened, strict=True)
-        if not artifact.complete
-        for unit in missing_units(prompts, view, artifact)
-    ]
-    if units:
-        say(f"generate with {model.name}: {len(units):,} units to do")
-        run_units(config, model, units)
-    return [
-        artifact if artifact.complete else finish_responses(prompts, artifact)
-        for (prompts, _), artifact in zip(work, opened, strict=True)
-    ]
+    """One model's responses to each (prompts, view)."""
+    return generate_all(config, store, [(model, prompts, view) for prompts, view in work])
+
+
+def generate_all(config: Generate, store: Store, work: Sequence[tuple[Model, Artifact, str]]) -> list[Artifact]:
+    """The responses to each (model, prompts, view). What is missing shares one pool of engines, which take the weights
+    of one model after the other; models of another architecture have a pool of their own."""
+    opened = [open_responses(config, store, *item) for item in work]
+    asked = {artifact.name: (artifact, *item) for artifact, item in zip(opened, work, strict=True)}
+    units: dict[str, list[Unit]] = {}
+    for artifact, model, prompts, view in asked.values():
+        if not artifact.complete and (missing := missing_units(model, prompts, view, artifact)):
+            units.setdefault(architecture(model.directory), []).extend(missing)
+    for of_pool in units.values():
+        directories = {unit.model_directory for unit in of_pool}
+        names = dict.fromkeys(model.name for model, _, _ in work if model.directory in directories)
+        say(f"generate with {', '.join(names)}: {len(of_pool):,} units to do")
+        run_units(config, of_pool)
+    finished = {
+        name: artifact if artifact.complete else finish_responses(prompts, artifact)
+        for name, (artifact, _, prompts, _) in asked.items()
+    }
+    return [finished[artifact.name] for artifact in opened]
 
 
 def open_responses(config: Generate, store: Store, model: Model, prompts: Artifact, view: str) -> Artifact:
@@ -106,14 +114,17 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
     }
     if view in CONTROLS:
         recipe["control"] = view
+    if undrawn(view) != view:
+        recipe["draw"] = view
     name = f"responses/{model.name}/{prompts.name.removeprefix('prompts/')}/{view}"
     return store.open(name, config=recipe, inputs=[prompts])
 
 
-def missing_units(prompts: Artifact, view: str, artifact: Artifact) -> list[Unit]:
+def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact) -> list[Unit]:
     done = names_in(artifact.uri)
     return [
         Unit(
+            model_directory=model.directory,
             prompts_uri=prompts.path(name),
             responses_uri=artifact.path(name),
             view=view,
@@ -124,74 +135,58 @@ def missing_units(prompts: Artifact, view: str, artifact: Artifact) -> list[Unit
     ]
 
 
-def run_units(config: Generate, model: Model, units: Sequence[Unit]) -> None:
+def run_units(config: Generate, units: Sequence[Unit]) -> None:
     """All units through one pool of engines. A unit is one row of one block in Ray Data, and so one task."""
     join()
-    context = ray.data.DataContext.get_current()
-    context.target_max_block_size = None  # a unit is one block, whatever its size
-    context.enable_progress_bars = False
-    context.raise_original_map_exception = True  # its wrapper would come from the worker without its cause
     gpus = config.engine.tensor_parallel_size if isinstance(config.engine, VllmEngine) and has_gpus() else 0
-    responses = (
-        ray.data.from_items([{"unit": json.dumps(asdict(unit))} for unit in units], override_num_blocks=len(units))
-        .map_batches(
-            encode_unit,
-            batch_size=1,
-            num_cpus=1,
-            memory=UNIT_BYTES,  # with the engines' resources Ray Data would run it inside their actors
-            fn_kwargs={"config": config, "directory": model.directory},
-        )
-        .map_batches(
-            UnitWorker,
-            batch_size=1,
-            batch_format="numpy",
-            num_cpus=1,
-            num_gpus=gpus,
-            resources={config.engine_resource: 1} if config.engine_resource else None,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=config.min_engines,
-                max_size=config.max_engines,
-                # As many again wait at the actor: the pool grows by that, and their pixels are there in time.
-                max_tasks_in_flight_per_actor=2 * config.units_per_engine,
-                max_concurrent_calls_per_actor=config.units_per_engine,
-                enable_true_multi_threading=True,
-            ),
-            fn_constructor_args=(config.engine, config.decoding, model.directory),
+    rows = rows_of(
+        lambda: (
+            ray.data.from_items([{"unit": json.dumps(asdict(unit))} for unit in units], override_num_blocks=len(units))
+            .map_batches(
+                encode_unit,
+                batch_size=1,
+                num_cpus=1,
+                memory=UNIT_BYTES,  # with the engines' resources Ray Data would run it inside their actors
+                fn_kwargs={"config": config},
+            )
+            .map_batches(
+                UnitWorker,
+                batch_size=1,
+                batch_format="numpy",
+                num_cpus=1,
+                num_gpus=gpus,
+                resources={config.engine_resource: 1} if config.engine_resource else None,
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=config.min_engines,
+                    max_size=config.max_engines,
+                    # As many again wait at the actor: the pool grows by that, and their pixels are there in time.
+                    max_tasks_in_flight_per_actor=2 * config.units_per_engine,
+                    max_concurrent_calls_per_actor=config.units_per_engine,
+                    enable_true_multi_threading=True,
+                ),
+                fn_constructor_args=(config.engine, config.decoding, units[0].model_directory),
+            )
         )
     )
-    # Ray Data sets its own level when a dataset is made. What it logs as an error it raises too.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     progress = Progress("generate", len(units), "units")
     num_rows = 0
-    for row in responses.iter_rows():
+    for row in rows:
         num_rows += row["num_rows"]
         progress.add(1, note=f", {num_rows:,} responses")
 
 
-@cache
+@lru_cache(maxsize=8)
 def encoder(engine: Engine, directory: str, system: str) -> Encoder:
     """One per worker process and model."""
     return engine.encoder(local_directory(directory), system)
 
 
-@contextmanager
-def told() -> Iterator[None]:
-    """In a worker: an error that a user can mend is raised as its line, which Ray Data leaves whole on the way."""
-    try:
-        yield
-    except Exception as error:
-        line = users_line(error)
-        if line is None:
-            raise
-        raise UserError(line) from None
-
-
 @told()
-def encode_unit(batch: dict[str, Any], config: Generate, directory: str) -> dict[str, Any]:
+def encode_unit(batch: dict[str, Any], config: Generate) -> dict[str, Any]:
     """Ray Data's task: encodes the unit that is the batch's only row."""
     unit = Unit(**json.loads(batch["unit"][0]))
     viewer = Viewer(
-        encoder=encoder(config.engine, directory, config.system),
+        encoder=encoder(config.engine, unit.model_directory, config.system),
         image_root=unit.image_root,
         max_pixels=config.max_image_pixels,
         seed=config.seed,
@@ -203,12 +198,34 @@ def encode_unit(batch: dict[str, Any], config: Generate, directory: str) -> dict
 class UnitWorker:
     """Ray Data's actor: an engine with a loaded model, that answers and commits units."""
 
+    @told()
     def __init__(self, engine: Engine, decoding: Decoding, directory: str):
         self.generator = engine.load(local_directory(directory), decoding)
+        self.directory = directory
+        self.num_running = 0
+        self.turn = threading.Condition()
 
     @told()
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"num_rows": [answer(Encoded.of(batch["header"][0], batch["pixels"][0]), self.generator)]}
+        encoded = Encoded.of(batch["header"][0], batch["pixels"][0])
+        with self.model(encoded.unit.model_directory):
+            return {"num_rows": [answer(encoded, self.generator)]}
+
+    @contextmanager
+    def model(self, directory: str) -> Iterator[None]:
+        """Units of one model run side by side; those of another wait for them, and the engine takes its weights."""
+        with self.turn:
+            self.turn.wait_for(lambda: not self.num_running or self.directory == directory)
+            if self.directory != directory:
+                self.generator.switch(local_directory(directory))
+                self.directory = directory
+            self.num_running += 1
+        try:
+            yield
+        finally:
+            with self.turn:
+                self.num_running -= 1
+                self.turn.notify_all()
 
 
 def finish_responses(prompts: Artifact, artifact: Artifact) -> Artifact:

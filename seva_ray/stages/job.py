@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 
 import tyro
@@ -49,6 +50,37 @@ def run(job: Callable[[Config], None], presets: Mapping[str, Config], descriptio
         sys.exit(2)
 
 
+def words_of(default: Any, config: Any, prefix: str = "") -> list[str]:
+    """The words on the command line that make `config` from `default`, a config of the same class."""
+    words, last = [], []
+    for item in fields(config):
+        value, usual = getattr(config, item.name), getattr(default, item.name, default_of(item))
+        name = f"{prefix}{item.name}".replace("_", "-")
+        if value == usual:
+            continue
+        if item.name == "source":  # a subcommand, which comes last
+            same = usual if type(usual) is type(value) else None  # else what differs from its class's own is said
+            last = [subcommand(type(value)), *words_of(same, value, "source.")]
+        elif is_dataclass(value):
+            words += words_of(usual, value, f"{name}.")
+        elif isinstance(value, bool):
+            group, _, field = name.rpartition(".")
+            words.append(f"--{name}" if value else f"--{group}{'.' if group else ''}no-{field}")
+        elif isinstance(value, Mapping) and usual:  # tyro makes an option of each key that the default has
+            words += [word for key in value for word in (f"--{name}.{key.replace('_', '-')}", str(value[key]))]
+        elif isinstance(value, Mapping):
+            words += [f"--{name}", *(str(part) for pair in value.items() for part in pair)]
+        elif isinstance(value, tuple):
+            words += [f"--{name}", *map(str, value)]
+        else:
+            words += [f"--{name}", str(value)]
+    return words + last
+
+
+def default_of(item: Field) -> Any:
+    return item.default_factory() if item.default_factory is not MISSING else item.default
+
+
 def show_help(parse: Callable[[Sequence[str]], Any], sources: Sequence[str]) -> NoReturn:
     """Every field, those of each source too: tyro shows them only when the source is named."""
     for words in (["--help"], *([source, "--help"] for source in sources)):
@@ -60,7 +92,11 @@ def show_help(parse: Callable[[Sequence[str]], Any], sources: Sequence[str]) -> 
 def sources_of(config: type) -> list[str]:
     """The words that choose a source on the command line."""
     members = get_args(get_type_hints(config).get("source"))
-    return ["source:" + re.sub(r"(?<=[a-z])(?=[A-Z])", "-", member.__name__).lower() for member in members]
+    return [subcommand(member) for member in members]
+
+
+def subcommand(source: type) -> str:
+    return "source:" + re.sub(r"(?<=[a-z])(?=[A-Z])", "-", source.__name__).lower()
 
 
 def users_line(error: BaseException) -> str | None:
@@ -91,6 +127,7 @@ def quiet() -> None:
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_OFFLINE": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",  # Tune's tables
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(variable, value)

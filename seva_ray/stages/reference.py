@@ -17,6 +17,7 @@ from seva_ray.dpo import Train, num_response_tokens
 from seva_ray.models import Model
 from seva_ray.stages.cluster import has_gpus, join
 from seva_ray.stages.pair import lineage
+from seva_ray.stages.pool import rows_of, told
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import Progress, say
 from seva_ray.storage import local_directory, names_in, read_table, write_table
@@ -45,14 +46,17 @@ def reading_of(model: Model, prompts: Artifact, chosen: Artifact) -> Reading:
     )
 
 
-def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
-    """The reference log-probabilities of `pairs`. Its count `plain_because` says why the prefix cannot be shared."""
-    name = pairs.name.removeprefix("pairs/")
-    artifact = store.open(
-        f"logps/{name}/{config.dtype}{'' if config.shared_prefix else '-plain'}",
+def open_logps(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
+    return store.open(
+        f"logps/{pairs.name.removeprefix('pairs/')}/{config.dtype}{'' if config.shared_prefix else '-plain'}",
         config={"model": model.fingerprint, "dtype": config.dtype, "shared_prefix": config.shared_prefix},
         inputs=[pairs],
     )
+
+
+def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
+    """The reference log-probabilities of `pairs`. Its count `plain_because` says why the prefix cannot be shared."""
+    name, artifact = pairs.name.removeprefix("pairs/"), open_logps(config, store, model, pairs)
     if artifact.complete:
         return artifact
     prompts, chosen, _ = lineage(store, pairs)
@@ -62,9 +66,10 @@ def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Art
     say(f"reference {name}: {len(missing):,} shards to do")
     join()
     gpus = 1 if has_gpus() else 0
-    rows = (
-        ray.data.from_items([{"shard": shard} for shard in missing], override_num_blocks=len(missing))
-        .map_batches(
+    rows = rows_of(
+        lambda: ray.data.from_items(
+            [{"shard": shard} for shard in missing], override_num_blocks=len(missing)
+        ).map_batches(
             Scorer,
             batch_size=1,
             num_cpus=0 if gpus else 1,
@@ -72,7 +77,6 @@ def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Art
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.num_workers),
             fn_constructor_args=(config, reading_of(model, prompts, chosen), pairs, artifact),
         )
-        .iter_rows()
     )
     progress = Progress("reference", len(missing), "shards")
     reasons = set()
@@ -88,6 +92,7 @@ def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Art
 class Scorer:
     """Ray Data's actor: the starting model, in training's precision."""
 
+    @told()
     def __init__(self, config: Train, reading: Reading, pairs: Artifact, artifact: Artifact):
         from seva_ray.encoding import Encoder
         from seva_ray.policy import load_model
@@ -105,6 +110,7 @@ class Scorer:
         self.plain_because: str | None = None if config.shared_prefix else "shared_prefix is off"
         self.tried = not config.shared_prefix
 
+    @told()
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         from seva_ray.preferences import packing_fails
 

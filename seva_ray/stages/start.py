@@ -1,40 +1,73 @@
 """start: the model that a run begins with: a directory made elsewhere, or the toy base, trained once as an artifact."""
 
+import re
 import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
-from seva_ray.artifacts import Store
+import ray
+
+from seva_ray.artifacts import Artifact, Store
 from seva_ray.encoding import check_model
 from seva_ray.models import Model, model_at, model_of
-from seva_ray.stages.progress import say
+from seva_ray.stages.cluster import join
+from seva_ray.stages.progress import listening, say
 from seva_ray.storage import exists, local_directory, write_directory
 from seva_ray.toy.sft import ToyRecipe, train
 
 TOY = "toy"
-"""Names the toy base where a model directory is expected."""
+"""Names the toy base where a model directory is expected; `toy-2` is the one of another seed."""
 
 
 def check_start(store: Store, model: str) -> None:
     """Cheap checks before the first stage. Raises: InputError where `starting_model` would."""
     if is_policy(model):
         store.find(model)
-    elif model != TOY:
+    elif not is_toy(model):
         check_model(local_directory(model))
+
+
+def is_toy(model: str) -> bool:
+    return re.fullmatch(rf"{TOY}(-\d+)?", model) is not None
 
 
 def is_policy(model: str) -> bool:
     return model.startswith("policies/") and not exists(model)
 
 
-def starting_model(store: Store, model: str, recipe: ToyRecipe) -> Model:
+def starting_models(store: Store, models: Sequence[str], recipe: ToyRecipe) -> list[Model]:
+    """Several of them; toy bases that are still to be trained are trained side by side on the cluster."""
+    toys = sorted({model for model in models if is_toy(model)})
+    if any(not open_toy(store, model, recipe).complete for model in toys):
+        join()
+        with listening() as ear:
+            ray.get([make_toy.remote(store, model, recipe, ear) for model in toys])
+    return [starting_model(store, model, recipe) for model in models]
+
+
+@ray.remote
+def make_toy(store: Store, model: str, recipe: ToyRecipe, ear: Any) -> None:
+    starting_model(store, model, recipe, report=lambda line: ear.tell.remote(f"{model}: {line}"))
+
+
+def open_toy(store: Store, model: str, recipe: ToyRecipe) -> Artifact:
+    _, _, seed = model.partition("-")
+    recipe = replace(recipe, seed=int(seed)) if seed else recipe
+    return store.open(f"models/toy-{recipe.seed}", config=recipe)
+
+
+def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable[[str], None] = say) -> Model:
     """The model in directory `model`, or the policy `policies/<name>`; or for `toy` the one that `recipe` makes."""
     if is_policy(model):
         return model_of(store.find(model))
-    if model != TOY:
+    if not is_toy(model):
         return model_at(model)
-    artifact = store.open(f"models/toy-{recipe.seed}", config=recipe)
+    artifact = open_toy(store, model, recipe)
     if not artifact.complete:
+        recipe = replace(recipe, seed=int(artifact.name.rpartition("-")[2]))
         with tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
-            counts = train(recipe, f"{scratch}/model", report=say)
+            counts = train(recipe, f"{scratch}/model", report=report)
             write_directory(artifact.path("model"), f"{scratch}/model")
         artifact = artifact.finish(counts)
     return model_of(artifact)

@@ -51,10 +51,13 @@ class Job:
     """Where workers tell of their progress."""
 
 
+def open_policy(config: Train, store: Store, name: str, model: Model, pairs: Artifact) -> Artifact:
+    return store.open(f"policies/{name}", config={"train": config, "model": model.fingerprint}, inputs=[pairs])
+
+
 def train(config: Train, store: Store, name: str, model: Model, pairs: Artifact) -> Artifact:
     """Align `model` on the pairs that were made from its responses."""
-    recipe = {"train": config, "model": model.fingerprint}
-    artifact = store.open(f"policies/{name}", config=recipe, inputs=[pairs])
+    artifact = open_policy(config, store, name, model, pairs)
     if artifact.complete:
         return artifact
     prompts, chosen, _ = lineage(store, pairs)

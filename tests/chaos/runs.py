@@ -50,8 +50,8 @@ def uninterrupted(config: Generate, store: Store, model: Model, prompts: Artifac
     artifact = open_responses(config, store, model, prompts, view)
     engine = replace(config.engine, seconds_per_request=0.0) if isinstance(config.engine, FakeEngine) else config.engine
     worker = UnitWorker(engine, config.decoding, model.directory)
-    for unit in missing_units(prompts, view, artifact):
-        worker(encode_unit({"unit": [json.dumps(asdict(unit))]}, config, model.directory))
+    for unit in missing_units(model, prompts, view, artifact):
+        worker(encode_unit({"unit": [json.dumps(asdict(unit))]}, config))
     return finish_responses(prompts, artifact)
 
 

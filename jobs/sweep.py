@@ -1,0 +1,212 @@
+"""sweep: which augmentation, at which strength, with which beta, on how many pairs -> the artifact `studies/<name>`.
+
+    python jobs/sweep.py                        a study of the toy world, about 40 minutes on two cores
+    python jobs/sweep.py --space.betas 0.05 0.1 0.2 --name betas       generates nothing that another study has
+
+Every point is trained once for each seed and scored; the page has intervals, fits, and the best policy's command.
+"""
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from full import PRESETS as FULL_PRESETS
+from full import Full
+from presets import LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.benchmarks import Benchmark, Benchmarks
+from seva_ray.dpo import Train
+from seva_ray.errors import ConfigError
+from seva_ray.fingerprints import execution
+from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
+from seva_ray.space import Point, Space
+from seva_ray.stages.cluster import cluster, has_gpus, join, resources
+from seva_ray.stages.evaluate import Evaluate, prepare_benchmarks
+from seva_ray.stages.generate import Generate
+from seva_ray.stages.job import run, words_of
+from seva_ray.stages.pair import Pair
+from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.start import check_start, is_toy, starting_models
+from seva_ray.stages.study import Asked, study
+from seva_ray.stages.sweep import Search
+from seva_ray.stages.workshop import Bench, check_room
+from seva_ray.toy.sft import ToyRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A scaling study of SeVa."""
+
+    name: str
+    """Names the study."""
+    prompts: str
+    """Names the prompt set: runs that share it share its responses too."""
+    root: str = "runs"
+    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
+    models: tuple[str, ...]
+    """The starting model; or one for each seed, so that intervals hold the choice of the starting model too. Model
+    directories, policies of this root, or toy bases: `toy-1`, `toy-2`, ..."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Of training: every point is trained once with each."""
+    source: ToyWorld | LlavaJson | Table | Folder
+    """Where prompts come from."""
+    space: Space = field(default_factory=Space)
+    search: Search = field(default_factory=Search)
+    benchmark: str = ""
+    """The objective's benchmark; empty for the first one."""
+    metric: str
+    """The objective: its gain over the starting model is sought."""
+    test_time: bool = True
+    """Also score the first starting model on the benchmark seen in every view, without training."""
+    max_gpus: int | None = execution(None)
+    """GPUs that the cluster may grow to (CPUs, where it has no GPU). None: what it has when the study starts."""
+    toy: ToyRecipe = field(default_factory=ToyRecipe)
+    """How toy bases are trained."""
+    prepare: Prepare = field(default_factory=Prepare)
+    generate: Generate = field(default_factory=Generate)
+    pair: Pair = field(default_factory=Pair)
+    train: Train = field(default_factory=Train)
+    benchmarks: Benchmarks = field(default_factory=Benchmarks)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError("seeds: at least one, each once")
+        if len(self.models) not in (1, len(self.seeds)):
+            raise ConfigError(f"models: one, or one for each of the {len(self.seeds)} seeds, not {len(self.models)}")
+        if self.space.prompt_seeds and not hasattr(self.source, "seed"):
+            raise ConfigError(f"prompt_seeds: {type(self.source).__name__} samples nothing")
+        self.search.check(self.space, self.train)
+
+
+def objective(config: Sweep, benchmarks: list[Benchmark]) -> tuple[str, str]:
+    """Benchmark and metric. Raises: ConfigError."""
+    named = {benchmark.name: benchmark for benchmark in benchmarks}
+    if not named:
+        raise ConfigError("benchmarks: none is chosen, and the objective is a benchmark's metric")
+    name = config.benchmark or next(iter(named))
+    if name not in named:
+        raise ConfigError(f"benchmark {name}: must be one of {', '.join(named)}")
+    tally = named[name].tally({})
+    metrics = named[name].metrics(dict(zip(tally.names, tally.counts.sum(axis=0), strict=True)))
+    if config.metric not in metrics:
+        raise ConfigError(f"metric {config.metric!r}: {name} has {', '.join(metrics)}")
+    return name, config.metric
+
+
+def source_of(config: Sweep, seed: int | None) -> tuple[str, Any]:
+    """The name of the prompts, and their source with that seed."""
+    if seed is None:
+        return config.prompts, config.source
+    return f"{config.prompts}-seed{seed}", replace(config.source, seed=seed)  # type: ignore[arg-type]
+
+
+def command_of(config: Sweep, preset: str, point: Point, repeat: int, policy: Artifact) -> str:
+    """What trains a point's policy again: it finds the study's own, where that is still there."""
+    prompts, source = source_of(config, point.prompt_seed)
+    settled = replace(point, num_pairs=policy.counts["num_pairs"])
+    run = Full(
+        name=policy.name.removeprefix("policies/"),
+        prompts=prompts,
+        root=config.root,
+        model=config.models[repeat % len(config.models)],
+        source=source,
+        views=tuple(point.views),
+        toy=config.toy,
+        prepare=config.prepare,
+        generate=config.generate,
+        pair=config.pair,
+        train=settled.train(config.train, config.seeds[repeat]),
+        benchmarks=config.benchmarks,
+        evaluate=config.evaluate,
+    )
+    return shlex.join(["python", "jobs/full.py", preset, *words_of(FULL_PRESETS[preset], run)])
+
+
+def main(config: Sweep) -> None:
+    began = time.time()
+    store = Store(config.root)
+    store.check_writable()
+    for model in config.models:
+        check_start(store, model)
+    benchmarks = config.benchmarks.chosen()
+    sought = objective(config, benchmarks)
+    seeds = config.space.prompt_seeds or (None,)
+    prompts = {seed: prepare(config.prepare, store, *source_of(config, seed)) for seed in seeds}
+    tests = prepare_benchmarks(config.prepare, store, benchmarks)
+    answers = {seed: source_of(config, seed)[1].answers() for seed in seeds if isinstance(config.source, ToyWorld)}
+    with cluster():
+        join(spare_cpus=1)  # for the tasks beside an engine and a training run, on two cores
+        on_gpus = has_gpus()
+        capacity = resources()
+        if config.max_gpus:
+            capacity["GPU" if on_gpus else "CPU"] = config.max_gpus
+        check_room(config.generate, config.train, capacity, on_gpus)
+        models = config.models * len(config.seeds) if len(config.models) == 1 else config.models
+        bench = Bench(
+            store=store,
+            generate=config.generate,
+            pair=config.pair,
+            train=config.train,
+            evaluate=config.evaluate,
+            benchmarks=benchmarks,
+            tests=tests,
+            prompts=prompts,
+            starts=starting_models(store, models, config.toy),
+            seeds=config.seeds,
+            objective=sought,
+            capacity=capacity,
+            on_gpus=on_gpus,
+        )
+        asked = Asked(
+            name=config.name,
+            space=config.space,
+            search=config.search,
+            bench=bench,
+            test_time=config.test_time,
+            answers=answers,
+            command=" ".join(["python", *sys.argv]),
+            began=began,
+        )
+        preset = "toy" if any(map(is_toy, config.models)) else "llava-7b"  # from which it differs in fewest words
+        study(asked, store, partial(command_of, config, preset))
+
+
+TOY = Sweep(
+    name="toy",
+    prompts="toy-400",
+    models=("toy-1", "toy-2", "toy-3"),
+    source=ToyWorld(num_images=400),
+    space=Space(
+        views=("diffusion-100:900:200", "rand_flip", "random_resized_crop", "moco"),
+        swapped=("diffusion-300",),
+        betas=(0.1, 0.05, 0.5),
+        curve=(60, 125, 250),
+        curve_views=("diffusion-300", "diffusion-500"),
+    ),
+    metric="VQA accuracy",
+    generate=TOY_GENERATE,
+    train=replace(TOY_TRAIN, num_pairs=500, num_workers=1, zero_stage=0, trackers=()),
+    benchmarks=Benchmarks(toy_images=300, toy_cameras=("deployment",)),
+)
+PRESETS = {
+    "toy": TOY,
+    "llava-7b": Sweep(
+        name="llava-7b",
+        prompts="llava-mix",
+        models=("llava-1.5-7b-hf",),
+        source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
+        space=Space(views=("diffusion-100:900:100",), betas=(0.05, 0.1, 0.2)),
+        search=Search(scheduler="asha"),
+        metric="POPE accuracy",
+        generate=LLAVA_GENERATE,
+        train=replace(LLAVA_TRAIN, num_pairs=8000),
+        benchmarks=Benchmarks(pope="pope", pope_images="val2014"),
+    ),
+}
+
+if __name__ == "__main__":
+    run(main, PRESETS, "A scaling study of SeVa.")

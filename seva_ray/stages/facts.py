@@ -1,0 +1,143 @@
+"""What the artifacts of a study say beside its scores: how views differ, how long answers are, what it all cost."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.augmentations import CLEAN
+from seva_ray.report import StageTime
+from seva_ray.space import Point
+from seva_ray.stages.evaluate import compare, read_comparisons
+from seva_ray.stages.pair import lineage
+from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.workshop import Bench, Measured, Workshop
+from seva_ray.statistics import Comparison
+from seva_ray.storage import read_table
+from seva_ray.study import ViewFacts
+
+Found = Mapping[Point, Measured]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """Passes of a model over training prompts in one view."""
+
+    done: int
+    apart: int
+    """What the same policies would have taken, each with its own clean and rejected responses."""
+
+
+def passes_of(store: Store, measured: Found) -> Passes:
+    policies = {policy.name: (point, pairs) for point, pairs, policy in trained(measured)}
+    done = {name for _, pairs in policies.values() for name in list(pairs.recipe["inputs"])[1:]}
+    return Passes(done=len(done), apart=sum(1 + point.num_negatives for point, _ in policies.values()))
+
+
+def trained(measured: Found) -> Iterator[tuple[Point, Artifact, Artifact]]:
+    """Each policy with its point and pairs."""
+    for point, found in measured.items():
+        for pairs, policy in zip(found.pairs, found.policies, strict=True):
+            yield point, pairs, policy
+
+
+def view_facts(
+    store: Store, bench: Bench, measured: Found, answers: Mapping[int | None, Mapping[str, str]]
+) -> list[ViewFacts]:
+    """One for each view that pairs were made of alone, over all starting models and prompts."""
+    of_view: dict[str, dict[str, tuple[Artifact, int | None]]] = {}
+    for point, pairs, _ in trained(measured):
+        if point.num_negatives == 1:
+            of_view.setdefault(point.view, {})[pairs.name] = pairs, point.prompt_seed
+    return [facts(store, view, list(of_pairs.values()), answers) for view, of_pairs in of_view.items()]
+
+
+def facts(
+    store: Store,
+    view: str,
+    every: Sequence[tuple[Artifact, int | None]],
+    answers: Mapping[int | None, Mapping[str, str]],
+) -> ViewFacts:
+    judged: Counter[str] = Counter({"chosen right": 0, "rejected right": 0, "neither": 0})
+    chosen, rejected = Counter[int](), Counter[int]()
+    for pairs, seed in every:
+        right = answers.get(seed, {})
+        for row in kept_pairs(store, pairs):
+            (other,) = row["rejected"]
+            chosen[len(row["chosen_token_ids"])] += 1
+            rejected[len(other["token_ids"])] += 1
+            if answer := right.get(row["prompt_id"]):
+                sides = {"chosen right": row["chosen"], "rejected right": other["text"]}
+                judged[next((side for side, text in sides.items() if text.strip() == answer), "neither")] += 1
+    return ViewFacts(
+        view=view,
+        num_prompts=sum(pairs.counts["num_prompts"] for pairs, _ in every),
+        num_kept=sum(pairs.counts["verdicts"]["kept"] for pairs, _ in every),
+        judged=judged if any(answers.values()) else None,
+        chosen_tokens=by_length(chosen),
+        rejected_tokens=by_length(rejected),
+    )
+
+
+def kept_pairs(store: Store, pairs: Artifact) -> Iterator[dict[str, Any]]:
+    prompts, _, _ = lineage(store, pairs)
+    columns = ["prompt_id", "chosen", "chosen_token_ids", "rejected"]
+    for index in range(prompts.counts["num_shards"]):
+        yield from read_table(pairs.path("pairs", shard_name(index)), columns=columns).to_pylist()
+
+
+def by_length(lengths: Mapping[int, int]) -> list[int]:
+    """Place n counts what has length n."""
+    return [lengths.get(length, 0) for length in range(max(lengths, default=-1) + 1)]
+
+
+def tokens_of(store: Store, bench: Bench, model: str) -> list[int]:
+    """A model's responses to the objective's benchmark, by length."""
+    (tests,) = (
+        tests
+        for benchmark, tests in zip(bench.benchmarks, bench.tests, strict=True)
+        if benchmark.name == bench.objective[0]
+    )
+    responses = store.find(f"responses/{model}/{tests.name.removeprefix('prompts/')}/{CLEAN}")
+    lengths: Counter[int] = Counter()
+    for index in range(tests.counts["num_shards"]):
+        shard = read_table(responses.path(shard_name(index)), columns=["token_ids"])
+        lengths.update(map(len, shard["token_ids"].to_pylist()))
+    return by_length(lengths)
+
+
+def test_time_scores(workshop: Workshop, measured: Found) -> dict[str, list[Comparison]]:
+    """Augmentation without training: the first starting model on the objective's benchmark in each view, against
+    itself on the images as they are. Source: SeVa (arXiv 2404.10501), figure 2."""
+    bench = workshop.bench
+    start, views = bench.starts[0], list(dict.fromkeys(point.view for point in measured))
+    (place,) = (n for n, benchmark in enumerate(bench.benchmarks) if benchmark.name == bench.objective[0])
+    benchmark, tests = bench.benchmarks[place], bench.tests[place]
+    clean, *answers = workshop.responses([(start, tests, view) for view in (CLEAN, *views)])
+    return {
+        view: read_comparisons(
+            compare(bench.evaluate, bench.store, benchmark, tests, clean, responses, f"{start.name}+{view}")
+        )
+        for view, responses in zip(views, answers, strict=True)
+    }
+
+
+def seconds_of(store: Store, measured: Found, began: float) -> list[StageTime]:
+    """Machine time by stage, s: the sum over all that was made, much of it side by side."""
+    made: dict[str, dict[str, Artifact]] = {"generate": {}, "pair": {}, "train": {}, "evaluate": {}}
+    for _, pairs, policy in trained(measured):
+        made["generate"] |= {name: store.find(name) for name in list(pairs.recipe["inputs"])[1:]}
+        made["pair"][pairs.name] = pairs
+        made["train"][policy.name] = policy
+    names = {policy.name.removeprefix("policies/") for _, _, policy in trained(measured)}
+    scores = [name for name in store.names("scores") if name.rsplit("/", 1)[-1] in names]
+    made["evaluate"] = {name: store.find(name) for name in scores}
+    return [
+        StageTime(
+            stage=stage,
+            seconds=sum(item.seconds for item in items.values()),
+            reused=all(item.finished < began for item in items.values()),
+        )
+        for stage, items in made.items()
+    ]

@@ -1,0 +1,190 @@
+"""study: a sweep and all that follows from it -> the artifact `studies/<name>`.
+
+Writes every metric of every point (`table.parquet`, `table.csv`), the best policy with its model card (`best/`), and
+the page (`index.html`). All of it is read from the artifacts that the sweep left.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from io import BytesIO
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from seva_ray.artifacts import Artifact, Store, versions
+from seva_ray.space import SWAPPED, Point, Space
+from seva_ray.stages.export import Export, export
+from seva_ray.stages.facts import Passes, passes_of, seconds_of, test_time_scores, tokens_of, view_facts
+from seva_ray.stages.progress import say
+from seva_ray.stages.sweep import Outcome, Search, sweep
+from seva_ray.stages.workshop import Bench, Measured, Workshop
+from seva_ray.storage import exists, read_bytes, write_bytes
+from seva_ray.study import POINT_FIELDS, Row, StudyContent
+from seva_ray.study_report import render
+
+Answers = Mapping[str, str]
+"""Right answers by prompt_id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a study is about."""
+
+    name: str
+    space: Space
+    search: Search
+    bench: Bench
+    test_time: bool
+    """Whether the first starting model is also scored on the benchmark seen in each view, without training."""
+    answers: Mapping[int | None, Answers]
+    """Of the prompts, by the source's seed, where the source knows them."""
+    command: str
+    """What started it."""
+    began: float
+    """When, Unix time in s."""
+
+
+def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact], str]) -> Artifact:
+    """`command_of` a point, a repeat and its policy says how to train that again.
+
+    Raises: InputError where the cluster is too small.
+    """
+    bench = asked.bench
+    config = {"space": asked.space, "search": asked.search, "bench": bench.identity(), "test_time": asked.test_time}
+    inputs = {item.name: item for item in (*bench.prompts.values(), *bench.tests)}
+    artifact = store.open(f"studies/{asked.name}", config=config, inputs=list(inputs.values()))
+    if artifact.complete:
+        outcomes = [outcome_of(item) for item in json.loads(read_bytes(artifact.path("trials.json")))]
+    else:
+        outcomes = sweep(asked.search, asked.space, bench, asked.name, artifact.uri)
+        write_bytes(artifact.path("trials.json"), json.dumps([asdict(item) for item in outcomes], indent=1).encode())
+    workshop = Workshop(bench)
+    measured = {
+        point: workshop.measured(point)
+        for outcome in outcomes
+        for point in (replace(outcome.point, num_pairs=number) for number in outcome.num_pairs)
+    }
+    rows = [row for point, found in measured.items() for row in rows_of(point, found)]
+    rows += [Row(point=asdict(outcome.point), error=outcome.error) for outcome in outcomes if outcome.error]
+    passes = passes_of(store, measured)
+    content = StudyContent(
+        title=f"Study {asked.name}",
+        objective=bench.objective,
+        axes=asked.space.axes(bench.train),
+        rows=rows,
+        views=view_facts(store, bench, measured, asked.answers),
+        test_time=test_time_scores(workshop, measured) if asked.test_time else {},
+        passes_done=passes.done,
+        passes_apart=passes.apart,
+        summary=summary(rows, bench, passes, outcomes),
+        seconds=seconds_of(store, measured, asked.began),
+        config=artifact.recipe["config"],
+        versions=versions(),
+        command=asked.command,
+    )
+    best = best_of(rows, bench.objective)
+    if best:
+        found = measured[best]
+        repeat = best_repeat(found, bench.objective)
+        policy = found.policies[repeat].name.removeprefix("policies/")
+        where = artifact.path("best")
+        if not exists(where):
+            export(Export(to=where), store, policy)
+        content = replace(
+            content,
+            best=asdict(best),
+            best_command=command_of(best, repeat, found.policies[repeat]),
+            best_directory=where,
+            start_tokens=tokens_of(store, bench, bench.starts[repeat].name),
+            best_tokens=tokens_of(store, bench, policy),
+        )
+    write_tables(artifact, rows)
+    if not artifact.complete:
+        failed = sum(bool(outcome.error) for outcome in outcomes)
+        artifact = artifact.finish({"num_trials": len(outcomes), "num_failed": failed, "passes": asdict(passes)})
+    write_bytes(artifact.path("index.html"), render(content).encode())
+    for line in content.summary:
+        say(f"study: {line}")
+    say(f"study: {artifact.path('index.html')}")
+    return artifact
+
+
+def outcome_of(item: Mapping[str, Any]) -> Outcome:
+    return Outcome(**{**item, "point": Point(**item["point"])})
+
+
+def rows_of(point: Point, measured: Measured) -> list[Row]:
+    trained = sum(policy.counts["num_pairs"] for policy in measured.policies) / len(measured.policies)
+    return [
+        Row(
+            point=asdict(point),
+            benchmark=benchmark,
+            metric=found.metric,
+            start=found.start,
+            policy=found.policy,
+            difference=found.difference,
+            difference_low=found.difference_low,
+            difference_high=found.difference_high,
+            differences=found.differences,
+            trained_pairs=trained,
+        )
+        for benchmark, comparisons in measured.scores.items()
+        for found in comparisons
+    ]
+
+
+def best_of(rows: Sequence[Row], objective: tuple[str, str]) -> Point | None:
+    """The point of the greatest gain among those on the most pairs; the swap control is none. None: all failed."""
+    sought = [
+        row for row in rows if (row.benchmark, row.metric) == objective and not row.point["arm"].startswith(SWAPPED)
+    ]
+    most = max((row.point["num_pairs"] or 0 for row in sought), default=0)
+    last = [row for row in sought if (row.point["num_pairs"] or 0) == most and row.difference == row.difference]
+    return Point(**max(last, key=lambda row: row.difference).point) if last else None
+
+
+def best_repeat(measured: Measured, objective: tuple[str, str]) -> int:
+    """The one nearest to the mean: the highest would be the luckiest."""
+    benchmark, metric = objective
+    (row,) = (row for row in measured.scores[benchmark] if row.metric == metric)
+    return min(range(len(row.differences)), key=lambda repeat: abs(row.differences[repeat] - row.difference))
+
+
+def summary(rows: Sequence[Row], bench: Bench, passes: Passes, outcomes: Sequence[Outcome]) -> list[str]:
+    benchmark, metric = bench.objective
+    repeats = f"{len(bench.seeds)} repeats" if len(bench.seeds) > 1 else "one repeat"
+    starts = len({start.fingerprint for start in bench.starts})
+    lines = [
+        f"{len(outcomes)} points, {repeats} each" + (f", each from its own of {starts} models." if starts > 1 else ".")
+    ]
+    best = best_of(rows, bench.objective)
+    if best:
+        (row,) = (row for row in rows if row.point == asdict(best) and (row.benchmark, row.metric) == bench.objective)
+        lines.append(
+            f"Best: {best.label}: {metric} {row.start:.1f} -> {row.policy:.1f}, {row.difference:+.1f} "
+            f"[{row.difference_low:+.1f}, {row.difference_high:+.1f}] on {benchmark}."
+        )
+    failed = sum(bool(outcome.error) for outcome in outcomes)
+    if failed:
+        lines.append(f"{failed} of {len(outcomes)} points failed; the table says why.")
+    lines.append(
+        f"Generation: {passes.done} passes over training prompts; the same policies one by one would take "
+        f"{passes.apart}: {passes.apart - passes.done} saved."
+    )
+    return lines
+
+
+def write_tables(artifact: Artifact, rows: Sequence[Row]) -> None:
+    """A row for each metric of each point and number of pairs; a failed point has one row, with its error."""
+    flat = [
+        {name: row.point[name] for name in POINT_FIELDS} | {k: v for k, v in vars(row).items() if k != "point"}
+        for row in rows
+    ]
+    table = pa.Table.from_pylist([row | {"differences": json.dumps(list(row["differences"]))} for row in flat])
+    for name, write in (("table.parquet", pyarrow.parquet.write_table), ("table.csv", pyarrow.csv.write_csv)):
+        file = BytesIO()
+        write(table, file)
+        write_bytes(artifact.path(name), file.getvalue())

@@ -1,0 +1,187 @@
+"""sweep: a search space -> trials under Ray Tune, each measured by the workshop.
+
+Tune's own state lies in the study's artifact, so that a killed search goes on where it was: finished trials are not
+repeated, and what a killed one had made is found as artifacts.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import ray
+from ray import tune
+
+from seva_ray.dpo import Train
+from seva_ray.errors import ConfigError
+from seva_ray.fingerprints import execution
+from seva_ray.space import Point, Space
+from seva_ray.stages.progress import duration, listening
+from seva_ray.stages.trial import trial
+from seva_ray.stages.workshop import Bench, Workshop, check_room
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Which points of the space are tried, and for how long."""
+
+    method: Literal["grid", "random", "optuna"] = "grid"
+    """grid tries every point; random a sample of them; optuna proposes points by what it has seen (TPE)."""
+    num_points: int = 20
+    """Of random and optuna."""
+    scheduler: Literal["none", "asha", "median"] = "none"
+    """asha and median measure each point on few pairs first, and go on with more only where it is worth it."""
+    num_rungs: int = 3
+    """Of asha and median: on how many numbers of pairs a point is measured, the last of them being all."""
+    reduction: int = 2
+    """Of asha and median: each rung has so many times the pairs of the one before."""
+    seed: int = 0
+    """Of random and optuna."""
+    max_concurrent: int = execution(3)
+    """Trials at once. What they may use at once is decided by the cluster's size."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_points", 1), ("num_rungs", 1), ("reduction", 2), ("max_concurrent", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} {getattr(self, name)}: must be at least {least}")
+
+    def rungs(self, num_pairs: int | None) -> list[int | None]:
+        """The numbers of pairs that a point is measured on, the smallest first."""
+        if self.scheduler == "none":
+            return [num_pairs]
+        if num_pairs is None:
+            raise ConfigError(f"scheduler {self.scheduler}: needs a train.num_pairs, of which its rungs are parts")
+        first = max(1, num_pairs // self.reduction ** (self.num_rungs - 1))
+        rungs = [first * self.reduction**rung for rung in range(self.num_rungs - 1)]
+        return [*(rung for rung in rungs if rung < num_pairs), num_pairs]
+
+    def check(self, space: Space, train: Train) -> list[Point]:
+        """All points of the space. Raises: ConfigError where search and space do not fit."""
+        points = space.grid(train)
+        self.rungs(points[0].num_pairs)
+        if self.scheduler != "none" and len({point.num_pairs for point in points}) > 1:
+            raise ConfigError(f"num_pairs: scheduler {self.scheduler} turns it itself; give one number")
+        return points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One trial."""
+
+    point: Point
+    num_pairs: Sequence[int | None]
+    """What it was measured on before the scheduler stopped it, or all."""
+    error: str
+
+
+def sweep(search: Search, space: Space, bench: Bench, name: str, uri: str) -> list[Outcome]:
+    """Tries the points; Tune's state is kept under `uri`.
+
+    Raises: InputError where the cluster is too small for one training run or one engine.
+    """
+    check_room(bench.generate, bench.train, bench.capacity, bench.on_gpus)
+    with listening() as ear:
+        teller = Teller(ear, space.axes(bench.train), num_measures(search, space, bench))
+        with working(bench, teller, name) as workshop:
+            results = tuner(search, space, bench, workshop, uri).fit()
+    return [outcome(result) for result in results]
+
+
+def num_measures(search: Search, space: Space, bench: Bench) -> int:
+    """At most."""
+    points = space.grid(bench.train)
+    number = len(points) if search.method == "grid" else search.num_points
+    return min(number, len(points)) * len(search.rungs(points[0].num_pairs))
+
+
+class Teller:
+    """A line for each point that has been measured."""
+
+    def __init__(self, ear: Any, axes: Mapping[str, Sequence[Any]], num_measures: int):
+        self.ear, self.axes, self.num_measures = ear, axes, num_measures
+        self.num_done, self.began = 0, time.monotonic()
+
+    def __call__(self, point: Point, found: str) -> None:
+        self.num_done += 1
+        left = (time.monotonic() - self.began) / self.num_done * (self.num_measures - self.num_done)
+        what = point.differing(self.axes) + (f", {point.num_pairs:,} pairs" if point.num_pairs else "")
+        self.ear.tell.remote(
+            f"sweep: {self.num_done}/{self.num_measures}, at most {duration(left)} left; {what}: {found}"
+        )
+
+
+@contextmanager
+def working(bench: Bench, teller: Teller, name: str) -> Iterator[str]:
+    """A workshop as an actor; the name under which trials find it."""
+    found_as = f"workshop of {name}"
+    actor = ray.remote(Workshop).options(name=found_as, num_cpus=0, max_concurrency=1000).remote(bench, teller)
+    try:
+        ray.get(actor.ready.remote())
+        yield found_as
+    finally:
+        ray.kill(actor)
+
+
+def tuner(search: Search, space: Space, bench: Bench, workshop: str, uri: str) -> tune.Tuner:
+    # A trial itself takes nothing: a CPU would be missing from the workers. Tune does not allow nothing at all.
+    trainable = tune.with_resources(trial, {"cpu": 0, "memory": 1})
+    config = {"workshop": workshop, "point": choices(search, space, bench.train)}
+    if search.scheduler != "none":
+        config["rungs"] = search.rungs(space.axes(bench.train)["num_pairs"][0])
+    path = f"{uri}/tune/search"
+    if tune.Tuner.can_restore(path):
+        return tune.Tuner.restore(path, trainable=trainable, restart_errored=True, param_space=config)
+    return tune.Tuner(
+        trainable,
+        param_space=config,
+        tune_config=tune.TuneConfig(
+            metric="gain",
+            mode="max",
+            num_samples=search.num_points if search.method == "optuna" else 1,
+            search_alg=optuna_search(search) if search.method == "optuna" else None,
+            scheduler=scheduler(search, space, bench.train),
+            max_concurrent_trials=search.max_concurrent,
+            trial_name_creator=lambda trial: trial.trial_id,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="search", storage_path=f"{uri}/tune", verbose=0, failure_config=tune.FailureConfig(max_failures=2)
+        ),
+    )
+
+
+def choices(search: Search, space: Space, train: Train) -> Any:
+    if search.method == "grid":
+        return tune.grid_search([asdict(point) for point in space.grid(train)])
+    if search.method == "random":
+        return tune.grid_search([asdict(point) for point in space.sample(train, search.num_points, search.seed)])
+    return {name: tune.choice(list(values)) for name, values in space.axes(train).items()}
+
+
+def optuna_search(search: Search) -> Any:
+    from ray.tune.search.optuna import OptunaSearch
+
+    return OptunaSearch(seed=search.seed)
+
+
+def scheduler(search: Search, space: Space, train: Train) -> Any:
+    """Its time is the number of pairs: each rung is a whole training run on a part of the pairs of the next."""
+    if search.scheduler == "none":
+        return None
+    rungs = search.rungs(space.axes(train)["num_pairs"][0])
+    if search.scheduler == "median":
+        return tune.schedulers.MedianStoppingRule(time_attr="num_pairs", grace_period=rungs[0])
+    return tune.schedulers.AsyncHyperBandScheduler(
+        time_attr="num_pairs", max_t=rungs[-1], grace_period=rungs[0], reduction_factor=search.reduction
+    )
+
+
+def outcome(result: Any) -> Outcome:
+    point = Point(**result.config["point"])
+    history = result.metrics_dataframe
+    reports = [] if history is None else history.to_dict("records")
+    asked = [report["num_pairs"] or None for report in reports if not report["error"]]
+    told = [report["error"] for report in reports if report["error"]]
+    error = told[0] if told else str(result.error).strip().splitlines()[-1] if result.error else ""
+    return Outcome(point=point, num_pairs=asked, error=error)

@@ -1,0 +1,245 @@
+"""The workshop of a study: the one process in which its trials' work is done, each piece of it once.
+
+Trials ask it to `measure` a point. Their generation goes through one thread, in batches: what several ask for is made
+once, by one pool of engines. Training claims its workers' CPUs or GPUs whole, so that no two runs hold half of what
+they need. All results are artifacts with names that follow from their recipes: what exists is never made again.
+"""
+
+import gc
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.augmentations import CLEAN
+from seva_ray.benchmarks.base import Benchmark
+from seva_ray.dpo import Train
+from seva_ray.engines import VllmEngine
+from seva_ray.errors import UserError
+from seva_ray.fingerprints import fingerprint_of, identity
+from seva_ray.models import Model, model_of
+from seva_ray.space import Point
+from seva_ray.stages.evaluate import Evaluate, compare, read_tallies
+from seva_ray.stages.generate import Generate, generate_all, open_responses
+from seva_ray.stages.job import users_line
+from seva_ray.stages.lanes import Claim, Lanes, check_fits
+from seva_ray.stages.pair import Pair, pair
+from seva_ray.stages.reference import open_logps, reference
+from seva_ray.stages.train import open_policy, train
+from seva_ray.statistics import Repeated, repeated_bootstrap
+
+Work = tuple[Model, Artifact, str]
+"""A model's responses to prompts in a view."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Everything that the points of a study have in common."""
+
+    store: Store
+    generate: Generate
+    pair: Pair
+    train: Train
+    evaluate: Evaluate
+    benchmarks: Sequence[Benchmark]
+    tests: Sequence[Artifact]
+    """The benchmarks' prompts."""
+    prompts: Mapping[int | None, Artifact]
+    """By the source's seed; None is the source's own."""
+    starts: Sequence[Model]
+    """The starting model of each repeat."""
+    seeds: Sequence[int]
+    """The training seed of each repeat."""
+    objective: tuple[str, str]
+    """Benchmark and metric whose gain over the starting model is sought."""
+    capacity: Claim
+    """What the cluster has, or may grow to."""
+    on_gpus: bool
+
+    def identity(self) -> dict[str, Any]:
+        """What the study's numbers follow from, beside its inputs."""
+        return {
+            "generate": self.generate,
+            "pair": self.pair,
+            "train": self.train,
+            "evaluate": self.evaluate,
+            "starts": [start.fingerprint for start in self.starts],
+            "seeds": self.seeds,
+            "objective": self.objective,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A point on a number of pairs: what was trained in each repeat, and its scores."""
+
+    policies: Sequence[Artifact]
+    pairs: Sequence[Artifact]
+    scores: Mapping[str, Sequence[Repeated]]
+    """By benchmark."""
+
+
+class Workshop:
+    """Its methods may be called by many threads."""
+
+    def __init__(self, bench: Bench, tell: Callable[[Point, str], None] = lambda point, found: None):
+        """`tell` is called with every point that has been measured, and what was found."""
+        self.bench, self.tell = bench, tell
+        self.lanes = Lanes(bench.capacity)
+        self.asked: queue.SimpleQueue[tuple[Sequence[Work], Future[list[Artifact]]]] = queue.SimpleQueue()
+        self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self.repeats = ThreadPoolExecutor(64)
+        threading.Thread(target=self.answer_for_ever, daemon=True).start()
+
+    def ready(self) -> None:
+        """It is there."""
+
+    def measure(self, values: Mapping[str, Any], num_pairs: int | None) -> dict[str, Any]:
+        """What Tune is told; an error that a user can mend is a result, any other is raised."""
+        told = {"num_pairs": num_pairs or 0, "error": "", "gain": float("nan")}
+        point = replace(Point(**values), num_pairs=num_pairs)
+        try:
+            measured = self.measured(point)
+        except Exception as error:
+            line = users_line(error)
+            if line is None:
+                raise
+            self.tell(point, line)
+            return told | {"error": line}
+        benchmark, metric = self.bench.objective
+        row = next(row for row in measured.scores[benchmark] if row.metric == metric)
+        self.tell(point, f"{metric} {row.difference:+.1f} [{row.difference_low:+.1f}, {row.difference_high:+.1f}]")
+        return told | {"gain": row.difference}
+
+    def measured(self, point: Point) -> Measured:
+        """Every repeat trained and scored. What exists already is only read."""
+        made = list(self.repeats.map(lambda repeat: self.policy(point, repeat), range(len(self.bench.seeds))))
+        policies, pairs = [policy for policy, _ in made], [pairs for _, pairs in made]
+        return Measured(policies=policies, pairs=pairs, scores=self.scores([model_of(policy) for policy in policies]))
+
+    def policy(self, point: Point, repeat: int) -> tuple[Artifact, Artifact]:
+        """The point's policy in one repeat, and its pairs."""
+        bench = self.bench
+        start, prompts = bench.starts[repeat], bench.prompts[point.prompt_seed]
+        chosen, *rejected = self.responses([(start, prompts, view) for view in (CLEAN, *point.views)])
+        with self.alone(f"pairs of {start.name} {prompts.name} {point.views}"):
+            pairs = pair(bench.pair, bench.store, prompts, chosen, rejected)
+        config = settled(point.train(bench.train, bench.seeds[repeat]), pairs)
+        name, claim = policy_name(config, start, pairs), claim_of_training(config, bench.on_gpus)
+        with self.alone(name):
+            trained = open_policy(config, bench.store, name, start, pairs)
+            if trained.complete:
+                return trained, pairs
+            with self.alone(f"logps of {pairs.name}"):
+                if not open_logps(config, bench.store, start, pairs).complete:
+                    with self.lanes.hold(claim):
+                        reference(config, bench.store, start, pairs)
+            with self.lanes.hold(claim):
+                return train(config, bench.store, name, start, pairs), pairs
+
+    def scores(self, policies: Sequence[Model]) -> dict[str, list[Repeated]]:
+        """Each benchmark's metrics over the repeats, every policy beside its own start."""
+        bench = self.bench
+        asked = [
+            (model, tests, CLEAN)
+            for start, policy in zip(bench.starts, policies, strict=True)
+            for model in (start, policy)
+            for tests in bench.tests
+        ]
+        answers = iter(self.responses(asked))
+        found: dict[str, list[Artifact]] = {benchmark.name: [] for benchmark in bench.benchmarks}
+        for policy in policies:
+            sides = [[next(answers) for _ in bench.tests] for _ in range(2)]
+            for benchmark, tests, of_start, of_policy in zip(bench.benchmarks, bench.tests, *sides, strict=True):
+                name = policy.name
+                with self.alone(f"scores of {name}"):
+                    scores = compare(bench.evaluate, bench.store, benchmark, tests, of_start, of_policy, name)
+                found[benchmark.name].append(scores)
+        return {
+            benchmark.name: pooled(bench.evaluate, benchmark, found[benchmark.name]) for benchmark in bench.benchmarks
+        }
+
+    def responses(self, work: Sequence[Work]) -> list[Artifact]:
+        """Read where they are all there, else made by the one thread that generates."""
+        opened = [open_responses(self.bench.generate, self.bench.store, *item) for item in work]
+        if all(artifact.complete for artifact in opened):
+            return opened
+        answered: Future[list[Artifact]] = Future()
+        self.asked.put((work, answered))
+        return answered.result()
+
+    def answer_for_ever(self) -> None:
+        """What is waiting is generated together; where that fails, each by itself, so that the others have theirs."""
+        while True:
+            waiting = [self.asked.get()]
+            while not self.asked.empty():
+                waiting.append(self.asked.get())
+            if len(waiting) == 1 or not self.answer(waiting, last=False):
+                for item in waiting:
+                    self.answer([item], last=True)
+
+    def answer(self, waiting: Sequence[tuple[Sequence[Work], "Future[list[Artifact]]"]], last: bool) -> bool:
+        """Whether all have their answers; the error is told only where it is the last try."""
+        every = [item for work, _ in waiting for item in work]
+        try:
+            with self.lanes.hold(claim_of_generation(self.bench.generate, self.bench.capacity, self.bench.on_gpus)):
+                answers = iter(generate_all(self.bench.generate, self.bench.store, every))
+        except Exception as error:
+            line = users_line(error)
+            told = UserError(line) if line else RuntimeError(f"generation failed: {error!r}")
+            error.__traceback__ = None
+        else:
+            for work, answered in waiting:
+                answered.set_result([next(answers) for _ in work])
+            return True
+        gc.collect()  # what the error still held has engines in it, which hold their CPUs
+        if last:
+            for _, answered in waiting:
+                answered.set_exception(told)
+        return False
+
+    @contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """One thread at a time makes one thing; the others find it made."""
+        with self.locks[what]:
+            yield
+
+
+def pooled(config: Evaluate, benchmark: Benchmark, scores: Sequence[Artifact]) -> list[Repeated]:
+    starts, policies = zip(*(read_tallies(item) for item in scores), strict=True)
+    return repeated_bootstrap(starts, policies, benchmark.metrics, num_resamples=config.num_resamples, seed=config.seed)
+
+
+def settled(config: Train, pairs: Artifact) -> Train:
+    """With no more pairs than there are: two limits that are both above that are one run."""
+    there = pairs.counts["verdicts"]["kept"]
+    return replace(config, num_pairs=there if config.num_pairs is None else min(config.num_pairs, there))
+
+
+def policy_name(config: Train, start: Model, pairs: Artifact) -> str:
+    """Follows from the recipe: the same policy in any study is one policy."""
+    recipe = {"train": identity(config), "model": start.fingerprint, "pairs": pairs.fingerprint}
+    return f"{start.name}-{fingerprint_of(recipe)}"
+
+
+def claim_of_training(config: Train, on_gpus: bool) -> Claim:
+    return {"GPU" if on_gpus else "CPU": config.num_workers}
+
+
+def claim_of_generation(config: Generate, capacity: Claim, on_gpus: bool) -> Claim:
+    """Engines as many as there may be, as far as the cluster goes; without GPUs also a CPU for what prepares images."""
+    if on_gpus:
+        each = config.engine.tensor_parallel_size if isinstance(config.engine, VllmEngine) else 1
+        return {"GPU": max(each * config.min_engines, min(each * config.max_engines, capacity.get("GPU", 0)))}
+    return {"CPU": 1 + max(config.min_engines, min(config.max_engines, capacity.get("CPU", 0) - 1))}
+
+
+def check_room(generate: Generate, train: Train, capacity: Claim, on_gpus: bool) -> None:
+    """Raises: InputError where the cluster is too small for one training run, or for one engine."""
+    check_fits("a training run", claim_of_training(train, on_gpus), capacity)
+    check_fits("an engine and what feeds it", claim_of_generation(generate, capacity, on_gpus), capacity)

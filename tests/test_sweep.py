@@ -1,0 +1,161 @@
+"""A study, run as a user runs it: killed in the middle, gone on with, reported, and its best policy trained again."""
+
+import contextlib
+import csv
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from seva_ray.artifacts import Store
+
+JOBS = Path(__file__).parent.parent / "jobs"
+
+
+def command(root: Path, model: str, name: str, *extra: str) -> list[str]:
+    return [
+        sys.executable, str(JOBS / "sweep.py"), "--root", str(root), "--name", name, "--prompts", "toy",
+        "--models", model, "--seeds", "0", "1", "--space.views", "diffusion-600", "--space.swapped",
+        "--space.curve", "--space.curve-views", "--search.num-rungs", "2", "--train.num-pairs", "96",
+        "--benchmarks.toy-images", "20", "--prepare.shard-size", "64", *extra,
+        "source:toy-world", "--source.num-images", "40",
+    ]  # fmt: skip
+
+
+def run(words: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(words, capture_output=True, text=True, timeout=600)
+
+
+def policies(root: Path) -> dict[Path, int]:
+    """Finished ones, and when."""
+    return {path: path.stat().st_mtime_ns for path in root.glob("policies/*/record.json")}
+
+
+def wait_for(number: int, root: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 400
+    while len(policies(root)) < number:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def is_trial(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "ImplicitFunc" in " ".join(process.cmdline())
+    return False
+
+
+@pytest.fixture(scope="module")
+def root(trained_toy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study whose trials were killed, then its driver with all that it had started; then run to its end."""
+    root = tmp_path_factory.mktemp("runs")
+    words = command(
+        root, trained_toy, "small", "--space.views", "diffusion-600", "pad-0", "--space.betas", "0.1", "0.3",
+        "--search.scheduler", "asha",
+    )  # fmt: skip
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        wait_for(1, root, process)
+        trials = [child for child in psutil.Process(process.pid).children(recursive=True) if is_trial(child)]
+        assert trials
+        for trial in trials:
+            trial.kill()
+        wait_for(2, root, process)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert not (root / "studies" / "small" / "record.json").exists()
+    before = policies(root)
+    again = run(words)
+    assert again.returncode == 0, again.stderr
+    assert before.items() <= policies(root).items(), "what was finished is not done again"
+    return root
+
+
+def rows(root: Path, name: str) -> list[dict[str, str]]:
+    with (root / "studies" / name / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_point_ends_with_an_interval_or_with_its_error(root: Path):
+    found = rows(root, "small")
+    sought = [row for row in found if row["metric"] == "VQA accuracy"]
+    assert {(row["arm"], row["beta"]) for row in sought} == {("diffusion-600", "0.1"), ("diffusion-600", "0.3")}
+    for row in sought:
+        assert float(row["difference_low"]) <= float(row["difference"]) <= float(row["difference_high"])
+        assert len(json.loads(row["differences"])) == 2
+    failed = [row for row in found if row["error"]]
+    assert {row["arm"] for row in failed} == {"pad-0"}
+    assert all("no pair is left" in row["error"] for row in failed)
+    counts = Store(str(root)).find("studies/small").counts
+    assert counts["num_trials"] == 4
+    assert counts["num_failed"] == 2
+
+
+def test_halving_leaves_the_worse_point_on_few_pairs(root: Path):
+    on_pairs = {(row["beta"], row["num_pairs"]) for row in rows(root, "small") if row["metric"] == "VQA accuracy"}
+    assert {pairs for _, pairs in on_pairs} == {"48", "96"}
+    assert {beta for beta, pairs in on_pairs if pairs == "48"} == {"0.1", "0.3"}
+
+
+def test_each_view_was_generated_once_for_all_points(root: Path, trained_toy: str):
+    generated = {path.name for path in (root / "responses" / Path(trained_toy).name / "toy").iterdir()}
+    assert generated == {"clean", "diffusion-600", "pad-0"}
+    passes = Store(str(root)).find("studies/small").counts["passes"]
+    assert passes["done"] == 2
+    assert passes["apart"] == 2 * len(policies(root))
+
+
+def test_its_page_names_the_best_and_the_views_without_training(root: Path):
+    page = (root / "studies" / "small" / "index.html").read_text()
+    assert "Content-Security-Policy" in page
+    assert "no pair is left" in page
+    for view in ("diffusion-600", "pad-0"):
+        assert (root / "scores" / "toy-test-deployment-2024-20" / f"toy-base+{view}" / "record.json").exists()
+
+
+def test_the_best_policy_is_exported_and_its_command_finds_the_same_policy(root: Path):
+    best = root / "studies" / "small" / "best"
+    assert {"README.md", "config.json", "model.safetensors"} <= {path.name for path in best.iterdir()}
+    page = (root / "studies" / "small" / "index.html").read_text()
+    (words,) = re.findall(r"python jobs/full\.py [^<]+", page)
+    before = policies(root)
+    words = words.replace("&#39;", "'").replace("&#34;", '"').replace("&amp;", "&")
+    again = run([sys.executable, str(JOBS / "full.py"), *shlex.split(words)[2:]])
+    assert again.returncode == 0, again.stderr
+    assert policies(root) == before
+    assert not re.search(r"^(train|reference|pair)", again.stderr, re.MULTILINE), again.stderr
+
+
+def test_another_beta_generates_nothing_but_the_answers_to_the_benchmark(root: Path, trained_toy: str):
+    training = root / "responses" / Path(trained_toy).name
+    before = {path: path.stat().st_mtime_ns for path in training.rglob("*")}
+    done = run(command(root, trained_toy, "other", "--seeds", "0", "--space.betas", "0.2", "--no-test-time"))
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in training.rglob("*")} == before
+    assert Store(str(root)).find("studies/other").counts["num_failed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--train.num-workers", "12"], r"error: a training run: needs 12 CPU, and the cluster has \d+"),
+        (["--metric", "luck"], r"error: metric 'luck': toy-test-deployment-2024-20 has VQA accuracy, "),
+        (["--models", "toy-1", "toy-2", "toy-3"], "error: models: one, or one for each of the 2 seeds, not 3"),
+        (["--search.scheduler", "asha", "--space.num-pairs", "10", "20"], "error: num_pairs: scheduler asha turns it"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line_before_anything_runs(tmp_path, trained_toy, words, line):
+    done = run(command(tmp_path, trained_toy, "wrong", *words))
+    assert done.returncode == 2
+    assert re.match(line, done.stderr.splitlines()[-1]), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "responses").exists()

@@ -1,0 +1,89 @@
+"""The workshop of a study: what several trials ask for is made once, and what fails harms no other."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from seva_ray.artifacts import Store
+from seva_ray.dpo import Train
+from seva_ray.engines import FakeEngine
+from seva_ray.errors import UserError
+from seva_ray.models import Model
+from seva_ray.sources import ToyWorld
+from seva_ray.stages.evaluate import Evaluate
+from seva_ray.stages.generate import Generate
+from seva_ray.stages.pair import Pair
+from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.workshop import Bench, Workshop, claim_of_generation, settled
+
+MODEL = Model(name="fake", directory="nowhere", fingerprint="fake")
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def bench(ray_cluster: None, tmp_path: Path, journal: Path) -> Bench:
+    store = Store(str(tmp_path / "runs"))
+    return Bench(
+        store=store,
+        generate=Generate(engine=FakeEngine(journal=str(journal), seconds_per_request=0.02)),
+        pair=Pair(),
+        train=Train(),
+        evaluate=Evaluate(),
+        benchmarks=[],
+        tests=[],
+        prompts={None: prepare(Prepare(shard_size=8), store, "toy", ToyWorld(num_images=4))},
+        starts=[MODEL],
+        seeds=[0],
+        objective=("", ""),
+        capacity={"CPU": 2},
+        on_gpus=False,
+    )
+
+
+def test_what_several_ask_for_at_once_is_generated_once(bench: Bench, journal: Path):
+    workshop, prompts = Workshop(bench), bench.prompts[None]
+    views = ["clean", "diffusion-300", "diffusion-600"]
+    with ThreadPoolExecutor(6) as trials:
+        asked = [[(MODEL, prompts, view) for view in ("clean", views[1 + n % 2])] for n in range(6)]
+        answered = list(trials.map(workshop.responses, asked))
+    for work, artifacts in zip(asked, answered, strict=True):
+        assert [artifact.name.rsplit("/", 1)[-1] for artifact in artifacts] == [view for _, _, view in work]
+    served = Counter(line.split()[2] for line in journal.read_text().splitlines())
+    assert set(served.values()) == {len(views)}, "each prompt once in each view"
+
+
+def test_one_that_fails_tells_its_asker_and_the_others_have_their_answers(bench: Bench):
+    workshop, prompts = Workshop(bench), bench.prompts[None]
+    broken = replace(prompts, uri=f"{prompts.uri}-gone", name="prompts/gone")
+    with ThreadPoolExecutor(2) as trials:
+        bad = trials.submit(workshop.responses, [(MODEL, broken, "clean")])
+        good = trials.submit(workshop.responses, [(MODEL, prompts, "clean")])
+        assert good.result(120)[0].complete
+        with pytest.raises((UserError, RuntimeError)):
+            bad.result(120)
+    (later,) = workshop.responses([(MODEL, prompts, "diffusion-300")])
+    assert later.complete, "the engines of the failed pool gave their CPUs back"
+
+
+def test_a_limit_above_the_pairs_that_there_are_is_the_same_run_as_none(bench: Bench, tmp_path: Path):
+    store = Store(str(tmp_path / "pairs"))
+    pairs = store.open("pairs/x", config={}).finish({"verdicts": {"kept": 43}})
+    limits = [settled(Train(num_pairs=limit), pairs).num_pairs for limit in (None, 43, 96, 20)]
+    assert limits == [43, 43, 43, 20]
+
+
+def test_a_pool_claims_as_much_as_it_may_grow_to_and_never_more_than_there_is():
+    generate = Generate(min_engines=1, max_engines=4)
+    assert claim_of_generation(generate, {"CPU": 16}, on_gpus=False) == {"CPU": 5}
+    assert claim_of_generation(generate, {"CPU": 3}, on_gpus=False) == {"CPU": 3}
+    assert claim_of_generation(generate, {"CPU": 1}, on_gpus=False) == {"CPU": 2}, "which is more than there is"
+    sharded = replace(generate, engine=replace(generate.engine, tensor_parallel_size=2))  # type: ignore[call-arg]
+    assert claim_of_generation(sharded, {"GPU": 6}, on_gpus=True) == {"GPU": 6}
+    assert claim_of_generation(sharded, {"GPU": 16}, on_gpus=True) == {"GPU": 8}
