@@ -84,6 +84,6 @@ def test_a_pool_claims_as_much_as_it_may_grow_to_and_never_more_than_there_is():
     assert claim_of_generation(generate, {"CPU": 16}, on_gpus=False) == {"CPU": 5}
     assert claim_of_generation(generate, {"CPU": 3}, on_gpus=False) == {"CPU": 3}
     assert claim_of_generation(generate, {"CPU": 1}, on_gpus=False) == {"CPU": 2}, "which is more than there is"
-    sharded = replace(generate, engine=replace(generate.engine, tensor_parallel_size=2))  # type: ignore[call-arg]
+    sharded = replace(generate, engine=replace(generate.engine, tensor_parallel_size=2))  # type: ignore[arg-type]
     assert claim_of_generation(sharded, {"GPU": 6}, on_gpus=True) == {"GPU": 6}
     assert claim_of_generation(sharded, {"GPU": 16}, on_gpus=True) == {"GPU": 8}
