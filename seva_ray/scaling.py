@@ -1,8 +1,8 @@
 """How a score grows with the number of pairs: a saturating power law through measured points, and what more would give.
 
 score(n) = a - b * n^(-c), with b >= 0 and c > 0: from a lower score, ever slower towards a.
-Source: Hestness et al., Deep Learning Scaling is Predictable, Empirically, 2017 (arXiv 1712.00409), section 2; Rosenfeld et
-al., A Constructive Prediction of the Generalization Error Across Scales, 2019 (arXiv 1909.12673), section 5.
+Source: Hestness et al., Deep Learning Scaling is Predictable, Empirically, 2017 (arXiv 1712.00409); Rosenfeld et al.,
+A Constructive Prediction of the Generalization Error Across Scales, 2019 (arXiv 1909.12673). Theirs is of an error.
 """
 
 import math

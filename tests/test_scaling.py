@@ -1,4 +1,5 @@
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from seva_ray.scaling import Z_95, Measurement, ScalingLaw, fit
 SIZES = (125, 250, 500, 1000)
 
 
-def measurements(scores: dict[float, float], half_width: float) -> list[Measurement]:
+def measurements(scores: Mapping[int, float], half_width: float) -> list[Measurement]:
     return [Measurement(num_pairs=size, score=score, half_width=half_width) for size, score in scores.items()]
 
 
@@ -16,7 +17,7 @@ def truth(size: float) -> float:
     return 80 - 60 * size**-0.5
 
 
-def law(scores: dict[float, float], half_width: float = 1.0) -> ScalingLaw:
+def law(scores: Mapping[int, float], half_width: float = 1.0) -> ScalingLaw:
     found = fit(measurements(scores, half_width))
     assert found is not None
     return found
