@@ -25,6 +25,8 @@ WIDTH = 11.2
 LOOKS = ((BLUE, "o", "-"), (ORANGE, "s", "--"), ("#009E73", "^", "-."), ("#AA4499", "D", ":"))
 """Colour, marker and dash of each line of a figure: told apart without colours too."""
 COLUMNS = 4
+ROOM = 14
+"""Arms in one row of panels."""
 MAX_LETTERS = 48
 """Of a label; without a limit, one could leave no room for the figure."""
 
@@ -75,33 +77,80 @@ def against_strength(
 
     `level` is the starting model's score.
     """
-    panels = _panels(sorted({arm for item in series for arm in item.marks}, key=order_of_arm))
-    sizes = [max(3, len(arms)) for _, arms in panels]
-    bars = any(math.isfinite(mark.low) for item in series for mark in item.marks.values())
-    spread = 0.11 if bars else 0.0  # of the distance between arms, so that bars do not cover each other
-    figure = Figure(figsize=(min(WIDTH, 2 + 0.75 * sum(sizes)), height), layout="constrained")
-    every = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=sizes)[0]
-    for axes, (name, arms) in zip(every, panels, strict=True):
-        places = [(strength(arm)[1] or 0.0) if name else float(place) for place, arm in enumerate(arms)]
-        gap = (max(places) - min(places)) / max(1, len(places) - 1) if name else 1.0
-        if level is not None:
-            axes.axhline(level, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), label="starting model")
-        for number, item in enumerate(series):
-            shift = (number - (len(series) - 1) / 2) * spread * gap
-            drawn = [(place + shift, item.marks[arm]) for place, arm in zip(places, arms) if arm in item.marks]
-            _draw(axes, drawn, number, item.label, joined=bool(name))
-        style(axes, _dial(name), plain(unit) if axes is every[0] else "")
-        axes.margins(x=0.08)
-        if not name:
-            _name_ticks(axes, places, arms)
-        elif len(places) <= 10:
-            axes.set_xticks(places)
+    rows = _rows(_panels(sorted({arm for item in series for arm in item.marks}, key=order_of_arm)))
+    widest = max(sum(map(_width, row)) for row in rows)
+    slanted = 0.9 if any(not name and _is_slanted(arms) for row in rows for name, arms in row) else 0.0
+    size = (min(WIDTH, 2 + 0.75 * widest), height * len(rows) + slanted)
+    figure = Figure(figsize=size, layout="constrained")
+    parts = figure.subfigures(
+        len(rows), 1, squeeze=False, height_ratios=[*[height] * (len(rows) - 1), height + slanted]
+    )
+    every: list[Axes] = []
+    for part, row in zip(parts[:, 0], rows, strict=True):
+        beside = part.subplots(1, len(row), squeeze=False, width_ratios=[_width(panel) for panel in row])[0]
+        for axes, (name, arms) in zip(beside, row, strict=True):
+            if level is not None:
+                axes.axhline(level, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), label="starting model")
+            _panel(axes, name, arms, series)
+            style(axes, _dial(name), plain(unit) if axes is beside[0] else "")
+            axes.tick_params(labelleft=axes is beside[0])
+            if every:
+                axes.sharey(every[0])
+            every.append(axes)
+    every[0].autoscale_view(scalex=False)
     if bottom is not None:
         every[0].set_ylim(bottom=bottom)
-    handles, labels = every[0].get_legend_handles_labels()
+    labelled = [axes.get_legend_handles_labels() for axes in every]
+    handles = {label: handle for found in reversed(labelled) for handle, label in zip(*found)}
     if len(handles) > 1:
-        figure.legend(handles, labels, loc="outside upper left", ncols=5, frameon=False, fontsize=10, labelcolor=INK)
+        looks = {"ncols": 5, "frameon": False, "fontsize": 10, "labelcolor": INK}
+        parts[0, 0].legend(handles.values(), handles.keys(), loc="outside upper left", **looks)
     return figure
+
+
+def _panel(axes: Axes, name: str, arms: Sequence[str], series: Sequence[Series]) -> None:
+    places = [(strength(arm)[1] or 0.0) if name else float(place) for place, arm in enumerate(arms)]
+    gap = (max(places) - min(places)) / max(1, len(places) - 1) if name else 1.0
+    bars = any(math.isfinite(mark.low) for item in series for mark in item.marks.values())
+    spread = 0.11 * gap if bars else 0.0  # so that bars do not cover each other
+    for number, item in enumerate(series):
+        shift = (number - (len(series) - 1) / 2) * spread
+        drawn = [(place + shift, item.marks[arm]) for place, arm in zip(places, arms) if arm in item.marks]
+        _draw(axes, drawn, number, item.label, joined=bool(name))
+    axes.margins(x=0.08)
+    if name:
+        axes.set_xticks(_apart(places, 0.07 * (max(places) - min(places))))
+    else:
+        turn = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if _is_slanted(arms) else {}
+        axes.set_xticks(places, [plain(arm) for arm in arms], **turn)
+        axes.set_xlim(-0.6, len(arms) - 0.4)
+
+
+def _apart(places: Sequence[float], distance: float) -> list[float]:
+    """Places without those too near to the one before."""
+    kept: list[float] = []
+    for place in places:
+        if not kept or place - kept[-1] >= distance:
+            kept.append(place)
+    return kept
+
+
+def _is_slanted(arms: Sequence[str]) -> bool:
+    return len(arms) > 4 or sum(map(len, arms)) > 60
+
+
+def _width(panel: tuple[str, Sequence[str]]) -> int:
+    return max(3, len(panel[1]))
+
+
+def _rows(panels: Sequence[tuple[str, list[str]]]) -> list[list[tuple[str, list[str]]]]:
+    """Panels side by side as long as they have room."""
+    rows: list[list[tuple[str, list[str]]]] = [[]]
+    for panel in panels:
+        if rows[-1] and sum(map(_width, rows[-1])) + _width(panel) > ROOM:
+            rows.append([])
+        rows[-1].append(panel)
+    return rows
 
 
 def _panels(arms: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -141,14 +190,6 @@ def _bars(axes: Axes, drawn: Sequence[tuple[float, Mark]], color: str) -> None:
             axes.plot([place, place], [mark.low, mark.high], color=color, linewidth=1.3, alpha=0.75)
 
 
-def _name_ticks(axes: Axes, places: Sequence[float], arms: Sequence[str]) -> None:
-    slanted = sum(map(len, arms)) > 60 or len(arms) > 4
-    axes.set_xticks(
-        places, [plain(arm) for arm in arms], rotation=30 if slanted else 0, ha="right" if slanted else "center"
-    )
-    axes.set_xlim(min(places) - 0.6, max(places) + 0.6)
-
-
 def against_pairs(growths: Sequence[Growth], unit: str, level: float) -> Figure:
     """A panel for each arm: scores on a logarithmic axis of pairs, and the fitted law with its band."""
     figure, every = grid(len(growths), row_height=2.15, sharey=True, sharex=True)
@@ -176,10 +217,7 @@ def against_pairs(growths: Sequence[Growth], unit: str, level: float) -> Figure:
 
 def _ticks_of_pairs(axes: Axes, sizes: Sequence[float]) -> None:
     """A tick at each number that stands apart from the one before it, and at twice the largest."""
-    ticks: list[float] = []
-    for size in [*sizes, 2 * sizes[-1]]:
-        if not ticks or size > 1.7 * ticks[-1]:
-            ticks.append(size)
+    ticks = [float(np.exp(place)) for place in _apart(np.log([*sizes, 2 * sizes[-1]]), np.log(1.7))]
     axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     axes.set_xlim(sizes[0] / 1.15, 2.3 * sizes[-1])
     axes.xaxis.set_minor_locator(NullLocator())

@@ -52,6 +52,7 @@ def render(content: StudyContent) -> str:
         metric=metric,
         best=next((row for row in best if (row.benchmark, row.metric) == content.objective), None),
         best_point=_described(content, content.best or {}),
+        num_candidates=sum(not row.point["arm"].startswith(SWAPPED) for row in finals),
         others=_others(content, best),
         strength=_image(_strength(content, finals)),
         held=_held(content, "arm", "beta"),

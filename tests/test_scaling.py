@@ -42,7 +42,7 @@ def test_the_interval_of_the_gain_holds_the_truth_in_about_95_of_100_repeats(siz
         found = fit(measurements(scores, half), num_resamples=300, num_places=2)
         assert found is not None
         num_covered += found.gain_low <= gain <= found.gain_high
-    assert 85 <= num_covered <= 100
+    assert 85 <= num_covered < 100  # an interval that always holds it is too wide
 
 
 def test_a_wider_interval_of_the_points_is_a_wider_interval_of_the_gain() -> None:

@@ -36,6 +36,16 @@ def test_a_dial_with_one_value_has_no_panel_and_each_other_dial_its_own() -> Non
     assert [label.get_text() for label in beside.get_xticklabels()] == ["pad-20", "moco"]
 
 
+def test_many_views_get_a_row_of_their_own_with_the_same_scores() -> None:
+    arms = [*(f"diffusion-{step}" for step in STEPS), *(f"view{number}" for number in range(16))]
+    series = [Series(label="kept", marks={arm: Mark(value=place) for place, arm in enumerate(arms)})]
+    dial, beside = study_plots.against_strength(series, "%").axes
+    assert dial.get_ylim() == beside.get_ylim()
+    assert dial.get_ylim()[0] <= 0 < len(arms) - 1 <= dial.get_ylim()[1]
+    tops = [axes.figure.bbox.y1 for axes in (dial, beside)]
+    assert tops[0] > tops[1]
+
+
 def test_a_point_that_was_stopped_early_is_hollow() -> None:
     marks = {"diffusion-100": Mark(value=1.0, hollow=True), "diffusion-500": Mark(value=2.0)}
     (axes,) = study_plots.against_strength([Series(label="l", marks=marks)], "%").axes
