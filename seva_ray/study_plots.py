@@ -217,7 +217,7 @@ def against_pairs(growths: Sequence[Growth], unit: str, level: float) -> Figure:
 
 def _ticks_of_pairs(axes: Axes, sizes: Sequence[float]) -> None:
     """A tick at each number that stands apart from the one before it, and at twice the largest."""
-    ticks = [float(np.exp(place)) for place in _apart(np.log([*sizes, 2 * sizes[-1]]), np.log(1.7))]
+    ticks = [float(np.exp(place)) for place in _apart(np.log([*sizes, 2 * sizes[-1]]).tolist(), np.log(1.7))]
     axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     axes.set_xlim(sizes[0] / 1.15, 2.3 * sizes[-1])
     axes.xaxis.set_minor_locator(NullLocator())

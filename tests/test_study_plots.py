@@ -5,10 +5,13 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from seva_ray import study_plots, study_views
+from seva_ray.curves import svg_of
 from seva_ray.space import SWAPPED
 from seva_ray.study import ViewFacts
 from seva_ray.study_plots import Mark, Series
 from tests.studies import ARMS, START, STEPS, row
+
+CONTROLS = [f"{SWAPPED}diffusion-{step}" for step in (500, 800)]
 
 
 def texts(figure: Figure) -> list[str]:
@@ -29,11 +32,11 @@ def test_strengths_stand_at_their_place_and_all_other_views_beside_them() -> Non
 
 
 def test_a_dial_with_one_value_has_no_panel_and_each_other_dial_its_own() -> None:
-    arms = ("diffusion-500", "diffusion-800", "pad-20", "random_rotation-30", "random_rotation-90", "moco")
+    arms = ("diffusion-500", "diffusion-800", "pad-20", "random_rotation-30", "random_rotation-90", "moco", *CONTROLS)
     series = [Series(label="kept", marks={arm: Mark(value=1.0) for arm in arms})]
     *dials, beside = study_plots.against_strength(series, "%").axes
     assert [axes.get_xlabel() for axes in dials] == ["noise step of diffusion", "strength of random_rotation"]
-    assert [label.get_text() for label in beside.get_xticklabels()] == ["pad-20", "moco"]
+    assert [label.get_text() for label in beside.get_xticklabels()] == ["pad-20", "moco", *CONTROLS]
 
 
 def test_many_views_get_a_row_of_their_own_with_the_same_scores() -> None:
@@ -81,17 +84,25 @@ def test_shares_are_of_prompts_and_of_judged_pairs() -> None:
     }
 
 
+def test_a_dollar_in_a_label_is_no_mathematics() -> None:
+    label = r"$\frac{$"
+    series = [Series(label=label + side, marks={label: Mark(value=1.0)}) for side in "ab"]
+    assert svg_of(study_plots.against_strength(series, label)).startswith(b"<?xml")
+
+
 def test_lengths_have_their_means_and_add_up_to_100() -> None:
-    figure = study_views.lengths({"moco": ([0, 0, 5, 5], [0] * 80 + [10])}, ("chosen", "rejected"), "% of pairs")
-    assert {"moco", "chosen, mean 2.5", "rejected, mean 80.0"} <= set(texts(figure))
+    figure = study_views.lengths(
+        {"moco": ([0, 0, 5, 5], [0] * 5 + [999] + [0] * 94 + [1])}, ("chosen", "rejected"), "% of pairs"
+    )
+    assert {"moco", "chosen, mean 2.5", "rejected, mean 5.1"} <= set(texts(figure))
     outlines = [patch for patch in figure.axes[0].patches if not patch.get_fill()]
     assert [sum(patch.get_data().values) for patch in outlines] == pytest.approx([100, 100])
 
 
 def test_a_panel_of_pairs_reaches_to_twice_the_largest_number() -> None:
     rows = [row(place, num_pairs=size) for place, size in enumerate((125, 250, 500))]
-    figure = study_plots.against_pairs([study_plots.Growth(arm="moco", rows=rows, law=None)], "f1, %", START)
+    figure = study_plots.against_pairs([study_plots.Growth(arm="moco", rows=rows, law=None)], "f1, %", START - 5)
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_xticklabels()] == ["125", "250", "500", "1,000"]
     assert axes.get_xlim()[1] > 1000
-    assert axes.get_ylim()[0] < START - 1.2 < START + 3.2 < axes.get_ylim()[1]
+    assert axes.get_ylim()[0] < START - 5 < START + 3.2 < axes.get_ylim()[1]
