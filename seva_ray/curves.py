@@ -117,9 +117,14 @@ def _draw(panel: Panel, drawn: Sequence[tuple[Line, np.ndarray]], smoothed: bool
             axes.plot(steps, _running_mean(values), color=line.color, linewidth=2.0, label=line.label)
         else:
             axes.plot(steps, values, color=line.color, linewidth=1.8, marker="o", markersize=3.5, label=line.label)
-    _style(axes, panel.unit)
+    style(axes, "step", panel.unit)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if len(drawn) > 1:
         axes.legend(frameon=False, fontsize=10, labelcolor=INK)
+    return svg_of(figure)
+
+
+def svg_of(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
@@ -134,12 +139,11 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     return (sums[last] - sums[first]) / (last - first)
 
 
-def _style(axes: Axes, unit: str) -> None:
+def style(axes: Axes, x_label: str, y_label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#b7bfca")
     axes.grid(axis="y", color="#e6e9ee", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=10)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel("step", fontsize=10, color=MUTED)
-    axes.set_ylabel(unit, fontsize=10, color=MUTED)
+    axes.set_xlabel(x_label, fontsize=10, color=MUTED)
+    axes.set_ylabel(y_label, fontsize=10, color=MUTED)

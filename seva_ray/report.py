@@ -14,7 +14,7 @@ from difflib import SequenceMatcher
 from itertools import combinations, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.ticker import MaxNLocator
@@ -103,7 +103,23 @@ class ReportContent:
 
 
 def render(content: ReportContent) -> str:
-    """The report as one self-contained HTML page, encodable as UTF-8 whatever the texts hold."""
+    """The report as one self-contained HTML page."""
+    curves = training_curves(content.training)
+    return page(
+        "report.html.j2",
+        content=content,
+        verdicts=_shown_verdicts(content.funnels),
+        samples=[_sample_view(sample) for sample in content.samples],
+        curves=[(curve, data_uri(curve.svg, "image/svg+xml")) for curve in curves],
+        scores=[_score_view(table) for table in content.scores],
+        mixed=mixed_protocols(content.scores),
+        settings=flat(content.config),
+        smoothed=any(curve.smoothed for curve in curves),
+    )
+
+
+def page(template: str, **values: Any) -> str:
+    """A template of this folder, filled in; encodable as UTF-8 whatever the texts hold."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -112,26 +128,15 @@ def render(content: ReportContent) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": _number,
-        "signed": _signed,
+        "number": number,
+        "signed": signed,
         "tick": _tick,
         "count": _count,
         "share": _share,
         "duration": _duration,
         "spoken": _spoken,
     }
-    curves = training_curves(content.training)
-    html = environment.get_template("report.html.j2").render(
-        content=content,
-        verdicts=_shown_verdicts(content.funnels),
-        samples=[_sample_view(sample) for sample in content.samples],
-        curves=[(curve, _data_uri(curve.svg, "image/svg+xml")) for curve in curves],
-        scores=[_score_view(table) for table in content.scores],
-        mixed=mixed_protocols(content.scores),
-        longest_s=max((time.seconds for time in content.seconds), default=0) or 1,
-        settings=_flat(content.config),
-        smoothed=any(curve.smoothed for curve in curves),
-    )
+    html = environment.get_template(template).render(**values)
     return html.encode("utf-8", errors="replace").decode("utf-8")
 
 
@@ -172,8 +177,8 @@ def _sample_view(sample: Sample) -> dict[str, Any]:
     return {
         "sample": sample,
         "images": [
-            ("image", _data_uri(sample.image_png, "image/png"), _is_small(sample.image_png)),
-            (sample.view, _data_uri(sample.augmented_png, "image/png"), _is_small(sample.augmented_png)),
+            ("image", data_uri(sample.image_png, "image/png"), _is_small(sample.image_png)),
+            (sample.view, data_uri(sample.augmented_png, "image/png"), _is_small(sample.augmented_png)),
         ],
         "answers": [
             ("chosen", chosen, max(0, len(sample.chosen) - ANSWER_LIMIT)),
@@ -189,7 +194,7 @@ def _shown_verdicts(funnels: Sequence[Funnel]) -> dict[str, str]:
     return {verdict: text for verdict, text in VERDICTS.items() if verdict not in OPTIONAL or verdict in given}
 
 
-def _data_uri(data: bytes, media_type: str) -> str:
+def data_uri(data: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}" if data else ""
 
 
@@ -199,12 +204,28 @@ def _is_small(png: bytes) -> bool:
 
 
 def _score_view(table: ScoreTable) -> dict[str, Any]:
-    """Rows with the place of each interval on one common axis, in percent of the axis' width."""
+    return {
+        "benchmark": table.benchmark,
+        "num_images": sorted({row.num_images for row in table.comparisons}),
+        **forest(table.comparisons),
+    }
+
+
+class Interval(Protocol):
+    """A difference with the ends of its interval."""
+
+    @property
+    def difference(self) -> float: ...
+    @property
+    def difference_low(self) -> float: ...
+    @property
+    def difference_high(self) -> float: ...
+
+
+def forest(rows: Sequence[Interval]) -> dict[str, Any]:
+    """Rows with the place of each interval on one common axis, and its ticks; places in percent of the axis' width."""
     ends = [
-        end
-        for row in table.comparisons
-        for end in (row.difference, row.difference_low, row.difference_high)
-        if math.isfinite(end)
+        end for row in rows for end in (row.difference, row.difference_low, row.difference_high) if math.isfinite(end)
     ]
     ticks = [float(tick) for tick in MaxNLocator(nbins=4).tick_values(min([0.0, *ends]), max([0.0, *ends]))]
     low, high = ticks[0], ticks[-1]
@@ -213,32 +234,27 @@ def _score_view(table: ScoreTable) -> dict[str, Any]:
         return round(100 * (value - low) / (high - low), 2) if math.isfinite(value) else None
 
     return {
-        "benchmark": table.benchmark,
-        "num_images": sorted({row.num_images for row in table.comparisons}),
         "ticks": [(tick, place(tick)) for tick in ticks],
-        "rows": [
-            (row, place(row.difference), place(row.difference_low), place(row.difference_high))
-            for row in table.comparisons
-        ],
+        "rows": [(row, place(row.difference), place(row.difference_low), place(row.difference_high)) for row in rows],
     }
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """A nested mapping as (dotted name, value) rows."""
     rows: list[tuple[str, str]] = []
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
-            rows += _flat(value, f"{prefix}{name}.")
+            rows += flat(value, f"{prefix}{name}.")
         else:
             rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, default=str)))
     return rows
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:.1f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
     if not math.isfinite(value):
         return "–"
     rounded = f"{value:+.1f}"
