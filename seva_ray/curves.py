@@ -108,9 +108,10 @@ def length_figure(start: Sequence[int], policy: Sequence[int]) -> bytes:
         clipped = np.minimum(np.asarray(lengths, np.float64), edges[-1] - 0.5)
         shares = 100 * np.histogram(clipped, edges)[0] / max(1, len(lengths))
         axes.stairs(shares, edges, label=label, color=color, fill=filled, alpha=0.3 if filled else 1, linewidth=1.8)
-    _style(axes, "% of answers", "words")
+    style(axes, "words", "% of answers")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, fontsize=10, labelcolor=INK)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def length_edges(lengths: Sequence[int]) -> np.ndarray:
@@ -143,13 +144,14 @@ def _draw(panel: Panel, drawn: Sequence[tuple[Line, np.ndarray]], smoothed: bool
             axes.plot(steps, _running_mean(values), color=line.color, linewidth=2.0, label=line.label)
         else:
             axes.plot(steps, values, color=line.color, linewidth=1.8, marker="o", markersize=3.5, label=line.label)
-    _style(axes, panel.unit, "step")
+    style(axes, "step", panel.unit)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if len(drawn) > 1:
         axes.legend(frameon=False, fontsize=10, labelcolor=INK)
-    return _svg(figure)
+    return svg_of(figure)
 
 
-def _svg(figure: Figure) -> bytes:
+def svg_of(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
@@ -164,12 +166,11 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     return (sums[last] - sums[first]) / (last - first)
 
 
-def _style(axes: Axes, unit: str, x_unit: str) -> None:
+def style(axes: Axes, x_label: str, y_label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#b7bfca")
     axes.grid(axis="y", color="#e6e9ee", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED, labelcolor=INK, labelsize=10)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel(x_unit, fontsize=10, color=MUTED)
-    axes.set_ylabel(unit, fontsize=10, color=MUTED)
+    axes.set_xlabel(x_label, fontsize=10, color=MUTED)
+    axes.set_ylabel(y_label, fontsize=10, color=MUTED)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.ticker import MaxNLocator
@@ -133,26 +133,10 @@ class ReportContent:
 
 
 def render(content: ReportContent) -> str:
-    """The report as one self-contained HTML page, encodable as UTF-8 whatever the texts hold."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "number": _number,
-        "signed": _signed,
-        "tick": _tick,
-        "count": _count,
-        "share": _share,
-        "duration": _duration,
-        "spoken": _spoken,
-        "middle": _middle,
-    }
+    """The report as one self-contained HTML page."""
     curves = training_curves(content.training)
-    html = environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
         content=content,
         verdicts=_shown_verdicts(content.funnels),
         samples=[_sample_view(sample) for sample in content.samples],
@@ -162,10 +146,31 @@ def render(content: ReportContent) -> str:
         hallucinated=[(of.benchmark, _most_named(of)) for of in content.hallucinated],
         flips=[_flip_view(flip) for flip in content.flips],
         mixed=mixed_protocols(content.scores),
-        longest_s=max((time.seconds for time in content.seconds), default=0) or 1,
-        settings=_flat(content.config),
+        settings=flat(content.config),
         smoothed=any(curve.smoothed for curve in curves),
     )
+
+
+def page(template: str, **values: Any) -> str:
+    """A template of this folder, filled in; encodable as UTF-8 whatever the texts hold."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "tick": _tick,
+        "count": _count,
+        "share": _share,
+        "duration": _duration,
+        "spoken": _spoken,
+        "middle": _middle,
+    }
+    html = environment.get_template(template).render(**values)
     return html.encode("utf-8", errors="replace").decode("utf-8")
 
 
@@ -217,12 +222,29 @@ def _shown_verdicts(funnels: Sequence[Funnel]) -> dict[str, str]:
 
 
 def _score_view(table: ScoreTable) -> dict[str, Any]:
-    """Rows with the place of each interval on one common axis, in percent of the axis' width."""
+    return {
+        "benchmark": table.benchmark,
+        "notes": table.notes,
+        "num_images": sorted({row.num_images for row in table.comparisons}),
+        **forest(table.comparisons),
+    }
+
+
+class Interval(Protocol):
+    """A difference with the ends of its interval."""
+
+    @property
+    def difference(self) -> float: ...
+    @property
+    def difference_low(self) -> float: ...
+    @property
+    def difference_high(self) -> float: ...
+
+
+def forest(rows: Sequence[Interval]) -> dict[str, Any]:
+    """Rows with the place of each interval on one common axis, and its ticks; places in percent of the axis' width."""
     ends = [
-        end
-        for row in table.comparisons
-        for end in (row.difference, row.difference_low, row.difference_high)
-        if math.isfinite(end)
+        end for row in rows for end in (row.difference, row.difference_low, row.difference_high) if math.isfinite(end)
     ]
     ticks = [float(tick) for tick in MaxNLocator(nbins=4).tick_values(min([0.0, *ends]), max([0.0, *ends]))]
     low, high = ticks[0], ticks[-1]
@@ -231,14 +253,8 @@ def _score_view(table: ScoreTable) -> dict[str, Any]:
         return round(100 * (value - low) / (high - low), 2) if math.isfinite(value) else None
 
     return {
-        "benchmark": table.benchmark,
-        "notes": table.notes,
-        "num_images": sorted({row.num_images for row in table.comparisons}),
         "ticks": [(tick, place(tick)) for tick in ticks],
-        "rows": [
-            (row, place(row.difference), place(row.difference_low), place(row.difference_high))
-            for row in table.comparisons
-        ],
+        "rows": [(row, place(row.difference), place(row.difference_low), place(row.difference_high)) for row in rows],
     }
 
 
@@ -248,22 +264,22 @@ def _most_named(of: Hallucinated) -> list[tuple[str, int, int]]:
     return sorted(both, key=lambda row: (-row[1] - row[2], row[0]))[:NUM_HALLUCINATED]
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """A nested mapping as (dotted name, value) rows."""
     rows: list[tuple[str, str]] = []
     for name, value in config.items():
         if isinstance(value, Mapping) and value:
-            rows += _flat(value, f"{prefix}{name}.")
+            rows += flat(value, f"{prefix}{name}.")
         else:
             rows.append((f"{prefix}{name}", value if isinstance(value, str) else json.dumps(value, default=str)))
     return rows
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:.1f}".replace("-", "−") if math.isfinite(value) else "–"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
     if not math.isfinite(value):
         return "–"
     rounded = f"{value:+.1f}"

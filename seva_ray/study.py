@@ -1,10 +1,12 @@
 """What a study has found, as plain data: a row for each point on each number of pairs, and what its report shows."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from seva_ray.report import StageTime
+from seva_ray.space import SWAPPED, strength
 from seva_ray.statistics import Comparison
 
 POINT_FIELDS = (
@@ -33,6 +35,32 @@ class Row:
     """Pairs that there were to train on, mean over the repeats: a weak augmentation has fewer than asked for."""
     error: str = ""
     """Why there are no numbers."""
+
+    @property
+    def measured(self) -> bool:
+        return not self.error and all(map(math.isfinite, (self.start, self.difference)))
+
+    @property
+    def excludes_zero(self) -> bool:
+        """As of a `Comparison`."""
+        return self.difference_low > 0 or self.difference_high < 0
+
+    @property
+    def asked(self) -> float:
+        """Pairs asked for; infinite for all."""
+        return math.inf if (number := self.point["num_pairs"]) is None else number
+
+    @property
+    def num_trained(self) -> float:
+        """Pairs trained on; nan where that is neither known nor asked for."""
+        if math.isfinite(self.trained_pairs):
+            return self.trained_pairs
+        return self.asked if math.isfinite(self.asked) else math.nan
+
+    @property
+    def setting(self) -> tuple[Any, ...]:
+        """The point whatever its number of pairs."""
+        return tuple(self.point[name] for name in POINT_FIELDS if name != "num_pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +109,68 @@ class StudyContent:
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
+
+
+def objective_rows(content: StudyContent) -> list[Row]:
+    """The measured rows of the objective."""
+    return [row for row in content.rows if row.measured and (row.benchmark, row.metric) == content.objective]
+
+
+def final_rows(content: StudyContent) -> list[Row]:
+    """Of each setting, the objective on the largest number of pairs that was measured; the highest difference first."""
+    finals: dict[tuple[Any, ...], Row] = {}
+    for row in objective_rows(content):
+        if row.setting not in finals or row.asked > finals[row.setting].asked:
+            finals[row.setting] = row
+    return sorted(finals.values(), key=lambda row: -row.difference)
+
+
+def failed_rows(content: StudyContent) -> list[Row]:
+    """One row for each point with an error, whatever its metric."""
+    return list({(row.setting, row.asked): row for row in content.rows if row.error}.values())
+
+
+def is_stopped(content: StudyContent, row: Row) -> bool:
+    """Whether a scheduler let it have fewer pairs than others."""
+    planned = [math.inf if number is None else number for number in content.axes.get("num_pairs", ())]
+    return row.asked < max([*planned, *(other.asked for other in content.rows)])
+
+
+def reference_of(content: StudyContent) -> dict[str, Any]:
+    """The point that figures of one or two axes keep the others at: the best, else the first value of each axis."""
+    return dict(content.best or {name: values[0] for name, values in content.axes.items() if values})
+
+
+def at_reference(content: StudyContent, rows: Sequence[Row], *free: str) -> list[Row]:
+    """The rows that differ from the reference in these fields and in the number of pairs alone."""
+    kept = {name: value for name, value in reference_of(content).items() if name not in (*free, "num_pairs")}
+    return [row for row in rows if all(row.point[name] == value for name, value in kept.items())]
+
+
+def best_rows(content: StudyContent) -> list[Row]:
+    """All metrics of the best point; where it was not measured on just its number of pairs, on the largest."""
+    best = content.best
+    if best is None:
+        return []
+    rows = [row for row in content.rows if row.measured and all(row.point[name] == best[name] for name in best)]
+    if rows:
+        return rows
+    rows = [row for row in content.rows if row.measured and row.setting == Row(point=best).setting]
+    return [row for row in rows if row.asked == max(other.asked for other in rows)]
+
+
+def order_of_arm(arm: str) -> tuple[bool, bool, str, float]:
+    """For sorting: those with a dial by it, then those without, then controls."""
+    name, value = strength(arm.removeprefix(SWAPPED))
+    return arm.startswith(SWAPPED), value is None, name, value or 0.0
+
+
+def named(axis: str) -> str:
+    """An axis in words."""
+    names = {"arm": "view", "num_pairs": "pairs", "num_negatives": "negatives", "lora_rank": "LoRA rank"}
+    return names.get(axis, axis.replace("_", " "))
+
+
+def shown(value: Any) -> str:
+    """A value of an axis."""
+    return "all" if value is None else f"{value:g}" if isinstance(value, int | float) else str(value)

@@ -1,0 +1,246 @@
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seva_ray import study_plots
+from seva_ray.space import SWAPPED
+from seva_ray.study import Row, StudyContent, ViewFacts, at_reference, best_rows, final_rows, is_stopped
+from seva_ray.study_report import _growths, render
+from tests.studies import ARMS, BETAS, OBJECTIVE, failed, point, row, whole_study
+from tests.test_report import HOSTILE, Page
+
+
+def study(*rows: Row, **parts: Any) -> StudyContent:
+    """Of just these rows; its axes are what they vary in."""
+    fields = rows[0].point if rows else {}
+    axes = {name: list(dict.fromkeys(row.point[name] for row in rows)) for name in fields}
+    return replace(StudyContent(title="t", objective=OBJECTIVE, axes=axes, rows=rows), **parts)
+
+
+def page(content: StudyContent) -> Page:
+    return Page(render(content))
+
+
+def words(content: StudyContent) -> str:
+    return " ".join(page(content).text.split())
+
+
+def sections(found: Page) -> list[str]:
+    return [attrs["id"] for tag, attrs in found.tags if tag == "section" and "id" in attrs]
+
+
+@pytest.fixture(scope="module")
+def whole() -> Page:
+    return page(whole_study())
+
+
+def test_a_whole_study_has_every_section_each_in_the_navigation(whole: Page) -> None:
+    named = ["best", "strength", "amount", "axes", "differences", "lengths", "test-time", "points", "time", "making"]
+    assert sections(whole) == named
+    assert [attrs["href"] for tag, attrs in whole.tags if tag == "a"] == [f"#{name}" for name in named]
+    assert sum(tag == "img" for tag, _ in whole.tags) == 8
+
+
+def test_the_page_loads_nothing_and_forbids_itself_to(whole: Page) -> None:
+    loads = [value for _, attrs in whole.tags for name, value in attrs.items() if name in ("src", "href", "srcset")]
+    assert all(value.startswith(("data:image/svg+xml;base64,", "#")) for value in loads)
+    assert not {"script", "iframe", "object", "link"} & {tag for tag, _ in whole.tags}
+    policy = next(attrs["content"] for _, attrs in whole.tags if "http-equiv" in attrs)
+    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_an_empty_study_renders_and_has_no_section() -> None:
+    empty = page(StudyContent(title="Empty", objective=OBJECTIVE, axes={}, rows=[]))
+    assert sections(empty) == []
+    assert "This study has found nothing yet." in empty.text
+
+
+def test_a_study_whose_points_all_failed_shows_their_errors_and_no_figure() -> None:
+    found = page(study(failed("no pairs are left"), best=point()))
+    assert sections(found) == ["points"]
+    assert "no pairs are left" in found.text
+    assert "img" not in [tag for tag, _ in found.tags]
+
+
+def hostile_study(text: str) -> StudyContent:
+    """One text in every place that has any."""
+    content, objective = whole_study(), (text, text + "2")
+    renamed = {"diffusion-500": text, f"{SWAPPED}diffusion-500": SWAPPED + text}
+
+    def moved(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {**values, "arm": renamed.get(values["arm"], values["arm"])}
+
+    some = [item for item in content.rows if item.point["arm"] in (*renamed, "moco", "diffusion-900")]
+    rows = [replace(item, point=moved(item.point), error=item.error and text) for item in some]
+    rows += [failed(text)]
+    rows = [
+        replace(
+            item,
+            benchmark=text if item.benchmark == OBJECTIVE[0] else item.benchmark,
+            metric=objective[1] if item.metric == OBJECTIVE[1] else item.metric,
+        )
+        for item in rows
+    ]
+    seen = next(iter(content.test_time.values()))[0]
+    return replace(
+        content,
+        title=text,
+        summary=[text],
+        objective=objective,
+        rows=rows,
+        axes={**content.axes, "arm": [renamed.get(arm, arm) for arm in ARMS]},
+        views=[replace(facts, view=renamed.get(facts.view, facts.view)) for facts in content.views],
+        test_time={text: [replace(seen, metric=objective[1])]},
+        best=moved(point(num_pairs=125)),
+        best_command=text,
+        best_directory=text,
+        seconds=[replace(content.seconds[0], stage=text)],
+        config={text: text},
+        versions={text: text},
+        command=text,
+    )
+
+
+def test_hostile_text_stays_text_wherever_it_comes_in() -> None:
+    hostile, tame = page(hostile_study(HOSTILE + r" $\frac{$" + "\ud83d")), page(hostile_study("tame"))
+    shapes = [Counter((tag, *sorted(attrs)) for tag, attrs in found.tags) for found in (hostile, tame)]
+    assert shapes[0] == shapes[1]  # in any order: rows are sorted by the names of views
+    assert hostile.text.count("<script>alert(1)</script>") > 15
+    assert "{{ 7 * 7 }}" in hostile.text
+
+
+def test_no_number_is_printed_that_is_none() -> None:
+    undefined = replace(
+        row(1.0, arm="moco"), difference=math.nan, difference_low=math.nan, difference_high=math.nan, policy=math.nan
+    )
+    lone = [
+        replace(row(1.0 + place, beta=beta, num_pairs=None), difference_low=math.nan, difference_high=math.nan,
+                trained_pairs=math.nan, policy=math.nan)
+        for place, beta in enumerate(BETAS)
+    ]  # fmt: skip
+    empty = ViewFacts(view="moco", num_prompts=0, num_kept=0, judged={}, chosen_tokens=[0, 0], rejected_tokens=[])
+    found = page(study(undefined, *lone, views=[empty], best=lone[0].point))
+    assert not re.search(r"\b(nan|inf|none)\b", found.text, re.IGNORECASE)
+    assert "+1.0 [–, –]" in " ".join(found.text.split())
+    assert sections(found) == ["best", "strength", "points"]
+
+
+@pytest.mark.parametrize("template", ["study.html.j2", "pieces.html.j2"])
+def test_every_difference_has_its_interval_beside_it(template: str) -> None:
+    lines = (Path(study_plots.__file__).parent / template).read_text().splitlines()
+    signed = [line for line in lines if "| signed }}" in line and 'class="range">[' not in line]
+    assert signed
+    assert [line for line in signed if "interval(" not in line] == []
+
+
+def test_the_best_point_has_its_numbers_its_command_its_place_and_its_other_metrics(whole: Page) -> None:
+    text = " ".join(whole.text.split())
+    for part in (
+        "diffusion-500, beta 0.1, pairs 500",
+        "--train.beta 0.1 --train.num-pairs 500",
+        "Exported to runs/exports/study-best",
+        "+6.0 [+4.7, +7.2] points",
+        "toy-caption chair_s 61.2",
+        "It is the best of 23 settings, chosen by the same test images that its gain is reported on",
+    ):
+        assert part in text
+
+
+def test_a_single_setting_is_not_called_the_best_of_many() -> None:
+    assert "optimistic" not in words(study(row(2.0), row(0.0, arm=f"{SWAPPED}moco"), best=point()))
+    assert "optimistic" in words(study(row(2.0), row(1.0, beta=0.2), best=point()))
+
+
+@pytest.mark.parametrize(("repeats", "alone"), [(1, True), (3, False)])
+def test_with_one_repeat_the_intervals_are_said_to_hold_only_the_images(repeats: int, alone: bool) -> None:
+    text = words(study(row(2.0, repeats=repeats), best=point()))
+    assert ("intervals hold only the choice of test images" in text) is alone
+    assert ("that of repeats" in text) is not alone
+
+
+def test_a_setting_ends_at_the_largest_number_of_pairs_that_was_measured() -> None:
+    lost = replace(row(9.0, num_pairs=1000), error="lost")
+    content = study(row(1.0, num_pairs=125), row(3.0, num_pairs=500), row(2.0, num_pairs=250), lost, row(2.5, beta=0.2))
+    assert [(item.difference, item.asked) for item in final_rows(content)] == [(3.0, 500), (2.5, 500)]
+
+
+def test_only_a_point_with_fewer_pairs_than_the_largest_asked_for_was_stopped() -> None:
+    early, late, every = row(1.0, num_pairs=125), row(1.0, beta=0.2), row(1.0, beta=0.3, num_pairs=None)
+    assert [is_stopped(study(early, late), item) for item in (early, late)] == [True, False]
+    assert [is_stopped(study(early, late, every), item) for item in (late, every)] == [True, False]
+    assert is_stopped(study(early, axes={"num_pairs": (125, 500)}), early)
+
+
+def test_the_table_marks_stopped_failed_and_control_points() -> None:
+    content = study(
+        row(3.0),
+        row(2.0, arm="moco", num_pairs=125),
+        row(1.0, arm="byol", num_pairs=125),
+        failed("out of memory", arm="byol"),
+        row(0.1, arm=f"{SWAPPED}diffusion-500"),
+        best=point(),
+    )
+    text = words(content)
+    for part in (
+        "diffusion-500 best 500", "moco stopped early 125", "byol failed on more pairs 125",
+        f"{SWAPPED}diffusion-500 control 500", "byol500out of memory",
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_points_are_sorted_by_difference_and_failed_ones_come_last(whole: Page) -> None:
+    text = " ".join(whole.text.split())
+    table = text[text.index("All points toy-yesno") : text.index("The same settings on fewer pairs")]
+    differences = [float(number.replace("−", "-")) for number in re.findall(r"([+−]?\d+\.\d) \[", table)]
+    assert len(differences) == 26
+    assert differences == sorted(differences, reverse=True)
+    assert text.index("Failed (2)") > text.index("All points toy-yesno")
+
+
+def test_the_metrics_of_the_best_point_are_of_its_own_number_of_pairs() -> None:
+    rows = [row(2.0, num_pairs=125), row(1.0, num_pairs=500), row(7.0, beta=0.2)]
+    assert [item.difference for item in best_rows(study(*rows, best=point(num_pairs=125)))] == [2.0]
+    assert [item.difference for item in best_rows(study(*rows, best=point(num_pairs=None)))] == [1.0]
+
+
+def test_figures_of_some_axes_keep_the_others_at_the_best_point() -> None:
+    rows = [row(1.0), row(2.0, beta=0.2), row(3.0, arm="moco", beta=0.2), row(4.0, arm="moco")]
+    at_best = at_reference(study(*rows, best=point(beta=0.2)), rows, "arm")
+    at_first = at_reference(study(*rows), rows, "arm")
+    assert [item.difference for item in at_best] == [2.0, 3.0]
+    assert [item.difference for item in at_first] == [1.0, 4.0]
+
+
+def test_a_view_with_too_few_numbers_of_pairs_says_so_instead_of_a_fit() -> None:
+    rows = [row(place, arm=arm, num_pairs=size) for arm, sizes in (("moco", (125, 250)), ("byol", (125, 250, 500)))
+            for place, size in enumerate(sizes)]  # fmt: skip
+    text = words(study(*rows))
+    assert "moco 250 62.2 no fit: fewer than 3 numbers of pairs" in text
+    assert re.search(r"byol 500 63\.2 [+]?\d\.\d \[\d\.\d, \+\d\.\d\]", text)
+
+
+def test_asking_for_more_pairs_than_there_are_is_no_new_point_of_the_curve() -> None:
+    rows = [replace(row(1.0, num_pairs=size), trained_pairs=min(size, 200.0)) for size in (125, 250, 500)]
+    (growth,) = _growths(study(*rows))
+    assert [item.num_trained for item in growth.rows] == [125, 200]
+
+
+def test_passes_are_counted_against_trials_done_one_by_one(whole: Page) -> None:
+    assert "training prompts: 27. The same trials one by one would have needed 162: 135 were saved (83 %)" in whole.text
+
+
+def test_the_heat_map_is_white_at_0_and_darkest_at_the_largest_difference() -> None:
+    rows = [row(value, beta=beta) for value, beta in ((4.0, 0.1), (0.0, 0.2), (-4.0, 0.3), (2.0, 0.4))]
+    html = render(study(*rows))
+    cells = re.findall(r'<td style="background:rgb\((\d+),(\d+),(\d+)\)"', html)
+    (blue, white, orange, paler) = [tuple(map(int, cell)) for cell in cells]
+    assert white == (255, 255, 255)
+    assert blue[2] > blue[0]
+    assert orange[0] > orange[2]
+    assert sum(blue) < sum(paler) < sum(white)
