@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 
 from presets import LLAVA_GENERATE, TOY_GENERATE
 from seva_ray.artifacts import Store
-from seva_ray.benchmarks import Benchmarks
+from seva_ray.benchmarks import Benchmark, Benchmarks
+from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
+from seva_ray.endpoint import Judge
 from seva_ray.errors import ConfigError
 from seva_ray.stages.cluster import cluster
 from seva_ray.stages.evaluate import Evaluate, evaluate, prepare_benchmarks
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.job import run
+from seva_ray.stages.judge import open_judge
 from seva_ray.stages.prepare import Prepare
 from seva_ray.stages.start import check_start, starting_model
 from seva_ray.toy.sft import ToyRecipe
@@ -31,6 +34,8 @@ class EvaluateJob:
     toy: ToyRecipe = field(default_factory=ToyRecipe)
     """How the toy base is trained, where a model is `toy`."""
     benchmarks: Benchmarks = field(default_factory=Benchmarks)
+    judged: JudgedBenchmarks = field(default_factory=JudgedBenchmarks)
+    judge: Judge = field(default_factory=Judge)
     prepare: Prepare = field(default_factory=Prepare)
     generate: Generate = field(default_factory=Generate)
     evaluate: Evaluate = field(default_factory=Evaluate)
@@ -39,7 +44,8 @@ class EvaluateJob:
 def main(config: EvaluateJob) -> None:
     store = Store(config.root)
     store.check_writable()
-    benchmarks = config.benchmarks.chosen()
+    benchmarks: list[Benchmark | JudgedBenchmark] = [*config.benchmarks.chosen(), *config.judged.chosen()]
+    judge = open_judge(config.judge, benchmarks)
     if not benchmarks:
         raise ConfigError("benchmarks: none is chosen")
     for model in (config.start, config.policy):
@@ -47,7 +53,7 @@ def main(config: EvaluateJob) -> None:
     start, policy = (starting_model(store, model, config.toy) for model in (config.start, config.policy))
     with cluster():
         tests = prepare_benchmarks(config.prepare, store, benchmarks)
-        evaluate(config.evaluate, config.generate, store, benchmarks, tests, start, policy)
+        evaluate(config.evaluate, config.generate, store, benchmarks, tests, start, policy, judge)
 
 
 PRESETS = {

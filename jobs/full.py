@@ -14,8 +14,10 @@ from dataclasses import dataclass, field, replace
 from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN
 from seva_ray.artifacts import Store
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
-from seva_ray.benchmarks import Benchmarks
+from seva_ray.benchmarks import Benchmark, Benchmarks
+from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
 from seva_ray.dpo import Train
+from seva_ray.endpoint import Judge
 from seva_ray.errors import ConfigError
 from seva_ray.models import model_of
 from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
@@ -23,6 +25,7 @@ from seva_ray.stages.cluster import cluster
 from seva_ray.stages.evaluate import Evaluate, evaluate, prepare_benchmarks
 from seva_ray.stages.generate import Generate, generate
 from seva_ray.stages.job import run
+from seva_ray.stages.judge import open_judge
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.report import Report, report
@@ -58,6 +61,8 @@ class Full:
     pair: Pair = field(default_factory=Pair)
     train: Train = field(default_factory=Train)
     benchmarks: Benchmarks = field(default_factory=Benchmarks)
+    judged: JudgedBenchmarks = field(default_factory=JudgedBenchmarks)
+    judge: Judge = field(default_factory=Judge)
     evaluate: Evaluate = field(default_factory=Evaluate)
     report: Report = field(default_factory=Report)
 
@@ -102,7 +107,8 @@ def main(config: Full) -> None:
     store = Store(config.root)
     store.check_writable()
     check_start(store, config.model)
-    benchmarks = config.benchmarks.chosen()
+    benchmarks: list[Benchmark | JudgedBenchmark] = [*config.benchmarks.chosen(), *config.judged.chosen()]
+    judge = open_judge(config.judge, benchmarks)
     prompts = prepare(config.prepare, store, config.prompts, config.source)
     tests = prepare_benchmarks(config.prepare, store, benchmarks)
     start = starting_model(store, config.model, config.toy)
@@ -116,7 +122,7 @@ def main(config: Full) -> None:
             pair(config.pair, store, prompts, chosen, [control])
         pairs = pair(config.pair, store, prompts, chosen, rejected)
         policy = model_of(train(config.train, store, config.name, start, pairs))
-        evaluate(config.evaluate, config.generate, store, benchmarks, tests, start, policy)
+        evaluate(config.evaluate, config.generate, store, benchmarks, tests, start, policy, judge)
         report(config.report, store, config.name, command=" ".join(["python", *sys.argv]), began=began)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from seva_ray.statistics import Comparison
@@ -75,6 +76,7 @@ def score_lines(scores: Mapping[str, Sequence[Comparison]]) -> list[str]:
         lines += [f"| {plain(benchmark)} | start | policy | difference |", "|---|---|---|---|"]
         for row in rows:
             interval = f"{row.difference:+.1f} [{row.difference_low:+.1f}, {row.difference_high:+.1f}]"
+            interval = interval if isfinite(row.difference_low) else "no interval"
             lines.append(f"| {plain(row.metric)} | {row.start:.1f} | {row.policy:.1f} | {interval} |")
         lines.append("")
     return lines

@@ -1,4 +1,7 @@
-"""Curves of one DPO run, as SVG images. In: the per-step rows that TRL logs. Out: titled figures for the report."""
+"""Figures for the report, as SVG images: curves of one DPO run, and how long answers are.
+
+In: the per-step rows that TRL logs; lengths of answers. Out: titled figures.
+"""
 
 import io
 import math
@@ -13,6 +16,8 @@ from matplotlib.figure import Figure
 INK, MUTED, BLUE, ORANGE = "#1c2431", "#5b6675", "#0072B2", "#D55E00"  # blue and orange differ for every eye
 SMOOTH_FROM = 30
 """From this number of points on, a running mean is drawn over the single steps."""
+NUM_BINS = 30
+"""Most that a histogram of lengths has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +97,28 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
             svg = _draw(panel, drawn, smoothed)
             curves.append(Curve(title=panel.title, caption=panel.caption, svg=svg, smoothed=smoothed))
     return curves
+
+
+def length_figure(start: Sequence[int], policy: Sequence[int]) -> bytes:
+    """Histograms of lengths in words, in shares of the answers; the last bin holds all longer ones."""
+    edges = length_edges([*start, *policy])
+    figure = Figure(figsize=(5.0, 2.6), layout="constrained")
+    axes = figure.add_subplot()
+    for lengths, label, color, filled in ((start, "start", MUTED, True), (policy, "policy", BLUE, False)):
+        clipped = np.minimum(np.asarray(lengths, np.float64), edges[-1] - 0.5)
+        shares = 100 * np.histogram(clipped, edges)[0] / max(1, len(lengths))
+        axes.stairs(shares, edges, label=label, color=color, fill=filled, alpha=0.3 if filled else 1, linewidth=1.8)
+    style(axes, "words", "% of answers")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False, fontsize=10, labelcolor=INK)
+    return svg_of(figure)
+
+
+def length_edges(lengths: Sequence[int]) -> np.ndarray:
+    """Of at most about NUM_BINS bins of a whole number of words, up to the length that 99 % do not exceed."""
+    longest = math.ceil(np.quantile(lengths, 0.99)) if lengths else 0
+    width = math.ceil((longest + 1) / NUM_BINS)
+    return np.arange(0, longest + 1 + width, width) - 0.5
 
 
 def _points(rows: Sequence[Mapping[str, Any]], line: Line) -> np.ndarray:

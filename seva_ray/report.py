@@ -4,32 +4,25 @@ In: plain data, collected by whoever ran the stages. Out: the page as text. Ever
 data sets, so nothing of it is trusted: all is escaped, and the page forbids itself scripts and any request.
 """
 
-import base64
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
-from itertools import combinations, groupby
-from operator import itemgetter
+from itertools import combinations
 from pathlib import Path
+from statistics import median
 from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.ticker import MaxNLocator
 
-from seva_ray.curves import training_curves
+from seva_ray.curves import length_figure, training_curves
+from seva_ray.samples import Answer, Picture, data_uri, sample_view
 from seva_ray.statistics import Comparison
 from seva_ray.verdicts import OPTIONAL, VERDICTS
 
-ANSWER_LIMIT = 1500
-"""Longer answers are shown cut, in characters; a model that babbles may write without end."""
-WIDE_FROM = 140
-"""A sample with a longer answer, in characters, gets a row of its own."""
-SMALL_PX = 128
-"""Images up to this width are shown with hard pixels instead of blurred."""
-WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
+NUM_HALLUCINATED = 10
+"""Things that the report lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +66,40 @@ class ScoreTable:
     comparisons: Sequence[Comparison]
     protocol: str = ""
     """Whose way of asking and scoring; numbers of two protocols are never compared."""
+    notes: Sequence[str] = ()
+    """Sentences for under the table: who judged, what flipped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flip:
+    """A question that only one of the two models answers right."""
+
+    prompt_id: str
+    question: str
+    benchmark: str
+    image_png: bytes
+    start: str
+    policy: str
+    gained: bool
+    """Whether it is the policy that is right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Words of both models' answers to one benchmark."""
+
+    benchmark: str
+    start: Sequence[int]
+    policy: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hallucinated:
+    """How often descriptions name a thing that is not in the image, by thing."""
+
+    benchmark: str
+    start: Mapping[str, int]
+    policy: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +123,9 @@ class ReportContent:
     training: Sequence[Mapping[str, Any]] = ()
     """The rows that TRL logs: `step`, `loss`, `rewards/margins` and so on."""
     scores: Sequence[ScoreTable] = ()
+    lengths: Sequence[Lengths] = ()
+    hallucinated: Sequence[Hallucinated] = ()
+    flips: Sequence[Flip] = ()
     seconds: Sequence[StageTime] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -112,6 +142,9 @@ def render(content: ReportContent) -> str:
         samples=[_sample_view(sample) for sample in content.samples],
         curves=[(curve, data_uri(curve.svg, "image/svg+xml")) for curve in curves],
         scores=[_score_view(table) for table in content.scores],
+        lengths=[(of, data_uri(length_figure(of.start, of.policy), "image/svg+xml")) for of in content.lengths],
+        hallucinated=[(of.benchmark, _most_named(of)) for of in content.hallucinated],
+        flips=[_flip_view(flip) for flip in content.flips],
         mixed=mixed_protocols(content.scores),
         settings=flat(content.config),
         smoothed=any(curve.smoothed for curve in curves),
@@ -135,20 +168,10 @@ def page(template: str, **values: Any) -> str:
         "share": _share,
         "duration": _duration,
         "spoken": _spoken,
+        "middle": _middle,
     }
     html = environment.get_template(template).render(**values)
     return html.encode("utf-8", errors="replace").decode("utf-8")
-
-
-def marked_differences(one: str, other: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    """Both texts as runs of (text, whether these words are not in the other text)."""
-    words_one, words_other = list(WORD.finditer(one)), list(WORD.finditer(other))
-    matcher = SequenceMatcher(None, [m.group() for m in words_one], [m.group() for m in words_other], autojunk=False)
-    differ_one, differ_other = set(range(len(words_one))), set(range(len(words_other)))
-    for block in matcher.get_matching_blocks():
-        differ_one -= set(range(block.a, block.a + block.size))
-        differ_other -= set(range(block.b, block.b + block.size))
-    return _runs(one, words_one, differ_one), _runs(other, words_other, differ_other)
 
 
 def mixed_protocols(tables: Sequence[ScoreTable]) -> list[str]:
@@ -162,30 +185,34 @@ def mixed_protocols(tables: Sequence[ScoreTable]) -> list[str]:
     ]
 
 
-def _runs(text: str, words: Sequence[re.Match[str]], differing: set[int]) -> list[tuple[str, bool]]:
-    marked = [False] * len(text)
-    for index in differing:
-        first = words[index - 1].end() if index - 1 in differing else words[index].start()
-        last = words[index].end()
-        marked[first:last] = [True] * (last - first)
-    runs = groupby(zip(text, marked, strict=True), key=itemgetter(1))
-    return [("".join(character for character, _ in run), is_marked) for is_marked, run in runs]
-
-
 def _sample_view(sample: Sample) -> dict[str, Any]:
-    chosen, rejected = marked_differences(sample.chosen[:ANSWER_LIMIT], sample.rejected[:ANSWER_LIMIT])
-    return {
-        "sample": sample,
-        "images": [
-            ("image", data_uri(sample.image_png, "image/png"), _is_small(sample.image_png)),
-            (sample.view, data_uri(sample.augmented_png, "image/png"), _is_small(sample.augmented_png)),
+    return sample_view(
+        prompt_id=sample.prompt_id,
+        question=sample.question,
+        mark=sample.verdict,
+        label=sample.verdict,
+        about=sample.view,
+        pictures=[
+            Picture(caption="image", png=sample.image_png),
+            Picture(caption=sample.view, png=sample.augmented_png),
         ],
-        "answers": [
-            ("chosen", chosen, max(0, len(sample.chosen) - ANSWER_LIMIT)),
-            ("rejected", rejected, max(0, len(sample.rejected) - ANSWER_LIMIT)),
-        ],
-        "wide": max(len(sample.chosen), len(sample.rejected)) > WIDE_FROM,
-    }
+        good=Answer(heading="chosen", text=sample.chosen),
+        bad=Answer(heading="rejected", text=sample.rejected),
+    )
+
+
+def _flip_view(flip: Flip) -> dict[str, Any]:
+    start, policy = Answer(heading="start", text=flip.start), Answer(heading="policy", text=flip.policy)
+    return sample_view(
+        prompt_id=flip.prompt_id,
+        question=flip.question,
+        mark="kept" if flip.gained else "failed",
+        label="gained" if flip.gained else "lost",
+        about=flip.benchmark,
+        pictures=[Picture(caption="image", png=flip.image_png)],
+        good=policy if flip.gained else start,
+        bad=start if flip.gained else policy,
+    )
 
 
 def _shown_verdicts(funnels: Sequence[Funnel]) -> dict[str, str]:
@@ -194,18 +221,10 @@ def _shown_verdicts(funnels: Sequence[Funnel]) -> dict[str, str]:
     return {verdict: text for verdict, text in VERDICTS.items() if verdict not in OPTIONAL or verdict in given}
 
 
-def data_uri(data: bytes, media_type: str) -> str:
-    return f"data:{media_type};base64,{base64.b64encode(data).decode()}" if data else ""
-
-
-def _is_small(png: bytes) -> bool:
-    """Whether the width in the PNG header is small; False for what is no PNG."""
-    return png[:8] == b"\x89PNG\r\n\x1a\n" and int.from_bytes(png[16:20], "big") <= SMALL_PX
-
-
 def _score_view(table: ScoreTable) -> dict[str, Any]:
     return {
         "benchmark": table.benchmark,
+        "notes": table.notes,
         "num_images": sorted({row.num_images for row in table.comparisons}),
         **forest(table.comparisons),
     }
@@ -239,6 +258,12 @@ def forest(rows: Sequence[Interval]) -> dict[str, Any]:
     }
 
 
+def _most_named(of: Hallucinated) -> list[tuple[str, int, int]]:
+    """(thing, start, policy), the most frequent first."""
+    both = [(thing, of.start.get(thing, 0), of.policy.get(thing, 0)) for thing in {**of.start, **of.policy}]
+    return sorted(both, key=lambda row: (-row[1] - row[2], row[0]))[:NUM_HALLUCINATED]
+
+
 def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """A nested mapping as (dotted name, value) rows."""
     rows: list[tuple[str, str]] = []
@@ -263,6 +288,10 @@ def signed(value: float) -> str:
 
 def _tick(value: float) -> str:
     return f"{value:+g}".replace("-", "−") if value else "0"
+
+
+def _middle(values: Sequence[int]) -> str:
+    return f"{median(values):g}" if values else "–"
 
 
 def _count(value: int) -> str:

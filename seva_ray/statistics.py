@@ -35,7 +35,7 @@ class Comparison:
     policy_low: float
     policy_high: float
     difference: float
-    """Policy minus start."""
+    """Policy minus start; nan where it has no interval, without which it says nothing."""
     difference_low: float
     difference_high: float
     num_images: int
@@ -182,7 +182,7 @@ def _comparison(metric: str, start: np.ndarray, policy: np.ndarray, num_images: 
         policy=float(policy[0]),
         policy_low=policy_low,
         policy_high=policy_high,
-        difference=float(policy[0] - start[0]),
+        difference=float(policy[0] - start[0]) if np.isfinite(difference_low) else np.nan,
         difference_low=difference_low,
         difference_high=difference_high,
         num_images=num_images,

@@ -43,7 +43,7 @@ def test_a_job_leaves_ray_and_the_model_libraries_to_the_stages(job: Path) -> No
 
 def test_ground_sources_augmentations_and_benchmarks_load_neither_torch_nor_ray() -> None:
     modules = ["seva_ray.records", "seva_ray.seeds", "seva_ray.errors", "seva_ray.artifacts"]
-    modules += modules_of("seva_ray/sources/*.py", "seva_ray/augmentations/*.py", "seva_ray/benchmarks/*.py")
+    modules += modules_of("seva_ray/sources/*.py", "seva_ray/augmentations/*.py", "seva_ray/benchmarks/**/*.py")
     assert loaded_by(*modules) & {"torch", "transformers", "ray", "vllm"} == set()
 
 

@@ -44,3 +44,10 @@ def test_names_cannot_bring_markup_into_the_card():
     card = model_card(replace(CONTENT, name="x|<script>\n# y"))
     assert "<script>" not in card
     assert "\n# y" not in card
+
+
+def test_a_difference_never_stands_without_its_interval():
+    nan = float("nan")
+    rows = [replace(ROW, difference=nan, difference_low=nan, difference_high=nan)]
+    card = model_card(replace(CONTENT, scores={"pope": rows}))
+    assert "| VQA accuracy | 80.0 | 84.3 | no interval |" in card

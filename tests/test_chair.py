@@ -70,6 +70,12 @@ def test_scores_are_those_worked_out_by_hand(tmp_path):
     }
 
 
+def test_objects_that_are_named_and_not_there_are_listed_once(tmp_path):
+    texts = {"7.jpg": "A dog, a puppy, knives and a knife.", "8.jpg": "A bird."}
+    responses = {key: Response(prompt_id=key, text=text, finish_reason="stop") for key, text in texts.items()}
+    assert write(tmp_path).hallucinated(responses) == {"7.jpg": ["knife"], "8.jpg": []}
+
+
 def test_no_answer_is_one_description_with_one_object_that_is_not_there(tmp_path):
     texts = {"i7": "A dog and a man.", "i8": "A bird."}
     assert metrics(write(tmp_path), **texts) == {

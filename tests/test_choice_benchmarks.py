@@ -14,6 +14,7 @@ from seva_ray.benchmarks.scienceqa import ScienceQa
 from seva_ray.benchmarks.scienceqa import letter_in as letter_in_scienceqa
 from seva_ray.benchmarks.seed_bench import SeedBench
 from seva_ray.errors import InputError
+from seva_ray.outcomes import Decides
 from seva_ray.records import Response
 
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -184,6 +185,18 @@ def test_an_answer_with_an_error_and_no_answer_count_as_wrong(tmp_path, make):
     tally = benchmark.tally(failed)
     assert tally.counts[:, [name.endswith("_right") for name in tally.names]].sum() == 0
     assert tally.counts.sum() == len(prompts)
+
+
+@pytest.mark.parametrize("make", [seed, scienceqa, gqa])
+def test_the_outcome_of_every_question_is_known(tmp_path, make):
+    benchmark = make(tmp_path)
+    ids = [prompt.prompt_id for prompt in benchmark.prompts()]
+    assert isinstance(benchmark, Decides)
+    right = {"101": "A", "102": "D", "103": "B", "1": "B", "3": "A", "201": "yes", "202": "dog", "203": "cup"}
+    wrong, *others = ids
+    responses = {key: Response(prompt_id=key, text=right[key], finish_reason="stop") for key in others[:1]}
+    responses[wrong] = Response(prompt_id=wrong, text="I cannot say", finish_reason="stop")
+    assert benchmark.correct(responses) == {key: key in others[:1] for key in ids}
 
 
 def changed(content: Any, *path: Any, to: Any) -> Any:

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from seva_ray.curves import SMOOTH_FROM, _running_mean, training_curves
+from seva_ray.curves import NUM_BINS, SMOOTH_FROM, _running_mean, length_edges, length_figure, training_curves
 
 
 def rows(num_steps: int) -> list[dict[str, Any]]:
@@ -54,3 +54,16 @@ def test_the_running_mean_is_over_the_points_around_each_point() -> None:
     values = np.random.default_rng(0).normal(size=60)
     expected = [values[max(0, i - 3) : i + 4].mean() for i in range(60)]
     np.testing.assert_allclose(_running_mean(values), expected)
+
+
+@pytest.mark.parametrize("lengths", [[], [0], [1] * 50, [*range(400)], [*[3] * 500, 90_000]])
+def test_every_answer_has_a_place_in_the_histogram_of_lengths(lengths: list[int]) -> None:
+    edges = length_edges(lengths)
+    assert len(edges) <= NUM_BINS + 2
+    assert edges[0] < 0, "an empty answer has one too"
+    assert np.quantile(lengths or [0], 0.99) < edges[-1]
+    assert ElementTree.fromstring(length_figure(lengths, [])).tag.endswith("svg")
+
+
+def test_one_endless_answer_does_not_flatten_the_histogram() -> None:
+    assert length_edges([*[3] * 500, 90_000])[-1] < 10

@@ -9,6 +9,7 @@ import pytest
 from seva_ray.benchmarks.base import Benchmark
 from seva_ray.benchmarks.pope import Pope
 from seva_ray.errors import ConfigError, InputError
+from seva_ray.outcomes import Decides
 from seva_ray.records import Response
 
 CATEGORIES = ("random", "popular", "adversarial")
@@ -144,3 +145,16 @@ def test_a_missing_or_empty_or_binary_file_is_named(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"coco_pope_adversarial\.json: "):
             Pope(path=str(tmp_path), image_root="images")
         path.touch()
+
+
+def test_outcomes_of_questions_agree_with_the_accuracy(tmp_path: Path) -> None:
+    pope = write(tmp_path, published_like())
+    assert isinstance(pope, Decides)
+    responses = answers(pope, "Yes")
+    del responses["random-1"]
+    correct = pope.correct(responses)
+    assert len(correct) == 12
+    assert correct["random-3"]
+    assert not correct["random-1"], "without a response"
+    assert not correct["random-2"], "the wrong answer"
+    assert sum(correct.values()) == 5

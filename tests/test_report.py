@@ -9,15 +9,18 @@ import pytest
 from PIL import Image
 
 from seva_ray.report import (
-    ANSWER_LIMIT,
+    NUM_HALLUCINATED,
+    Flip,
     Funnel,
+    Hallucinated,
+    Lengths,
     ReportContent,
     Sample,
     ScoreTable,
     StageTime,
-    marked_differences,
     render,
 )
+from seva_ray.samples import ANSWER_LIMIT, marked_differences
 from seva_ray.statistics import Comparison
 from seva_ray.verdicts import OPTIONAL, VERDICTS
 
@@ -91,6 +94,12 @@ def sample(chosen: str = "a red dog", rejected: str = "a blue dog", width: int =
     )
 
 
+def flip(text: str = "a red dog", gained: bool = True) -> Flip:
+    return Flip(
+        prompt_id=text, question=text, benchmark=text, image_png=png(48), start=text, policy="a blue dog", gained=gained
+    )
+
+
 def full_content(text: str = "plain") -> ReportContent:
     steps = [{"step": i, "loss": 0.7 / i, "rewards/margins": i / 9, "rewards/accuracies": 0.5} for i in range(1, 9)]
     shown = replace(sample(text, "unlike all of it"), question=text, prompt_id=text, view=text)
@@ -100,7 +109,10 @@ def full_content(text: str = "plain") -> ReportContent:
         funnels=[Funnel(view=text, num_prompts=10, verdicts={"kept": 4, "equal": 6})],
         samples=[shown],
         training=steps,
-        scores=[ScoreTable(benchmark=text, comparisons=[comparison(text, 2.0, 1.0)])],
+        scores=[ScoreTable(benchmark=text, comparisons=[comparison(text, 2.0, 1.0)], notes=[text])],
+        lengths=[Lengths(benchmark=text, start=[1, 2, 3], policy=[4])],
+        hallucinated=[Hallucinated(benchmark=text, start={text: 3}, policy={})],
+        flips=[flip(text)],
         seconds=[StageTime(stage=text, seconds=4.0, reused=False)],
         config={text: {text: text, "items": [text]}},
         versions={text: text},
@@ -113,7 +125,7 @@ def test_hostile_text_stays_text_wherever_it_comes_in() -> None:
     assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in plain.tags]
     assert [sorted(attrs) for _, attrs in hostile.tags] == [sorted(attrs) for _, attrs in plain.tags]
     assert not {"script", "iframe", "object", "link"} & {tag for tag, _ in hostile.tags}
-    assert hostile.text.count("<script>alert(1)</script>") >= 12
+    assert hostile.text.count("<script>alert(1)</script>") >= 20
     assert "{{ 7 * 7 }}" in hostile.text
 
 
@@ -131,7 +143,14 @@ def test_the_page_loads_nothing_and_forbids_itself_to() -> None:
 def test_an_empty_run_renders_and_says_of_each_part_that_it_is_empty() -> None:
     page = Page(render(ReportContent(title="Empty")))
     assert "img" not in [tag for tag, _ in page.tags]
-    for sentence in ("No benchmark was scored", "No pairs", "No samples", "No training steps", "No stage was timed"):
+    for sentence in (
+        "No benchmark was scored",
+        "No answers",
+        "No pairs",
+        "No samples",
+        "No training steps",
+        "No stage was timed",
+    ):
         assert sentence in page.text
 
 
@@ -302,3 +321,37 @@ def test_the_config_is_shown_by_dotted_names() -> None:
 
 def test_text_that_is_no_valid_unicode_can_still_be_written_to_a_file() -> None:
     assert "half ? of" in render(ReportContent(title="half \ud83d of")).encode("utf-8").decode("utf-8")
+
+
+def test_what_a_table_needs_said_stands_under_it() -> None:
+    scores = replace(table(comparison("F1", -2.0, 1.0)), notes=["Judged by a judge.", "It gained 7."])
+    text = Page(render(ReportContent(title="t", scores=[scores]))).text
+    assert "Judged by a judge." in text
+    assert "It gained 7." in text
+
+
+@pytest.mark.parametrize("gained", [True, False])
+def test_of_a_flip_the_right_answer_stands_first_and_its_image_is_shown(gained: bool) -> None:
+    page = Page(render(ReportContent(title="t", flips=[flip("a red dog", gained)])))
+    assert page.marked == (["blue", "red"] if gained else ["red", "blue"])
+    assert (page.text.index("policy\n") < page.text.index("start\n")) == gained
+    assert ("gained ·" in page.text, "lost ·" in page.text) == (gained, not gained)
+    (image,) = [attrs for tag, attrs in page.tags if tag == "img"]
+    assert base64.b64decode(image["src"].partition(",")[2]) == png(48)
+
+
+def test_lengths_are_a_histogram_with_both_medians() -> None:
+    lengths = [Lengths(benchmark="b", start=[1, 2, 9], policy=[3, 4]), Lengths(benchmark="none", start=[], policy=[])]
+    page = Page(render(ReportContent(title="t", lengths=lengths)))
+    assert "Median: 2 for the starting model, 3.5 for the policy." in page.text
+    assert "Median: – for the starting model" in page.text
+    assert [attrs["src"][:19] for tag, attrs in page.tags if tag == "img"] == ["data:image/svg+xml;"] * 2
+
+
+def test_things_that_are_not_there_are_listed_by_how_often_they_are_named() -> None:
+    named = Hallucinated(benchmark="b", start={"cup": 3, "fork": 1, "cat": 2}, policy={"fork": 4, "dog": 1})
+    text = re.sub(r"\s", "", Page(render(ReportContent(title="t", hallucinated=[named]))).text)
+    assert "ThingStartPolicyfork14cup30cat20dog01" in text
+    many = Hallucinated(benchmark="b", start={f"thing{n:02}": 1 for n in range(30)}, policy={})
+    shown = re.findall(r"thing\d\d", Page(render(ReportContent(title="t", hallucinated=[many]))).text)
+    assert shown == [f"thing{n:02}" for n in range(NUM_HALLUCINATED)]

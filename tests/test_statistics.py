@@ -128,6 +128,7 @@ def test_an_interval_is_nan_where_many_resamples_have_no_value() -> None:
     row = paired_bootstrap(tally(asked / 4, asked), tally(asked / 2, asked), accuracy)[0]
     assert (row.start, row.policy) == (25, 50)
     assert np.isnan([row.start_low, row.policy_high, row.difference_low, row.difference_high]).all()
+    assert np.isnan(row.difference), "a difference never stands without its interval"
     assert not row.excludes_zero
 
 

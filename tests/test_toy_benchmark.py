@@ -11,7 +11,7 @@ from seva_ray.benchmarks.toy import ToyBenchmark, mentions
 from seva_ray.errors import ConfigError
 from seva_ray.records import PROMPT_SCHEMA, Response, table
 from seva_ray.sources.toy import ToyWorld
-from seva_ray.toy.world import make_scene, questions, render
+from seva_ray.toy.world import COLOR_NAMES, SHAPES, make_scene, questions, render
 
 BENCHMARK = ToyBenchmark(num_images=30)
 
@@ -86,6 +86,20 @@ def test_a_description_is_scored_by_the_objects_it_names():
     assert scores["describe recall"] == 100
     assert 60 < scores["describe precision"] < 90
     assert mentions("a red ring at the left , a red ring , a green sign") == {("red", "ring")}
+
+
+def test_what_a_description_names_and_no_scene_has_is_listed_once():
+    scene = make_scene(2024, "test", 0)
+    here = {(thing.color, thing.shape) for thing in scene.things}
+    (absent, *_) = [(color, shape) for color in COLOR_NAMES for shape in SHAPES if (color, shape) not in here]
+    thing = scene.things[0]
+    text = f"a {thing.color} {thing.shape} and a {' '.join(absent)} and a {' '.join(absent)}"
+    responses = answered(lambda question: text if question.kind == "describe" else question.answer)
+    named = BENCHMARK.hallucinated(responses)
+    assert named[next(iter(named))] == [" ".join(absent)]
+    tally = BENCHMARK.tally(responses)
+    sums = dict(zip(tally.names, tally.counts.sum(axis=0), strict=True))
+    assert sum(map(len, named.values())) == sums["describe_said"] - sums["describe_said_right"]
 
 
 def test_metrics_of_bootstrap_replicates_have_their_shape():

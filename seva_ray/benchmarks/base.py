@@ -79,6 +79,11 @@ def percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return values
 
 
+def is_right(counts: Mapping[str, float]) -> bool:
+    """Whether the counts of one answer, `<group>_asked` and `<group>_right`, are those of a right one."""
+    return any(value and name.endswith("_right") for name, value in counts.items())
+
+
 def accuracies(label: str, sums: Mapping[str, np.ndarray], groups: Sequence[str]) -> dict[str, np.ndarray]:
     """`<label> accuracy` over all groups, then that of each, from the counts `<group>_right` and `<group>_asked`."""
     right, asked = (np.sum([sums[f"{group}_{what}"] for group in groups], axis=0) for what in ("right", "asked"))

@@ -140,6 +140,13 @@ class Chair:
             ),
         )
 
+    def hallucinated(self, responses: Mapping[str, Response]) -> dict[str, list[str]]:
+        return {
+            image.prompt.prompt_id: sorted(set(self.synonyms.mentions(text)) - image.objects)
+            for image in self.images
+            if (text := text_of(responses, image.prompt.prompt_id))
+        }
+
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """In percent, but for the mean number of words."""
         return {

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from seva_ray.benchmarks.base import Tally, accuracies, tally_of, text_of
+from seva_ray.benchmarks.base import Tally, accuracies, is_right, tally_of, text_of
 from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
 from seva_ray.benchmarks.files import adjacent, image_at, object_at, read_json, settle_paths, text_at
 from seva_ray.errors import InputError
@@ -62,6 +62,9 @@ class Gqa:
     def tally(self, responses: Mapping[str, Response]) -> Tally:
         names = [f"{kind}_{what}" for kind in KINDS for what in ("right", "asked")]
         return tally_of(names, (count(question, responses) for question in self.questions))
+
+    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+        return {question.prompt.prompt_id: is_right(count(question, responses)[1]) for question in self.questions}
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return accuracies("GQA", sums, KINDS)

@@ -79,6 +79,9 @@ class Pope:
             ((question.prompt.image_id, count(question, responses)) for question in self.questions),
         )
 
+    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+        return {question.prompt.prompt_id: yesno.is_right(count(question, responses)) for question in self.questions}
+
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Accuracy, precision, recall, F1 and yes-ratio, per category and overall, in percent."""
         return yesno.metrics(sums)

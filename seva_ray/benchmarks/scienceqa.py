@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from seva_ray.benchmarks.base import Tally, accuracies, tally_of, text_of
+from seva_ray.benchmarks.base import Tally, accuracies, is_right, tally_of, text_of
 from seva_ray.benchmarks.choices import LETTERS, ask
 from seva_ray.benchmarks.files import choice_at, image_at, items_at, object_at, read_json, settle_paths, text_at, unique
 from seva_ray.errors import InputError
@@ -76,6 +76,9 @@ class ScienceQa:
     def tally(self, responses: Mapping[str, Response]) -> Tally:
         names = [f"{subject}_{what}" for subject in self.subjects for what in ("right", "asked")]
         return tally_of(names, (count(question, responses) for question in self.questions))
+
+    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+        return {question.prompt.prompt_id: is_right(count(question, responses)[1]) for question in self.questions}
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return accuracies("ScienceQA-IMG", sums, self.subjects)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from seva_ray.benchmarks.base import Tally, accuracies, tally_of, text_of
+from seva_ray.benchmarks.base import Tally, accuracies, is_right, tally_of, text_of
 from seva_ray.benchmarks.choices import LETTERS, ask
 from seva_ray.benchmarks.files import (
     adjacent,
@@ -80,6 +80,9 @@ class SeedBench:
     def tally(self, responses: Mapping[str, Response]) -> Tally:
         names = [f"{dimension}_{what}" for dimension in self.dimensions for what in ("right", "asked")]
         return tally_of(names, (count(question, responses) for question in self.questions))
+
+    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+        return {question.prompt.prompt_id: is_right(count(question, responses)[1]) for question in self.questions}
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return accuracies("SEED-Image", sums, self.dimensions)

@@ -73,6 +73,24 @@ class ToyBenchmark:
             rows.append(list(counts.values()))
         return Tally(image_ids=image_ids, names=names, counts=np.array(rows, dtype=np.float64))
 
+    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+        """Of all questions but those that ask for a description."""
+        return {
+            prompt.prompt_id: is_right(question, text_of(responses, prompt.prompt_id))
+            for _, asked in self._by_scene()
+            for prompt, question in asked
+            if question.kind != "describe"
+        }
+
+    def hallucinated(self, responses: Mapping[str, Response]) -> dict[str, list[str]]:
+        """Of the descriptions."""
+        return {
+            prompt.prompt_id: sorted(" ".join(pair) for pair in mentions(text) - present(scene))
+            for scene, asked in self._by_scene()
+            for prompt, question in asked
+            if question.kind == "describe" and (text := text_of(responses, prompt.prompt_id))
+        }
+
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """In percent, but for the mean number of words of a description."""
         without_count = [kind for kind in EXACT_KINDS if kind != "count"]
@@ -108,10 +126,21 @@ def count(scene: Scene, question: Question, text: str | None) -> dict[str, float
         said_yes = yesno.says_yes(text) if text is not None else not label_yes
         return yesno.count(question.category, label_yes, said_yes)
     if question.kind == "describe":
-        said, present = mentions(text or ""), {(thing.color, thing.shape) for thing in scene.things}
-        values = (1, len((text or "").split()), len(said), len(said & present), len(present))
+        said, there = mentions(text or ""), present(scene)
+        values = (1, len((text or "").split()), len(said), len(said & there), len(there))
         return dict(zip(DESCRIBE_COUNTS, map(float, values), strict=True))
-    return {f"{question.kind}_asked": 1.0, f"{question.kind}_right": float(text == question.answer)}
+    return {f"{question.kind}_asked": 1.0, f"{question.kind}_right": float(is_right(question, text))}
+
+
+def is_right(question: Question, text: str | None) -> bool:
+    if question.kind == "exist":
+        return text is not None and yesno.says_yes(text) == (question.answer == "yes")
+    return text == question.answer
+
+
+def present(scene: Scene) -> set[tuple[str, str]]:
+    """The (colour, shape) pairs of a scene."""
+    return {(thing.color, thing.shape) for thing in scene.things}
 
 
 def mentions(text: str) -> set[tuple[str, str]]:

@@ -2,8 +2,9 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from seva_ray.errors import ConfigError, UserError
 from seva_ray.models import Model
 from seva_ray.report import Funnel, ReportContent, Sample, ScoreTable, StageTime, render
 from seva_ray.seeds import key_of
+from seva_ray.stages import answers
 from seva_ray.stages.evaluate import read_comparisons, scores_of, title_of
 from seva_ray.stages.pair import ANY, lineage
 from seva_ray.stages.prepare import shard_name
@@ -30,10 +32,13 @@ class Report:
 
     num_samples: int = 12
     """Pairs in the sample grid."""
+    num_flips: int = 2
+    """Questions of each benchmark that the policy gained, and as many that it lost, with their pictures."""
 
     def __post_init__(self) -> None:
-        if self.num_samples < 0:
-            raise ConfigError(f"num_samples {self.num_samples}: must not be negative")
+        for name in ("num_samples", "num_flips"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} {getattr(self, name)}: must not be negative")
 
 
 def report(config: Report, store: Store, name: str, command: str, began: float) -> str:
@@ -44,26 +49,33 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
     trained = store.find(f"policies/{name}")
     pairs = store.find(next(iter(trained.recipe["inputs"])))
     prompts, chosen, rejected = lineage(store, pairs)
+    start, recipe = Model(**trained.counts["start"]), chosen.recipe["config"]
+    encoder = Encoder(local_directory(start.directory), recipe["system"])
+    draw = partial(picture, encoder, recipe)
     scores = scores_of(store, name)
     floors = controls(store, pairs)
-    answers = [store.find(item) for score in scores for item in list(score.recipe["inputs"])[1:]]
+    of_policy = [store.find(item) for score in scores for item in list(score.recipe["inputs"])[1:]]
     made = {"prepare": prompts, "generate": rejected[-1], "pair": pairs, "train": trained}
-    made |= {"generate for the scores": max(answers, key=lambda item: item.seconds)} if answers else {}
+    made |= {"generate for the scores": max(of_policy, key=lambda item: item.seconds)} if of_policy else {}
     made |= {f"evaluate {score.name.split('/')[1]}": score for score in scores}
     content = ReportContent(
         title=f"seva_ray: {name}",
         summary=summary(trained, pairs, floors),
         funnels=funnels(pairs, floors),
-        samples=samples(config, Model(**trained.counts["start"]), prompts, rejected, pairs),
+        samples=samples(config, encoder, prompts, rejected, pairs),
         training=[row for row in json.loads(read_bytes(trained.path("log.json"))) if "loss" in row],
         scores=[
             ScoreTable(
                 benchmark=title_of(item),
                 protocol=item.counts.get("protocol", ""),
                 comparisons=read_comparisons(item),
+                notes=answers.notes(item),
             )
             for item in scores
         ],
+        lengths=[answers.lengths(store, item) for item in scores],
+        hallucinated=[answers.hallucinated(item) for item in scores if "hallucinated" in item.counts],
+        flips=[flip for item in scores for flip in answers.flips(store, item, config.num_flips, draw)],
         seconds=[
             StageTime(stage=stage, seconds=item.seconds, reused=item.finished < began) for stage, item in made.items()
         ],
@@ -113,7 +125,7 @@ def summary(trained: Artifact, pairs: Artifact, floors: Sequence[Artifact]) -> l
 
 
 def samples(
-    config: Report, start: Model, prompts: Artifact, rejected: Sequence[Artifact], pairs: Artifact
+    config: Report, encoder: Encoder, prompts: Artifact, rejected: Sequence[Artifact], pairs: Artifact
 ) -> list[Sample]:
     """Kept pairs, a few of each shard, chosen by a hash of prompt_id; one rejected response of each."""
     rows: list[dict[str, Any]] = []
@@ -123,12 +135,7 @@ def samples(
             break
     rows.sort(key=lambda row: key_of(0, "sample", row["prompt_id"]))
     recipe = rejected[0].recipe["config"]
-    viewer = Viewer(
-        encoder=Encoder(local_directory(start.directory), recipe["system"]),
-        image_root=prompts.counts["image_root"],
-        max_pixels=recipe["max_image_pixels"],
-        seed=recipe["augmentation"]["seed"],
-    )
+    viewer = viewer_of(encoder, recipe, prompts, seed=recipe["augmentation"]["seed"])
     shown = []
     for place, row in enumerate(rows[: config.num_samples]):
         answer = row["rejected"][place % len(row["rejected"])]
@@ -150,6 +157,26 @@ def samples(
             )
         )
     return shown
+
+
+def viewer_of(encoder: Encoder, recipe: Mapping[str, Any], prompts: Artifact, seed: int = 0) -> Viewer:
+    """Sees prompts as generation did by `recipe`."""
+    return Viewer(
+        encoder=encoder,
+        image_root=prompts.counts["image_root"],
+        max_pixels=recipe["max_image_pixels"],
+        seed=seed,
+    )
+
+
+def picture(encoder: Encoder, recipe: Mapping[str, Any], prompts: Artifact, row: Mapping[str, Any]) -> bytes:
+    """Of one prompt; empty where its image cannot be read."""
+    viewer = viewer_of(encoder, recipe, prompts)
+    try:
+        return png(viewer, viewer.pixels(row, CLEAN))
+    except (UserError, OSError) as error:
+        say(f"report: no picture of {row['prompt_id']} ({error})")
+        return b""
 
 
 def png(viewer: Viewer, pixels: np.ndarray) -> bytes:

@@ -1,0 +1,55 @@
+"""Judged benchmarks, one file each. To add one: a dataclass, and a line in `JudgedBenchmarks`."""
+
+from dataclasses import dataclass
+
+from seva_ray.benchmarks.files import check_images
+from seva_ray.benchmarks.judged.base import JudgedBenchmark
+from seva_ray.benchmarks.judged.competition import Competition
+from seva_ray.benchmarks.judged.llava_bench import LlavaBench
+from seva_ray.benchmarks.judged.mm_vet import MmVet
+from seva_ray.benchmarks.judged.mmhal import MmHal
+from seva_ray.benchmarks.judged.shr import Shr
+from seva_ray.errors import ConfigError
+
+__all__ = ["Competition", "JudgedBenchmark", "JudgedBenchmarks", "LlavaBench", "MmHal", "MmVet", "Shr"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedBenchmarks:
+    """What a judge scores models on: folders of the published files, with the images in them. Empty for none."""
+
+    mm_vet: str = ""
+    """MM-Vet: mm-vet.json and images/."""
+    llava_bench: str = ""
+    """LLaVA-Bench (In-the-Wild): questions.jsonl, context.jsonl, answers_gpt4.jsonl and images/."""
+    competition: bool = False
+    """Also let both models compete on LLaVA-Bench's questions: win, tie or lose, asked in both orders."""
+    mmhal: str = ""
+    """MMHal-Bench: response_template.json and images/."""
+    shr: str = ""
+    """SHR: val_images_final.json, shr_factual_part1.jsonl, shr_factual_part2.jsonl."""
+    visual_genome: str = ""
+    """Visual Genome, for SHR: image_data.json, region_descriptions.json, VG_100K/ and VG_100K_2/."""
+
+    def __post_init__(self) -> None:
+        if bool(self.shr) != bool(self.visual_genome):
+            raise ConfigError("shr and visual_genome: give both or neither")
+        if self.competition and not self.llava_bench:
+            raise ConfigError("competition: needs llava_bench, whose questions it asks")
+
+    def chosen(self) -> list[JudgedBenchmark]:
+        """The benchmarks that the fields ask for. Raises: InputError where a file is not as published."""
+        members: list[JudgedBenchmark] = []
+        if self.mm_vet:
+            members.append(MmVet(path=self.mm_vet))
+        if self.llava_bench:
+            members.append(LlavaBench(path=self.llava_bench))
+        if self.competition:
+            members.append(Competition(path=self.llava_bench))
+        if self.mmhal:
+            members.append(MmHal(path=self.mmhal))
+        if self.shr:
+            members.append(Shr(path=self.shr, image_root=self.visual_genome))
+        for member in members:
+            check_images(member.name, member.image_root)
+        return members

@@ -1,0 +1,93 @@
+"""Pairwise competition: which of two models answers LLaVA-Bench's questions better, as a judge sees it.
+
+In: LLaVA-Bench's folder. Out: how often each model wins, and how often neither does. A judge likes one place better
+than the other, so it is asked in both orders, and a model wins a question only where it is called the better one both
+times; all else is a tie. Equal answers tie unasked. The competition follows figure 5 of SeVa (arXiv 2404.10501), the
+judge prompt is our own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from seva_ray.benchmarks.base import percent
+from seva_ray.benchmarks.files import adjacent, settle_paths
+from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, one_line
+from seva_ray.benchmarks.judged.llava_bench import Question, beside, read_questions
+from seva_ray.judge import JudgePrompt, Marks
+from seva_ray.records import Prompt
+
+INSTRUCTIONS = f"""\
+Compare two answers to a question about an image. A description of what is in the image stands for it.
+{TEXTS_ONLY}
+The better answer is the one that helps more with the question and says less that the description contradicts. Neither \
+its length nor which answer stands first is a merit. Where you see no clear difference, call it a tie.
+Explain your choice first. End with one line of one of these three forms, and write no other line like them:
+Better: first
+Better: second
+Better: tie
+"""
+CHOICES = {"first": 1.0, "second": 2.0, "tie": 0.0}
+"""The mark of each choice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Competition:
+    """Both models on the questions of LLaVA-Bench."""
+
+    path: str
+    """Folder with questions.jsonl, context.jsonl, answers_gpt4.jsonl and images/."""
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "path")
+        assert self.questions  # A wrong file is found here, before a model answers anything.
+
+    @property
+    def name(self) -> str:
+        return f"competition-{OWN_PROMPT}"
+
+    @property
+    def protocol(self) -> str:
+        return OWN_PROMPT
+
+    @property
+    def image_root(self) -> str:
+        return f"{self.path}/images"
+
+    @property
+    def instructions(self) -> str:
+        return INSTRUCTIONS
+
+    @property
+    def count_names(self) -> Sequence[str]:
+        return ("asked", "won", "tied")
+
+    @cached_property
+    def questions(self) -> dict[str, Question]:
+        return read_questions(self.path)
+
+    def prompts(self) -> Iterator[Prompt]:
+        yield from adjacent(question.prompt for question in self.questions.values())
+
+    def judge_prompts(self, prompt_id: str, answer: str, other: str) -> list[JudgePrompt]:
+        """`answer` first, then `other` first."""
+        if answer == other:
+            return []
+        question = self.questions[prompt_id]
+        orders = ((answer, other), (other, answer))
+        return [JudgePrompt(text=beside(INSTRUCTIONS, question, *order)) for order in orders]
+
+    def parse(self, verdict: str) -> Marks | None:
+        match = one_line(verdict, r"Better: *(first|second|tie)")
+        return (CHOICES[match[1].lower()],) if match else None
+
+    def count(self, prompt_id: str, answer: str, marks: Sequence[Marks]) -> Mapping[str, float]:
+        choices = [choice for (choice,) in marks]
+        won, lost = choices == [1.0, 2.0], choices == [2.0, 1.0]
+        return {"asked": 1.0, "won": float(won), "tied": float(not won and not lost)}
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The policy's wins are the starting model's losses, so their difference is wins minus losses."""
+        return {"wins": percent(sums["won"], sums["asked"]), "ties": percent(sums["tied"], sums["asked"])}

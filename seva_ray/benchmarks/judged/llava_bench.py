@@ -1,0 +1,167 @@
+"""LLaVA-Bench (In-the-Wild): 60 open questions about 24 images; a judge rates each answer beside GPT-4's.
+
+In: the published folder: questions.jsonl, context.jsonl (what is in each image, in words), answers_gpt4.jsonl, images/.
+Out: the sum of the answers' ratings in percent of GPT-4's, over all questions and for each category. As published, both
+answers are rated from 1 to 10, GPT-4's stands first, and its text is the file's. Not as published: the judge prompt,
+which is our own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from seva_ray.benchmarks.base import percent
+from seva_ray.benchmarks.files import (
+    adjacent,
+    brief,
+    choice_at,
+    id_at,
+    image_at,
+    read_json_lines,
+    settle_paths,
+    text_at,
+    unique,
+)
+from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, one_line, tagged
+from seva_ray.errors import InputError
+from seva_ray.judge import JudgePrompt, Marks
+from seva_ray.records import Prompt
+
+CATEGORIES = {"conv": "conversation", "detail": "detail", "complex": "complex reasoning"}
+INSTRUCTIONS = f"""\
+Rate two answers to a question about an image. A description of what is in the image stands for it.
+{TEXTS_ONLY}
+Rate each answer from 1 to 10 by how helpful, relevant, accurate and detailed it is, all in one number; 10 is best. \
+Details that the description contradicts count against an answer. Neither its length nor which answer stands first is \
+a merit.
+Explain your rating first. End with one line that has the rating of the first answer and then that of the second, of \
+this form, and write no other line of this form:
+Ratings: 1 1
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question with all that its judge is told."""
+
+    prompt: Prompt
+    category: str
+    context: str
+    reference: str
+    """GPT-4's answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaBench:
+    """The questions of LLaVA-Bench, judged with our own prompt."""
+
+    path: str
+    """Folder with questions.jsonl, context.jsonl, answers_gpt4.jsonl and images/."""
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "path")
+        assert self.questions  # A wrong file is found here, before a model answers anything.
+
+    @property
+    def name(self) -> str:
+        return f"llava-bench-{OWN_PROMPT}"
+
+    @property
+    def protocol(self) -> str:
+        return OWN_PROMPT
+
+    @property
+    def image_root(self) -> str:
+        return f"{self.path}/images"
+
+    @property
+    def instructions(self) -> str:
+        return INSTRUCTIONS
+
+    @property
+    def count_names(self) -> Sequence[str]:
+        return [f"{group}_{what}" for group in ("all", *CATEGORIES) for what in ("rating", "reference")]
+
+    @cached_property
+    def questions(self) -> dict[str, Question]:
+        return read_questions(self.path)
+
+    def prompts(self) -> Iterator[Prompt]:
+        yield from adjacent(question.prompt for question in self.questions.values())
+
+    def judge_prompts(self, prompt_id: str, answer: str, other: str) -> list[JudgePrompt]:
+        question = self.questions[prompt_id]
+        return [JudgePrompt(text=beside(INSTRUCTIONS, question, question.reference, answer), num_marks=2)]
+
+    def parse(self, verdict: str) -> Marks | None:
+        rating = r"(10|[1-9](?:\.\d)?)"
+        match = one_line(verdict, rf"Ratings: *{rating}(?: +| *, *){rating}")
+        return (float(match[1]), float(match[2])) if match else None
+
+    def count(self, prompt_id: str, answer: str, marks: Sequence[Marks]) -> Mapping[str, float]:
+        ((reference, rating),) = marks
+        groups = ("all", self.questions[prompt_id].category)
+        return {f"{group}_rating": rating for group in groups} | {f"{group}_reference": reference for group in groups}
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        named = {"LLaVA-Bench": percent(sums["all_rating"], sums["all_reference"])}
+        for category, spoken in CATEGORIES.items():
+            named[f"LLaVA-Bench {spoken}"] = percent(sums[f"{category}_rating"], sums[f"{category}_reference"])
+        return named
+
+
+def beside(instructions: str, question: Question, first: str, second: str) -> str:
+    """A judge prompt with two answers."""
+    texts = {
+        "description": question.context,
+        "question": question.prompt.question,
+        "first_answer": first,
+        "second_answer": second,
+    }
+    return "\n".join([instructions, *(tagged(tag, text) for tag, text in texts.items())])
+
+
+def read_questions(folder: str) -> dict[str, Question]:
+    """By question_id. Raises: InputError naming file, row and field."""
+    contexts = {
+        image_at(row, "image", where): context_of(row, where)
+        for where, row in read_json_lines(f"{folder}/context.jsonl")
+    }
+    references = {
+        id_at(row, "question_id", where): text_at(row, "text", where)
+        for where, row in read_json_lines(f"{folder}/answers_gpt4.jsonl")
+    }
+    path = f"{folder}/questions.jsonl"
+
+    def read() -> Iterator[tuple[str, str, Question]]:
+        for where, row in read_json_lines(path):
+            prompt_id, image = id_at(row, "question_id", where), image_at(row, "image", where)
+            if prompt_id not in references:
+                raise InputError(f"{where}: {folder}/answers_gpt4.jsonl has no answer to question_id {prompt_id}")
+            if image not in contexts:
+                raise InputError(f"{where}: {folder}/context.jsonl has nothing about image {image}")
+            prompt = Prompt(
+                prompt_id=prompt_id,
+                image_id=image,
+                question=text_at(row, "text", where),
+                source="llava_bench",
+                image_path=image,
+            )
+            category = choice_at(row, "category", CATEGORIES, where)
+            question = Question(
+                prompt=prompt, category=category, context=contexts[image], reference=references[prompt_id]
+            )
+            yield where, prompt_id, question
+
+    return unique(read(), "question_id", path)
+
+
+def context_of(row: Mapping[str, object], where: str) -> str:
+    """One text, or a list of them."""
+    caption = row.get("caption")
+    lines = [caption] if isinstance(caption, str) else caption
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines) or not "".join(lines).strip():
+        raise InputError(f"{where}, caption: expected text, got {brief(caption)}")
+    return "\n".join(lines)

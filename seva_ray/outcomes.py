@@ -1,0 +1,82 @@
+"""Questions that are right or wrong: which ones a policy gained and lost, and whether that is more than chance.
+
+In: per question whether the starting model and the policy are right. Out: the four counts with McNemar's exact test.
+"""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Protocol, runtime_checkable
+
+from seva_ray.records import Response
+
+
+@runtime_checkable
+class Decides(Protocol):
+    """A benchmark, all or some of whose questions are either right or wrong."""
+
+    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+        """By prompt_id; a prompt without a response, or with an error, is wrong. Others than such are left out."""
+        ...
+
+
+@runtime_checkable
+class NamesObjects(Protocol):
+    """A benchmark that knows what is in its images, and what some of its answers say is there."""
+
+    def hallucinated(self, responses: Mapping[str, Response]) -> dict[str, list[str]]:
+        """By prompt_id: each thing that the answer names and that is not in the image, once."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flips:
+    """Questions by what both models made of them."""
+
+    right: int
+    """Both are right."""
+    gained: int
+    """Only the policy is right."""
+    lost: int
+    """Only the starting model is right."""
+    wrong: int
+    """Neither is right."""
+    p_value: float
+    """McNemar's exact test, two-sided. It takes questions as independent; those of one image rarely are."""
+
+
+def flips_of(start: Mapping[str, bool], policy: Mapping[str, bool]) -> Flips:
+    """Raises: ValueError where the two are of different questions."""
+    if start.keys() != policy.keys():
+        raise ValueError("outcomes of different questions")
+    pairs = [(start[prompt_id], policy[prompt_id]) for prompt_id in start]
+    gained, lost = pairs.count((False, True)), pairs.count((True, False))
+    return Flips(
+        right=pairs.count((True, True)),
+        gained=gained,
+        lost=lost,
+        wrong=pairs.count((False, False)),
+        p_value=mcnemar(gained, lost),
+    )
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """How likely at least so uneven a split is where each flip goes either way with chance 1/2; 1 without flips.
+
+    p = min(1, 2 * sum_{i <= min(gained, lost)} C(n, i) / 2^n), n = gained + lost, in exact integers.
+    Source: McNemar, Psychometrika 12 (1947), with the binomial in place of its chi-squared approximation.
+    """
+    total, tail, term = gained + lost, 0, 1
+    for i in range(min(gained, lost) + 1):
+        tail += term
+        term = term * (total - i) // (i + 1)
+    return min(1.0, 2 * tail / 2**total)
+
+
+def agreement(answers: Iterable[Sequence[Hashable]]) -> float:
+    """The share of equal pairs among the repeats of one thing, averaged over all things; nan where there is no pair."""
+    shares = []
+    for repeats in answers:
+        if pairs := list(combinations(repeats, 2)):
+            shares.append(sum(one == other for one, other in pairs) / len(pairs))
+    return sum(shares) / len(shares) if shares else float("nan")

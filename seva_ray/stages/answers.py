@@ -1,0 +1,137 @@
+"""What the report says of two models' answers to a benchmark: how long, what flipped, what is named but not there.
+
+In: a score artifact and the responses that it was made from. Out: plain data for the page.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.report import Flip, Hallucinated, Lengths
+from seva_ray.seeds import key_of
+from seva_ray.stages.judge import SIDES
+from seva_ray.stages.prepare import shard_name
+from seva_ray.storage import exists, read_bytes, read_table
+
+
+def notes(scores: Artifact) -> list[str]:
+    """Sentences for under the table."""
+    found = []
+    if judging := scores.counts.get("judging"):
+        found.append(judging_note(judging, json.loads(read_bytes(scores.path("repeats.json")))))
+    if flips := scores.counts.get("flips"):
+        found.append(
+            f"Of {flips['right'] + flips['gained'] + flips['lost'] + flips['wrong']:,} questions that are right or "
+            f"wrong, the policy gained {flips['gained']:,} and lost {flips['lost']:,}: McNemar's exact test gives "
+            f"p = {flips['p_value']:.2g}. It takes questions as independent, which those of one image rarely are."
+        )
+    return found
+
+
+def judging_note(judging: Mapping[str, Any], repeats: Mapping[str, Mapping[str, list[float | None]]]) -> str:
+    models = ", ".join(name for name in judging["models"] if name not in ("", judging["judge"]))
+    lines = [
+        f"Judged by {judging['judge']}{f' (which answered as {models})' if models else ''} with a prompt of our own "
+        f"(hash {judging['prompt_hash']}): not to be compared with published numbers."
+    ]
+    if judging["num_repeats"] > 1:
+        metric, sides = next(iter(repeats.items()))
+        spread = " and ".join(f"{deviation(sides[side])} ({side})" for side in SIDES)
+        lines.append(
+            f"Means of {judging['num_repeats']} repeats; over them {metric} has a standard deviation of {spread}."
+        )
+        if judging["agreement"] is not None:
+            lines.append(f"Two repeats of a verdict agree in {judging['agreement']:.0%} of cases.")
+    if judging["num_unjudged"]:
+        lines.append(
+            f"{judging['num_unjudged']:,} of {judging['num_verdicts']:,} verdicts are missing "
+            f"({judging['num_refused']:,} refused, the rest unreadable): their questions are left out for both models."
+        )
+    return " ".join(lines)
+
+
+def deviation(values: Iterable[float | None]) -> str:
+    defined = [value for value in values if value is not None]
+    return f"{statistics.stdev(defined):.1f}" if len(defined) > 1 else "–"
+
+
+def benchmark_of(scores: Artifact) -> str:
+    return scores.name.split("/")[1]
+
+
+def sides_of(store: Store, scores: Artifact) -> list[Artifact]:
+    """The responses of start and policy."""
+    return [store.find(name) for name in scores.recipe["inputs"]]
+
+
+def prompts_of(store: Store, scores: Artifact) -> Artifact:
+    return store.find(next(iter(sides_of(store, scores)[0].recipe["inputs"])))
+
+
+def lengths(store: Store, scores: Artifact) -> Lengths:
+    """Words of every response without an error."""
+    prompts = prompts_of(store, scores)
+    start, policy = (words(prompts, responses) for responses in sides_of(store, scores))
+    return Lengths(benchmark=benchmark_of(scores), start=start, policy=policy)
+
+
+def words(prompts: Artifact, responses: Artifact) -> list[int]:
+    found: list[int] = []
+    for index in range(prompts.counts["num_shards"]):
+        rows = read_table(responses.path(shard_name(index)), columns=["text", "error"])
+        texts = rows.filter(pc.is_null(rows["error"]))["text"].to_pylist()
+        found += [len(text.split()) for text in texts]
+    return found
+
+
+def hallucinated(scores: Artifact) -> Hallucinated:
+    return Hallucinated(benchmark=benchmark_of(scores), **scores.counts["hallucinated"])
+
+
+def flips(
+    store: Store, scores: Artifact, num_each: int, picture: Callable[[Artifact, Mapping[str, Any]], bytes]
+) -> list[Flip]:
+    """Some that the policy gained and as many that it lost, chosen by a hash of prompt_id.
+
+    `picture` draws a prompt's image as PNG, from its artifact and its row.
+    """
+    if not exists(scores.path("outcomes.parquet")):
+        return []
+    outcomes = read_table(scores.path("outcomes.parquet"))
+    chosen: list[dict[str, Any]] = []
+    for policy_right in (True, False):
+        kind = pc.and_(
+            pc.equal(outcomes["policy_right"], policy_right), pc.xor(*(outcomes[f"{side}_right"] for side in SIDES))
+        )
+        rows = outcomes.filter(kind).to_pylist()
+        chosen += sorted(rows, key=lambda row: key_of(0, "flip", row["prompt_id"]))[:num_each]
+    prompts = prompts_of(store, scores)
+    asked = prompt_rows(prompts, [row["prompt_id"] for row in chosen])
+    return [
+        Flip(
+            prompt_id=row["prompt_id"],
+            question=asked[row["prompt_id"]]["question"],
+            benchmark=benchmark_of(scores),
+            image_png=picture(prompts, asked[row["prompt_id"]]),
+            start=row["start"] or "",
+            policy=row["policy"] or "",
+            gained=row["policy_right"],
+        )
+        for row in chosen
+    ]
+
+
+def prompt_rows(prompts: Artifact, prompt_ids: list[str]) -> dict[str, dict[str, Any]]:
+    """Rows by prompt_id; only these leave Arrow, because a row may hold an image."""
+    wanted = pa.array(prompt_ids, pa.string())
+    return {
+        row["prompt_id"]: row
+        for index in range(prompts.counts["num_shards"])
+        for rows in [read_table(prompts.path(shard_name(index)))]
+        for row in rows.filter(pc.is_in(rows["prompt_id"], wanted)).to_pylist()
+    }

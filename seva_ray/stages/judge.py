@@ -1,0 +1,185 @@
+"""judge: two models' responses to a judged benchmark -> tallies, with every verdict kept beside the scores.
+
+The judge is asked from the driver: its key is in no worker. Replies lie in `verdicts/<judge>`, shared by all
+benchmarks and policies, so that a starting model is judged once.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.benchmarks.base import Tally, tally_of
+from seva_ray.benchmarks.judged import JudgedBenchmark
+from seva_ray.endpoint import Endpoint, Judge
+from seva_ray.errors import ConfigError
+from seva_ray.judge import JudgePrompt, Verdict, ask_all
+from seva_ray.outcomes import agreement
+from seva_ray.records import Response
+from seva_ray.stages.progress import Progress, say
+from seva_ray.storage import write_bytes, write_table
+
+SIDES = ("start", "policy")
+Answers = Mapping[str, str]
+"""By prompt_id."""
+
+
+def open_judge(judge: Judge, benchmarks: Sequence[object]) -> Endpoint | None:
+    """None where nothing is judged. Raises: ConfigError without a judge, InputError without its key."""
+    judged = [benchmark.name for benchmark in benchmarks if isinstance(benchmark, JudgedBenchmark)]
+    if not judged:
+        return None
+    if not judge.model:
+        raise ConfigError(f"judge.model: {', '.join(judged)} needs a judge; name its model")
+    return Endpoint(judge)
+
+
+def judge_recipe(judge: Judge, benchmark: JudgedBenchmark) -> dict[str, Any]:
+    return {"judge": judge, "prompt_hash": prompt_hash(benchmark)}
+
+
+def prompt_hash(benchmark: JudgedBenchmark) -> str:
+    return hashlib.sha256(benchmark.instructions.encode()).hexdigest()[:16]
+
+
+def judged_tallies(
+    endpoint: Endpoint,
+    store: Store,
+    benchmark: JudgedBenchmark,
+    artifact: Artifact,
+    responses: Sequence[Mapping[str, Response]],
+) -> tuple[Tally, Tally, dict[str, Any]]:
+    """Tallies of start and policy, each the mean over the judge's repeats, and what the record says of the judging.
+
+    A question that is unjudged for one model in a repeat is left out for both in that repeat.
+    Raises: InputError where verdicts are missing; what is there is kept.
+    """
+    judge = endpoint.judge
+    image_ids = {prompt.prompt_id: prompt.image_id for prompt in benchmark.prompts()}
+    start, policy = ({prompt_id: answer_of(of, prompt_id) for prompt_id in image_ids} for of in responses)
+    answers = (start, policy)
+    asked = [prompts_of(benchmark, one, other) for one, other in ((start, policy), (policy, start))]
+    prompts = [prompt for of_side in asked for of_answer in of_side.values() for prompt in of_answer]
+    distinct = {prompt.text for prompt in prompts}
+    say(f"judge {benchmark.name} by {judge.model}: {len(distinct):,} prompts, each {judge.num_repeats} times")
+    calls_before = endpoint.num_calls
+    progress = Progress("judge", len(distinct) * judge.num_repeats, "verdicts")
+    directory = store.uri(f"verdicts/{re.sub(r'[^A-Za-z0-9._+=-]', '-', judge.model).lstrip('.') or 'judge'}")
+    verdicts = ask_all(endpoint, directory, prompts, benchmark.parse, done=progress.add)
+    repeats = [
+        tallies_of(benchmark, image_ids, answers, asked, verdicts, repeat) for repeat in range(judge.num_repeats)
+    ]
+    write_table(artifact.path("verdicts.parquet"), verdict_table(asked, verdicts))
+    write_bytes(artifact.path("repeats.json"), json.dumps(metrics_of(benchmark, repeats), indent=1).encode())
+    every = [verdict for of_prompt in verdicts.values() for verdict in of_prompt]
+    counts = {
+        "judge": judge.model,
+        "prompt_hash": prompt_hash(benchmark),
+        "num_repeats": judge.num_repeats,
+        "num_verdicts": len(every),
+        "num_unjudged": sum(verdict.marks is None for verdict in every),
+        "num_refused": sum(verdict.refused for verdict in every),
+        "num_calls": endpoint.num_calls - calls_before,  # of this run; the rest was there
+        "num_tokens": sum(verdict.num_tokens for verdict in every),
+        "models": dict(Counter(verdict.model for verdict in every)),
+        "agreement": share(agreement([[one.marks for one in of_prompt] for of_prompt in verdicts.values()])),
+    }
+    return mean([of[0] for of in repeats]), mean([of[1] for of in repeats]), counts
+
+
+def answer_of(responses: Mapping[str, Response], prompt_id: str) -> str:
+    """Without a usable response, an empty answer: the judge says what that is worth."""
+    response = responses.get(prompt_id)
+    return response.text.strip() if response is not None and response.error is None else ""
+
+
+def prompts_of(benchmark: JudgedBenchmark, answers: Answers, others: Answers) -> dict[str, list[JudgePrompt]]:
+    return {
+        prompt_id: benchmark.judge_prompts(prompt_id, answer, others[prompt_id])
+        for prompt_id, answer in answers.items()
+    }
+
+
+def tallies_of(
+    benchmark: JudgedBenchmark,
+    image_ids: Mapping[str, str],
+    answers: Sequence[Answers],
+    asked: Sequence[Mapping[str, Sequence[JudgePrompt]]],
+    verdicts: Mapping[str, Sequence[Verdict]],
+    repeat: int,
+) -> tuple[Tally, Tally]:
+    """Of one repeat."""
+    marks = [
+        {prompt_id: [verdicts[prompt.text][repeat].marks for prompt in prompts] for prompt_id, prompts in side.items()}
+        for side in asked
+    ]
+    judged = [prompt_id for prompt_id in image_ids if all(None not in side[prompt_id] for side in marks)]
+
+    def tally(side: int) -> Tally:
+        counts = {
+            prompt_id: benchmark.count(
+                prompt_id, answers[side][prompt_id], [item for item in marks[side][prompt_id] if item is not None]
+            )
+            for prompt_id in judged
+        }
+        rows = ((image_id, counts.get(prompt_id, {})) for prompt_id, image_id in image_ids.items())
+        return tally_of(benchmark.count_names, rows)
+
+    return tally(0), tally(1)
+
+
+def mean(tallies: Sequence[Tally]) -> Tally:
+    return replace(tallies[0], counts=np.mean([tally.counts for tally in tallies], axis=0))
+
+
+def metrics_of(benchmark: JudgedBenchmark, repeats: Sequence[Sequence[Tally]]) -> dict[str, dict[str, list[Any]]]:
+    """Metric -> side -> its value in each repeat; None where undefined."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for of_repeat in repeats:
+        for side, tally in zip(SIDES, of_repeat, strict=True):
+            sums = dict(zip(tally.names, tally.counts.sum(axis=0), strict=True))
+            for metric, value in benchmark.metrics(sums).items():
+                found.setdefault(metric, {name: [] for name in SIDES})[side].append(share(float(value)))
+    return found
+
+
+def share(value: float) -> float | None:
+    """JSON knows no nan."""
+    return None if np.isnan(value) else value
+
+
+def verdict_table(
+    asked: Sequence[Mapping[str, Sequence[JudgePrompt]]], verdicts: Mapping[str, Sequence[Verdict]]
+) -> pa.Table:
+    rows = [
+        {
+            "model": side,
+            "prompt_id": prompt_id,
+            "part": part,
+            "repeat": repeat,
+            "marks": verdict.marks,
+            "text": verdict.text,
+        }
+        for side, of_side in zip(SIDES, asked, strict=True)
+        for prompt_id, prompts in of_side.items()
+        for part, prompt in enumerate(prompts)
+        for repeat, verdict in enumerate(verdicts[prompt.text])
+    ]
+    schema = pa.schema(
+        [
+            ("model", pa.string()),  # start or policy
+            ("prompt_id", pa.string()),
+            ("part", pa.int32()),  # of several judge prompts about one answer
+            ("repeat", pa.int32()),
+            ("marks", pa.list_(pa.float64())),  # null: unjudged
+            ("text", pa.string()),
+        ]
+    )
+    return pa.Table.from_pylist(rows, schema)

@@ -1,0 +1,23 @@
+"""Responses without a model: an artifact as the generate stage makes it, from texts."""
+
+from collections.abc import Mapping
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.records import RESPONSE_SCHEMA, Response, table
+from seva_ray.stages.prepare import shard_name
+from seva_ray.storage import read_table, write_table
+
+
+def responses(store: Store, prompts: Artifact, model: str, answers: Mapping[str, str]) -> Artifact:
+    """To every prompt; one that is not in `answers` has an error."""
+    name = prompts.name.removeprefix("prompts/")
+    artifact = store.open(f"responses/{model}/{name}/clean", config=answers, inputs=[prompts])
+    for shard in map(shard_name, range(prompts.counts["num_shards"])):
+        rows = [
+            Response(prompt_id=key, text=answers[key], finish_reason="stop")
+            if key in answers
+            else Response(prompt_id=key, error="no image")
+            for key in read_table(prompts.path(shard))["prompt_id"].to_pylist()
+        ]
+        write_table(artifact.path(shard), table(rows, RESPONSE_SCHEMA))
+    return artifact.finish({})
