@@ -68,6 +68,10 @@ class Space:
         swapped = [SWAPPED + label for view in self.swapped for label in expanded(view)]
         return list(dict.fromkeys([*views, *swapped]))
 
+    def plain_views(self) -> list[str]:
+        """The views of all arms, each once."""
+        return list(dict.fromkeys(arm.removeprefix(SWAPPED) for arm in self.arms()))
+
     def axes(self, train: Train) -> dict[str, Sequence[Any]]:
         """The values of each field of a `Point`."""
         return {

@@ -107,11 +107,11 @@ def tokens_of(store: Store, bench: Bench, model: str) -> list[int]:
     return by_length(lengths)
 
 
-def test_time_scores(workshop: Workshop, measured: Found) -> dict[str, list[Comparison]]:
+def test_time_scores(workshop: Workshop, views: Sequence[str]) -> dict[str, list[Comparison]]:
     """Augmentation without training: the first starting model on the objective's benchmark in each view, against
     itself on the images as they are. Source: SeVa (arXiv 2404.10501), figure 2."""
     bench = workshop.bench
-    start, views = bench.starts[0], list(dict.fromkeys(point.view for point in measured))
+    start = bench.starts[0]
     (place,) = (n for n, benchmark in enumerate(bench.benchmarks) if benchmark.name == bench.objective[0])
     benchmark, tests = bench.benchmarks[place], bench.tests[place]
     clean, *answers = workshop.responses([(start, tests, view) for view in (CLEAN, *views)])
