@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
@@ -66,11 +67,19 @@ def alone(run: Run) -> list[dict]:
     return run.log("alone", CONFIG)
 
 
-@pytest.mark.parametrize("stage", [*(pytest.param(stage, marks=pytest.mark.slow) for stage in (1, 2)), 3])
-def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses(run: Run, alone: list[dict], stage: int):
-    config = replace(CONFIG, num_workers=2, per_device_batch_size=2, zero_stage=stage)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("stage", "offload"),
+    [
+        (3, False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, False), (2, False), (2, True), (3, True)]),
+    ],
+)
+def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses(
+    run: Run, alone: list[dict], stage: Literal[1, 2, 3], offload: bool
+):
+    config = replace(CONFIG, num_workers=2, per_device_batch_size=2, zero_stage=stage, offload=offload)
     config = replace(config, gradient_checkpointing=stage == 2)  # which changes no number either
-    shared = run.log(f"zero{stage}", config)
+    shared = run.log(f"zero{stage}{offload}", config)
     assert [row["step"] for row in shared] == [1, 2, 3] == [row["step"] for row in alone]
     assert alone[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert abs(alone[-1]["loss"] - math.log(2)) > 1e-4, "nothing was learnt"
@@ -78,6 +87,20 @@ def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses(run: Run, al
     assert any(alone[-1][name] != alone[-1]["rewards/margins"] for name in split)
     for name in ("loss", "rewards/margins", *split, "logps/chosen", "drift/rejected", "tokens/rejected"):
         assert [row[name] for row in shared] == pytest.approx([row[name] for row in alone], rel=1e-4, abs=1e-5)
+
+
+def test_in_bfloat16_it_starts_where_the_reference_is_and_learns_what_float32_does(run: Run, alone: list[dict]):
+    config = replace(CONFIG, num_workers=2, per_device_batch_size=2, zero_stage=2, dtype="bfloat16")
+    log = run.log("bfloat16", replace(config, gradient_checkpointing=True))
+    for row in log[:2]:  # the learning rate of the first step is 0
+        # Log-probabilities of -34 nats on average, which rounded to bfloat16 would be off by up to an eighth each.
+        assert [row["drift/chosen"], row["drift/rejected"]] == pytest.approx([0, 0], abs=3e-3)
+        assert row["loss"] == pytest.approx(math.log(2), abs=2e-4)
+    assert log[0]["logps/chosen"] != alone[0]["logps/chosen"], "it was computed in float32"
+    assert alone[-1]["rewards/margins"] > 0.05
+    # Adam's first update is nearly the gradient's sign, which rounding turns where the gradient is small.
+    assert log[-1]["rewards/margins"] == pytest.approx(alone[-1]["rewards/margins"], rel=0.25)
+    assert log[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=0.01)
 
 
 @pytest.mark.slow
