@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class Progress:
@@ -61,7 +62,8 @@ class Ear:
 @contextmanager
 def listening(every_s: float = 2.0) -> Iterator[Any]:
     """An actor handle for workers; what they `tell` it is said here, also while the driver waits for them."""
-    ear = Ear.remote()  # type: ignore[attr-defined]
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    ear = Ear.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # else it may die with a worker
     finished = threading.Event()
 
     def listen() -> None:
