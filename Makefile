@@ -24,7 +24,7 @@ test-all: dev ## also the tests that take minutes each
 chaos: dev ## generation while everything dies, by turns and often: 44 kills
 	CHAOS_ROUNDS=6 $(PYTHON) -m pytest -m "slow or not slow" tests/chaos
 
-bench-%: install ## a benchmark: bench-generate and bench-train measure against named rivals (20 and 8 minutes)
+bench-%: install ## a benchmark: bench-generate and bench-train measure against named rivals (20 and 10 minutes)
 	PYTHONPATH=$(CURDIR)/jobs $(PYTHON) -m bench.$*
 
 check: dev ## style, import boundaries, types
