@@ -87,7 +87,8 @@ class Train:
     save_steps: int = execution(50)
     """Optimiser steps between checkpoints."""
     offload: bool = execution(False)
-    """Keep the optimiser's states, and under ZeRO-3 the weights, in CPU memory: for models that a GPU cannot hold."""
+    """Keep the optimiser's states, and under ZeRO-3 the weights, in CPU memory: for models that a GPU cannot hold.
+    The numbers are the same; the optimiser's step is slower, and where workers have no GPU nothing is saved."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = execution(("tensorboard",))
     """Where curves go besides the report; wandb and mlflow read their own environment variables."""
     max_failures: int = execution(3)

@@ -1,12 +1,16 @@
-"""Shared by all tests: a tiny model with random weights; a test marked `gpu` is skipped where there is no CUDA
-device."""
+"""Shared by all tests: tiny models, a Ray cluster, pairs to train on; a test marked `gpu` is skipped where there is no
+CUDA device."""
 
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.small_run import SmallRun
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -67,3 +71,10 @@ def ray_cluster() -> Iterator[None]:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=directory)
         yield
         ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def run(ray_cluster: None, toy_model: str, tmp_path_factory: pytest.TempPathFactory) -> "SmallRun":
+    from tests.small_run import small_run
+
+    return small_run(str(tmp_path_factory.mktemp("runs")), toy_model)

@@ -224,3 +224,15 @@ def test_a_zero_stage_is_what_deepspeed_is_told_and_sizes_are_the_trainers(stage
     assert {value for key, value in told.items() if key.startswith(("train_", "gradient_"))} == {"auto"}
     assert "optimizer" not in told, "an AdamW block would compile FusedAdam for minutes"
     assert told["bf16"] == {"enabled": "auto"}
+
+
+@pytest.mark.parametrize(("stage", "weights"), [(1, None), (2, None), (3, "cpu")])
+def test_deepspeed_understands_that_optimiser_states_and_under_zero_3_weights_are_kept_in_cpu_memory(stage, weights):
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig  # which refuses what it does not know
+
+    for offload in (True, False):
+        told = deepspeed_config(Train(zero_stage=stage, offload=offload))
+        assert told is not None
+        understood = DeepSpeedZeroConfig(**told["zero_optimization"])
+        devices = [part and part.device for part in (understood.offload_optimizer, understood.offload_param)]
+        assert devices == (["cpu", weights] if offload else [None, None])

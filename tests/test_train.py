@@ -4,26 +4,22 @@ import json
 import math
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from seva_ray.artifacts import Artifact, Store
 from seva_ray.dpo import Train
-from seva_ray.engines import Decoding, TransformersEngine
 from seva_ray.errors import ConfigError, InputError
-from seva_ray.models import Model, model_at
+from seva_ray.models import model_at
 from seva_ray.policy import Lora
-from seva_ray.sources import ToyWorld
-from seva_ray.stages.generate import Generate, generate
-from seva_ray.stages.pair import Pair, pair
-from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.train import train
 from seva_ray.storage import exists, read_bytes
+from tests.small_run import VIEWS, SmallRun
 
 CONFIG = Train(
     dtype="float32",
@@ -39,63 +35,69 @@ CONFIG = Train(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    store: Store
-    model: Model
-    pairs: Artifact
-
-    def log(self, name: str, config: Train) -> list[dict]:
-        trained = train(config, self.store, name, self.model, self.pairs)
-        return [row for row in json.loads(read_bytes(trained.path("log.json"))) if "loss" in row]
+def log_of(run: SmallRun, name: str, config: Train) -> list[dict]:
+    trained = train(config, run.store, name, run.model, run.pairs)
+    return [row for row in json.loads(read_bytes(trained.path("log.json"))) if "loss" in row]
 
 
 @pytest.fixture(scope="module")
-def run(ray_cluster: None, toy_model: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    store = Store(str(tmp_path_factory.mktemp("runs")))
-    model = model_at(toy_model)
-    prompts = prepare(Prepare(), store, "toy", ToyWorld(num_images=5))
-    config = Generate(engine=TransformersEngine(), decoding=Decoding(max_new_tokens=12), system="")
-    chosen, *rejected = generate(config, store, model, [(prompts, view) for view in ("clean", "diffusion-900", "moco")])
-    return Run(store=store, model=model, pairs=pair(Pair(), store, prompts, chosen, rejected))
-
-
-@pytest.fixture(scope="module")
-def alone(run: Run) -> list[dict]:
+def alone(run: SmallRun) -> list[dict]:
     """One worker, without DeepSpeed."""
-    return run.log("alone", CONFIG)
+    return log_of(run, "alone", CONFIG)
 
 
-@pytest.mark.parametrize("stage", [*(pytest.param(stage, marks=pytest.mark.slow) for stage in (1, 2)), 3])
-def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses(run: Run, alone: list[dict], stage: int):
-    config = replace(CONFIG, num_workers=2, per_device_batch_size=2, zero_stage=stage)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("stage", "offload"),
+    [
+        (3, False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, False), (2, False), (2, True), (3, True)]),
+    ],
+)
+def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses(
+    run: SmallRun, alone: list[dict], stage: Literal[1, 2, 3], offload: bool
+):
+    config = replace(CONFIG, num_workers=2, per_device_batch_size=2, zero_stage=stage, offload=offload)
     config = replace(config, gradient_checkpointing=stage == 2)  # which changes no number either
-    shared = run.log(f"zero{stage}", config)
+    shared = log_of(run, f"zero{stage}{offload}", config)
     assert [row["step"] for row in shared] == [1, 2, 3] == [row["step"] for row in alone]
     assert alone[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert abs(alone[-1]["loss"] - math.log(2)) > 1e-4, "nothing was learnt"
-    split = ("rewards/margins/diffusion-900", "rewards/margins/moco")
+    split = [f"rewards/margins/{view}" for view in VIEWS]
     assert any(alone[-1][name] != alone[-1]["rewards/margins"] for name in split)
     for name in ("loss", "rewards/margins", *split, "logps/chosen", "drift/rejected", "tokens/rejected"):
         assert [row[name] for row in shared] == pytest.approx([row[name] for row in alone], rel=1e-4, abs=1e-5)
 
 
+def test_in_bfloat16_it_starts_where_the_reference_is_and_learns_what_float32_does(run: SmallRun, alone: list[dict]):
+    config = replace(CONFIG, num_workers=2, per_device_batch_size=2, zero_stage=2, dtype="bfloat16")
+    log = log_of(run, "bfloat16", replace(config, gradient_checkpointing=True))
+    for row in log[:2]:  # the learning rate of the first step is 0
+        # Log-probabilities of -34 nats on average, which rounded to bfloat16 would be off by up to an eighth each.
+        assert [row["drift/chosen"], row["drift/rejected"]] == pytest.approx([0, 0], abs=3e-3)
+        assert row["loss"] == pytest.approx(math.log(2), abs=2e-4)
+    assert log[0]["logps/chosen"] != alone[0]["logps/chosen"], "it was computed in float32"
+    assert alone[-1]["rewards/margins"] > 0.05
+    # Adam's first update is nearly the gradient's sign, which rounding turns where the gradient is small.
+    assert log[-1]["rewards/margins"] == pytest.approx(alone[-1]["rewards/margins"], rel=0.25)
+    assert log[-1]["loss"] == pytest.approx(alone[-1]["loss"], rel=0.01)
+
+
 @pytest.mark.slow
-def test_with_fewer_cpus_than_workers_it_starts_with_as_many_as_there_are_and_loses_the_same(run: Run):
+def test_with_fewer_cpus_than_workers_it_starts_with_as_many_as_there_are_and_loses_the_same(run: SmallRun):
     elastic = replace(CONFIG, num_workers=4, min_workers=1, per_device_batch_size=2, global_batch_size=24)
     with pytest.raises(ConfigError, match="min_workers 1: with zero_stage 2"):
         replace(elastic, zero_stage=2)
     with pytest.raises(ConfigError, match="multiple of num_workers 3 x"):
         replace(elastic, global_batch_size=16)
-    log = run.log("elastic", elastic)
-    fixed = run.log("fixed", replace(elastic, num_workers=1, min_workers=None))
+    log = log_of(run, "elastic", elastic)
+    fixed = log_of(run, "fixed", replace(elastic, num_workers=1, min_workers=None))
     assert [row["loss"] for row in log] == pytest.approx([row["loss"] for row in fixed], rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.slow
-def test_full_training_under_zero_3_changes_the_whole_language_model_and_nothing_else(run: Run):
+def test_full_training_under_zero_3_changes_the_whole_language_model_and_nothing_else(run: SmallRun):
     config = replace(CONFIG, num_workers=2, per_device_batch_size=2, zero_stage=3, full=True)
-    log = run.log("full", config)
+    log = log_of(run, "full", config)
     assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert log[-1]["rewards/margins"] > 0
     before, after = (
@@ -110,10 +112,10 @@ def test_full_training_under_zero_3_changes_the_whole_language_model_and_nothing
     model_at(run.store.uri("policies/full/model"))
 
 
-def test_training_that_diverges_ends_in_one_line_with_its_step_and_no_model(run: Run):
+def test_training_that_diverges_ends_in_one_line_with_its_step_and_no_model(run: SmallRun):
     wild = replace(CONFIG, learning_rate=1e35, warmup_ratio=0.0)
     with pytest.raises(InputError, match=r"policies/wild: (loss|grad_norm) is (nan|inf) at step [23];.*lower learning"):
-        run.log("wild", wild)
+        log_of(run, "wild", wild)
     assert not exists(run.store.uri("policies/wild/model"))
     assert not exists(run.store.uri("policies/wild/record.json"))
 
@@ -126,10 +128,10 @@ def test_a_tracker_that_is_not_installed_and_offload_without_sharding_are_config
 
 
 @pytest.mark.slow
-def test_a_killed_worker_costs_time_and_nothing_else(run: Run):
+def test_a_killed_worker_costs_time_and_nothing_else(run: SmallRun):
     config = replace(CONFIG, num_workers=2, per_device_batch_size=1, global_batch_size=2, num_repeats=4, zero_stage=2)
     config = replace(config, save_steps=5)
-    uninterrupted = run.log("whole", config)
+    uninterrupted = log_of(run, "whole", config)
     saved = Path(run.store.uri("policies/killed/run/checkpoint_manager_snapshot.json"))
     killed = []
 
@@ -142,7 +144,7 @@ def test_a_killed_worker_costs_time_and_nothing_else(run: Run):
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    log = run.log("killed", config)
+    log = log_of(run, "killed", config)
     killer.join(1)
     assert killed, "it was over before"
     assert [row["step"] for row in log] == [row["step"] for row in uninterrupted]

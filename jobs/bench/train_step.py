@@ -58,11 +58,11 @@ class Measured:
     """Of the same batch's reference log-probabilities."""
 
 
-def rows_of(case: Case) -> list[dict[str, Any]]:
-    """Pairs of random tokens about pictures of noise, for all steps."""
+def rows_of(case: Case, number: int = NUM_PAIRS * NUM_STEPS) -> list[dict[str, Any]]:
+    """Pairs of random tokens about pictures of noise."""
     random = np.random.default_rng(0)
     rows = []
-    for index in range(NUM_PAIRS * NUM_STEPS):
+    for index in range(number):
         file = BytesIO()
         Image.fromarray(random.integers(0, 255, (336, 336, 3), np.uint8)).save(file, "PNG")
         tokens = random.integers(5, len(VOCABULARY), (1 + case.num_rejected, case.num_tokens)).tolist()

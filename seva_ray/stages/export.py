@@ -1,5 +1,6 @@
 """export: a trained policy -> a directory to serve or to publish: merged weights or the adapter, with a model card."""
 
+import gc
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ class Export:
     to: str
     """A directory or an fsspec URI; it must not exist."""
     push: str = ""
-    """A repository of a model hub (`user/name`), to which the same files go; it is made private. Empty: none."""
+    """A repository of a model hub (`user/name`), to which the same files go; a new one is private. Empty: none."""
 
     def __post_init__(self) -> None:
         if self.push and self.push.count("/") != 1:
@@ -65,13 +66,21 @@ def content(config: Export, store: Store, name: str, trained: Artifact) -> CardC
 
 
 def push(directory: Path, repository: str) -> None:
-    """The token is huggingface_hub's own affair (HF_TOKEN, or its login)."""
+    """The token is huggingface_hub's own affair (HF_TOKEN, or its login). Raises: InputError where the hub fails."""
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     api = HfApi()
     try:
         api.create_repo(repository, private=True, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=directory)
-    except (HfHubHTTPError, OSError) as error:
-        raise InputError(f"push {repository}: {str(error).splitlines()[0]}") from None
+        return
+    except Exception as error:  # with its versions, it and its HTTP libraries raise this and that
+        line = first_line(error)
+        if isinstance(error, RuntimeError) and error.__cause__:  # which says of which file, and its cause says why
+            line += " " + first_line(error.__cause__)
+    gc.collect()  # the error's frames hold a progress bar, which else would end after our line
+    raise InputError(f"push {repository}: {line}")
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class Progress:
@@ -58,10 +59,15 @@ class Ear:
         return lines
 
 
+def here() -> NodeAffinitySchedulingStrategy:
+    """On the driver's own machine: an actor without CPUs could else be placed with a worker, and be lost with it."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 @contextmanager
 def listening(every_s: float = 2.0) -> Iterator[Any]:
     """An actor handle for workers; what they `tell` it is said here, also while the driver waits for them."""
-    ear = Ear.remote()  # type: ignore[attr-defined]
+    ear = Ear.options(scheduling_strategy=here()).remote()  # type: ignore[attr-defined]
     finished = threading.Event()
 
     def listen() -> None:

@@ -17,7 +17,7 @@ from seva_ray.dpo import Train
 from seva_ray.errors import ConfigError
 from seva_ray.fingerprints import execution
 from seva_ray.space import Point, Space
-from seva_ray.stages.progress import duration, listening
+from seva_ray.stages.progress import duration, here, listening
 from seva_ray.stages.trial import trial
 from seva_ray.stages.workshop import Bench, Workshop, check_room
 
@@ -115,7 +115,8 @@ class Teller:
 def working(bench: Bench, teller: Teller, name: str) -> Iterator[str]:
     """A workshop as an actor; the name under which trials find it."""
     found_as = f"workshop of {name}"
-    actor = ray.remote(Workshop).options(name=found_as, num_cpus=0, max_concurrency=1000).remote(bench, teller)
+    options = {"name": found_as, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here()}
+    actor = ray.remote(Workshop).options(**options).remote(bench, teller)
     try:
         ray.get(actor.ready.remote())
         yield found_as

@@ -31,6 +31,11 @@ class PreferenceTrainer(trl.DPOTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
 
+    def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As transformers does it, which under DeepSpeed rounds floats to the model's dtype: these stay float32."""
+        exact = {name: inputs[name].to(self.args.device) for name in ("ref_logps", "weight")}
+        return super()._prepare_inputs(inputs) | exact
+
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool) -> Tensor:
         answers = Answers(
             logps=response_logps(model, inputs), ref_logps=inputs["ref_logps"], num_tokens=inputs["num_tokens"]

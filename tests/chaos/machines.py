@@ -1,7 +1,10 @@
 """A Ray cluster of several machines on this one, and the ways in which its parts die."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -10,6 +13,7 @@ from ray.cluster_utils import Cluster
 
 ENGINE_ACTOR = "ray::MapWorker(MapBatches(UnitWorker))"
 ENCODING_TASK = "ray::MapBatches(encode_unit)"
+TRAINING_WORKER = "ray::RayTrainWorker"
 VLLM_ENGINE = "VLLM::EngineCore"
 PATIENCE_S = 300
 """What has not come after this long never will."""
@@ -37,16 +41,7 @@ class Machines:
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Those of this cluster, and of no other on the host, whose title begins so."""
-        found = []
-        for node in self.cluster.list_all_nodes():
-            (raylet,) = node.all_processes["raylet"]
-            for process in psutil.Process(raylet.process.pid).children(recursive=True):
-                try:
-                    if "".join(process.cmdline()[:1]).startswith(title):
-                        found.append(process)
-                except psutil.Error:  # it has just ended
-                    continue
-        return found
+        return [process for node in self.cluster.list_all_nodes() for process in processes_on(node, title)]
 
     def kill_process(self, title: str, random: Random) -> None:
         """SIGKILL for one of them, as soon as there is one."""
@@ -54,5 +49,28 @@ class Machines:
 
     def kill_node(self, random: Random) -> None:
         """A machine is gone without a word, and another one comes."""
-        self.cluster.remove_node(self.workers.pop(random.randrange(2)), allow_graceful=False)
+        self.exchange(random.choice(self.workers))
+
+    def exchange(self, node: Any) -> None:
+        self.workers.remove(node)
+        self.cluster.remove_node(node, allow_graceful=False)
         self.workers.append(self.added())
+
+    def give_notice(self, node: Any, seconds: int) -> None:
+        """Tell that a machine will be taken away, as a cloud does of a spot instance."""
+        ray = str(Path(sys.executable).parent / "ray")
+        command = [ray, "drain-node", "--address", self.cluster.address, "--node-id", node.node_id]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot instance"]
+        subprocess.run([*command, "--deadline-remaining-seconds", str(seconds)], check=True, capture_output=True)
+
+
+def processes_on(node: Any, title: str) -> list[psutil.Process]:
+    (raylet,) = node.all_processes["raylet"]
+    found = []
+    for process in psutil.Process(raylet.process.pid).children(recursive=True):
+        try:
+            if "".join(process.cmdline()[:1]).startswith(title):
+                found.append(process)
+        except psutil.Error:  # it has just ended
+            continue
+    return found

@@ -24,12 +24,13 @@ class Run:
     words: list[str]
     """Its command line."""
     log: Path
+    script: str = driver.__file__
     process: subprocess.Popen = field(init=False)
 
     def start(self) -> None:
         repository = str(Path(driver.__file__).parents[2])
         environment = os.environ | {"RAY_ADDRESS": self.machines.cluster.address, "PYTHONPATH": repository}
-        command = [sys.executable, driver.__file__, *self.words]
+        command = [sys.executable, self.script, *self.words]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
 

@@ -1,0 +1,30 @@
+"""The start of a run, as small as training can be tried on: prompts in three shards, three views, pairs."""
+
+from dataclasses import dataclass
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.engines import Decoding, TransformersEngine
+from seva_ray.models import Model, model_at
+from seva_ray.sources import ToyWorld
+from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.pair import Pair, pair
+from seva_ray.stages.prepare import Prepare, prepare
+
+VIEWS = ("diffusion-900", "moco")
+"""Rejected ones; every pair has both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallRun:
+    store: Store
+    model: Model
+    prompts: Artifact
+    pairs: Artifact
+
+
+def small_run(root: str, model_directory: str) -> SmallRun:
+    store, model = Store(root), model_at(model_directory)
+    prompts = prepare(Prepare(shard_size=16), store, "toy", ToyWorld(num_images=5))
+    config = Generate(engine=TransformersEngine(), decoding=Decoding(max_new_tokens=12), system="")
+    chosen, *rejected = generate(config, store, model, [(prompts, view) for view in ("clean", *VIEWS)])
+    return SmallRun(store=store, model=model, prompts=prompts, pairs=pair(Pair(), store, prompts, chosen, rejected))
