@@ -187,6 +187,7 @@ TOY = Sweep(
         curve=(60, 125, 250),
         curve_views=("diffusion-300", "diffusion-500"),
     ),
+    search=Search(max_concurrent=6),
     metric="VQA accuracy",
     generate=TOY_GENERATE,
     train=replace(TOY_TRAIN, num_pairs=500, num_workers=1, zero_stage=0, trackers=()),

@@ -13,11 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from seva_ray.artifacts import Artifact
 from seva_ray.dpo import Train
 from seva_ray.errors import ConfigError, InputError
 from seva_ray.models import model_at
 from seva_ray.policy import Lora
-from seva_ray.stages.train import train
+from seva_ray.stages.train import Training, train, train_all
 from seva_ray.storage import exists, read_bytes
 from tests.small_run import VIEWS, SmallRun
 
@@ -36,8 +37,11 @@ CONFIG = Train(
 
 
 def log_of(run: SmallRun, name: str, config: Train) -> list[dict]:
-    trained = train(config, run.store, name, run.model, run.pairs)
-    return [row for row in json.loads(read_bytes(trained.path("log.json"))) if "loss" in row]
+    return read_log(train(config, run.store, name, run.model, run.pairs))
+
+
+def read_log(policy: Artifact) -> list[dict]:
+    return [row for row in json.loads(read_bytes(policy.path("log.json"))) if "loss" in row]
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +57,19 @@ def alone(run: SmallRun) -> list[dict]:
         *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, False), (2, False), (2, True), (3, True)]),
     ],
 )
-def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses(
+def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses_and_so_do_they_for_the_next_policy(
     run: SmallRun, alone: list[dict], stage: Literal[1, 2, 3], offload: bool
 ):
     config = replace(CONFIG, num_workers=2, per_device_batch_size=2, zero_stage=stage, offload=offload)
     config = replace(config, gradient_checkpointing=stage == 2)  # which changes no number either
-    shared = log_of(run, f"zero{stage}{offload}", config)
+    names = (f"zero{stage}{offload}", f"zero{stage}{offload}-next")
+    trainings = [Training(config=config, name=name, model=run.model, pairs=run.pairs) for name in names]
+    first, following = train_all(run.store, trainings)
+    assert read_log(following)[-1]["loss"] == pytest.approx(read_log(first)[-1]["loss"], rel=1e-6)
+    one, other = (load_file(f"{policy.path('adapter')}/adapter_model.safetensors") for policy in (first, following))
+    assert one.keys() == other.keys()
+    assert all(torch.allclose(one[name], other[name], rtol=1e-4, atol=1e-7) for name in one)
+    shared = read_log(first)
     assert [row["step"] for row in shared] == [1, 2, 3] == [row["step"] for row in alone]
     assert alone[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert abs(alone[-1]["loss"] - math.log(2)) > 1e-4, "nothing was learnt"

@@ -17,7 +17,7 @@ from seva_ray.images import MAX_PIXELS
 from seva_ray.policy import Lora, load_model
 from seva_ray.preferences import PreferenceCollator
 from seva_ray.dpo import Train, deepspeed_config
-from seva_ray.stages.train import merge, skip_compiled_collectives
+from seva_ray.stages.worker import merge, skip_compiled_collectives
 from seva_ray.stages.trainer import PreferenceTrainer
 from seva_ray.views import Viewer
 

@@ -23,6 +23,7 @@ from seva_ray.artifacts import Store
 from seva_ray.dpo import Train
 from seva_ray.stages.progress import listening
 from seva_ray.stages.reference import Reading
+from seva_ray.stages.worker import Job
 
 CASE = Case(num_tokens=25, num_rejected=1)
 NUM_STEPS = 6
@@ -62,7 +63,7 @@ def steps_of(num_workers: int) -> Steps:
     with own_cluster(num_cpus=2), tempfile.TemporaryDirectory() as scratch:
         artifact = Store(scratch).open("policies/bench", config={})
         with listening() as ear:
-            job = stage.Job(
+            job = Job(
                 config=config,
                 pairs=pa.Table.from_pylist(rows_of(CASE, GLOBAL_BATCH_SIZE * NUM_STEPS)),
                 reading=Reading(directory=directory, system="", image_root=None, max_image_pixels=10**7),
@@ -71,7 +72,7 @@ def steps_of(num_workers: int) -> Steps:
                 policy_uri=artifact.uri,
                 ear=ear,
             )
-            stage.run_workers(config, artifact, job)
+            stage.run_workers([job], artifact.uri)
         ends = json.loads(Path(artifact.path("clock.json")).read_text())
     (first_s, first_model_s), (last_s, last_model_s) = ends[1], ends[-1]
     counted = len(ends) - 2
@@ -123,5 +124,5 @@ def clocked_work(loop_config: dict[str, Any]) -> None:
         setattr(torch.distributed, name, timed(getattr(torch.distributed, name), -1))
     stage_work(loop_config)
     if ray.train.get_context().get_world_rank() == 0:
-        uri = ray.get(loop_config["job"]).policy_uri
+        uri = ray.get(loop_config["jobs"])[0].policy_uri
         Path(uri, "clock.json").write_text(json.dumps(ends))

@@ -100,15 +100,16 @@ class Teller:
 
     def __init__(self, ear: Any, axes: Mapping[str, Sequence[Any]], num_measures: int):
         self.ear, self.axes, self.num_measures = ear, axes, num_measures
-        self.num_done, self.began = 0, time.monotonic()
+        self.num_done, self.first = 0, 0.0
 
     def __call__(self, point: Point, found: str) -> None:
         self.num_done += 1
-        left = (time.monotonic() - self.began) / self.num_done * (self.num_measures - self.num_done)
+        now = time.monotonic()
+        self.first = self.first or now
+        rate = (self.num_done - 1) / max(now - self.first, 1e-9)  # the first ones wait for views and starts
+        left = f", at most {duration((self.num_measures - self.num_done) / rate)} left" if rate else ""
         what = point.differing(self.axes) + (f", {point.num_pairs:,} pairs" if point.num_pairs else "")
-        self.ear.tell.remote(
-            f"sweep: {self.num_done}/{self.num_measures}, at most {duration(left)} left; {what}: {found}"
-        )
+        self.ear.tell.remote(f"sweep: {self.num_done}/{self.num_measures}{left}; {what}: {found}")
 
 
 @contextmanager

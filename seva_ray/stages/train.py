@@ -1,100 +1,111 @@
 """train: pairs + starting model -> the artifact `policies/<name>`: a merged model, the training log, checkpoints.
 
-Ray Train runs one worker per GPU (or CPU share); each runs TRL's DPOTrainer over DeepSpeed. A run that was killed
-goes on from its last checkpoint.
+Ray Train runs one worker per GPU (or CPU share), see worker.py. A run that was killed goes on from its last checkpoint.
 """
 
-import json
-import math
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import ray.train
 import ray.train.torch
 
 from seva_ray.artifacts import Artifact, Store
-from seva_ray.dpo import Train, choose, deepspeed_config, schedule
-from seva_ray.encoding import Encoder
+from seva_ray.dpo import Train, choose, schedule
 from seva_ray.errors import InputError
 from seva_ray.models import Model
-from seva_ray.policy import export, freeze_all_but_language, load_model, load_policy
-from seva_ray.preferences import PreferenceCollator
 from seva_ray.stages.cluster import has_gpus, join
 from seva_ray.stages.pair import lineage, read_pairs
-from seva_ray.stages.progress import duration, listening, say
-from seva_ray.stages.reference import Reading, reading_of, reference, with_reference
-from seva_ray.storage import exists, is_local, local_directory, read_bytes, remove, write_bytes, write_directory
-from seva_ray.views import Viewer
+from seva_ray.stages.progress import listening, say
+from seva_ray.stages.reference import reading_of, reference, with_reference
+from seva_ray.stages.worker import DIVERGED, Job, work
+from seva_ray.storage import exists, read_bytes, remove
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What every worker is given."""
+class Training:
+    """One policy to be made: `model`, aligned on pairs that were made from its responses."""
 
     config: Train
-    pairs: pa.Table
-    """In the order of training, with the columns `ref_logps` and `weight`."""
-    reading: Reading
-    packed: bool
-    """Whether image and question are computed once per pair."""
-    views: Sequence[str]
-    """Rejected views, where there are several."""
-    policy_uri: str
-    ear: Any
-    """Where workers tell of their progress."""
+    name: str
+    model: Model
+    pairs: Artifact
 
-
-def open_policy(config: Train, store: Store, name: str, model: Model, pairs: Artifact) -> Artifact:
-    return store.open(f"policies/{name}", config={"train": config, "model": model.fingerprint}, inputs=[pairs])
+    def open(self, store: Store) -> Artifact:
+        recipe = {"train": self.config, "model": self.model.fingerprint}
+        return store.open(f"policies/{self.name}", config=recipe, inputs=[self.pairs])
 
 
 def train(config: Train, store: Store, name: str, model: Model, pairs: Artifact) -> Artifact:
     """Align `model` on the pairs that were made from its responses."""
-    artifact = open_policy(config, store, name, model, pairs)
-    if artifact.complete:
-        return artifact
+    (policy,) = train_all(store, [Training(config=config, name=name, model=model, pairs=pairs)])
+    return policy
+
+
+def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
+    """Several policies, one after the other by one group of workers that starts once: they ask for equal groups.
+
+    Raises: InputError where one ended with numbers that are none; the others are there.
+    """
+    policies = [training.open(store) for training in trainings]
+    missing = [place for place, policy in enumerate(policies) if not policy.complete]
+    if missing:
+        join()
+        with listening() as ear:
+            jobs = [job_of(store, trainings[place], policies[place], ear) for place in missing]
+            # The last one's place: it stays the same while there is anything to go on with.
+            run_workers(jobs, policies[missing[-1]].uri)
+        for place, job in zip(missing, jobs, strict=True):
+            if not exists(policies[place].path(DIVERGED)):
+                policies[place] = policies[place].finish(counts_of(trainings[place], job))
+    for policy in policies:
+        stop_if_diverged(policy)
+    return policies
+
+
+def job_of(store: Store, training: Training, policy: Artifact, ear: Any) -> Job:
+    config, pairs = training.config, training.pairs
     prompts, chosen, _ = lineage(store, pairs)
-    logps = reference(config, store, model, pairs)
-    table = choose(with_reference(read_pairs(prompts, pairs), prompts, logps), config)
-    num_steps = -(-len(table) * config.num_repeats // config.global_batch_size)
-    say(f"train {name}: {len(table):,} pairs, {num_steps:,} steps")
-    join()
-    remove(artifact.path(DIVERGED))
-    with listening() as ear:
-        job = Job(
-            config=config,
-            pairs=schedule(table, config),
-            reading=reading_of(model, prompts, chosen),
-            packed=logps.counts["plain_because"] is None,
-            views=tuple(pairs.counts["views"]) if len(pairs.counts["views"]) > 1 else (),
-            policy_uri=artifact.uri,
-            ear=ear,
-        )
-        run_workers(config, artifact, job)
-    stop_if_diverged(artifact)
-    return artifact.finish({"num_pairs": len(table), "num_steps": num_steps, "start": asdict(model)})
+    logps = reference(config, store, training.model, pairs)
+    table = schedule(choose(with_reference(read_pairs(prompts, pairs), prompts, logps), config), config)
+    remove(policy.path(DIVERGED))
+    job = Job(
+        config=config,
+        pairs=table,
+        reading=reading_of(training.model, prompts, chosen),
+        packed=logps.counts["plain_because"] is None,
+        views=tuple(pairs.counts["views"]) if len(pairs.counts["views"]) > 1 else (),
+        policy_uri=policy.uri,
+        ear=ear,
+    )
+    counts = counts_of(training, job)
+    say(f"train {training.name}: {counts['num_pairs']:,} pairs, {counts['num_steps']:,} steps")
+    return job
 
 
-def run_workers(config: Train, artifact: Artifact, job: Job) -> None:
-    """A group of workers until they are done; it is started again, from the last checkpoint, when one is lost."""
-    use_gpu = has_gpus()
+def counts_of(training: Training, job: Job) -> dict[str, Any]:
+    return {
+        "num_pairs": len(set(job.pairs["prompt_id"].to_pylist())),
+        "num_steps": len(job.pairs) // training.config.global_batch_size,
+        "start": asdict(training.model),
+    }
+
+
+def run_workers(jobs: Sequence[Job], uri: str) -> None:
+    """A group of workers until all is done; it is started again, from the last checkpoint, when one is lost."""
+    use_gpu, config = has_gpus(), jobs[0].config
+    groups = {(job.config.num_workers, job.config.min_workers, job.config.max_failures) for job in jobs}
+    assert len(groups) == 1, f"one group cannot be all of {groups}"
     trainer = ray.train.torch.TorchTrainer(
         work,
-        train_loop_config={"job": ray.put(job)},
+        train_loop_config={"jobs": ray.put(list(jobs))},
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers),
             use_gpu=use_gpu,
         ),
         run_config=ray.train.RunConfig(
             name="run",
-            storage_path=artifact.uri,
+            storage_path=uri,
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": {} if use_gpu else {"DS_ACCELERATOR": "cpu"}},
@@ -104,179 +115,8 @@ def run_workers(config: Train, artifact: Artifact, job: Job) -> None:
     trainer.fit()
 
 
-DIVERGED = "diverged.txt"
-"""Written instead of a model. An error would be retried from the last checkpoint, to the same end."""
-
-
-def stop_if_diverged(artifact: Artifact) -> None:
+def stop_if_diverged(policy: Artifact) -> None:
     """Raises: InputError where training ended with numbers that are none."""
-    uri = artifact.path(DIVERGED)
-    if exists(uri):
-        raise InputError(f"{artifact.name}: {read_bytes(uri).decode()}; try a lower learning_rate, or dtype float32")
-
-
-def work(loop_config: dict[str, Any]) -> None:
-    """One worker: runs the trainer; rank 0 writes the merged model and the log."""
-    import datasets
-    import torch
-    import transformers
-    import trl
-
-    from seva_ray.stages.trainer import PreferenceTrainer
-
-    job: Job = ray.get(loop_config["job"])
-    config = job.config
-    directory = local_directory(job.reading.directory)
-    encoder = Encoder(directory, job.reading.system)
-    world, rank = ray.train.get_context().get_world_size(), ray.train.get_context().get_world_rank()
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu:
-        skip_compiled_collectives()
-    with tempfile.TemporaryDirectory(prefix="seva-train-") as scratch:
-        curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
-        os.environ["TENSORBOARD_LOGGING_DIR"] = curves
-        callback, model = reporter(job.ear), load_model(directory, config.dtype)
-        if config.full:
-            freeze_all_but_language(model)
-        trainer = PreferenceTrainer(
-            config=config,
-            views=job.views,
-            model=model,
-            args=trl.DPOConfig(
-                output_dir=scratch,
-                learning_rate=config.learning_rate,
-                lr_scheduler_type="cosine",
-                warmup_steps=config.warmup_ratio,
-                weight_decay=config.weight_decay,
-                max_grad_norm=config.max_grad_norm,
-                num_train_epochs=1,
-                per_device_train_batch_size=config.per_device_batch_size,
-                gradient_accumulation_steps=config.global_batch_size // (world * config.per_device_batch_size),
-                seed=config.seed,
-                bf16=config.dtype == "bfloat16",
-                gradient_checkpointing=config.gradient_checkpointing,
-                deepspeed=deepspeed_config(config),
-                use_cpu=not on_gpu,
-                max_length=None,
-                remove_unused_columns=False,
-                precompute_ref_log_probs=config.full,  # else TRL would load a second model as the reference
-                logging_steps=1,
-                logging_nan_inf_filter=False,
-                save_steps=config.save_steps,
-                report_to=list(config.trackers) if rank == 0 else "none",
-                disable_tqdm=True,
-            ),
-            train_dataset=datasets.Dataset(job.pairs),
-            processing_class=encoder.processor,
-            data_collator=PreferenceCollator(
-                viewer=Viewer(
-                    encoder=encoder, image_root=job.reading.image_root, max_pixels=job.reading.max_image_pixels
-                ),
-                packed=job.packed,
-                views=job.views,
-            ),
-            peft_config=None if config.full else config.lora.peft(),
-            callbacks=[callback],
-        )
-        trainer.remove_callback(transformers.PrinterCallback)
-        trainer.train(resume_from_checkpoint=last_checkpoint(scratch))
-        if callback.diverged:
-            if rank == 0:
-                write_bytes(f"{job.policy_uri}/{DIVERGED}", callback.diverged.encode())
-            return
-        merged = save_whole(trainer, encoder) if config.full else merge(trainer, directory, encoder, config.dtype)
-        if rank == 0:
-            write_bytes(f"{job.policy_uri}/log.json", json.dumps(trainer.state.log_history).encode())
-            write_directory(f"{job.policy_uri}/model", merged)
-            if not config.full:
-                write_directory(f"{job.policy_uri}/adapter", f"{scratch}/adapter")
-            if not is_local(job.policy_uri):
-                write_directory(f"{job.policy_uri}/tensorboard", curves)
-
-
-def merge(trainer: Any, directory: str, encoder: Encoder, dtype: str) -> str:
-    """Directory of the merged policy, written by rank 0; all workers call, as under ZeRO-3 each has a part of it."""
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    adapter, merged = (os.path.join(trainer.args.output_dir, name) for name in ("adapter", "merged"))
-    trainer.save_model(adapter)
-    if trainer.is_world_process_zero():
-        unset_hf_deepspeed_config()  # under ZeRO-3 the starting model, too, would be loaded in parts
-        export(load_policy(directory, adapter, dtype), encoder, merged)
-        for file in Path(adapter).iterdir():
-            if file.name not in ("adapter_config.json", "adapter_model.safetensors"):
-                file.unlink()  # among them a pickle of the trainer's arguments
-    return merged
-
-
-def save_whole(trainer: Any, encoder: Encoder) -> str:
-    """Directory of a policy whose own weights were trained, written by rank 0; all workers call, as in `merge`."""
-    directory = os.path.join(trainer.args.output_dir, "whole")
-    trainer.save_model(directory)
-    if trainer.is_world_process_zero():
-        os.remove(os.path.join(directory, "training_args.bin"))  # a pickle
-        encoder.processor.save_pretrained(directory)
-    return directory
-
-
-def reporter(ear: Any) -> Any:
-    """A callback that tells of the steps, and hands each checkpoint to Ray Train."""
-    import transformers
-
-    class Reporter(transformers.TrainerCallback):
-        started = 0.0
-        first_step = 0
-        diverged = ""
-        noticed = False
-
-        def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-            self.started, self.first_step = time.monotonic(), state.global_step
-            if state.global_step and state.is_world_process_zero:
-                ear.tell.remote(f"train: resumed at step {state.global_step}/{state.max_steps}")
-
-        def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-            if not self.noticed and ray.train.get_preemption_info() is not None:  # a node is about to be taken away
-                self.noticed = control.should_save = True
-
-        def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
-            step, last = state.global_step, state.max_steps
-            for name in ("loss", "grad_norm"):
-                if not math.isfinite((logs or {}).get(name, 0.0)):
-                    self.diverged = f"{name} is {logs[name]} at step {step}; the last checkpoint before it is kept"
-                    control.should_training_stop, control.should_save = True, False
-            if not state.is_world_process_zero or "loss" not in (logs or {}) or (step % 10 and step != last):
-                return
-            left = (time.monotonic() - self.started) / (step - self.first_step) * (last - step)
-            ear.tell.remote(
-                f"train: step {step}/{last}, loss {logs['loss']:.4f}, margin {logs['rewards/margins']:.3f}, "
-                f"accuracy {logs['rewards/accuracies']:.2f}, {duration(left)} left"
-            )
-
-        def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-            path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
-            metrics = {"step": state.global_step, **state.log_history[-1]}
-            ray.train.report(
-                metrics,
-                checkpoint=ray.train.Checkpoint.from_directory(path),
-                checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,  # which also removes the local copy
-            )
-
-    return Reporter()
-
-
-def last_checkpoint(scratch: str) -> str | None:
-    """The run's last checkpoint as a local directory, in the name that transformers expects."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as directory:
-        target = os.path.join(scratch, "resumed")
-        shutil.copytree(directory, target)
-    return target
-
-
-def skip_compiled_collectives() -> None:
-    """DeepSpeed would compile a shared-memory collective for CPUs at first use; gloo's serve as well here."""
-    import deepspeed.ops
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    uri = policy.path(DIVERGED)
+    if not policy.complete and exists(uri):
+        raise InputError(f"{policy.name}: {read_bytes(uri).decode()}; try a lower learning_rate, or dtype float32")

@@ -5,13 +5,13 @@ once, by one pool of engines. Training claims its workers' CPUs or GPUs whole, s
 they need. All results are artifacts with names that follow from their recipes: what exists is never made again.
 """
 
+import contextlib
 import gc
 import queue
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from seva_ray.stages.job import users_line
 from seva_ray.stages.lanes import Claim, Lanes, check_fits
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.reference import open_logps, reference
-from seva_ray.stages.train import open_policy, train
+from seva_ray.stages.train import Training, train_all
 from seva_ray.statistics import Repeated, repeated_bootstrap
 
 Work = tuple[Model, Artifact, str]
@@ -118,29 +118,35 @@ class Workshop:
 
     def measured(self, point: Point) -> Measured:
         """Every repeat trained and scored. What exists already is only read."""
-        made = list(self.repeats.map(lambda repeat: self.policy(point, repeat), range(len(self.bench.seeds))))
-        policies, pairs = [policy for policy, _ in made], [pairs for _, pairs in made]
-        return Measured(policies=policies, pairs=pairs, scores=self.scores([model_of(policy) for policy in policies]))
+        trainings = list(self.repeats.map(lambda repeat: self.training(point, repeat), range(len(self.bench.seeds))))
+        policies = self.trained(trainings)
+        scores = self.scores([model_of(policy) for policy in policies])
+        return Measured(policies=policies, pairs=[training.pairs for training in trainings], scores=scores)
 
-    def policy(self, point: Point, repeat: int) -> tuple[Artifact, Artifact]:
-        """The point's policy in one repeat, and its pairs."""
+    def training(self, point: Point, repeat: int) -> Training:
+        """What makes the point's policy in one repeat; all that it needs is there."""
         bench = self.bench
         start, prompts = bench.starts[repeat], bench.prompts[point.prompt_seed]
         chosen, *rejected = self.responses([(start, prompts, view) for view in (CLEAN, *point.views)])
         with self.alone(f"pairs of {start.name} {prompts.name} {point.views}"):
             pairs = pair(bench.pair, bench.store, prompts, chosen, rejected)
         config = settled(point.train(bench.train, bench.seeds[repeat]), pairs)
-        name, claim = policy_name(config, start, pairs), claim_of_training(config, bench.on_gpus)
-        with self.alone(name):
-            trained = open_policy(config, bench.store, name, start, pairs)
-            if trained.complete:
-                return trained, pairs
-            with self.alone(f"logps of {pairs.name}"):
-                if not open_logps(config, bench.store, start, pairs).complete:
-                    with self.lanes.hold(claim):
-                        reference(config, bench.store, start, pairs)
-            with self.lanes.hold(claim):
-                return train(config, bench.store, name, start, pairs), pairs
+        with self.alone(f"logps of {pairs.name}"):
+            if not open_logps(config, bench.store, start, pairs).complete:
+                with self.lanes.hold(claim_of_training(config, bench.on_gpus)):
+                    reference(config, bench.store, start, pairs)
+        return Training(config=config, name=policy_name(config, start, pairs), model=start, pairs=pairs)
+
+    def trained(self, trainings: Sequence[Training]) -> list[Artifact]:
+        """One group of workers trains all repeats, so that it starts once."""
+        with contextlib.ExitStack() as alone:
+            for name in sorted({training.name for training in trainings}):  # in one order: none waits in a circle
+                alone.enter_context(self.alone(name))
+            policies = [training.open(self.bench.store) for training in trainings]
+            if all(policy.complete for policy in policies):
+                return policies
+            with self.lanes.hold(claim_of_training(trainings[0].config, self.bench.on_gpus)):
+                return train_all(self.bench.store, trainings)
 
     def scores(self, policies: Sequence[Model]) -> dict[str, list[Repeated]]:
         """Each benchmark's metrics over the repeats, every policy beside its own start."""
@@ -203,7 +209,7 @@ class Workshop:
                 answered.set_exception(told)
         return False
 
-    @contextmanager
+    @contextlib.contextmanager
     def alone(self, what: str) -> Iterator[None]:
         """One thread at a time makes one thing; the others find it made."""
         with self.locks[what]:
