@@ -1,6 +1,7 @@
 """Export through jobs/export.py, its push against a hub on loopback; all of it real but the hub."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def root(toy_model: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     store = Store(str(tmp_path_factory.mktemp("runs")))
     pairs = store.open("pairs/toy/toy/moco", config={}).finish({"views": {"moco": {"kept": 10, "equal": 2}}})
     policy = store.open("policies/toy", config={"train": {"beta": 0.1}}, inputs=[pairs])
-    write_directory(policy.path("model"), toy_model)
+    write_directory(policy.path("model"), str(shutil.copytree(toy_model, tmp_path_factory.mktemp("copies") / "toy")))
     policy.finish({"num_pairs": 10, "num_steps": 2, "start": {"name": "toy-1"}})
     return store.root
 

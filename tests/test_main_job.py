@@ -29,7 +29,7 @@ def command(root: Path, model: str, *extra: str) -> list[str]:
     return [
         sys.executable, str(JOBS / "full.py"), "--root", str(root), "--model", model, "--views", VIEW,
         "--benchmarks.toy-images", "30", "--prepare.shard-size", "64", "--train.num-pairs", "192",
-        "--train.save-steps", "2", "--controls", "control-batch", *extra,
+        "--train.save-steps", "2", "--train.num-repeats", "4", "--controls", "control-batch", *extra,
         "source:toy-world", "--source.num-images", str(NUM_IMAGES),
     ]  # fmt: skip
 

@@ -147,7 +147,10 @@ def test_another_beta_generates_nothing_but_the_answers_to_the_benchmark(root: P
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--train.num-workers", "12"], r"error: a training run: needs 12 CPU, and the cluster has \d+"),
+        (
+            ["--train.num-workers", "12", "--train.per-device-batch-size", "2"],
+            r"error: a training run: needs 12 CPU, and the cluster has \d+",
+        ),
         (["--metric", "luck"], r"error: metric 'luck': toy-test-deployment-2024-20 has VQA accuracy, "),
         (["--models", "toy-1", "toy-2", "toy-3"], "error: models: one, or one for each of the 2 seeds, not 3"),
         (["--search.scheduler", "asha", "--space.num-pairs", "10", "20"], "error: num_pairs: scheduler asha turns it"),
