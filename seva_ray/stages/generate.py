@@ -43,6 +43,10 @@ NUM_READERS = 16
 """Files that are read at once where only their counts are wanted."""
 
 
+Work = tuple[Model, Artifact, str]
+"""A model, prompts, and the view in which it sees their images."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Generate:
     """How responses are generated."""
@@ -80,25 +84,41 @@ def generate(config: Generate, store: Store, model: Model, work: Sequence[tuple[
     return generate_all(config, store, [(model, prompts, view) for prompts, view in work])
 
 
-def generate_all(config: Generate, store: Store, work: Sequence[tuple[Model, Artifact, str]]) -> list[Artifact]:
-    """The responses to each (model, prompts, view). What is missing shares one pool of engines, which take the weights
-    of one model after the other; models of another architecture have a pool of their own."""
-    opened = [open_responses(config, store, *item) for item in work]
-    asked = {artifact.name: (artifact, *item) for artifact, item in zip(opened, work, strict=True)}
-    units: dict[str, list[Unit]] = {}
-    for artifact, model, prompts, view in asked.values():
-        if not artifact.complete and (missing := missing_units(model, prompts, view, artifact)):
-            units.setdefault(architecture(model.directory), []).extend(missing)
-    for of_pool in units.values():
-        directories = {unit.model_directory for unit in of_pool}
-        names = dict.fromkeys(model.name for model, _, _ in work if model.directory in directories)
-        say(f"generate with {', '.join(names)}: {len(of_pool):,} units to do")
-        run_units(config, of_pool)
-    finished = {
-        name: artifact if artifact.complete else finish_responses(prompts, artifact)
-        for name, (artifact, _, prompts, _) in asked.items()
-    }
-    return [finished[artifact.name] for artifact in opened]
+def generate_all(config: Generate, store: Store, work: Sequence[Work]) -> list[Artifact]:
+    """The responses to each piece of work, in its order."""
+    finished = {artifact.name: artifact for artifact in generated(config, store, work)}
+    return [finished[name_of(*item)] for item in work]
+
+
+def generated(config: Generate, store: Store, work: Sequence[Work]) -> Iterator[Artifact]:
+    """The responses to each piece of work, each once and as soon as it is complete.
+
+    What is missing shares one pool of engines, which take the weights of one model after the other; models of another
+    architecture have a pool of their own.
+    """
+    pools: dict[str, list[Unit]] = {}
+    begun: dict[str, tuple[Artifact, Artifact]] = {}
+    num_missing: Counter[str] = Counter()
+    for model, prompts, view in {name_of(*item): item for item in work}.values():
+        artifact = open_responses(config, store, model, prompts, view)
+        missing = [] if artifact.complete else missing_units(model, prompts, view, artifact)
+        if missing:
+            pools.setdefault(architecture(model.directory), []).extend(missing)
+            begun[artifact.uri], num_missing[artifact.uri] = (prompts, artifact), len(missing)
+        else:
+            yield artifact if artifact.complete else finish_responses(prompts, artifact)
+    names = {model.directory: model.name for model, _, _ in work}
+    for units in pools.values():
+        of_pool = dict.fromkeys(names[unit.model_directory] for unit in units)
+        say(f"generate with {', '.join(of_pool)}: {len(units):,} units to do")
+        for uri in run_units(config, units):
+            num_missing[uri] -= 1
+            if not num_missing[uri]:
+                yield finish_responses(*begun[uri])
+
+
+def name_of(model: Model, prompts: Artifact, view: str) -> str:
+    return f"responses/{model.name}/{prompts.name.removeprefix('prompts/')}/{view}"
 
 
 def open_responses(config: Generate, store: Store, model: Model, prompts: Artifact, view: str) -> Artifact:
@@ -116,8 +136,7 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
         recipe["control"] = view
     if undrawn(view) != view:
         recipe["draw"] = view
-    name = f"responses/{model.name}/{prompts.name.removeprefix('prompts/')}/{view}"
-    return store.open(name, config=recipe, inputs=[prompts])
+    return store.open(name_of(model, prompts, view), config=recipe, inputs=[prompts])
 
 
 def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact) -> list[Unit]:
@@ -135,8 +154,11 @@ def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact
     ]
 
 
-def run_units(config: Generate, units: Sequence[Unit]) -> None:
-    """All units through one pool of engines. A unit is one row of one block in Ray Data, and so one task."""
+def run_units(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
+    """All units through one pool of engines; of each that is committed the URI of its responses.
+
+    A unit is one row of one block in Ray Data, and so one task.
+    """
     join()
     gpus = config.engine.tensor_parallel_size if isinstance(config.engine, VllmEngine) and has_gpus() else 0
     rows = rows_of(
@@ -173,6 +195,7 @@ def run_units(config: Generate, units: Sequence[Unit]) -> None:
     for row in rows:
         num_rows += row["num_rows"]
         progress.add(1, note=f", {num_rows:,} responses")
+        yield row["responses_uri"]
 
 
 @lru_cache(maxsize=8)
@@ -209,7 +232,8 @@ class UnitWorker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         encoded = Encoded.of(batch["header"][0], batch["pixels"][0])
         with self.model(encoded.unit.model_directory):
-            return {"num_rows": [answer(encoded, self.generator)]}
+            num_rows = answer(encoded, self.generator)
+        return {"num_rows": [num_rows], "responses_uri": [encoded.unit.responses_uri.rpartition("/")[0]]}
 
     @contextmanager
     def model(self, directory: str) -> Iterator[None]:

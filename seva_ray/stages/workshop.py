@@ -25,16 +25,13 @@ from seva_ray.fingerprints import fingerprint_of, identity
 from seva_ray.models import Model, model_of
 from seva_ray.space import Point
 from seva_ray.stages.evaluate import Evaluate, compare, read_tallies
-from seva_ray.stages.generate import Generate, generate_all, open_responses
+from seva_ray.stages.generate import Generate, Work, generated, name_of, open_responses
 from seva_ray.stages.job import users_line
 from seva_ray.stages.lanes import Claim, Lanes, check_fits
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.reference import open_logps, reference
 from seva_ray.stages.train import Training, train_all
 from seva_ray.statistics import Repeated, repeated_bootstrap
-
-Work = tuple[Model, Artifact, str]
-"""A model's responses to prompts in a view."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +81,20 @@ class Measured:
     """By benchmark."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What somebody waits for."""
+
+    work: Sequence[Work]
+    answered: "Future[list[Artifact]]"
+
+    def answer(self, there: Mapping[str, Artifact]) -> None:
+        """Where all of it is there. `there`: by name."""
+        names = [name_of(*item) for item in self.work]
+        if not self.answered.done() and all(name in there for name in names):
+            self.answered.set_result([there[name] for name in names])
+
+
 class Workshop:
     """Its methods may be called by many threads."""
 
@@ -91,7 +102,7 @@ class Workshop:
         """`tell` is called with every point that has been measured, and what was found."""
         self.bench, self.tell = bench, tell
         self.lanes = Lanes(bench.capacity)
-        self.asked: queue.SimpleQueue[tuple[Sequence[Work], Future[list[Artifact]]]] = queue.SimpleQueue()
+        self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self.repeats = ThreadPoolExecutor(64)
         threading.Thread(target=self.answer_for_ever, daemon=True).start()
@@ -175,39 +186,38 @@ class Workshop:
         opened = [open_responses(self.bench.generate, self.bench.store, *item) for item in work]
         if all(artifact.complete for artifact in opened):
             return opened
-        answered: Future[list[Artifact]] = Future()
-        self.asked.put((work, answered))
-        return answered.result()
+        order = Order(work=work, answered=Future())
+        self.orders.put(order)
+        return order.answered.result()
 
     def answer_for_ever(self) -> None:
         """What is waiting is generated together; where that fails, each by itself, so that the others have theirs."""
         while True:
-            waiting = [self.asked.get()]
-            while not self.asked.empty():
-                waiting.append(self.asked.get())
-            if len(waiting) == 1 or not self.answer(waiting, last=False):
-                for item in waiting:
-                    self.answer([item], last=True)
+            orders = [self.orders.get()]
+            while not self.orders.empty():
+                orders.append(self.orders.get())
+            self.answer(orders, last=len(orders) == 1)
+            for order in orders:
+                if not order.answered.done():
+                    self.answer([order], last=True)
 
-    def answer(self, waiting: Sequence[tuple[Sequence[Work], "Future[list[Artifact]]"]], last: bool) -> bool:
-        """Whether all have their answers; the error is told only where it is the last try."""
-        every = [item for work, _ in waiting for item in work]
+    def answer(self, orders: Sequence[Order], last: bool) -> None:
+        """Each order is answered as soon as all its responses are there; an error only where this is the last try."""
+        config, there = self.bench.generate, dict[str, Artifact]()
         try:
-            with self.lanes.hold(claim_of_generation(self.bench.generate, self.bench.capacity, self.bench.on_gpus)):
-                answers = iter(generate_all(self.bench.generate, self.bench.store, every))
+            with self.lanes.hold(claim_of_generation(config, self.bench.capacity, self.bench.on_gpus)):
+                for artifact in generated(config, self.bench.store, [item for order in orders for item in order.work]):
+                    there[artifact.name] = artifact
+                    for order in orders:
+                        order.answer(there)
+            return
         except Exception as error:
             line = users_line(error)
             told = UserError(line) if line else RuntimeError(f"generation failed: {error!r}")
             error.__traceback__ = None
-        else:
-            for work, answered in waiting:
-                answered.set_result([next(answers) for _ in work])
-            return True
         gc.collect()  # what the error still held has engines in it, which hold their CPUs
-        if last:
-            for _, answered in waiting:
-                answered.set_exception(told)
-        return False
+        if last and not orders[0].answered.done():
+            orders[0].answered.set_exception(told)
 
     @contextlib.contextmanager
     def alone(self, what: str) -> Iterator[None]:
