@@ -12,7 +12,7 @@ install: ## the locked CPU environment in .venv
 demo: install ## the whole method, small, on two CPU cores: pairs, training, scores, report
 	$(PYTHON) jobs/full.py
 
-study: install ## which augmentation, how strong, with which beta: the toy world's answer, about 40 minutes
+study: install ## which augmentation, how strong, with which beta: the toy world's answer
 	$(PYTHON) jobs/sweep.py
 
 dev:

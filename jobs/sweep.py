@@ -1,6 +1,6 @@
 """sweep: which augmentation, at which strength, with which beta, on how many pairs -> the artifact `studies/<name>`.
 
-    python jobs/sweep.py                        a study of the toy world, about 40 minutes on two cores
+    python jobs/sweep.py                        a study of the toy world
     python jobs/sweep.py --space.betas 0.05 0.1 0.2 --name betas       generates nothing that another study has
 
 Every point is trained once for each seed and scored; the page has intervals, fits, and the best policy's command.
