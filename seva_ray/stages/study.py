@@ -79,7 +79,7 @@ def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact
         test_time=test_time_scores(workshop, asked.space.plain_views()) if asked.test_time else {},
         passes_done=passes.done,
         passes_apart=passes.apart,
-        summary=summary(rows, bench, passes, outcomes),
+        summary=summary(rows, asked, passes, outcomes),
         seconds=seconds_of(store, measured, asked.began),
         config=artifact.recipe["config"],
         versions=versions(),
@@ -153,7 +153,8 @@ def best_repeat(measured: Measured, objective: tuple[str, str]) -> int:
     return min(range(len(row.differences)), key=lambda repeat: abs(row.differences[repeat] - row.difference))
 
 
-def summary(rows: Sequence[Row], bench: Bench, passes: Passes, outcomes: Sequence[Outcome]) -> list[str]:
+def summary(rows: Sequence[Row], asked: Asked, passes: Passes, outcomes: Sequence[Outcome]) -> list[str]:
+    bench = asked.bench
     benchmark, metric = bench.objective
     repeats = f"{len(bench.seeds)} repeats" if len(bench.seeds) > 1 else "one repeat"
     starts = len({start.fingerprint for start in bench.starts})
@@ -163,8 +164,9 @@ def summary(rows: Sequence[Row], bench: Bench, passes: Passes, outcomes: Sequenc
     best = best_of(rows, bench.objective)
     if best:
         (row,) = (row for row in rows if row.point == asdict(best) and (row.benchmark, row.metric) == bench.objective)
+        what = best.differing(asked.space.axes(bench.train))
         lines.append(
-            f"Best: {best.label}: {metric} {row.start:.1f} -> {row.policy:.1f}, {row.difference:+.1f} "
+            f"Best: {what}: {metric} {row.start:.1f} -> {row.policy:.1f}, {row.difference:+.1f} "
             f"[{row.difference_low:+.1f}, {row.difference_high:+.1f}] on {benchmark}."
         )
     failed = sum(bool(outcome.error) for outcome in outcomes)
