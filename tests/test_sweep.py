@@ -144,6 +144,23 @@ def test_another_beta_generates_nothing_but_the_answers_to_the_benchmark(root: P
     assert Store(str(root)).find("studies/other").counts["num_failed"] == 0
 
 
+@pytest.mark.slow
+def test_optuna_and_median_stopping_stay_in_the_space(root: Path, trained_toy: str):
+    done = run(
+        command(
+            root, trained_toy, "proposed", "--seeds", "0", "--space.betas", "0.1", "0.3",
+            "--space.lora-ranks", "8", "16",
+            "--search.method", "optuna", "--search.num-points", "3", "--search.scheduler", "median", "--no-test-time",
+        )
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    counts = Store(str(root)).find("studies/proposed").counts
+    assert (counts["num_trials"], counts["num_failed"]) == (3, 0)
+    sought = [row for row in rows(root, "proposed") if row["metric"] == "VQA accuracy"]
+    assert {(row["beta"], row["lora_rank"]) for row in sought} <= {(b, r) for b in ("0.1", "0.3") for r in ("8", "16")}
+    assert {row["num_pairs"] for row in sought} <= {"48", "96"}
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [

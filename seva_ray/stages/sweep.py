@@ -162,8 +162,10 @@ def choices(search: Search, space: Space, train: Train) -> Any:
 
 
 def optuna_search(search: Search) -> Any:
+    import optuna
     from ray.tune.search.optuna import OptunaSearch
 
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     return OptunaSearch(seed=search.seed)
 
 
