@@ -23,17 +23,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def toy_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Directory of a toy model with random weights, scaled so that its answers are no near ties."""
+    """Directory of a toy model with random weights."""
+    return random_model(tmp_path_factory.mktemp("models") / "toy", seed=5)
+
+
+def random_model(directory: Path, seed: int) -> str:
+    """A toy model with random weights, scaled so that its answers are no near ties; its directory."""
     import torch
 
     from seva_ray.toy.model import build, save
 
-    model = build(seed=5)
+    model = build(seed=seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(3)
-    directory = tmp_path_factory.mktemp("models") / "toy"
     save(model, directory)
     return str(directory)
 

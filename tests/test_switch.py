@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.engines import Decoding, Engine, TransformersEngine, VllmEngine
@@ -13,6 +12,7 @@ from seva_ray.stages.generate import Generate, generate, generate_all
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.storage import read_table
 from seva_ray.toy.model import build, save
+from tests.conftest import random_model
 
 ENGINES = (TransformersEngine(), VllmEngine(dtype="float32", max_model_len=256, enforce_eager=True))
 
@@ -20,14 +20,7 @@ ENGINES = (TransformersEngine(), VllmEngine(dtype="float32", max_model_len=256, 
 @pytest.fixture(scope="module")
 def other_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Another set of random weights in the same architecture."""
-    model = build(seed=6)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.mul_(3)
-    directory = tmp_path_factory.mktemp("models") / "other"
-    save(model, directory)
-    return str(directory)
+    return random_model(tmp_path_factory.mktemp("models") / "other", seed=6)
 
 
 def tokens(prompts: Artifact, responses: Artifact) -> list[list[int]]:

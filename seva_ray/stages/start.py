@@ -39,7 +39,7 @@ def is_policy(model: str) -> bool:
 def starting_models(store: Store, models: Sequence[str], recipe: ToyRecipe) -> list[Model]:
     """Several of them; toy bases that are still to be trained are trained side by side on the cluster."""
     toys = sorted({model for model in models if is_toy(model)})
-    if any(not open_toy(store, model, recipe).complete for model in toys):
+    if any(not open_toy(store, of_seed(recipe, model)).complete for model in toys):
         join()
         with listening() as ear:
             ray.get([make_toy.remote(store, model, recipe, ear) for model in toys])
@@ -51,9 +51,13 @@ def make_toy(store: Store, model: str, recipe: ToyRecipe, ear: Any) -> None:
     starting_model(store, model, recipe, report=lambda line: ear.tell.remote(f"{model}: {line}"))
 
 
-def open_toy(store: Store, model: str, recipe: ToyRecipe) -> Artifact:
+def of_seed(recipe: ToyRecipe, model: str) -> ToyRecipe:
+    """The recipe of the toy base `model`."""
     _, _, seed = model.partition("-")
-    recipe = replace(recipe, seed=int(seed)) if seed else recipe
+    return replace(recipe, seed=int(seed)) if seed else recipe
+
+
+def open_toy(store: Store, recipe: ToyRecipe) -> Artifact:
     return store.open(f"models/toy-{recipe.seed}", config=recipe)
 
 
@@ -63,9 +67,9 @@ def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable
         return model_of(store.find(model))
     if not is_toy(model):
         return model_at(model)
-    artifact = open_toy(store, model, recipe)
+    recipe = of_seed(recipe, model)
+    artifact = open_toy(store, recipe)
     if not artifact.complete:
-        recipe = replace(recipe, seed=int(artifact.name.rpartition("-")[2]))
         with tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
             counts = train(recipe, f"{scratch}/model", report=report)
             write_directory(artifact.path("model"), f"{scratch}/model")
