@@ -33,6 +33,10 @@ class Row:
     """Of each repeat."""
     trained_pairs: float = float("nan")
     """Pairs that there were to train on, mean over the repeats: a weak augmentation has fewer than asked for."""
+    ahead: float = float("nan")
+    """Of the objective: the best point minus this one, repeat by repeat; nan for the best itself and other metrics."""
+    ahead_low: float = float("nan")
+    ahead_high: float = float("nan")
     error: str = ""
     """Why there are no numbers."""
 

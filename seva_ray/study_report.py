@@ -85,7 +85,7 @@ def _image(figure: Figure | None) -> str:
 
 
 def _unit(content: StudyContent) -> str:
-    return f"{content.objective[0]} {content.objective[1]}, %"
+    return "{}\n{}, %".format(*content.objective)
 
 
 def _varying(content: StudyContent) -> list[str]:

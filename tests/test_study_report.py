@@ -157,6 +157,11 @@ def test_a_single_setting_is_not_called_the_best_of_many() -> None:
     assert "optimistic" in words(study(row(2.0), row(1.0, beta=0.2), best=point()))
 
 
+def test_how_far_the_best_is_ahead_stands_beside_each_other_setting() -> None:
+    other = replace(row(0.5, beta=0.2), ahead=1.5, ahead_low=-0.25, ahead_high=3.25)
+    assert re.search(r"\+1\.5\s+\[\u22120\.2, \+3\.2\]", words(study(row(2.0), other, best=point())))
+
+
 @pytest.mark.parametrize(("repeats", "alone"), [(1, True), (3, False)])
 def test_with_one_repeat_the_intervals_are_said_to_hold_only_the_images(repeats: int, alone: bool) -> None:
     text = words(study(row(2.0, repeats=repeats), best=point()))

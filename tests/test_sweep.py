@@ -100,6 +100,17 @@ def test_every_point_ends_with_an_interval_or_with_its_error(root: Path):
     assert counts["num_failed"] == 2
 
 
+def test_how_far_the_best_is_ahead_is_told_for_every_other_point(root: Path):
+    sought = [row for row in rows(root, "small") if row["metric"] == "VQA accuracy"]
+    best = max((row for row in sought if row["num_pairs"] == "96"), key=lambda row: float(row["difference"]))
+    for row in sought:
+        if row is best:
+            assert row["ahead"] == "nan"
+            continue
+        assert float(row["ahead"]) == pytest.approx(float(best["policy"]) - float(row["policy"]))
+        assert float(row["ahead_low"]) <= float(row["ahead"]) <= float(row["ahead_high"])
+
+
 def test_halving_leaves_the_worse_point_on_few_pairs(root: Path):
     on_pairs = {(row["beta"], row["num_pairs"]) for row in rows(root, "small") if row["metric"] == "VQA accuracy"}
     assert {pairs for _, pairs in on_pairs} == {"48", "96"}

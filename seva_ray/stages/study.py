@@ -20,7 +20,7 @@ from seva_ray.stages.export import Export, export
 from seva_ray.stages.facts import Passes, passes_of, seconds_of, test_time_scores, tokens_of, view_facts
 from seva_ray.stages.progress import say
 from seva_ray.stages.sweep import Outcome, Search, sweep
-from seva_ray.stages.workshop import Bench, Measured, Workshop
+from seva_ray.stages.workshop import Bench, Measured, Workshop, contrasted
 from seva_ray.storage import exists, read_bytes, write_bytes
 from seva_ray.study import POINT_FIELDS, Row, StudyContent
 from seva_ray.study_report import render
@@ -68,6 +68,9 @@ def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact
         for point in (replace(outcome.point, num_pairs=number) for number in outcome.num_pairs)
     }
     rows = [row for point, found in measured.items() for row in rows_of(point, found)]
+    best = best_of(rows, bench.objective)
+    if best:
+        rows = [with_distance(row, bench, measured, best) for row in rows]
     rows += [Row(point=asdict(outcome.point), error=outcome.error) for outcome in outcomes if outcome.error]
     passes = passes_of(store, measured)
     content = StudyContent(
@@ -85,7 +88,6 @@ def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact
         versions=versions(),
         command=asked.command,
     )
-    best = best_of(rows, bench.objective)
     if best:
         found = measured[best]
         repeat = best_repeat(found, bench.objective)
@@ -134,6 +136,15 @@ def rows_of(point: Point, measured: Measured) -> list[Row]:
         for benchmark, comparisons in measured.scores.items()
         for found in comparisons
     ]
+
+
+def with_distance(row: Row, bench: Bench, measured: Mapping[Point, Measured], best: Point) -> Row:
+    """How far the best is ahead, in the objective."""
+    point = Point(**row.point)
+    if (row.benchmark, row.metric) != bench.objective or point == best:
+        return row
+    found = contrasted(bench, measured[best], measured[point])
+    return replace(row, ahead=found.difference, ahead_low=found.difference_low, ahead_high=found.difference_high)
 
 
 def best_of(rows: Sequence[Row], objective: tuple[str, str]) -> Point | None:

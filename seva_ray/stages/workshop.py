@@ -77,8 +77,10 @@ class Measured:
 
     policies: Sequence[Artifact]
     pairs: Sequence[Artifact]
+    scored: Mapping[str, Sequence[Artifact]]
+    """By benchmark, the scores of each repeat."""
     scores: Mapping[str, Sequence[Repeated]]
-    """By benchmark."""
+    """By benchmark, all repeats together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +133,13 @@ class Workshop:
         """Every repeat trained and scored. What exists already is only read."""
         trainings = list(self.repeats.map(lambda repeat: self.training(point, repeat), range(len(self.bench.seeds))))
         policies = self.trained(trainings)
-        scores = self.scores([model_of(policy) for policy in policies])
-        return Measured(policies=policies, pairs=[training.pairs for training in trainings], scores=scores)
+        scored = self.scored([model_of(policy) for policy in policies])
+        return Measured(
+            policies=policies,
+            pairs=[training.pairs for training in trainings],
+            scored=scored,
+            scores={item.name: pooled(self.bench.evaluate, item, scored[item.name]) for item in self.bench.benchmarks},
+        )
 
     def training(self, point: Point, repeat: int) -> Training:
         """What makes the point's policy in one repeat; all that it needs is there."""
@@ -159,8 +166,8 @@ class Workshop:
             with self.lanes.hold(claim_of_training(trainings[0].config, self.bench.on_gpus)):
                 return train_all(self.bench.store, trainings)
 
-    def scores(self, policies: Sequence[Model]) -> dict[str, list[Repeated]]:
-        """Each benchmark's metrics over the repeats, every policy beside its own start."""
+    def scored(self, policies: Sequence[Model]) -> dict[str, list[Artifact]]:
+        """Each benchmark's scores of each repeat, every policy beside its own start."""
         bench = self.bench
         asked = [
             (model, tests, CLEAN)
@@ -177,9 +184,7 @@ class Workshop:
                 with self.alone(f"scores of {name}"):
                     scores = compare(bench.evaluate, bench.store, benchmark, tests, of_start, of_policy, name)
                 found[benchmark.name].append(scores)
-        return {
-            benchmark.name: pooled(bench.evaluate, benchmark, found[benchmark.name]) for benchmark in bench.benchmarks
-        }
+        return found
 
     def responses(self, work: Sequence[Work]) -> list[Artifact]:
         """Read where they are all there, else made by the one thread that generates."""
@@ -229,6 +234,18 @@ class Workshop:
 def pooled(config: Evaluate, benchmark: Benchmark, scores: Sequence[Artifact]) -> list[Repeated]:
     starts, policies = zip(*(read_tallies(item) for item in scores), strict=True)
     return repeated_bootstrap(starts, policies, benchmark.metrics, num_resamples=config.num_resamples, seed=config.seed)
+
+
+def contrasted(bench: Bench, one: Measured, other: Measured) -> Repeated:
+    """The objective of one point's policies (`policy`) against another's (`start`), repeat by repeat."""
+    name, metric = bench.objective
+    (benchmark,) = (item for item in bench.benchmarks if item.name == name)
+    of_one, of_other = ([read_tallies(item)[1] for item in side.scored[name]] for side in (one, other))
+    resampling = {"num_resamples": bench.evaluate.num_resamples, "seed": bench.evaluate.seed}
+    (row,) = (
+        row for row in repeated_bootstrap(of_other, of_one, benchmark.metrics, **resampling) if row.metric == metric
+    )
+    return row
 
 
 def settled(config: Train, pairs: Artifact) -> Train:
