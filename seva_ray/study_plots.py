@@ -136,7 +136,7 @@ def _apart(places: Sequence[float], distance: float) -> list[float]:
 
 
 def _is_slanted(arms: Sequence[str]) -> bool:
-    return len(arms) > 4 or len(arms) > 1 and max(map(len, arms)) > 10
+    return len(arms) > 4 or (len(arms) > 1 and max(map(len, arms)) > 10)
 
 
 def _width(panel: tuple[str, Sequence[str]]) -> int:
