@@ -55,6 +55,8 @@ class Encoded:
     rows: Sequence[Row]
     pixels: np.ndarray
     """Normalised, float32 (images, C, H, W)."""
+    image_token_id: int
+    """It stands for the image in a prompt, and for nothing in an answer."""
 
     def requests(self) -> list[Request]:
         """Of the rows without an error, in their order."""
@@ -71,12 +73,14 @@ class Encoded:
 
     def header(self) -> str:
         """All but the pixels, as JSON."""
-        return json.dumps({"unit": asdict(self.unit), "rows": [asdict(row) for row in self.rows]})
+        rows = [asdict(row) for row in self.rows]
+        return json.dumps({"unit": asdict(self.unit), "rows": rows, "image_token_id": self.image_token_id})
 
     @classmethod
     def of(cls, header: str, pixels: np.ndarray) -> "Encoded":
         data = json.loads(header)
-        return cls(unit=Unit(**data["unit"]), rows=[Row(**row) for row in data["rows"]], pixels=pixels)
+        rows = [Row(**row) for row in data["rows"]]
+        return cls(unit=Unit(**data["unit"]), rows=rows, pixels=pixels, image_token_id=data["image_token_id"])
 
 
 def encode(unit: Unit, viewer: Viewer) -> Encoded:
@@ -90,7 +94,8 @@ def encode(unit: Unit, viewer: Viewer) -> Encoded:
         except UserError as error:
             rows.append(Row(prompt_id=row["prompt_id"], error=str(error)))
     blank = np.zeros((1, 1, 1, 1), np.float32)
-    return Encoded(unit=unit, rows=rows, pixels=np.stack(images) if images else blank)
+    pixels = np.stack(images) if images else blank
+    return Encoded(unit=unit, rows=rows, pixels=pixels, image_token_id=viewer.encoder.image_token_id)
 
 
 def encode_row(
@@ -116,7 +121,7 @@ def encode_row(
 def answer(encoded: Encoded, generator: Generator) -> int:
     """Generate a unit's responses and commit them in one step; how many there are."""
     answered = {
-        response.prompt_id: response
+        response.prompt_id: checked(response, encoded.image_token_id)
         for batch in batches(encoded.requests(), encoded.unit.view)
         for response in generator.generate(batch)
     }
@@ -125,6 +130,13 @@ def answer(encoded: Encoded, generator: Generator) -> int:
     ]
     write_table(encoded.unit.responses_uri, table(responses, RESPONSE_SCHEMA))
     return len(responses)
+
+
+def checked(response: Response, image_token_id: int) -> Response:
+    """A model that is hardly trained may answer with the image's placeholder, which no forward pass can take back."""
+    if image_token_id not in response.token_ids:
+        return response
+    return Response(prompt_id=response.prompt_id, error="the answer holds the image placeholder")
 
 
 def batches(requests: Sequence[Request], view: str) -> Iterator[Sequence[Request]]:

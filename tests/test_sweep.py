@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from seva_ray.artifacts import Store
+from seva_ray.stages.sweep import line_of
 
 JOBS = Path(__file__).parent.parent / "jobs"
 
@@ -153,6 +154,18 @@ def test_another_beta_generates_nothing_but_the_answers_to_the_benchmark(root: P
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in training.rglob("*")} == before
     assert Store(str(root)).find("studies/other").counts["num_failed"] == 0
+
+
+def test_a_defect_in_a_trial_is_told_by_the_line_that_names_it():
+    traceback = """ray.exceptions.RayTaskError(ValueError): ray.data.exceptions.SystemException
+
+ray.exceptions.RayTaskError(ValueError): ray::MapWorker(MapBatches(Scorer)).submit() (pid=16145)
+  File "reference.py", line 90, in __call__
+ValueError: tokens and features do not match
+Failed to apply UDF transform after 1/1 attempts (total backoff 0.0s).
+To change retry attempts, configure `ray.data.DataContext.get_current()`."""
+    assert line_of(traceback) == "ValueError: tokens and features do not match"
+    assert line_of("killed") == "killed"
 
 
 @pytest.mark.slow

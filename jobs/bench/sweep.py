@@ -57,6 +57,9 @@ def main(config: BenchSweep) -> None:
             "--space.betas", *map(str, config.betas), "--no-test-time",
         ]  # fmt: skip
         seconds = timed([*study, *shared, *ending])
+        failed = Store(str(together)).find("studies/study").counts["num_failed"]
+        if failed:
+            raise UserError(f"{failed} points of the study failed; its table says why")
         say(f"one study: {seconds:.0f} s")
         seconds_apart = 0.0
         for view in config.views:

@@ -4,6 +4,7 @@ Tune's own state lies in the study's artifact, so that a killed search goes on w
 repeated, and what a killed one had made is found as artifacts.
 """
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -187,5 +188,11 @@ def outcome(result: Any) -> Outcome:
     reports = [] if history is None else history.to_dict("records")
     asked = [report["num_pairs"] or None for report in reports if not report["error"]]
     told = [report["error"] for report in reports if report["error"]]
-    error = told[0] if told else str(result.error).strip().splitlines()[-1] if result.error else ""
+    error = told[0] if told else line_of(str(result.error)) if result.error else ""
     return Outcome(point=point, num_pairs=asked, error=error)
+
+
+def line_of(traceback: str) -> str:
+    """The last line that names an error: Ray adds advice after it, and its own errors before."""
+    lines = traceback.strip().splitlines()
+    return next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Exit): ", line)), lines[-1])

@@ -1,0 +1,46 @@
+"""A unit's answers: every row is there once, as a response or as its error."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from seva_ray.engines import Request
+from seva_ray.records import Response
+from seva_ray.storage import read_table
+from seva_ray.units import Encoded, Row, Unit, answer
+
+IMAGE_TOKEN = 3
+
+
+class Parrot:
+    """Answers with the tokens that it was asked."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Response]:
+        return [
+            Response(prompt_id=item.prompt_id, text="x", token_ids=item.prompt_ids, finish_reason="stop")
+            for item in requests
+        ]
+
+    def switch(self, model_directory: str) -> None:
+        """It has no weights."""
+
+
+def test_an_answer_that_holds_the_image_placeholder_is_an_error_of_its_own_row(tmp_path: Path) -> None:
+    uri = str(tmp_path / "shard.parquet")
+    encoded = Encoded(
+        unit=Unit(model_directory="", prompts_uri="", responses_uri=uri, view="clean", image_root=None),
+        rows=[
+            Row(prompt_id="a", prompt_ids=[7, IMAGE_TOKEN], image=0),
+            Row(prompt_id="b", prompt_ids=[7, 8], image=0),
+            Row(prompt_id="c", error="no image"),
+        ],
+        pixels=np.zeros((1, 3, 2, 2), np.float32),
+        image_token_id=IMAGE_TOKEN,
+    )
+    again = Encoded.of(encoded.header(), encoded.pixels)  # as it travels to an engine
+    assert answer(again, Parrot()) == 3
+    rows = {row["prompt_id"]: row for row in read_table(uri).to_pylist()}
+    assert rows["a"]["error"] == "the answer holds the image placeholder"
+    assert (rows["b"]["error"], rows["b"]["token_ids"]) == (None, [7, 8])
+    assert rows["c"]["error"] == "no image"
