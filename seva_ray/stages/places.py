@@ -97,7 +97,6 @@ def can_be_added(config: Any, there: Mapping[str, int]) -> list[NodeType]:
             number=math.inf if group.max_count < 0 else max(0, group.max_count - there.get(group.name, 0)),
         )
         for group in (config.node_group_configs if config else [])
-        if group.name != HEAD  # which is there
     ]
     return [item for item in types if item.number]
 
