@@ -83,6 +83,34 @@ def test_a_cluster_description_gives_what_can_be_added_to_the_nodes_that_are_the
     assert can_be_added(None, {}) == []
 
 
+KUBERAY = """
+apiVersion: ray.io/v1
+kind: RayCluster
+metadata: {name: seva}
+spec:
+  headGroupSpec:
+    resources: {CPU: "0"}
+    rayStartParams: {}
+    template: {spec: {containers: [{name: ray, resources: {limits: {cpu: "4", memory: 24Gi}}}]}}
+  workerGroupSpecs:
+    - groupName: generation
+      minReplicas: 0
+      maxReplicas: 16
+      resources: {CPU: "7", GPU: "1", generation: "1"}
+      rayStartParams: {}
+      template: {spec: {containers: [{name: ray, resources: {limits: {cpu: "7", memory: 24Gi, nvidia.com/gpu: "1"}}}]}}
+"""
+
+
+def test_a_cluster_of_kuberay_describes_itself_too(tmp_path: Path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(KUBERAY)
+    (found,) = can_be_added(described(path), {HEAD: 1})
+    assert found == NodeType(
+        name="generation", resources={"CPU": 7, "GPU": 1, "generation": 1, "memory": 24 * GIB}, number=16
+    )
+
+
 @pytest.mark.parametrize("text", [None, "a: [", "- 1", "available_node_types: {a: {resources: {CPU: many}}}"])
 def test_a_file_that_is_no_cluster_description_is_named(text: str | None, tmp_path: Path):
     path = tmp_path / "cluster.yaml"

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 import yaml
 from ray._private.state import state
+from ray.autoscaler._private.kuberay.autoscaling_config import _generate_available_node_types_from_ray_cr_spec
 from ray.autoscaler.v2.sdk import get_cluster_resource_state
 from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeStatus
 
@@ -25,8 +26,8 @@ GENERATION, TRAINING = "generation", "training"
 COUNTED = ("CPU", "GPU", GENERATION, TRAINING)
 
 NODE_TYPES = "SEVA_NODE_TYPES"
-"""Variable with the path of a cluster description in the format of `ray up`. Without it: the one that `ray up` leaves
-on the head."""
+"""Variable with the path of the cluster's description: the YAML of `ray up`, or KubeRay's RayCluster. Without it: what
+`ray up` leaves on the head."""
 
 HEAD = "head"
 
@@ -63,10 +64,13 @@ def described(path: Path) -> Any:
     config = ClusterConfig()
     try:
         cluster = yaml.safe_load(path.read_text())
+        if cluster.get("kind") == "RayCluster":
+            types = _generate_available_node_types_from_ray_cr_spec(cluster["spec"])
+            cluster = {"available_node_types": types, "head_node_type": "headgroup"}
         for name, entry in cluster["available_node_types"].items():
             is_head = name == cluster.get("head_node_type")
             resources = {resource: int(amount) for resource, amount in entry.get("resources", {}).items()}
-            number = entry.get("max_workers", 0 if is_head else cluster["max_workers"])
+            number = entry.get("max_workers", 0 if is_head else cluster.get("max_workers", 0))
             for group, most in {name: number, **({HEAD: 1} if is_head else {})}.items():
                 config.node_group_configs.add(name=group, max_count=most, resources=resources)
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
