@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +53,13 @@ class Autoscaling:
         command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot instance"]
         command += ["--deadline-remaining-seconds", str(seconds)]
         subprocess.run(command, env=os.environ | self.environment, check=True, capture_output=True)
+
+
+def vanish(raylet: psutil.Process) -> None:
+    """A node is gone without a word, and all that ran on it."""
+    for process in [raylet, *raylet.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 @contextmanager
