@@ -43,13 +43,13 @@ def test_each_minute_without_nodes_is_one_line_and_a_new_wait_begins_when_worker
     monkeypatch: pytest.MonkeyPatch,
 ):
     controller = Controller(monkeypatch, limit_s=3600)
-    controller.at(0, states.SchedulingState(None))  # type: ignore[arg-type]
+    controller.at(0, states.SchedulingState(None))
     controller.at(60, TIMED_OUT)
-    controller.at(60.1, states.SchedulingState(None))  # type: ignore[arg-type]
+    controller.at(60.1, states.SchedulingState(None))
     controller.at(120, TIMED_OUT)
     controller.at(150, states.RunningState())
     controller.at(5000, LOST)
-    controller.at(5010, states.SchedulingState(None))  # type: ignore[arg-type]
+    controller.at(5010, states.SchedulingState(None))
     controller.at(5060, TIMED_OUT)
     assert controller.ear.lines == [
         f"train: waits for 2 x (GPU 1, training 1), for {waited} now; ends after 60.0 min (wait_s)"

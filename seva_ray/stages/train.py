@@ -57,7 +57,7 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
         with listening() as ear:
             jobs = [job_of(store, trainings[place], policies[place], ear) for place in missing]
             # The last one's place: it stays the same while there is anything to go on with.
-            run_workers(jobs, policies[missing[-1]].uri, ear)
+            run_workers(jobs, policies[missing[-1]].uri)
         for place, job in zip(missing, jobs, strict=True):
             if not exists(policies[place].path(DIVERGED)):
                 policies[place] = policies[place].finish(counts_of(trainings[place], job))
@@ -111,7 +111,7 @@ def counts_of(training: Training, job: Job) -> dict[str, Any]:
     }
 
 
-def run_workers(jobs: Sequence[Job], uri: str, ear: Any) -> None:
+def run_workers(jobs: Sequence[Job], uri: str) -> None:
     """A group of workers until all is done; it is started again, from the last checkpoint, when one is lost."""
     need, config = worker_need(), jobs[0].config
     use_gpu = "GPU" in need
@@ -130,7 +130,7 @@ def run_workers(jobs: Sequence[Job], uri: str, ear: Any) -> None:
             storage_path=uri,
             # A start that fails is the controller's failure: `Waiting` decides how long that may go on.
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=-1),
-            callbacks=[Waiting(what=f"{fewest(config)} x ({listed(need)})", limit_s=config.wait_s, ear=ear)],
+            callbacks=[Waiting(what=f"{fewest(config)} x ({listed(need)})", limit_s=config.wait_s, ear=jobs[0].ear)],
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": {} if use_gpu else {"DS_ACCELERATOR": "cpu"}},
         ),

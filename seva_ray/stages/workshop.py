@@ -246,7 +246,7 @@ def policy_name(config: Train, start: Model, pairs: Artifact) -> str:
 
 
 def claim_of_training(config: Train, capacity: Claim, on_gpus: bool) -> Claim:
-    return {"GPU" if on_gpus else "CPU": config.num_workers} | of_kind(TRAINING, config.num_workers, capacity)
+    return {"GPU" if on_gpus else "CPU": config.num_workers, **of_kind(TRAINING, config.num_workers, capacity)}
 
 
 def claim_of_generation(config: Generate, capacity: Claim, on_gpus: bool) -> Claim:
@@ -255,12 +255,12 @@ def claim_of_generation(config: Generate, capacity: Claim, on_gpus: bool) -> Cla
     if on_gpus:
         each = config.engine.tensor_parallel_size if isinstance(config.engine, VllmEngine) else 1
         gpus = max(each * config.min_engines, min(each * config.max_engines, capacity.get("GPU", 0), of_nodes))
-        return {"GPU": gpus} | of_kind(GENERATION, gpus, capacity)
+        return {"GPU": gpus, **of_kind(GENERATION, gpus, capacity)}
     engines = max(config.min_engines, min(config.max_engines, capacity.get("CPU", 0) - 1, of_nodes))
-    return {"CPU": 1 + engines} | of_kind(GENERATION, engines, capacity)
+    return {"CPU": 1 + engines, **of_kind(GENERATION, engines, capacity)}
 
 
-def of_kind(name: str, amount: float, capacity: Claim) -> Claim:
+def of_kind(name: str, amount: float, capacity: Claim) -> dict[str, float]:
     """As `places.kind`: nothing where the cluster has no nodes of that kind."""
     return {name: amount} if name in capacity else {}
 
