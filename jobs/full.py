@@ -30,7 +30,7 @@ from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.report import Report, report
 from seva_ray.stages.start import check_start, starting_model
-from seva_ray.stages.train import train
+from seva_ray.stages.train import check_training, train
 from seva_ray.toy.sft import ToyRecipe
 
 
@@ -113,6 +113,7 @@ def main(config: Full) -> None:
     tests = prepare_benchmarks(config.prepare, store, benchmarks)
     start = starting_model(store, config.model, config.toy)
     with cluster():
+        check_training(config.train, store, config.name)
         # One pool of engines answers the training prompts in every view and the benchmarks.
         views = (CLEAN, *config.views, *config.controls)
         work = [*((prompts, view) for view in views), *((test, CLEAN) for test in tests)]

@@ -23,11 +23,12 @@ from seva_ray.errors import ConfigError
 from seva_ray.fingerprints import execution
 from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
 from seva_ray.space import Point, Space
-from seva_ray.stages.cluster import cluster, has_gpus, join, resources
+from seva_ray.stages.cluster import cluster, join
 from seva_ray.stages.evaluate import Evaluate, prepare_benchmarks
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.job import run, words_of
 from seva_ray.stages.pair import Pair
+from seva_ray.stages.places import capacity, has_gpus
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.start import check_start, is_toy, starting_models
 from seva_ray.stages.study import Asked, study
@@ -62,7 +63,7 @@ class Sweep:
     test_time: bool = True
     """Also score the first starting model on the benchmark seen in every view, without training."""
     max_gpus: int | None = execution(None)
-    """GPUs that the cluster may grow to (CPUs, where it has no GPU). None: what it has when the study starts."""
+    """GPUs that the study may use at once (CPUs, where it has no GPU). None: what the cluster has, or can add."""
     toy: ToyRecipe = field(default_factory=ToyRecipe)
     """How toy bases are trained."""
     prepare: Prepare = field(default_factory=Prepare)
@@ -141,10 +142,10 @@ def main(config: Sweep) -> None:
     with cluster():
         join(spare_cpus=1)  # for the tasks beside an engine and a training run, on two cores
         on_gpus = has_gpus()
-        capacity = resources()
+        there = capacity()
         if config.max_gpus:
-            capacity["GPU" if on_gpus else "CPU"] = config.max_gpus
-        check_room(config.generate, config.train, capacity, on_gpus)
+            there["GPU" if on_gpus else "CPU"] = config.max_gpus
+        check_room(config.generate, config.train, there, on_gpus)
         models = config.models * len(config.seeds) if len(config.models) == 1 else config.models
         bench = Bench(
             store=store,
@@ -158,7 +159,7 @@ def main(config: Sweep) -> None:
             starts=starting_models(store, models, config.toy),
             seeds=config.seeds,
             objective=sought,
-            capacity=capacity,
+            capacity=there,
             on_gpus=on_gpus,
         )
         asked = Asked(

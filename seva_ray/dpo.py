@@ -92,7 +92,10 @@ class Train:
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = execution(("tensorboard",))
     """Where curves go besides the report; wandb and mlflow read their own environment variables."""
     max_failures: int = execution(3)
-    """How often a run goes on after losing workers."""
+    """How often a run goes on after losing workers. Nodes that were taken away on notice do not count."""
+    wait_s: float = execution(3600.0)
+    """How long workers may wait for their nodes, s, at the start and whenever nodes were lost: what spot capacity may
+    take to come back."""
 
     def __post_init__(self) -> None:
         for name in ("beta", "learning_rate", "max_grad_norm"):
@@ -100,7 +103,7 @@ class Train:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be above 0, and finite")
         if not 0 <= self.warmup_ratio < 1:
             raise ConfigError(f"warmup_ratio {self.warmup_ratio}: must be 0 or more and below 1")
-        for name in ("weight_decay", "seed", "max_failures"):
+        for name in ("weight_decay", "seed", "max_failures", "wait_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be at least 0")
         for name in ("num_repeats", "global_batch_size", "num_workers", "per_device_batch_size", "save_steps"):

@@ -13,17 +13,66 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
+
+MEMORY = 2 * 2**30
+"""That a node of any type has, at the least: the autoscaler adds nodes only for what their type declares."""
 
 HEAD_NODE_ID = "f" * 51 + "00000"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Autoscaling:
+    """A cluster that grows."""
+
+    address: str
+    environment: Mapping[str, str]
+    """To join it with."""
+
+    def nodes(self, node_type: str) -> dict[str, psutil.Process]:
+        """The raylet of each node of that type, by the node's id."""
+        found = {}
+        for process in psutil.process_iter():
+            try:
+                if process.name() == "raylet" and f"--gcs-address={self.address}" in process.cmdline():
+                    environment = process.environ()
+                    if environment.get("RAY_NODE_TYPE_NAME") == node_type:
+                        found[environment["RAY_OVERRIDE_NODE_ID_FOR_TESTING"]] = process
+            except psutil.Error:  # it has just ended
+                continue
+        return found
+
+    def give_notice(self, node_id: str, seconds: int) -> None:
+        """Tell that a node will be taken away, as a cloud does of a spot instance."""
+        ray = str(Path(sys.executable).parent / "ray")
+        command = [ray, "drain-node", "--address", self.address, "--node-id", node_id]
+        command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot instance"]
+        command += ["--deadline-remaining-seconds", str(seconds)]
+        subprocess.run(command, env=os.environ | self.environment, check=True, capture_output=True)
+
+
+def vanish(raylet: psutil.Process) -> None:
+    """A node is gone without a word, and all that ran on it."""
+    for process in [raylet, *raylet.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
 @contextmanager
 def autoscaling_cluster(
-    head: Mapping[str, float], node_types: Mapping[str, Mapping[str, float]], max_workers: int
-) -> Iterator[dict[str, str]]:
-    """The environment to join it with. At first it has only a head; `node_types`: resources of a node of each type."""
+    head: Mapping[str, float],
+    node_types: Mapping[str, Mapping[str, float]],
+    max_workers: int,
+    idle_s: float = 3,
+) -> Iterator[Autoscaling]:
+    """At first it has only a head; it adds up to `max_workers` nodes of each type, and removes a node without work.
+
+    `node_types`: resources of a node of each type.
+    """
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         with socket.socket() as probe:
@@ -31,7 +80,7 @@ def autoscaling_cluster(
             port = probe.getsockname()[1]
         address = f"127.0.0.1:{port}"
         config = Path(directory, "autoscaling.json")
-        config.write_text(json.dumps(configuration(address, head, node_types, max_workers)))
+        config.write_text(json.dumps(configuration(address, head, node_types, max_workers, idle_s)))
         process = subprocess.Popen(
             [
                 str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
@@ -42,6 +91,7 @@ def autoscaling_cluster(
             env=os.environ
             | token
             | {
+                "PYTHONPATH": str(Path(__file__).parent.parent),
                 "RAY_FAKE_CLUSTER": "1",
                 "RAY_enable_autoscaler_v2": "1",
                 "RAY_CLOUD_INSTANCE_ID": HEAD_NODE_ID,
@@ -54,7 +104,9 @@ def autoscaling_cluster(
         )  # fmt: skip
         try:
             wait_for(port, process)
-            yield {"RAY_ADDRESS": address} | token
+            yield Autoscaling(
+                address=address, environment=token | {"RAY_ADDRESS": address, "SEVA_NODE_TYPES": str(config)}
+            )
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             try:
@@ -65,19 +117,28 @@ def autoscaling_cluster(
 
 
 def configuration(
-    address: str, head: Mapping[str, float], node_types: Mapping[str, Mapping[str, float]], max_workers: int
+    address: str,
+    head: Mapping[str, float],
+    node_types: Mapping[str, Mapping[str, float]],
+    max_workers: int,
+    idle_s: float = 3,
 ) -> dict[str, object]:
     types = {
-        name: {"resources": dict(resources), "node_config": {}, "min_workers": 0, "max_workers": max_workers}
+        name: {
+            "resources": {"memory": MEMORY, "object_store_memory": 100_000_000, **resources},
+            "node_config": {},
+            "min_workers": 0,
+            "max_workers": max_workers,
+        }
         for name, resources in node_types.items()
     }
     return {
         "cluster_name": "fake",
-        "max_workers": max_workers,
-        "idle_timeout_minutes": 0.05,
+        "max_workers": max_workers * len(node_types),
+        "idle_timeout_minutes": idle_s / 60,
         "provider": {
             "type": "external",
-            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "module": "tests.fake_nodes.FakeNodes",
             "gcs_address": address,
             "head_node_id": HEAD_NODE_ID,
             "launch_multiple": True,

@@ -27,7 +27,7 @@ from seva_ray.stages.generate import Generate, generate
 from seva_ray.stages.prepare import Prepare, prepare
 
 def engine_nodes():
-    return sum(node["Alive"] and "engine" in node["Resources"] for node in ray.nodes())
+    return sum(node["Alive"] and "generation" in node["Resources"] for node in ray.nodes())
 
 store = Store(sys.argv[1])
 prompts = prepare(Prepare(shard_size=8), store, "toy", ToyWorld(num_images=60))
@@ -42,7 +42,7 @@ def watch():
 watcher = threading.Thread(target=watch)
 watcher.start()
 engine = FakeEngine(seconds_per_request=0.1, journal=sys.argv[2])
-config = Generate(engine=engine, min_engines=1, max_engines=2, engine_resource="engine")
+config = Generate(engine=engine, min_engines=1, max_engines=2)
 generate(config, store, Model(name="fake", directory=".", fingerprint="fake"), [(prompts, "clean")])
 deadline = time.monotonic() + 120
 while seen[-1] and time.monotonic() < deadline:
@@ -56,10 +56,10 @@ print(json.dumps(seen))
 @pytest.mark.slow
 def test_engines_come_with_the_nodes_that_the_autoscaler_adds_and_nodes_go_when_there_is_no_work(tmp_path):
     journal = tmp_path / "journal"
-    with autoscaling_cluster({"CPU": 6}, {"generation": {"CPU": 1, "engine": 1}}, max_workers=2) as environment:
+    with autoscaling_cluster({"CPU": 6}, {"generation": {"CPU": 1, "generation": 1}}, max_workers=2) as cluster:
         done = subprocess.run(
             [sys.executable, "-c", DRIVER, str(tmp_path / "runs"), str(journal)],
-            env=os.environ | environment | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+            env=os.environ | cluster.environment | {"PYTHONPATH": str(Path(__file__).parent.parent)},
             capture_output=True,
             text=True,
             timeout=300,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tyro
 from ray.exceptions import RayTaskError
-from ray.train import WorkerGroupError
+from ray.train import ControllerError, WorkerGroupError
 
 from full import PRESETS
 from seva_ray.dpo import Loss
@@ -158,9 +158,10 @@ def test_a_users_error_of_a_remote_task_is_found(error):
     assert users_line(in_a_worker(error)) == str(error)
 
 
-def test_a_users_error_of_a_training_worker_is_found():
+def test_a_users_error_of_a_training_worker_or_of_what_directs_them_is_found():
     failures = {0: RuntimeError("peer is gone"), 3: InputError("model x: no such directory")}
     assert users_line(WorkerGroupError("Training failed", failures)) == "model x: no such directory"
+    assert users_line(ControllerError(InputError("train: no place"))) == "train: no place"
     full = OSError(errno.ENOSPC, "No space left on device", "/runs/policies/a/model")
     assert (
         users_line(WorkerGroupError("Training failed", {1: full})) == "/runs/policies/a/model: No space left on device"

@@ -131,9 +131,11 @@ def test_training_that_diverges_ends_in_one_line_with_its_step_and_no_model(run:
     assert not exists(run.store.uri("policies/wild/record.json"))
 
 
-def test_a_tracker_that_is_not_installed_and_offload_without_sharding_are_config_errors():
+def test_a_tracker_that_is_not_installed_offload_without_sharding_and_a_negative_wait_are_config_errors():
     with pytest.raises(ConfigError, match="trackers wandb: not installed"):
         Train(trackers=("tensorboard", "wandb"))
+    with pytest.raises(ConfigError, match="wait_s -1: must be at least 0"):
+        Train(wait_s=-1)
     with pytest.raises(ConfigError, match="offload: needs a zero_stage"):
         Train(offload=True, zero_stage=0)
 

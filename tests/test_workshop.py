@@ -17,7 +17,7 @@ from seva_ray.stages.evaluate import Evaluate
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.stages.workshop import Bench, Workshop, claim_of_generation, settled
+from seva_ray.stages.workshop import Bench, Workshop, claim_of_generation, claim_of_training, settled
 
 MODEL = Model(name="fake", directory="nowhere", fingerprint="fake")
 
@@ -87,3 +87,12 @@ def test_a_pool_claims_as_much_as_it_may_grow_to_and_never_more_than_there_is():
     sharded = replace(generate, engine=replace(generate.engine, tensor_parallel_size=2))  # type: ignore[arg-type]
     assert claim_of_generation(sharded, {"GPU": 6}, on_gpus=True) == {"GPU": 6}
     assert claim_of_generation(sharded, {"GPU": 16}, on_gpus=True) == {"GPU": 8}
+
+
+def test_where_nodes_are_of_kinds_a_claim_is_for_those_of_its_kind():
+    pools = {"CPU": 32, "GPU": 12, "generation": 4, "training": 8}
+    generate = Generate(min_engines=1, max_engines=6)
+    assert claim_of_generation(generate, pools, on_gpus=True) == {"GPU": 4, "generation": 4}
+    assert claim_of_generation(generate, pools, on_gpus=False) == {"CPU": 5, "generation": 4}
+    assert claim_of_training(Train(), pools, on_gpus=True) == {"GPU": 8, "training": 8}
+    assert claim_of_training(Train(), {"GPU": 8}, on_gpus=True) == {"GPU": 8}

@@ -34,7 +34,7 @@ def share_at_work() -> float:
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             for _ in range(NUM_NODES):
-                cluster.add_node(num_cpus=REPLICAS_PER_NODE, resources={"engine": REPLICAS_PER_NODE})
+                cluster.add_node(num_cpus=REPLICAS_PER_NODE, resources={"generation": REPLICAS_PER_NODE})
             ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING)
             store = Store(f"{directory}/runs")
             source = TinyPrompts(num_prompts=SHARD_SIZE * UNITS_PER_REPLICA * num_replicas)
@@ -44,7 +44,6 @@ def share_at_work() -> float:
                 engine=FakeEngine(seconds_per_request=SECONDS_PER_REQUEST, journal=str(journal)),
                 min_engines=num_replicas,
                 max_engines=num_replicas,
-                engine_resource="engine",
             )
             generate(config, store, Model(name="fake", directory=".", fingerprint=""), [(prompts, "clean")])
             return share_of(journal.read_text().splitlines(), num_replicas)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import ray
 
 from seva_ray.errors import InputError
+from seva_ray.stages.places import tell_node_types
 
 
 @contextmanager
@@ -49,13 +50,5 @@ def join(spare_cpus: int = 0) -> None:
             raise
         advice = "is it running, and do RAY_AUTH_MODE and RAY_AUTH_TOKEN agree with it?"
         raise InputError(f"RAY_ADDRESS {address}: no connection to a Ray cluster there; {advice}") from error
-
-
-def resources() -> dict[str, float]:
-    """CPUs and GPUs of the cluster as it is now."""
-    return {name: amount for name, amount in ray.cluster_resources().items() if name in ("CPU", "GPU")}
-
-
-def has_gpus() -> bool:
-    """Whether any node of the cluster offers GPUs now."""
-    return ray.cluster_resources().get("GPU", 0) > 0
+    if address != "local":
+        tell_node_types()

@@ -28,7 +28,8 @@ from seva_ray.errors import ConfigError
 from seva_ray.fingerprints import execution
 from seva_ray.models import Model, architecture
 from seva_ray.records import Response
-from seva_ray.stages.cluster import has_gpus, join
+from seva_ray.stages.cluster import join
+from seva_ray.stages.places import GENERATION, check_places, has_gpus, kind, options
 from seva_ray.stages.pool import rows_of, told
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import Progress, say
@@ -36,8 +37,8 @@ from seva_ray.storage import local_directory, names_in, read_table
 from seva_ray.units import Encoded, Unit, answer, encode
 from seva_ray.views import Viewer
 
-UNIT_BYTES = 512 * 2**20
-"""Memory that a task is given to make one unit's pixels: 256 rows of 336 px are 347 MB."""
+ENCODING = {"CPU": 1, "memory": 512 * 2**20}
+"""What a task needs to make one unit's pixels: 256 rows of 336 px are 347 MB."""
 
 NUM_READERS = 16
 """Files that are read at once where only their counts are wanted."""
@@ -67,8 +68,6 @@ class Generate:
     """Replicas that the pool may grow to, where the cluster has room for them or can add it."""
     units_per_engine: int = execution(2)
     """Units that an engine works on at once: 2 keep it full while the last answers of one are still being written."""
-    engine_resource: str = execution("")
-    """A custom Ray resource that the nodes for engines have; each engine takes 1 of it. Empty: any node will do."""
     max_image_pixels: int = 64_000_000
     """An image that has more, also once padded to a square, is a `failed` row."""
 
@@ -160,24 +159,21 @@ def run_units(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
     A unit is one row of one block in Ray Data, and so one task.
     """
     join()
-    gpus = config.engine.tensor_parallel_size if isinstance(config.engine, VllmEngine) and has_gpus() else 0
+    check_engines(config)
     rows = rows_of(
         lambda: (
             ray.data.from_items([{"unit": json.dumps(asdict(unit))} for unit in units], override_num_blocks=len(units))
             .map_batches(
                 encode_unit,
                 batch_size=1,
-                num_cpus=1,
-                memory=UNIT_BYTES,  # with the engines' resources Ray Data would run it inside their actors
                 fn_kwargs={"config": config},
+                **options(ENCODING),  # with the engines' resources Ray Data would run it inside their actors
             )
             .map_batches(
                 UnitWorker,
                 batch_size=1,
                 batch_format="numpy",
-                num_cpus=1,
-                num_gpus=gpus,
-                resources={config.engine_resource: 1} if config.engine_resource else None,
+                **options(engine_need(config)),
                 compute=ray.data.ActorPoolStrategy(
                     min_size=config.min_engines,
                     max_size=config.max_engines,
@@ -196,6 +192,17 @@ def run_units(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
         num_rows += row["num_rows"]
         progress.add(1, note=f", {num_rows:,} responses")
         yield row["responses_uri"]
+
+
+def engine_need(config: Generate) -> dict[str, float]:
+    """What one engine takes of its node."""
+    gpus = config.engine.tensor_parallel_size if isinstance(config.engine, VllmEngine) and has_gpus() else 0
+    return {"CPU": 1, "GPU": gpus} | kind(GENERATION, max(1, gpus))
+
+
+def check_engines(config: Generate) -> None:
+    """Raises: InputError where the cluster has no place for them."""
+    check_places(("an engine", config.min_engines, engine_need(config)), ("what encodes images", 1, ENCODING))
 
 
 @lru_cache(maxsize=8)

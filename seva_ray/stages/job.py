@@ -114,7 +114,8 @@ def users_line(error: BaseException) -> str | None:
         if inner is None and isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
             return f"{cause.filename or 'storage'}: {cause.strerror}"
         context = None if cause.__suppress_context__ else cause.__context__
-        waiting += [inner, *getattr(cause, "worker_failures", {}).values(), cause.__cause__, context]
+        of_train = [*getattr(cause, "worker_failures", {}).values(), getattr(cause, "controller_failure", None)]
+        waiting += [inner, *of_train, cause.__cause__, context]
     return None
 
 

@@ -22,6 +22,7 @@ from seva_ray.fingerprints import execution
 from seva_ray.quotas import last_keys, quota_key
 from seva_ray.records import PAIR_SCHEMA, VERDICT_SCHEMA, Response, table
 from seva_ray.stages.cluster import join
+from seva_ray.stages.places import TASK, check_places
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import say
 from seva_ray.storage import read_table, write_bytes, write_table
@@ -68,6 +69,7 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
         return artifact
     shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
     join()
+    check_places(("what compares responses", 1, TASK))
     sides = Sides(prompts=prompts, chosen=chosen, rejected={view_of(artifact): artifact for artifact in rejected})
     last = quota_keys(config, sides, shards) if config.max_per_source else {}
     counts: dict[str, Counter[str]] = {view: Counter(dict.fromkeys(VERDICTS, 0)) for view in (ANY, *views)}

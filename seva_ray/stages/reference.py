@@ -15,8 +15,9 @@ import ray
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.dpo import Train, num_response_tokens
 from seva_ray.models import Model
-from seva_ray.stages.cluster import has_gpus, join
+from seva_ray.stages.cluster import join
 from seva_ray.stages.pair import lineage
+from seva_ray.stages.places import TRAINING, check_places, has_gpus, kind, options
 from seva_ray.stages.pool import rows_of, told
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import Progress, say
@@ -65,15 +66,15 @@ def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Art
     missing = [shard for shard in shards if shard not in done] or shards[:1]  # one tells of the shared prefix
     say(f"reference {name}: {len(missing):,} shards to do")
     join()
-    gpus = 1 if has_gpus() else 0
+    need = worker_need()
+    check_places(("what computes the reference", 1, need))
     rows = rows_of(
         lambda: ray.data.from_items(
             [{"shard": shard} for shard in missing], override_num_blocks=len(missing)
         ).map_batches(
             Scorer,
             batch_size=1,
-            num_cpus=0 if gpus else 1,
-            num_gpus=gpus,
+            **options(need),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.num_workers),
             fn_constructor_args=(config, reading_of(model, prompts, chosen), pairs, artifact),
         )
@@ -87,6 +88,11 @@ def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Art
     if reason:
         say(f"reference {name}: image and question are computed once per response, not per pair: {reason}")
     return artifact.finish({"num_pairs": pairs.counts["verdicts"]["kept"], "plain_because": reason})
+
+
+def worker_need() -> dict[str, float]:
+    """What a training worker takes of its node; the same for the reference, whose numbers must be training's own."""
+    return ({"CPU": 0, "GPU": 1} if has_gpus() else {"CPU": 1}) | kind(TRAINING)
 
 
 class Scorer:

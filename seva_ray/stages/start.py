@@ -12,6 +12,7 @@ from seva_ray.artifacts import Artifact, Store
 from seva_ray.encoding import check_model
 from seva_ray.models import Model, model_at, model_of
 from seva_ray.stages.cluster import join
+from seva_ray.stages.places import TASK, check_places
 from seva_ray.stages.progress import listening, say
 from seva_ray.storage import exists, local_directory, write_directory
 from seva_ray.toy.sft import ToyRecipe, train
@@ -41,6 +42,7 @@ def starting_models(store: Store, models: Sequence[str], recipe: ToyRecipe) -> l
     toys = sorted({model for model in models if is_toy(model)})
     if any(not open_toy(store, of_seed(recipe, model)).complete for model in toys):
         join()
+        check_places(("what trains a toy base", 1, TASK))
         with listening() as ear:
             ray.get([make_toy.remote(store, model, recipe, ear) for model in toys])
     return [starting_model(store, model, recipe) for model in models]

@@ -14,10 +14,12 @@ from seva_ray.artifacts import Artifact, Store
 from seva_ray.dpo import Train, choose, schedule
 from seva_ray.errors import InputError
 from seva_ray.models import Model
-from seva_ray.stages.cluster import has_gpus, join
+from seva_ray.stages.cluster import join
 from seva_ray.stages.pair import lineage, read_pairs
+from seva_ray.stages.places import check_places, listed
 from seva_ray.stages.progress import listening, say
-from seva_ray.stages.reference import reading_of, reference, with_reference
+from seva_ray.stages.reference import reading_of, reference, with_reference, worker_need
+from seva_ray.stages.waiting import Waiting
 from seva_ray.stages.worker import DIVERGED, Job, work
 from seva_ray.storage import exists, read_bytes, remove
 
@@ -51,6 +53,7 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
     missing = [place for place, policy in enumerate(policies) if not policy.complete]
     if missing:
         join()
+        check_workers(trainings[missing[0]].config)
         with listening() as ear:
             jobs = [job_of(store, trainings[place], policies[place], ear) for place in missing]
             # The last one's place: it stays the same while there is anything to go on with.
@@ -61,6 +64,23 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
     for policy in policies:
         stop_if_diverged(policy)
     return policies
+
+
+def check_training(config: Train, store: Store, name: str) -> None:
+    """Before the stages before it. Raises: InputError where the policy is not there, and its workers have no place."""
+    if not exists(store.uri(f"policies/{name}/record.json")):
+        join()
+        check_workers(config)
+
+
+def check_workers(config: Train) -> None:
+    """Raises: InputError where the cluster has no place for them."""
+    check_places(("a training worker", fewest(config), worker_need()))
+
+
+def fewest(config: Train) -> int:
+    """Workers that training starts with, where there are no more."""
+    return config.num_workers if config.min_workers is None else config.min_workers
 
 
 def job_of(store: Store, training: Training, policy: Artifact, ear: Any) -> Job:
@@ -93,7 +113,8 @@ def counts_of(training: Training, job: Job) -> dict[str, Any]:
 
 def run_workers(jobs: Sequence[Job], uri: str) -> None:
     """A group of workers until all is done; it is started again, from the last checkpoint, when one is lost."""
-    use_gpu, config = has_gpus(), jobs[0].config
+    need, config = worker_need(), jobs[0].config
+    use_gpu = "GPU" in need
     groups = {(job.config.num_workers, job.config.min_workers, job.config.max_failures) for job in jobs}
     assert len(groups) == 1, f"one group cannot be all of {groups}"
     trainer = ray.train.torch.TorchTrainer(
@@ -102,11 +123,14 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers),
             use_gpu=use_gpu,
+            resources_per_worker=need,
         ),
         run_config=ray.train.RunConfig(
             name="run",
             storage_path=uri,
-            failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=3),
+            # A start that fails is the controller's failure: `Waiting` decides how long that may go on.
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=-1),
+            callbacks=[Waiting(what=f"{fewest(config)} x ({listed(need)})", limit_s=config.wait_s, ear=jobs[0].ear)],
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": {} if use_gpu else {"DS_ACCELERATOR": "cpu"}},
         ),

@@ -7,6 +7,7 @@ they need. All results are artifacts with names that follow from their recipes: 
 
 import contextlib
 import gc
+import math
 import queue
 import threading
 from collections import defaultdict
@@ -25,12 +26,13 @@ from seva_ray.fingerprints import fingerprint_of, identity
 from seva_ray.models import Model, model_of
 from seva_ray.space import Point
 from seva_ray.stages.evaluate import Evaluate, compare, read_tallies
-from seva_ray.stages.generate import Generate, Work, generated, name_of, open_responses
+from seva_ray.stages.generate import Generate, Work, check_engines, generated, name_of, open_responses
 from seva_ray.stages.job import users_line
 from seva_ray.stages.lanes import Claim, Lanes, check_fits
 from seva_ray.stages.pair import Pair, pair
+from seva_ray.stages.places import GENERATION, TRAINING
 from seva_ray.stages.reference import open_logps, reference
-from seva_ray.stages.train import Training, train_all
+from seva_ray.stages.train import Training, check_workers, train_all
 from seva_ray.statistics import Repeated, repeated_bootstrap
 
 
@@ -55,7 +57,7 @@ class Bench:
     objective: tuple[str, str]
     """Benchmark and metric whose gain over the starting model is sought."""
     capacity: Claim
-    """What the cluster has, or may grow to."""
+    """What the cluster has, once it has grown as far as it may; kinds of nodes too, where it has any."""
     on_gpus: bool
 
     def identity(self) -> dict[str, Any]:
@@ -151,7 +153,7 @@ class Workshop:
         config = settled(point.train(bench.train, bench.seeds[repeat]), pairs)
         with self.alone(f"logps of {pairs.name}"):
             if not open_logps(config, bench.store, start, pairs).complete:
-                with self.lanes.hold(claim_of_training(config, bench.on_gpus)):
+                with self.lanes.hold(claim_of_training(config, bench.capacity, bench.on_gpus)):
                     reference(config, bench.store, start, pairs)
         return Training(config=config, name=policy_name(config, start, pairs), model=start, pairs=pairs)
 
@@ -163,7 +165,7 @@ class Workshop:
             policies = [training.open(self.bench.store) for training in trainings]
             if all(policy.complete for policy in policies):
                 return policies
-            with self.lanes.hold(claim_of_training(trainings[0].config, self.bench.on_gpus)):
+            with self.lanes.hold(claim_of_training(trainings[0].config, self.bench.capacity, self.bench.on_gpus)):
                 return train_all(self.bench.store, trainings)
 
     def scored(self, policies: Sequence[Model]) -> dict[str, list[Artifact]]:
@@ -260,19 +262,29 @@ def policy_name(config: Train, start: Model, pairs: Artifact) -> str:
     return f"{start.name}-{fingerprint_of(recipe)}"
 
 
-def claim_of_training(config: Train, on_gpus: bool) -> Claim:
-    return {"GPU" if on_gpus else "CPU": config.num_workers}
+def claim_of_training(config: Train, capacity: Claim, on_gpus: bool) -> Claim:
+    return {"GPU" if on_gpus else "CPU": config.num_workers, **of_kind(TRAINING, config.num_workers, capacity)}
 
 
 def claim_of_generation(config: Generate, capacity: Claim, on_gpus: bool) -> Claim:
     """Engines as many as there may be, as far as the cluster goes; without GPUs also a CPU for what prepares images."""
+    of_nodes = capacity.get(GENERATION, math.inf)
     if on_gpus:
         each = config.engine.tensor_parallel_size if isinstance(config.engine, VllmEngine) else 1
-        return {"GPU": max(each * config.min_engines, min(each * config.max_engines, capacity.get("GPU", 0)))}
-    return {"CPU": 1 + max(config.min_engines, min(config.max_engines, capacity.get("CPU", 0) - 1))}
+        gpus = max(each * config.min_engines, min(each * config.max_engines, capacity.get("GPU", 0), of_nodes))
+        return {"GPU": gpus, **of_kind(GENERATION, gpus, capacity)}
+    engines = max(config.min_engines, min(config.max_engines, capacity.get("CPU", 0) - 1, of_nodes))
+    return {"CPU": 1 + engines, **of_kind(GENERATION, engines, capacity)}
+
+
+def of_kind(name: str, amount: float, capacity: Claim) -> dict[str, float]:
+    """As `places.kind`: nothing where the cluster has no nodes of that kind."""
+    return {name: amount} if name in capacity else {}
 
 
 def check_room(generate: Generate, train: Train, capacity: Claim, on_gpus: bool) -> None:
     """Raises: InputError where the cluster is too small for one training run, or for one engine."""
-    check_fits("a training run", claim_of_training(train, on_gpus), capacity)
+    check_fits("a training run", claim_of_training(train, capacity, on_gpus), capacity)
     check_fits("an engine and what feeds it", claim_of_generation(generate, capacity, on_gpus), capacity)
+    check_workers(train)
+    check_engines(generate)

@@ -22,16 +22,13 @@ class Drive:
 
 PRESETS = {
     "fake": Drive(
-        generate=Generate(
-            engine=FakeEngine(seconds_per_request=0.01), min_engines=2, max_engines=2, engine_resource="engine"
-        ),
+        generate=Generate(engine=FakeEngine(seconds_per_request=0.01), min_engines=2, max_engines=2),
         views=("clean", "diffusion-500"),
     ),
     "vllm": Drive(
         generate=Generate(
             engine=VllmEngine(dtype="float32", max_model_len=256, enforce_eager=True),
             decoding=Decoding(max_new_tokens=32),
-            engine_resource="engine",
         ),
     ),
 }

@@ -37,7 +37,7 @@ class Machines:
         self.workers = [self.added(), self.added()]
 
     def added(self) -> Any:
-        return self.cluster.add_node(num_cpus=2, resources={"engine": 1})
+        return self.cluster.add_node(num_cpus=2, resources={"generation": 1})
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Those of this cluster, and of no other on the host, whose title begins so."""
