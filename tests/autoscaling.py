@@ -4,12 +4,17 @@ Not `ray.cluster_utils.AutoscalingCluster`: that one runs `ray stop --force`, wh
 """
 
 import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-
-from tests.ray_head import free_port, ray_head
 
 HEAD_NODE_ID = "f" * 51 + "00000"
 
@@ -19,19 +24,44 @@ def autoscaling_cluster(
     head: Mapping[str, float], node_types: Mapping[str, Mapping[str, float]], max_workers: int
 ) -> Iterator[dict[str, str]]:
     """The environment to join it with. At first it has only a head; `node_types`: resources of a node of each type."""
-    port = free_port()
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        address = f"127.0.0.1:{port}"
         config = Path(directory, "autoscaling.json")
-        config.write_text(json.dumps(configuration(f"127.0.0.1:{port}", head, node_types, max_workers)))
-        environment = {
-            "RAY_FAKE_CLUSTER": "1",
-            "RAY_enable_autoscaler_v2": "1",
-            "RAY_CLOUD_INSTANCE_ID": HEAD_NODE_ID,
-            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_NODE_ID,
-            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        }
-        with ray_head(port, f"--autoscaling-config={config}", f"--num-cpus={head['CPU']}", **environment) as joining:
-            yield joining
+        config.write_text(json.dumps(configuration(address, head, node_types, max_workers)))
+        process = subprocess.Popen(
+            [
+                str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+                f"--port={port}", f"--autoscaling-config={config}", f"--num-cpus={head['CPU']}",
+                "--object-store-memory=200000000", "--include-dashboard=false", "--disable-usage-stats",
+                f"--temp-dir={directory}/t",
+            ],
+            env=os.environ
+            | token
+            | {
+                "RAY_FAKE_CLUSTER": "1",
+                "RAY_enable_autoscaler_v2": "1",
+                "RAY_CLOUD_INSTANCE_ID": HEAD_NODE_ID,
+                "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_NODE_ID,
+                "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            },
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            wait_for(port, process)
+            yield {"RAY_ADDRESS": address} | token
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def configuration(
@@ -69,3 +99,13 @@ def configuration(
         "head_start_ray_commands": [],
         "worker_start_ray_commands": [],
     }
+
+
+def wait_for(port: int, process: subprocess.Popen) -> None:
+    for _ in range(300):
+        assert process.poll() is None, "the head did not start"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.2)
+    raise AssertionError("the head did not start in a minute")

@@ -25,7 +25,10 @@ def free_port() -> int:
 @contextmanager
 def ray_head(port: int, *options: str, **environment: str) -> Iterator[dict[str, str]]:
     """The environment to join it with. `options` of `ray start`, `environment` of the head and its workers."""
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    joining = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    joining["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = (
+        "0"  # else Ray takes the machine's address where it is given 127.0.0.1
+    )
     # Ray's sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as directory:
         process = subprocess.Popen(
@@ -34,14 +37,14 @@ def ray_head(port: int, *options: str, **environment: str) -> Iterator[dict[str,
                 f"--port={port}", "--object-store-memory=200000000", "--include-dashboard=false",
                 "--disable-usage-stats", f"--temp-dir={directory}/t", *options,
             ],
-            env=os.environ | token | environment,
+            env=os.environ | joining | environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
         try:
             wait_for(port, process)
-            yield {"RAY_ADDRESS": f"127.0.0.1:{port}"} | token
+            yield {"RAY_ADDRESS": f"127.0.0.1:{port}"} | joining
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             try:

@@ -27,7 +27,7 @@ PATIENCE_S = 30
 
 DEFINED = {value.info["name"]: value.info["tag_keys"] for value in vars(metrics).values() if isinstance(value, Metric)}
 
-TWICE = """
+VIEWS = """
 import sys
 
 from seva_ray.artifacts import Store
@@ -42,10 +42,10 @@ from seva_ray.stages.prepare import Prepare, prepare
 store, model = Store(sys.argv[1]), Model(name="fake", directory=".", fingerprint="fake")
 config = Generate(engine=FakeEngine(seconds_per_request=0.05, failing_share=0.2))
 with cluster():
-    for _ in range(2):
-        prompts = prepare(Prepare(shard_size=16), store, "toy", ToyWorld(num_images=12))
-        chosen, rejected = generate(config, store, model, [(prompts, "clean"), (prompts, "diffusion-500")])
-        pair(Pair(), store, prompts, chosen, [rejected])
+    prompts = prepare(Prepare(shard_size=16), store, "toy", ToyWorld(num_images=12))
+    chosen, *rejected = generate(config, store, model, [(prompts, view) for view in ("clean", *sys.argv[2:])])
+    for responses in rejected:
+        pair(Pair(), store, prompts, chosen, [responses])
 """
 
 TRAINING = """
@@ -121,20 +121,24 @@ def head() -> Iterator[Head]:
 
 
 def test_units_rows_tokens_verdicts_and_what_was_reused_are_those_of_the_artifacts(head: Head, tmp_path: Path):
-    seen = head.seen_while(head.start(TWICE, str(tmp_path)), "seva_engine_queue")
+    seen = head.seen_while(head.start(VIEWS, str(tmp_path), "diffusion-500"), "seva_engine_queue")
+    head.seen_while(head.start(VIEWS, str(tmp_path), "diffusion-500", "moco"))
     store = Store(str(tmp_path))
     prompts = store.find("prompts/toy")
-    for view in ("clean", "diffusion-500"):
+    for view in ("clean", "diffusion-500", "moco"):
         counts, labels = store.find(f"responses/fake/toy/{view}").counts, {"model": "fake", "view": view}
         assert head.comes_to(prompts.counts["num_shards"], "seva_units_total", **labels)
         assert head.comes_to(counts["num_responses"], "seva_rows_total", **labels)
         assert head.comes_to(counts["num_tokens"], "seva_output_tokens_total", **labels)
-    verdicts = store.find("pairs/fake/toy/diffusion-500").counts["views"]["diffusion-500"]
-    assert verdicts["kept"] > 0 < verdicts["failed"]
-    for verdict, count in verdicts.items():
-        assert head.comes_to(count, "seva_verdicts_total", model="fake", view="diffusion-500", verdict=verdict)
+    for view in ("diffusion-500", "moco"):
+        verdicts = store.find(f"pairs/fake/toy/{view}").counts["views"][view]
+        assert verdicts["kept"] > 0 < verdicts["failed"]
+        for verdict, count in verdicts.items():
+            assert head.comes_to(count, "seva_verdicts_total", model="fake", view=view, verdict=verdict)
     for kind, count in {"prompts": 1, "responses": 2, "pairs": 1}.items():
         assert head.comes_to(count, "seva_reused_total", kind=kind)
+    addresses = {sample.labels["NodeAddress"] for sample in head.scrape()}
+    assert addresses == {"127.0.0.1"}
     # Two units at once, of 16 rows or what is left for the last.
     last = prompts.counts["num_prompts"] % 16
     assert seen["seva_engine_queue"] <= {0, 16, 32, last, last + 16, 2 * last}

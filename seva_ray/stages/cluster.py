@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import ray
 
 from seva_ray.errors import InputError
+from seva_ray.stages import metrics
 
 
 @contextmanager
@@ -49,6 +50,7 @@ def join(spare_cpus: int = 0) -> None:
             raise
         advice = "is it running, and do RAY_AUTH_MODE and RAY_AUTH_TOKEN agree with it?"
         raise InputError(f"RAY_ADDRESS {address}: no connection to a Ray cluster there; {advice}") from error
+    metrics.joined()
 
 
 def resources() -> dict[str, float]:

@@ -3,13 +3,15 @@
 Each is recorded in the process where it happens. Ray's agent on that node collects them and serves them with `ray_`
 before their names, beside Ray's own metrics. Counters only grow: rates are made where they are read. A gauge that is
 not set again is gone after two of Ray's report intervals, 20 s.
-Recording changes a number in this process and nothing else; where no agent collects it, it is lost.
+Recording changes a number in this process and nothing else; a job that finds all its work done starts no Ray, and
+what it would count is seen by nobody.
 """
 
 import threading
 import time
 from collections.abc import Mapping, Sequence
 
+import ray
 from ray.util.metrics import Counter, Gauge
 
 from seva_ray.artifacts import Artifact
@@ -30,6 +32,9 @@ REUSED = Counter("seva_reused_total", "Artifacts that were complete and were not
 VERDICTS = Counter("seva_verdicts_total", "Verdicts on a prompt's responses.", ("model", "view", "verdict"))
 REWARD_MARGIN = Gauge("seva_reward_margin", "Mean reward of chosen minus rejected in the last step.", ("policy",))
 CHECKPOINT = Gauge("seva_checkpoint_timestamp_seconds", "When the last checkpoint was saved, Unix time.", ("policy",))
+
+EARLY: list[tuple[Counter, int, dict[str, str]]] = []
+"""What was counted before this process had joined Ray, which would forget it."""
 
 
 def committed(unit: Unit, responses: Sequence[Response]) -> None:
@@ -73,5 +78,13 @@ def trained(policy_uri: str, margin: float | None, saved: float | None) -> None:
 
 
 def add(counter: Counter, amount: int, tags: dict[str, str]) -> None:
-    if amount:  # Ray's counters refuse 0
+    if not ray.is_initialized():
+        EARLY.append((counter, amount, tags))
+    elif amount:  # Ray's counters refuse 0
         counter.inc(amount, tags)
+
+
+def joined() -> None:
+    """This process has joined Ray."""
+    while EARLY:
+        add(*EARLY.pop())
