@@ -6,7 +6,7 @@ cannot be used carries its error on.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -58,6 +58,8 @@ class Response:
     finish_reason: str = "error"
     """`stop`: the model ended its answer. `length`: cut at the token limit. `error`: see `error`."""
     error: str | None = None
+    num_cached_tokens: int = field(default=0, compare=False)
+    """Of the prompt, found in the engine's cache. To be watched, not kept: 0 in what was read from an artifact."""
 
 
 RESPONSE_SCHEMA = pa.schema(

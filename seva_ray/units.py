@@ -28,6 +28,8 @@ CONTROL_BATCH_SIZE = 8
 class Unit:
     """One shard in one view, for one model."""
 
+    model: str
+    """Its name."""
     model_directory: str
     prompts_uri: str
     responses_uri: str
@@ -118,8 +120,8 @@ def encode_row(
     return Row(prompt_id=row["prompt_id"], prompt_ids=prompt_ids, image=image, pixels_id=pixels_id)
 
 
-def answer(encoded: Encoded, generator: Generator) -> int:
-    """Generate a unit's responses and commit them in one step; how many there are."""
+def answer(encoded: Encoded, generator: Generator) -> list[Response]:
+    """Generate a unit's responses and commit them in one step."""
     answered = {
         response.prompt_id: checked(response, encoded.image_token_id)
         for batch in batches(encoded.requests(), encoded.unit.view)
@@ -129,7 +131,7 @@ def answer(encoded: Encoded, generator: Generator) -> int:
         answered.get(row.prompt_id) or Response(prompt_id=row.prompt_id, error=row.error) for row in encoded.rows
     ]
     write_table(encoded.unit.responses_uri, table(responses, RESPONSE_SCHEMA))
-    return len(responses)
+    return responses
 
 
 def checked(response: Response, image_token_id: int) -> Response:

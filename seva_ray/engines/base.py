@@ -64,6 +64,11 @@ class Generator(Protocol):
         """
         ...
 
+    @property
+    def num_unanswered(self) -> int:
+        """Requests that callers are waiting for."""
+        ...
+
     def switch(self, directory: str) -> None:
         """Take the weights of another model of the same architecture, while no request is being answered."""
         ...

@@ -66,15 +66,20 @@ class FakeEncoder(Encoder):
 class FakeGenerator:
     def __init__(self, engine: FakeEngine, decoding: Decoding):
         self.engine, self.decoding = engine, decoding
-        self.lock = threading.Lock()
+        self.lock, self.counting = threading.Lock(), threading.Lock()
+        self.num_unanswered = 0
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
+        with self.counting:
+            self.num_unanswered += len(requests)
         with self.lock:
             time.sleep(self.engine.seconds_per_request * len(requests))
         if self.engine.journal:
             with open(self.engine.journal, "ab", buffering=0) as journal:
                 lines = "".join(f"{time.time():.3f} {os.getpid()} {request.prompt_id}\n" for request in requests)
                 journal.write(lines.encode())  # in one write, so that processes do not mix their lines
+        with self.counting:
+            self.num_unanswered -= len(requests)
         return [self.answer(request) for request in requests]
 
     def switch(self, directory: str) -> None:

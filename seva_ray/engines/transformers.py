@@ -35,7 +35,8 @@ class TransformersEngine:
 class TransformersGenerator:
     def __init__(self, engine: TransformersEngine, directory: str, decoding: Decoding):
         self.engine, self.decoding = engine, decoding
-        self.lock = threading.Lock()
+        self.lock, self.counting = threading.Lock(), threading.Lock()
+        self.num_unanswered = 0
         self.switch(directory)
 
     def switch(self, directory: str) -> None:
@@ -54,12 +55,17 @@ class TransformersGenerator:
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         size = self.engine.batch_size
+        with self.counting:
+            self.num_unanswered += len(requests)
         with self.lock:
-            return [
+            responses = [
                 response
                 for start in range(0, len(requests), size)
                 for response in self.attempt(requests[start : start + size])
             ]
+        with self.counting:
+            self.num_unanswered -= len(requests)
+        return responses
 
     def attempt(self, requests: Sequence[Request]) -> list[Response]:
         try:

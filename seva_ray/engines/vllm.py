@@ -91,6 +91,10 @@ class VllmGenerator:
         futures = [self.submit(request) for request in requests]
         return [self.response(request, future) for request, future in zip(requests, futures, strict=True)]
 
+    @property
+    def num_unanswered(self) -> int:
+        return self.inbox.qsize() + len(self.waiting)
+
     def submit(self, request: Request) -> "Future[Any]":
         """Prepare a request here, so that the engine's thread has little to do between two steps."""
         from vllm.renderers.inputs.preprocess import parse_model_prompt
@@ -130,14 +134,16 @@ class VllmGenerator:
 
     def response(self, request: Request, future: "Future[Any]") -> Response:
         try:
-            output = future.result().outputs[0]
+            result = future.result()
         except ValueError as error:  # vLLM refuses this request
             return Response(prompt_id=request.prompt_id, error=str(error).splitlines()[0])
+        output = result.outputs[0]
         return Response(
             prompt_id=request.prompt_id,
             text=self.encoder.text(output.token_ids),
             token_ids=list(output.token_ids),
             finish_reason="stop" if output.finish_reason == "stop" else "length",
+            num_cached_tokens=result.num_cached_tokens or 0,
         )
 
     def run(self, engine: VllmEngine, directory: str, decoding: Decoding, loaded: "Future[None]") -> None:

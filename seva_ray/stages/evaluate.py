@@ -24,6 +24,7 @@ from seva_ray.errors import ConfigError
 from seva_ray.models import Model
 from seva_ray.outcomes import Decides, NamesObjects, flips_of
 from seva_ray.records import Response
+from seva_ray.stages import metrics
 from seva_ray.stages.generate import Generate, generate_all, read_responses
 from seva_ray.stages.judge import SIDES, judge_recipe, judged_tallies
 from seva_ray.stages.prepare import Prepare, prepare
@@ -100,7 +101,7 @@ def compare(
         recipe |= judge_recipe(judge.judge, benchmark)
     artifact = store.open(f"scores/{benchmark.name}/{name}", config=recipe, inputs=[start_responses, policy_responses])
     if artifact.complete:
-        return artifact
+        return metrics.reused(artifact)
     responses = [
         {response.prompt_id: response for response in read_responses(prompts, of_model)}
         for of_model in (start_responses, policy_responses)

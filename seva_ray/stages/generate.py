@@ -28,6 +28,7 @@ from seva_ray.errors import ConfigError
 from seva_ray.fingerprints import execution
 from seva_ray.models import Model, architecture
 from seva_ray.records import Response
+from seva_ray.stages import metrics
 from seva_ray.stages.cluster import join
 from seva_ray.stages.places import GENERATION, check_places, has_gpus, kind, options
 from seva_ray.stages.pool import rows_of, told
@@ -105,7 +106,7 @@ def generated(config: Generate, store: Store, work: Sequence[Work]) -> Iterator[
             pools.setdefault(architecture(model.directory), []).extend(missing)
             begun[artifact.uri], num_missing[artifact.uri] = (prompts, artifact), len(missing)
         else:
-            yield artifact if artifact.complete else finish_responses(prompts, artifact)
+            yield metrics.reused(artifact) if artifact.complete else finish_responses(prompts, artifact)
     names = {model.directory: model.name for model, _, _ in work}
     for units in pools.values():
         of_pool = dict.fromkeys(names[unit.model_directory] for unit in units)
@@ -142,6 +143,7 @@ def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact
     done = names_in(artifact.uri)
     return [
         Unit(
+            model=model.name,
             model_directory=model.directory,
             prompts_uri=prompts.path(name),
             responses_uri=artifact.path(name),
@@ -231,6 +233,7 @@ class UnitWorker:
     @told()
     def __init__(self, engine: Engine, decoding: Decoding, directory: str):
         self.generator = engine.load(local_directory(directory), decoding)
+        metrics.watch(self.generator)
         self.directory = directory
         self.num_running = 0
         self.turn = threading.Condition()
@@ -239,8 +242,9 @@ class UnitWorker:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         encoded = Encoded.of(batch["header"][0], batch["pixels"][0])
         with self.model(encoded.unit.model_directory):
-            num_rows = answer(encoded, self.generator)
-        return {"num_rows": [num_rows], "responses_uri": [encoded.unit.responses_uri.rpartition("/")[0]]}
+            responses = answer(encoded, self.generator)
+        metrics.committed(encoded.unit, responses)
+        return {"num_rows": [len(responses)], "responses_uri": [encoded.unit.responses_uri.rpartition("/")[0]]}
 
     @contextmanager
     def model(self, directory: str) -> Iterator[None]:

@@ -21,6 +21,7 @@ from seva_ray.filters import Filters
 from seva_ray.fingerprints import execution
 from seva_ray.quotas import last_keys, quota_key
 from seva_ray.records import PAIR_SCHEMA, VERDICT_SCHEMA, Response, table
+from seva_ray.stages import metrics
 from seva_ray.stages.cluster import join
 from seva_ray.stages.places import TASK, check_places
 from seva_ray.stages.prepare import shard_name
@@ -66,7 +67,7 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
     name = f"pairs/{chosen.name.removeprefix('responses/').rsplit('/', 1)[0]}/{label}"
     artifact = store.open(name, config=config, inputs=[prompts, chosen, *rejected])
     if artifact.complete:
-        return artifact
+        return metrics.reused(artifact)
     shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
     join()
     check_places(("what compares responses", 1, TASK))
@@ -78,6 +79,7 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
             counts[view].update(verdicts)
     for view, verdicts in counts.items():
         assert sum(verdicts.values()) == prompts.counts["num_prompts"], f"every prompt has one verdict in {view}"
+    metrics.judged(artifact, {view: counts[view] for view in views})
     shown = ", ".join(f"{n:,} {verdict}" for verdict, n in counts[ANY].items() if n or verdict not in OPTIONAL)
     say(f"pair {label}: {shown}")
     if not counts[ANY]["kept"] and not set(views) <= set(CONTROLS):

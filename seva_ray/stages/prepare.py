@@ -8,6 +8,7 @@ from typing import Protocol
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.errors import ConfigError, InputError
 from seva_ray.records import PROMPT_SCHEMA, Prompt, table
+from seva_ray.stages import metrics
 from seva_ray.stages.progress import say
 from seva_ray.storage import contents, exists, write_table
 
@@ -45,7 +46,7 @@ def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Art
     recipe |= {f"contents of {field}": contents(uri) for field in others if (uri := getattr(source, field))}
     artifact = store.open(f"prompts/{name}", config=recipe)
     if artifact.complete:
-        return artifact
+        return metrics.reused(artifact)
     num_prompts = num_failed = num_shards = 0
     for num_shards, rows in enumerate(batches(source.prompts(), config.shard_size), 1):
         write_table(artifact.path(shard_name(num_shards - 1)), table(rows, PROMPT_SCHEMA))

@@ -15,6 +15,7 @@ import ray
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.dpo import Train, num_response_tokens
 from seva_ray.models import Model
+from seva_ray.stages import metrics
 from seva_ray.stages.cluster import join
 from seva_ray.stages.pair import lineage
 from seva_ray.stages.places import TRAINING, check_places, has_gpus, kind, options
@@ -59,7 +60,7 @@ def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Art
     """The reference log-probabilities of `pairs`. Its count `plain_because` says why the prefix cannot be shared."""
     name, artifact = pairs.name.removeprefix("pairs/"), open_logps(config, store, model, pairs)
     if artifact.complete:
-        return artifact
+        return metrics.reused(artifact)
     prompts, chosen, _ = lineage(store, pairs)
     done = names_in(artifact.uri)
     shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]

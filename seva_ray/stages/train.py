@@ -14,6 +14,7 @@ from seva_ray.artifacts import Artifact, Store
 from seva_ray.dpo import Train, choose, schedule
 from seva_ray.errors import InputError
 from seva_ray.models import Model
+from seva_ray.stages import metrics
 from seva_ray.stages.cluster import join
 from seva_ray.stages.pair import lineage, read_pairs
 from seva_ray.stages.places import check_places, listed
@@ -50,6 +51,9 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
     Raises: InputError where one ended with numbers that are none; the others are there.
     """
     policies = [training.open(store) for training in trainings]
+    for policy in policies:
+        if policy.complete:
+            metrics.reused(policy)
     missing = [place for place, policy in enumerate(policies) if not policy.complete]
     if missing:
         join()

@@ -19,6 +19,7 @@ from seva_ray.dpo import Train, deepspeed_config
 from seva_ray.encoding import Encoder
 from seva_ray.policy import export, freeze_all_but_language, load_model, load_policy
 from seva_ray.preferences import PreferenceCollator
+from seva_ray.stages import metrics
 from seva_ray.stages.progress import duration
 from seva_ray.stages.reference import Reading
 from seva_ray.storage import exists, is_local, local_directory, write_bytes, write_directory
@@ -180,6 +181,7 @@ def reporter(job: Job) -> Any:
         first_step = 0
         diverged = ""
         noticed = False
+        saved: float | None = None
 
         def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
             self.started, self.first_step = time.monotonic(), state.global_step
@@ -196,6 +198,8 @@ def reporter(job: Job) -> Any:
                 if not math.isfinite((logs or {}).get(name, 0.0)):
                     self.diverged = f"{name} is {logs[name]} at step {step}; the last checkpoint before it is kept"
                     control.should_training_stop, control.should_save = True, False
+            if state.is_world_process_zero:
+                metrics.trained(job.policy_uri, (logs or {}).get("rewards/margins"), self.saved)
             if not state.is_world_process_zero or "loss" not in (logs or {}) or (step % 10 and step != last):
                 return
             left = (time.monotonic() - self.started) / (step - self.first_step) * (last - step)
@@ -207,9 +211,9 @@ def reporter(job: Job) -> Any:
         def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
             path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
             Path(path, POLICY).write_text(job.policy_uri)
-            metrics = {"step": state.global_step, **state.log_history[-1]}
+            self.saved = time.time()
             ray.train.report(
-                metrics,
+                {"step": state.global_step, **state.log_history[-1]},
                 checkpoint=ray.train.Checkpoint.from_directory(path),
                 checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,  # which also removes the local copy
             )

@@ -25,6 +25,7 @@ from seva_ray.errors import UserError
 from seva_ray.fingerprints import fingerprint_of, identity
 from seva_ray.models import Model, model_of
 from seva_ray.space import Point
+from seva_ray.stages import metrics
 from seva_ray.stages.evaluate import Evaluate, compare, read_tallies
 from seva_ray.stages.generate import Generate, Work, check_engines, generated, name_of, open_responses
 from seva_ray.stages.job import users_line
@@ -164,7 +165,7 @@ class Workshop:
                 alone.enter_context(self.alone(name))
             policies = [training.open(self.bench.store) for training in trainings]
             if all(policy.complete for policy in policies):
-                return policies
+                return [metrics.reused(policy) for policy in policies]
             with self.lanes.hold(claim_of_training(trainings[0].config, self.bench.capacity, self.bench.on_gpus)):
                 return train_all(self.bench.store, trainings)
 
@@ -192,7 +193,7 @@ class Workshop:
         """Read where they are all there, else made by the one thread that generates."""
         opened = [open_responses(self.bench.generate, self.bench.store, *item) for item in work]
         if all(artifact.complete for artifact in opened):
-            return opened
+            return [metrics.reused(artifact) for artifact in opened]
         order = Order(work=work, answered=Future())
         self.orders.put(order)
         return order.answered.result()
