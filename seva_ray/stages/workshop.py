@@ -24,14 +24,16 @@ from seva_ray.errors import UserError
 from seva_ray.fingerprints import fingerprint_of, identity
 from seva_ray.models import Model, model_of
 from seva_ray.space import Point
-from seva_ray.stages.evaluate import Evaluate, compare, read_tallies
+from seva_ray.stages.evaluate import compare
 from seva_ray.stages.generate import Generate, Work, generated, name_of, open_responses
 from seva_ray.stages.job import users_line
 from seva_ray.stages.lanes import Claim, Lanes, check_fits
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.reference import open_logps, reference
+from seva_ray.stages.repeats import repeated
+from seva_ray.stages.scores import Evaluate
 from seva_ray.stages.train import Training, train_all
-from seva_ray.statistics import Repeated, repeated_bootstrap
+from seva_ray.statistics import Repeated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +180,7 @@ class Workshop:
                     scores = compare(bench.evaluate, bench.store, benchmark, tests, of_start, of_policy, name)
                 found[benchmark.name].append(scores)
         return {
-            benchmark.name: pooled(bench.evaluate, benchmark, found[benchmark.name]) for benchmark in bench.benchmarks
+            benchmark.name: repeated(bench.evaluate, benchmark, found[benchmark.name]) for benchmark in bench.benchmarks
         }
 
     def responses(self, work: Sequence[Work]) -> list[Artifact]:
@@ -224,11 +226,6 @@ class Workshop:
         """One thread at a time makes one thing; the others find it made."""
         with self.locks[what]:
             yield
-
-
-def pooled(config: Evaluate, benchmark: Benchmark, scores: Sequence[Artifact]) -> list[Repeated]:
-    starts, policies = zip(*(read_tallies(item) for item in scores), strict=True)
-    return repeated_bootstrap(starts, policies, benchmark.metrics, num_resamples=config.num_resamples, seed=config.seed)
 
 
 def settled(config: Train, pairs: Artifact) -> Train:
