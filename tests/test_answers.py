@@ -108,4 +108,9 @@ def test_the_note_of_a_judged_benchmark_names_judge_prompt_spread_and_what_is_mi
         "2 of 8 verdicts are missing (0 refused, the rest unreadable)",
     ):
         assert part in note
+    assert "More than one model" not in note
+    moved = {**scores.counts["judging"], "models": {"judge-1-0613": 5, "judge-1-0911": 2, "": 1}}
+    assert "More than one model answered to that name" in answers.judging_note(
+        moved, {"MM-Vet": {"start": [], "policy": []}}
+    )
     assert answers.flips(store, scores, 3, lambda prompts, row: b"") == []

@@ -362,7 +362,7 @@ def test_every_augmentation_with_a_dial_is_tried_at_its_limits() -> None:
     [
         (
             "sharpen",
-            "no 'sharpen'; a view is clean, control-repeat, control-batch, sampled-<temperature>, or made of these, joined by +: pad",
+            "sampled-<temperature>, or made of these, joined by +: pad[-border_px], center_crop",
         ),
         ("", "no ''"),
         ("Pad", "no 'Pad'"),
@@ -388,7 +388,7 @@ def test_every_augmentation_with_a_dial_is_tried_at_its_limits() -> None:
         ("random_resized_crop-0.7", "must be 0.01 to 0.64"),
         ("pad-", "must be written pad"),
         ("rand_flip-3", "must be written rand_flip"),
-        ("sampled", "no 'sampled'; a view is clean, control-repeat, control-batch, sampled-<temperature>"),
+        ("sampled", "a view is clean, control-repeat, control-batch, sampled-<temperature>, or made"),
         ("sampled-0.70", "no 'sampled'"),
         ("sampled--1", "no 'sampled'"),
         ("sampled-nan", "no 'sampled'"),

@@ -57,6 +57,8 @@ def judging_note(judging: Mapping[str, Any], repeats: Mapping[str, Mapping[str, 
         f"Judged by {judging['judge']}{f' (which answered as {models})' if models else ''} with a prompt of our own "
         f"(hash {judging['prompt_hash']}): not to be compared with published numbers."
     ]
+    if len(set(judging["models"]) - {""}) > 1:
+        lines.append("More than one model answered to that name: numbers of start and policy may be of two judges.")
     if judging["num_repeats"] > 1:
         metric, sides = next(iter(repeats.items()))
         spread = " and ".join(f"{deviation(sides[side])} ({side})" for side in SIDES)
