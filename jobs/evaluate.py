@@ -25,6 +25,9 @@ from seva_ray.stages.scores import Evaluate
 from seva_ray.stages.start import check_start, starting_model
 from seva_ray.toy.sft import ToyRecipe
 
+MAX_NAME = 128
+"""Characters of what becomes a directory's name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJob:
@@ -71,6 +74,8 @@ def main(config: EvaluateJob) -> None:
     starts = config.start if len(config.start) > 1 else config.start * len(config.policy)
     contests = [(models[start], models[policy]) for start, policy in zip(starts, config.policy, strict=True)]
     name = config.name or "+".join(policy.name for _, policy in contests)
+    if len(name) > MAX_NAME:
+        raise ConfigError(f"name: the policies' names are too long together ({len(name)} characters); give one")
     settings = config.evaluate, config.generate
     with cluster():
         tests = prepare_benchmarks(config.prepare, store, benchmarks)
