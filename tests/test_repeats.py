@@ -12,9 +12,11 @@ from seva_ray.artifacts import Artifact, Store
 from seva_ray.benchmarks.toy import ToyBenchmark
 from seva_ray.endpoint import Endpoint
 from seva_ray.errors import ConfigError
+from seva_ray.models import Model
 from seva_ray.report import ReportContent, ScoreTable, render
 from seva_ray.stages import answers
-from seva_ray.stages.evaluate import compare
+from seva_ray.stages.evaluate import compare, evaluate
+from seva_ray.stages.generate import Generate
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.repeats import read_outcomes, repeats, repeats_of
 from seva_ray.stages.scores import Evaluate, protocol_of, read_comparisons, read_tallies, title_of
@@ -156,6 +158,12 @@ def test_what_a_judge_scored_is_taken_together_and_names_judge_and_prompt(
         == f"own-prompt {scores[0].counts['judging']['prompt_hash']}, judged by judge-1"
     )
     assert len(answers.notes(together)) == 1
+
+
+def test_two_models_of_one_name_are_refused_because_their_responses_would_be_one(store: Store):
+    models = [Model(name="a", directory=directory, fingerprint=directory) for directory in ("one", "two")]
+    with pytest.raises(ConfigError, match="^models a, a: two have the same name$"):
+        evaluate(CONFIG, Generate(), store, [], [], [(models[0], models[1])])
 
 
 @pytest.mark.parametrize(
