@@ -162,7 +162,7 @@ def test_what_a_judge_scored_is_taken_together_and_names_judge_and_prompt(
 
 def test_two_models_of_one_name_are_refused_because_their_responses_would_be_one(store: Store):
     models = [Model(name="a", directory=directory, fingerprint=directory) for directory in ("one", "two")]
-    with pytest.raises(ConfigError, match="^models a, a: two have the same name$"):
+    with pytest.raises(ConfigError, match=r"^models a, a: two have the same name$"):
         evaluate(CONFIG, Generate(), store, [], [], [(models[0], models[1])])
 
 
