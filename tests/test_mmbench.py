@@ -122,8 +122,8 @@ def test_a_flip_shows_the_answers_to_all_rotations_with_the_options_that_they_ch
     prompts = prepare(Prepare(), store, benchmark.name, benchmark)
     right = {key[1:]: text for key, text in RIGHT.items()}
     sides = [right | {"2000002": "A"}, right | {"1": "I see", "1000001": ""}]
-    both = [responses(store, prompts, name, texts) for name, texts in zip(("start", "policy"), sides)]
-    scores = compare(Evaluate(num_resamples=100), store, benchmark, prompts, *both, "policy")
+    before, after = (responses(store, prompts, name, texts) for name, texts in zip(("start", "policy"), sides))
+    scores = compare(Evaluate(num_resamples=100), store, benchmark, prompts, before, after, "policy")
     gained, lost = answers.flips(store, scores, 3, lambda prompts, row: row["image_bytes"])
     assert (gained.prompt_id, gained.question) == ("2", by_id(benchmark)["2"].question)
     assert (gained.start, gained.policy) == ("A (red)\nC (red)\nA (blue)", "A (red)\nC (red)\nB (red)")

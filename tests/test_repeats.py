@@ -20,7 +20,7 @@ from seva_ray.stages.generate import Generate
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.repeats import read_outcomes, repeats, repeats_of
 from seva_ray.stages.scores import Evaluate, protocol_of, read_comparisons, read_tallies, title_of
-from seva_ray.statistics import repeated_bootstrap
+from seva_ray.statistics import Repeated, repeated_bootstrap
 from tests import judged_files
 from tests.answered import responses
 from tests.judge_server import JudgeServer, says
@@ -34,6 +34,12 @@ def texts(share: float, seed: int) -> dict[str, str]:
     """About `share` of the yes/no questions is answered with no, the rest with yes."""
     rng = np.random.default_rng(seed)
     return {prompt.prompt_id: "no" if rng.random() < share else "yes" for prompt in BENCHMARK.prompts()}
+
+
+def row_of(together: Artifact, metric: str) -> Repeated:
+    (row,) = (row for row in read_comparisons(together) if row.metric == metric)
+    assert isinstance(row, Repeated)
+    return row
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def test_the_mean_difference_comes_with_an_interval_over_images_and_policies(
     expected = repeated_bootstrap(starts, policies, BENCHMARK.metrics, num_resamples=200)
     found = read_comparisons(together)
     np.testing.assert_equal([vars(row) for row in found], [vars(row) for row in expected])
-    (row,) = (row for row in found if row.metric == "POPE accuracy")
+    row = row_of(together, "POPE accuracy")
     own = [next(one for one in read_comparisons(item) if one.metric == row.metric) for item in scores]
     assert row.differences == pytest.approx([one.difference for one in own])
     assert row.difference == pytest.approx(np.mean(row.differences))
@@ -108,8 +114,8 @@ def test_the_page_shows_each_policys_difference_and_what_the_interval_holds(toge
     assert f"{BENCHMARK.name}, over 3 policies" in page
     assert "also holds the chance in the choice of training seeds (Student’s over 3 policies)" in page
     assert "not that of another training seed" not in page
-    (row,) = (row for row in table.comparisons if row.metric == "POPE accuracy")
-    assert "each: " + ", ".join(f"{value:+.1f}".replace("-", "−") for value in row.differences) in page
+    each = ", ".join(f"{value:+.1f}".replace("-", "−") for value in row_of(together, "POPE accuracy").differences)
+    assert f"each: {each}" in page
     means, flips = table.notes
     assert means == "Means over p0, p1, p2, each beside the model that it started from."
     assert "the policies gained " + " + ".join(map(str, together.counts["flips"]["gained"])) in flips
@@ -122,7 +128,10 @@ def test_policies_may_each_have_a_start_of_their_own(store: Store):
         [responses(store, prompts, f"{name}{seed}", texts(share, seed)) for name, share in (("s", 0.0), ("q", 0.9))]
         for seed in (0, 1)
     ]
-    scores = [compare(CONFIG, store, BENCHMARK, prompts, *side, f"q{seed}") for seed, side in enumerate(sides)]
+    scores = [
+        compare(CONFIG, store, BENCHMARK, prompts, start, policy, f"q{seed}")
+        for seed, (start, policy) in enumerate(sides)
+    ]
     found = repeats(CONFIG, store, BENCHMARK, scores, "q")
     assert found.counts["policies"] == ["q0", "q1"]
     assert list(found.recipe["inputs"]) == [item.name for item in scores]
@@ -149,8 +158,7 @@ def test_what_a_judge_scored_is_taken_together_and_names_judge_and_prompt(
             for policy, name in zip(policies, ("superb", "middling"))
         ]
     together = repeats(CONFIG, store, benchmark, scores, "both")
-    (row,) = (row for row in read_comparisons(together) if row.metric == "MM-Vet")
-    assert row.differences == pytest.approx([200 / 3, 100 / 3])
+    assert row_of(together, "MM-Vet").differences == pytest.approx([200 / 3, 100 / 3])
     assert title_of(together) == "mm-vet-own-prompt, judged by judge-1, over 2 policies"
     assert (
         protocol_of(together)

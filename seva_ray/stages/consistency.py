@@ -125,15 +125,15 @@ def compare_again(
         for prompt_id, image_id in images_of(part).items()
         if all(is_usable(draw.get(prompt_id)) for side in sides for draw in side)
     }
-    tallies = [
+    before, after = (
         tally_of(
             COUNTS,
             ((image, count([draw[prompt_id].text.strip() for draw in side])) for prompt_id, image in usable.items()),
         )
         for side in sides
-    ]
-    write_tallies(artifact, *tallies)
-    rows = paired_bootstrap(*tallies, metrics, num_resamples=evaluate.num_resamples, seed=evaluate.seed)
+    )
+    write_tallies(artifact, before, after)
+    rows = paired_bootstrap(before, after, metrics, num_resamples=evaluate.num_resamples, seed=evaluate.seed)
     write_comparisons(artifact, rows)
     say(f"evaluate {asked}: {config.num_answers} sampled answers to each of {len(usable):,} questions")
     num_prompts = part.counts["num_prompts"]

@@ -80,8 +80,8 @@ def evaluate(
     for benchmark, of_prompts in sorted(pairs, key=lambda pair: isinstance(pair[0], JudgedBenchmark)):
         scores = []
         for contest in contests:
-            sides = [answers[name_of(model, of_prompts, CLEAN)] for model in contest]
-            scores.append(compare(config, store, benchmark, of_prompts, *sides, contest[1].name, judge))
+            before, after = (answers[name_of(model, of_prompts, CLEAN)] for model in contest)
+            scores.append(compare(config, store, benchmark, of_prompts, before, after, contest[1].name, judge))
         found += scores
         if len(contests) > 1:
             found.append(repeats(config, store, benchmark, scores, name))
