@@ -1,6 +1,9 @@
 """evaluate alone: two models on the benchmarks -> the artifacts `scores/<benchmark>/<policy>`.
 
-python jobs/evaluate.py --start toy --policy policies/toy
+    python jobs/evaluate.py --start toy --policy policies/toy
+    python jobs/evaluate.py --start toy --policy policies/toy-s0 policies/toy-s1 policies/toy-s2
+
+Several policies are several seeds of one training: `repeats/<benchmark>/<name>` has their mean difference too.
 """
 
 from dataclasses import dataclass, field
@@ -12,23 +15,30 @@ from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
 from seva_ray.endpoint import Judge
 from seva_ray.errors import ConfigError
 from seva_ray.stages.cluster import cluster
-from seva_ray.stages.evaluate import Evaluate, evaluate, prepare_benchmarks
+from seva_ray.stages.consistency import Consistency
+from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.job import run
 from seva_ray.stages.judge import open_judge
 from seva_ray.stages.prepare import Prepare
+from seva_ray.stages.scores import Evaluate
 from seva_ray.stages.start import check_start, starting_model
 from seva_ray.toy.sft import ToyRecipe
+
+MAX_NAME = 128
+"""Characters of what becomes a directory's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJob:
     """Scores of a policy beside those of the model it started from."""
 
-    start: str
-    """A model directory, a policy of this root (`policies/<name>`), or `toy`."""
-    policy: str
-    """The model to compare with it: likewise."""
+    start: tuple[str, ...]
+    """A model directory, a policy of this root (`policies/<name>`), or `toy`. One for all policies, or one for each."""
+    policy: tuple[str, ...]
+    """The model to compare with it: likewise. Several: the same training under several seeds, also taken together."""
+    name: str = ""
+    """Names what is said of several policies together; empty: their names, joined by +."""
     root: str = "runs"
     """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
     toy: ToyRecipe = field(default_factory=ToyRecipe)
@@ -39,6 +49,15 @@ class EvaluateJob:
     prepare: Prepare = field(default_factory=Prepare)
     generate: Generate = field(default_factory=Generate)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    consistency: Consistency = field(default_factory=Consistency)
+
+    def __post_init__(self) -> None:
+        if not self.policy or len(set(self.policy)) < len(self.policy):
+            raise ConfigError(f"policy: expected one or more, each once, got {' '.join(self.policy) or 'none'}")
+        if len(self.start) not in (1, len(self.policy)):
+            raise ConfigError(
+                f"start: {len(self.start)} models for {len(self.policy)} policies; give one, or one for each"
+            )
 
 
 def main(config: EvaluateJob) -> None:
@@ -48,19 +67,26 @@ def main(config: EvaluateJob) -> None:
     judge = open_judge(config.judge, benchmarks)
     if not benchmarks:
         raise ConfigError("benchmarks: none is chosen")
-    for model in (config.start, config.policy):
+    every = list(dict.fromkeys([*config.start, *config.policy]))
+    for model in every:
         check_start(store, model)
-    start, policy = (starting_model(store, model, config.toy) for model in (config.start, config.policy))
+    models = {model: starting_model(store, model, config.toy) for model in every}
+    starts = config.start if len(config.start) > 1 else config.start * len(config.policy)
+    contests = [(models[start], models[policy]) for start, policy in zip(starts, config.policy, strict=True)]
+    name = config.name or "+".join(policy.name for _, policy in contests)
+    if len(name) > MAX_NAME:
+        raise ConfigError(f"name: the policies' names are too long together ({len(name)} characters); give one")
+    settings = config.evaluate, config.generate
     with cluster():
         tests = prepare_benchmarks(config.prepare, store, benchmarks)
-        evaluate(config.evaluate, config.generate, store, benchmarks, tests, start, policy, judge)
+        evaluate(*settings, store, benchmarks, tests, contests, judge, config.consistency, name)
 
 
 PRESETS = {
     "toy": EvaluateJob(
-        start="toy", policy="policies/toy", benchmarks=Benchmarks(toy_images=300), generate=TOY_GENERATE
+        start=("toy",), policy=("policies/toy",), benchmarks=Benchmarks(toy_images=300), generate=TOY_GENERATE
     ),
-    "llava-7b": EvaluateJob(start="llava-1.5-7b-hf", policy="policies/llava-7b", generate=LLAVA_GENERATE),
+    "llava-7b": EvaluateJob(start=("llava-1.5-7b-hf",), policy=("policies/llava-7b",), generate=LLAVA_GENERATE),
 }
 
 if __name__ == "__main__":

@@ -22,13 +22,15 @@ from seva_ray.errors import ConfigError
 from seva_ray.models import model_of
 from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
 from seva_ray.stages.cluster import cluster
-from seva_ray.stages.evaluate import Evaluate, evaluate, prepare_benchmarks
+from seva_ray.stages.consistency import Consistency
+from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.generate import Generate, generate
 from seva_ray.stages.job import run
 from seva_ray.stages.judge import open_judge
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.report import Report, report
+from seva_ray.stages.scores import Evaluate
 from seva_ray.stages.start import check_start, starting_model
 from seva_ray.stages.train import check_training, train
 from seva_ray.toy.sft import ToyRecipe
@@ -64,6 +66,7 @@ class Full:
     judged: JudgedBenchmarks = field(default_factory=JudgedBenchmarks)
     judge: Judge = field(default_factory=Judge)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    consistency: Consistency = field(default_factory=Consistency)
     report: Report = field(default_factory=Report)
 
     def __post_init__(self) -> None:
@@ -123,7 +126,8 @@ def main(config: Full) -> None:
             pair(config.pair, store, prompts, chosen, [control])
         pairs = pair(config.pair, store, prompts, chosen, rejected)
         policy = model_of(train(config.train, store, config.name, start, pairs))
-        evaluate(config.evaluate, config.generate, store, benchmarks, tests, start, policy, judge)
+        contests = [(start, policy)]
+        evaluate(config.evaluate, config.generate, store, benchmarks, tests, contests, judge, config.consistency)
         report(config.report, store, config.name, command=" ".join(["python", *sys.argv]), began=began)
 
 

@@ -24,12 +24,13 @@ from seva_ray.fingerprints import execution
 from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
 from seva_ray.space import Point, Space
 from seva_ray.stages.cluster import cluster, join
-from seva_ray.stages.evaluate import Evaluate, prepare_benchmarks
+from seva_ray.stages.evaluate import prepare_benchmarks
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.job import run, words_of
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.places import capacity, has_gpus
 from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.scores import Evaluate
 from seva_ray.stages.start import check_start, is_toy, starting_models
 from seva_ray.stages.study import Asked, study
 from seva_ray.stages.sweep import Search

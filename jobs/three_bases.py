@@ -17,8 +17,8 @@ from full import main as full
 from seva_ray.artifacts import Store
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.stages.cluster import cluster
-from seva_ray.stages.evaluate import read_tallies
 from seva_ray.stages.job import run as run_job
+from seva_ray.stages.scores import read_tallies
 from seva_ray.statistics import Comparison, pooled_bootstrap, student_half_width
 
 

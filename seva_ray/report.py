@@ -60,7 +60,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreTable:
-    """The policy against the starting model on one benchmark."""
+    """The policy, or several that were trained alike, against the starting model on one benchmark."""
 
     benchmark: str
     comparisons: Sequence[Comparison]
@@ -68,6 +68,8 @@ class ScoreTable:
     """Whose way of asking and scoring; numbers of two protocols are never compared."""
     notes: Sequence[str] = ()
     """Sentences for under the table: who judged, what flipped."""
+    num_policies: int = 1
+    """How many were trained alike, where the comparisons are `Repeated`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,8 @@ class ReportContent:
     training: Sequence[Mapping[str, Any]] = ()
     """The rows that TRL logs: `step`, `loss`, `rewards/margins` and so on."""
     scores: Sequence[ScoreTable] = ()
+    consistency: Sequence[ScoreTable] = ()
+    """How far sampled answers to the same question agree."""
     lengths: Sequence[Lengths] = ()
     hallucinated: Sequence[Hallucinated] = ()
     flips: Sequence[Flip] = ()
@@ -142,6 +146,7 @@ def render(content: ReportContent) -> str:
         samples=[_sample_view(sample) for sample in content.samples],
         curves=[(curve, data_uri(curve.svg, "image/svg+xml")) for curve in curves],
         scores=[_score_view(table) for table in content.scores],
+        consistency=[_score_view(table) for table in content.consistency],
         lengths=[(of, data_uri(length_figure(of.start, of.policy), "image/svg+xml")) for of in content.lengths],
         hallucinated=[(of.benchmark, _most_named(of)) for of in content.hallucinated],
         flips=[_flip_view(flip) for flip in content.flips],
@@ -226,6 +231,7 @@ def _score_view(table: ScoreTable) -> dict[str, Any]:
         "benchmark": table.benchmark,
         "notes": table.notes,
         "num_images": sorted({row.num_images for row in table.comparisons}),
+        "num_policies": table.num_policies,
         **forest(table.comparisons),
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from seva_ray.augmentations import CONTROL_BATCH, parse_view
+from seva_ray.augmentations import CONTROL_BATCH, parse_view, temperature_of
 from seva_ray.engines import Generator, Request
 from seva_ray.errors import UserError
 from seva_ray.records import RESPONSE_SCHEMA, Response, table
@@ -62,12 +62,15 @@ class Encoded:
 
     def requests(self) -> list[Request]:
         """Of the rows without an error, in their order."""
+        temperature = temperature_of(self.unit.view)
         return [
             Request(
                 prompt_id=row.prompt_id,
                 prompt_ids=row.prompt_ids,
                 pixels=self.pixels[row.image],
                 pixels_id=row.pixels_id,
+                temperature=temperature,
+                draw="" if temperature is None else self.unit.view,
             )
             for row in self.rows
             if row.error is None

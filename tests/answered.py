@@ -8,10 +8,10 @@ from seva_ray.stages.prepare import shard_name
 from seva_ray.storage import read_table, write_table
 
 
-def responses(store: Store, prompts: Artifact, model: str, answers: Mapping[str, str]) -> Artifact:
+def responses(store: Store, prompts: Artifact, model: str, answers: Mapping[str, str], view: str = "clean") -> Artifact:
     """To every prompt; one that is not in `answers` has an error."""
     name = prompts.name.removeprefix("prompts/")
-    artifact = store.open(f"responses/{model}/{name}/clean", config=answers, inputs=[prompts])
+    artifact = store.open(f"responses/{model}/{name}/{view}", config=answers, inputs=[prompts])
     for shard in map(shard_name, range(prompts.counts["num_shards"])):
         rows = [
             Response(prompt_id=key, text=answers[key], finish_reason="stop")

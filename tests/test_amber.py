@@ -118,6 +118,22 @@ def test_answers_are_scored_with_no_as_the_positive_answer(tmp_path):
     assert scores["AMBER relation recall"] == 0
 
 
+def test_outcomes_agree_with_accuracy(tmp_path):
+    benchmark = AmberDiscriminative(**write(tmp_path))
+    texts = {"3": "yes.", "4": "No, there are two", "5": "No", "6": "Yes", "7": "Perhaps no"}
+    correct = benchmark.correct({key: Response(prompt_id=key, text=text) for key, text in texts.items()})
+    assert {key for key, right in correct.items() if right} == {"3", "4", "5"}
+    assert correct.keys() == {"3", "4", "5", "6", "7", "8"}
+
+
+def test_nouns_that_are_not_there_are_named_once_and_ignored_words_never(tmp_path):
+    benchmark = AmberGenerative(**write(tmp_path))
+    texts = {"1": "People, a boat, a light, a dog by a tree, dogs and clouds", "2": "The sky."}
+    responses = {key: Response(prompt_id=key, text=text) for key, text in texts.items()}
+    assert benchmark.hallucinated(responses) == {"1": ["cloud", "dog"], "2": []}
+    assert benchmark.hallucinated({"1": Response(prompt_id="1", text="dogs", error="engine died")}) == {}
+
+
 def test_no_answer_is_wrong_whatever_the_label(tmp_path):
     scores = metrics(AmberDiscriminative(**write(tmp_path)))
     assert scores["AMBER accuracy"] == scores["AMBER recall"] == 0

@@ -11,8 +11,9 @@ from seva_ray.benchmarks.toy import ToyBenchmark
 from seva_ray.endpoint import Endpoint
 from seva_ray.records import Response
 from seva_ray.stages import answers
-from seva_ray.stages.evaluate import Evaluate, compare, title_of
+from seva_ray.stages.evaluate import compare
 from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.scores import Evaluate, protocol_of, title_of
 from tests import judged_files
 from tests.answered import responses
 from tests.judge_server import JudgeServer, says
@@ -97,6 +98,7 @@ def test_the_note_of_a_judged_benchmark_names_judge_prompt_spread_and_what_is_mi
         judge = Endpoint(server.judge(num_repeats=2))
         scores = compare(Evaluate(num_resamples=100), store, benchmark, prompts, start, policy, POLICY, judge)
     assert title_of(scores) == "mm-vet-own-prompt, judged by judge-1"
+    assert protocol_of(scores) == f"own-prompt {scores.counts['judging']['prompt_hash']}, judged by judge-1"
     (note,) = answers.notes(scores)
     for part in (
         "Judged by judge-1 (which answered as judge-1-0613) with a prompt of our own "
@@ -106,4 +108,9 @@ def test_the_note_of_a_judged_benchmark_names_judge_prompt_spread_and_what_is_mi
         "2 of 8 verdicts are missing (0 refused, the rest unreadable)",
     ):
         assert part in note
+    assert "More than one model" not in note
+    moved = {**scores.counts["judging"], "models": {"judge-1-0613": 5, "judge-1-0911": 2, "": 1}}
+    assert "More than one model answered to that name" in answers.judging_note(
+        moved, {"MM-Vet": {"start": [], "policy": []}}
+    )
     assert answers.flips(store, scores, 3, lambda prompts, row: b"") == []

@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 from torchvision import transforms
 
 from seva_ray.artifacts import Store
-from seva_ray.augmentations import AUGMENTATIONS, CLEAN, Augmentation, Chain, parse_view
+from seva_ray.augmentations import AUGMENTATIONS, CLEAN, Augmentation, Chain, parse_view, sampled, temperature_of
 from seva_ray.augmentations.diffusion import alpha_bar
 from seva_ray.augmentations.geometric import RandFlip, RandomRotation
 from seva_ray.errors import ConfigError, InputError
@@ -360,7 +360,10 @@ def test_every_augmentation_with_a_dial_is_tried_at_its_limits() -> None:
 @pytest.mark.parametrize(
     ("label", "reason"),
     [
-        ("sharpen", "no 'sharpen'; a view is clean, control-repeat, control-batch, or made of these, joined by +: pad"),
+        (
+            "sharpen",
+            "sampled-<temperature>, or made of these, joined by +: pad[-border_px], center_crop",
+        ),
         ("", "no ''"),
         ("Pad", "no 'Pad'"),
         ("pad+", "no ''"),
@@ -385,6 +388,12 @@ def test_every_augmentation_with_a_dial_is_tried_at_its_limits() -> None:
         ("random_resized_crop-0.7", "must be 0.01 to 0.64"),
         ("pad-", "must be written pad"),
         ("rand_flip-3", "must be written rand_flip"),
+        ("sampled", "a view is clean, control-repeat, control-batch, sampled-<temperature>, or made"),
+        ("sampled-0.70", "no 'sampled'"),
+        ("sampled--1", "no 'sampled'"),
+        ("sampled-nan", "no 'sampled'"),
+        ("sampled-0.7=1", "behind = comes the number of the draw, from 2"),
+        ("sampled-0.7+pad", "no 'sampled'"),
         ("+".join(["pad"] * 40), "longer than 128 characters"),
         ("pad-" + "9" * 5000, "longer than 128 characters"),
     ],
@@ -396,8 +405,17 @@ def test_a_label_that_is_not_the_one_of_a_view_is_refused_in_one_line(label: str
     assert "\n" not in str(refused.value)
 
 
-def test_the_clean_view_has_no_augmentation() -> None:
-    assert parse_view(CLEAN) is None
+def test_the_clean_view_has_no_augmentation_sampled_or_not() -> None:
+    for label in (CLEAN, "sampled-0.7", "sampled-0.7=3"):
+        assert parse_view(label) is None
+
+
+def test_a_sampled_views_label_has_its_temperature_and_the_number_of_its_draw() -> None:
+    assert [sampled(0.7, draw) for draw in (1, 2)] == ["sampled-0.7", "sampled-0.7=2"]
+    assert [sampled(value) for value in (1.0, 1e-7)] == ["sampled-1", "sampled-0.0000001"]
+    for temperature in (0.7, 1.0, 1e-7, 12.5):
+        assert temperature_of(sampled(temperature, 3)) == temperature
+    assert temperature_of(CLEAN) is temperature_of("diffusion-500=2") is None
 
 
 def test_every_parameter_is_plain_data_in_the_fingerprint() -> None:

@@ -15,9 +15,10 @@ from seva_ray.benchmarks import Benchmarks, ToyBenchmark
 from seva_ray.engines import Decoding, FakeEngine, TransformersEngine
 from seva_ray.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.stages import job
-from seva_ray.stages.evaluate import prepare_benchmarks, read_comparisons, title_of
+from seva_ray.stages.evaluate import prepare_benchmarks
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.prepare import Prepare, shard_name
+from seva_ray.stages.scores import read_comparisons, title_of
 from seva_ray.storage import read_table, write_table
 from seva_ray.toy.prompts import prompts_about
 from seva_ray.toy.world import EXIST_CATEGORIES, make_scene
@@ -43,7 +44,7 @@ def write_gqa(folder: Path) -> Benchmarks:
 
 def evaluated(folder: Path, benchmarks: Benchmarks, generate: Generate, start: str, policy: str) -> Store:
     root = str(folder / "runs")
-    main(EvaluateJob(start=start, policy=policy, root=root, benchmarks=benchmarks, generate=generate))
+    main(EvaluateJob(start=(start,), policy=(policy,), root=root, benchmarks=benchmarks, generate=generate))
     return Store(root)
 
 

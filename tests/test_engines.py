@@ -187,14 +187,40 @@ def test_the_text_is_that_of_the_tokens(toy_model, answers):
 
 
 def test_sampling_with_a_seed_is_reproducible(toy_model, requests):
-    def sampled(seed: int) -> list[list[int]]:
+    def seeded(seed: int) -> list[list[int]]:
         decoding = Decoding(max_new_tokens=12, temperature=1.0, seed=seed)
         responses = TransformersEngine().load(toy_model, decoding).generate(requests)
         return [list(response.token_ids) for response in responses]
 
-    first = sampled(1)
-    assert sampled(1) == first
-    assert sampled(2) != first
+    first = seeded(1)
+    assert seeded(1) == first
+    assert seeded(2) != first
+
+
+def sampled(requests, draw: str, temperature: float = 1.0) -> list[Request]:
+    return [replace(request, temperature=temperature, draw=draw) for request in requests]
+
+
+def test_a_request_that_is_sampled_has_a_seed_of_its_own_whatever_the_batch(toy_model, requests, answers):
+    engine = TransformersEngine(batch_size=4).load(toy_model, Decoding(max_new_tokens=12))
+    first, second = (engine.generate(sampled(requests, draw)) for draw in ("one", "two"))
+    assert engine.generate(sampled(requests[::-1], "one"))[::-1] == first
+    assert all(one.token_ids != other.token_ids for one, other in zip(first, second, strict=True))
+    assert engine.generate(requests) == answers, "the others are decoded as the engine was told"
+    (alone,) = engine.generate(sampled(requests[2:3], "one"))
+    assert alone == first[2]
+    (renamed,) = engine.generate([replace(sampled(requests[2:3], "one")[0], prompt_id="other")])
+    assert renamed.token_ids != alone.token_ids, "equal questions do not share their chance"
+    other_seed = TransformersEngine().load(toy_model, Decoding(max_new_tokens=12, seed=1))
+    assert other_seed.generate(sampled(requests, "one")) != first
+    assert engine.generate(sampled(requests, "one", temperature=1e-6)) == answers, "the temperature is the request's"
+
+
+def test_the_fake_answers_another_draw_with_other_words(requests):
+    fake = FakeEngine().load("", Decoding())
+    texts = {draw: fake.generate(sampled(requests[:1], draw))[0].text for draw in ("one", "two")}
+    assert texts["one"] != texts["two"]
+    assert fake.generate(sampled(requests[:1], "one"))[0].text == texts["one"]
 
 
 def test_sampling_draws_from_all_tokens_as_vllm_does(toy_model, requests):

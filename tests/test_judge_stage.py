@@ -17,10 +17,11 @@ from seva_ray.engines import FakeEngine
 from seva_ray.errors import FingerprintMismatch, InputError
 from seva_ray.models import model_at
 from seva_ray.stages import job
-from seva_ray.stages.evaluate import Evaluate, compare, evaluate, prepare_benchmarks, read_comparisons, title_of
+from seva_ray.stages.evaluate import compare, evaluate, prepare_benchmarks
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.judge import prompt_hash
 from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.scores import Evaluate, read_comparisons, title_of
 from seva_ray.storage import read_table
 from tests import judged_files
 from tests.answered import responses
@@ -240,7 +241,7 @@ def test_scores_that_need_no_judge_are_there_whatever_the_judge_does(
 
     def run(judge: Judge) -> list[Artifact]:
         policy = replace(model, name="policy")
-        return evaluate(*settings, store, benchmarks, prompts, model, policy, Endpoint(judge))
+        return evaluate(*settings, store, benchmarks, prompts, [(model, policy)], Endpoint(judge))
 
     with JudgeServer(first(1, fails(401), says("Score: 0.5"))) as server:
         with pytest.raises(InputError, match="HTTP 401"):

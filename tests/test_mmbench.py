@@ -6,9 +6,15 @@ from typing import Literal
 import pytest
 from PIL import Image
 
+from seva_ray.artifacts import Store
 from seva_ray.benchmarks.mmbench import MMBench, letter_in
 from seva_ray.errors import InputError
 from seva_ray.records import Prompt, Response
+from seva_ray.stages import answers
+from seva_ray.stages.evaluate import compare
+from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.scores import Evaluate
+from tests.answered import responses
 
 COLUMNS = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "source", "l2-category"]
 
@@ -99,6 +105,31 @@ def test_a_question_is_right_only_if_all_its_rotations_are(tmp_path):
         "MMBench circular ocr accuracy": 100,
         "MMBench accuracy of the first row": 100,
     }
+
+
+def test_outcomes_are_of_whole_questions_and_agree_with_circular_accuracy(tmp_path):
+    benchmark = write(tmp_path, published_like())
+    assert benchmark.correct(answered(**RIGHT)) == {"1": True, "2": True}
+    assert benchmark.correct(answered(**RIGHT | {"i2000002": "A"})) == {"1": True, "2": False}
+    assert benchmark.correct(answered(**{key: RIGHT[key] for key in RIGHT if key != "i1000001"})) == {
+        "1": False, "2": True,
+    }  # fmt: skip
+
+
+def test_a_flip_shows_the_answers_to_all_rotations_with_the_options_that_they_choose(tmp_path):
+    benchmark = write(tmp_path, published_like())
+    store = Store(str(tmp_path / "runs"))
+    prompts = prepare(Prepare(), store, benchmark.name, benchmark)
+    right = {key[1:]: text for key, text in RIGHT.items()}
+    sides = [right | {"2000002": "A"}, right | {"1": "I see", "1000001": ""}]
+    before, after = (responses(store, prompts, name, texts) for name, texts in zip(("start", "policy"), sides))
+    scores = compare(Evaluate(num_resamples=100), store, benchmark, prompts, before, after, "policy")
+    gained, lost = answers.flips(store, scores, 3, lambda prompts, row: row["image_bytes"])
+    assert (gained.prompt_id, gained.question) == ("2", by_id(benchmark)["2"].question)
+    assert (gained.start, gained.policy) == ("A (red)\nC (red)\nA (blue)", "A (red)\nC (red)\nB (red)")
+    assert (lost.start, lost.policy) == ("B (dog)\nA (dog)", "I see\n")
+    incomplete = answered(i2="A", i1000002="C")
+    assert benchmark.told(incomplete, "2") is None
 
 
 def test_a_model_that_always_says_a_is_right_in_no_circle(tmp_path):

@@ -74,6 +74,15 @@ def test_an_image_counts_for_accuracy_plus_only_if_both_its_answers_are_right(tm
     assert scores["MME perception score (of 2000)"] == 1925
 
 
+def test_outcomes_are_of_single_questions_and_agree_with_accuracy(tmp_path):
+    benchmark = Mme(path=str(write(tmp_path)))
+    always = {p.prompt_id: Response(prompt_id=p.prompt_id, text="Yes") for p in benchmark.prompts()}
+    assert sum(benchmark.correct(always).values()) == 14 * 2
+    correct = benchmark.correct({key: always[key] for key in ("count/0001-1", "count/0001-2")})
+    assert {key for key, right in correct.items() if right} == {"count/0001-1"}
+    assert len(correct) == 14 * 4, "a question without a response is wrong"
+
+
 def test_no_answer_is_wrong_for_both_labels(tmp_path):
     scores = metrics(Mme(path=str(write(tmp_path))), lambda prompt: None)
     assert set(scores.values()) == {0.0}

@@ -1,10 +1,11 @@
 import math
 
+import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, chi2
 
 from seva_ray.benchmarks.toy import ToyBenchmark
-from seva_ray.outcomes import agreement, flips_of, mcnemar
+from seva_ray.outcomes import agreement, clustered_mcnemar, flips_of, mcnemar, repeated_flips
 from seva_ray.records import Response
 
 
@@ -33,6 +34,49 @@ def test_flips_count_every_question_once():
 def test_outcomes_of_different_questions_are_refused():
     with pytest.raises(ValueError, match="different questions"):
         flips_of({"a": True}, {"b": True})
+
+
+def test_clustered_mcnemar_is_the_plain_one_without_correction_where_every_cluster_is_one_question():
+    clusters = [[1]] * 12 + [[-1]] * 5 + [[0]] * 40
+    assert clustered_mcnemar(clusters) == pytest.approx(chi2.sf((12 - 5) ** 2 / (12 + 5), df=1))
+    assert clustered_mcnemar([[0], [0, 0]]) == 1
+    assert clustered_mcnemar([]) == 1
+
+
+def test_clustered_mcnemar_worked_out_by_hand():
+    # Means 1, 0, -1/2, 1/2, 1/2: their sum is 3/2, the sum of their squares 7/4.
+    clusters = [[1, 1], [1, -1], [0, -1], [1, 0, 0, 1], [0, 1]]
+    assert clustered_mcnemar(clusters) == pytest.approx(chi2.sf((9 / 4) / (7 / 4), df=1))
+
+
+def test_what_is_repeated_is_no_more_evidence():
+    clusters = [[1]] * 9 + [[-1]] * 4
+    assert clustered_mcnemar([outcomes * 5 for outcomes in clusters]) == pytest.approx(clustered_mcnemar(clusters))
+
+
+def test_without_an_effect_five_in_a_hundred_are_called_one_though_questions_repeat_over_policies():
+    rng = np.random.default_rng(0)
+    num_images, num_policies = 150, 3
+    clustered = counted = 0
+    for _ in range(600):
+        ease = rng.uniform(0.1, 0.9, (num_images, 2))  # two questions of each image
+        start = rng.random((num_images, 2)) < ease
+        policies = rng.random((num_policies, num_images, 2)) < ease
+        change = policies.astype(int) - start
+        clustered += clustered_mcnemar(change.transpose(1, 0, 2).reshape(num_images, -1).tolist()) < 0.05
+        counted += mcnemar(int((change > 0).sum()), int((change < 0).sum())) < 0.05
+    assert 0.03 < clustered / 600 < 0.075
+    assert counted / 600 > 0.1, "a sum of counts would find effects where there is none"
+
+
+def test_flips_of_several_policies_keep_each_ones_counts():
+    start = {"a": True, "b": False, "c": False}
+    policies = [{"a": True, "b": True, "c": True}, {"a": False, "b": True, "c": False}]
+    flips = repeated_flips([(start, policy) for policy in policies], {"a": "x", "b": "x", "c": "y"})
+    assert (flips.num_questions, flips.num_images, flips.gained, flips.lost) == (3, 2, [2, 1], [0, 1])
+    assert flips.p_value == pytest.approx(clustered_mcnemar([[0, 1, -1, 1], [1, 0]]))
+    with pytest.raises(ValueError, match="different questions"):
+        repeated_flips([(start, start), ({"a": True}, {"a": True})], {"a": "x", "b": "x", "c": "y"})
 
 
 def test_agreement_is_the_share_of_equal_pairs_and_every_thing_weighs_the_same():

@@ -21,7 +21,7 @@ from seva_ray.report import (
     render,
 )
 from seva_ray.samples import ANSWER_LIMIT, marked_differences
-from seva_ray.statistics import Comparison
+from seva_ray.statistics import Comparison, Repeated
 from seva_ray.verdicts import OPTIONAL, VERDICTS
 
 HOSTILE = """'"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)> {{ 7 * 7 }} <!-- </style>"""
@@ -112,6 +112,7 @@ def full_content(text: str = "plain") -> ReportContent:
         scores=[ScoreTable(benchmark=text, comparisons=[comparison(text, 2.0, 1.0)], notes=[text])],
         lengths=[Lengths(benchmark=text, start=[1, 2, 3], policy=[4])],
         hallucinated=[Hallucinated(benchmark=text, start={text: 3}, policy={})],
+        consistency=[ScoreTable(benchmark=text, comparisons=[comparison(text, 2.0, 1.0)], notes=[text])],
         flips=[flip(text)],
         seconds=[StageTime(stage=text, seconds=4.0, reused=False)],
         config={text: {text: text, "items": [text]}},
@@ -269,6 +270,34 @@ def test_two_protocols_with_a_metric_of_one_name_get_a_warning_and_a_table_each(
     other = replace(llava, comparisons=[comparison("GQA accuracy", 2.0, 1.0)])
     for scores in ([seva, same], [seva, other]):
         assert "cannot be compared" not in Page(render(ReportContent(title="t", scores=scores))).text
+
+
+def test_what_two_judges_or_two_judge_prompts_scored_is_as_little_compared_as_two_protocols() -> None:
+    judged = ScoreTable(
+        benchmark="mm-vet", protocol="own-prompt a1, judged by j", comparisons=[comparison("MM-Vet", 2.0, 1.0)]
+    )
+    for protocol in ("own-prompt a1, judged by k", "own-prompt b2, judged by j"):
+        other = replace(judged, benchmark="other", protocol=protocol)
+        text = Page(render(ReportContent(title="t", scores=[judged, other]))).text
+        assert f"not the protocol ({judged.protocol}, {protocol}): their numbers cannot be compared" in text
+
+
+def test_a_difference_over_several_policies_comes_with_each_ones() -> None:
+    row = Repeated(**vars(comparison("F1", 2.0, 1.0)), differences=(1.25, -0.5, 5.25))
+    one = Page(render(ReportContent(title="t", scores=[table(comparison("F1", 2.0, 1.0))]))).text
+    text = Page(render(ReportContent(title="t", scores=[replace(table(row), num_policies=3)]))).text
+    assert "each: +1.2, −0.5, +5.2" in text
+    assert "also holds the chance in the choice of training seeds (Student’s over 3 policies)" in text
+    assert "each:" not in one
+    assert "not that of another training seed" in one
+
+
+def test_agreement_of_sampled_answers_is_a_table_of_its_own_among_the_answers() -> None:
+    again = ScoreTable(benchmark="b, 5 answers", comparisons=[comparison("equal", 2.0, 1.0)], notes=["One left out."])
+    page = Page(render(ReportContent(title="t", consistency=[again])))
+    assert page.text.index("No benchmark was scored") < page.text.index("answered several times")
+    for part in ("b, 5 answers", "+2.0 [+1.0, +3.0]", "One left out."):
+        assert part in page.text
 
 
 def test_only_rows_whose_interval_excludes_zero_are_marked() -> None:

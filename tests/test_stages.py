@@ -84,6 +84,14 @@ def test_the_clean_view_does_not_depend_on_the_augmentation_seed_but_a_noised_on
         generate(other, run.store, run.model, [(run.prompts, "diffusion-500")])
 
 
+def test_sampled_views_are_other_recipes_at_every_temperature_and_draw(run: Run):
+    views = ("clean", "sampled-0.7", "sampled-0.7=2", "sampled-1")
+    made = generate(run.config, run.store, run.model, [(run.prompts, view) for view in views])
+    assert len({artifact.fingerprint for artifact in made}) == len(views)
+    texts = [read_table(artifact.path(shard_name(0)))["text"].to_pylist() for artifact in made]
+    assert len({tuple(of_view) for of_view in texts}) == len(views)
+
+
 def test_training_reads_the_prompt_that_generation_used(run: Run):
     prompts, chosen, _ = lineage(run.store, run.pairs)
     assert reading_of(run.model, prompts, chosen).system == SYSTEM

@@ -16,6 +16,8 @@ from tests.conftest import random_model
 
 ENGINES = (TransformersEngine(), VllmEngine(dtype="float32", max_model_len=256, enforce_eager=True))
 
+SAMPLED = ("sampled-1", "sampled-1=2")
+
 
 @pytest.fixture(scope="module")
 def other_model(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -36,14 +38,18 @@ def test_engines_that_take_the_weights_of_one_model_after_the_other_answer_as_if
     models = [model_at(toy_model), model_at(other_model)]
     config = Generate(engine=engine, decoding=Decoding(max_new_tokens=8), system="")  # type: ignore[arg-type]
     prompts = prepare(Prepare(shard_size=16), store, "toy", ToyWorld(num_images=6))
-    work = [(model, prompts, view) for view in ("clean", "diffusion-500") for model in models]
+    work = [(model, prompts, view) for view in ("clean", "diffusion-500", *SAMPLED) for model in models]
     together = generate_all(config, store, [*work, work[0]])
     assert together[0].name == together[-1].name, "asked for twice, answered once"
-    assert len({artifact.name for artifact in together}) == 4
+    assert len({artifact.name for artifact in together}) == 8
     first, other = (tokens(prompts, artifact) for artifact in together[:2])
     assert first != other
     prompts = prepare(Prepare(shard_size=16), alone, "toy", ToyWorld(num_images=6))
-    assert tokens(prompts, generate(config, alone, models[1], [(prompts, "clean")])[0]) == other
+    clean, drawn = generate(config, alone, models[1], [(prompts, "clean"), (prompts, SAMPLED[0])])
+    assert tokens(prompts, clean) == other
+    draws = [tokens(prompts, artifact) for artifact in (together[5], together[7])]
+    assert tokens(prompts, drawn) == draws[0] != draws[1], "a draw does not depend on what is answered beside it"
+    assert other not in draws
 
 
 def test_models_of_another_architecture_are_told_apart_whatever_their_names_and_versions(

@@ -78,6 +78,20 @@ def test_accuracy_is_the_mean_worth_over_all_questions_answered_or_not(tmp_path)
     assert accuracy(benchmark, q34602="Dakota digital", q34603="stop") == pytest.approx(100 / 3)
 
 
+def test_right_is_what_three_people_gave_and_no_fewer(tmp_path):
+    people = ["stop"] * 3 + ["go"] * 2 + ["a", "b", "c", "d", "e"]
+    benchmark = write(tmp_path, [row(1, "00f1", "what does the sign say?", people)])
+
+    def right(text: str, error: str | None = None) -> bool:
+        return benchmark.correct({"1": Response(prompt_id="1", text=text, error=error)})["1"]
+
+    assert right("The STOP")
+    assert not right("go")
+    assert not right("x")
+    assert not right("stop", error="engine died")
+    assert benchmark.correct({}) == {"1": False}
+
+
 def test_an_answer_with_an_error_is_worth_nothing(tmp_path):
     benchmark = write(tmp_path, published_like(), OCR)
     failed = {"34603": Response(prompt_id="34603", text="stop", error="engine died")}

@@ -13,10 +13,10 @@ from seva_ray.engines import FakeEngine
 from seva_ray.errors import UserError
 from seva_ray.models import Model
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.evaluate import Evaluate
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.scores import Evaluate
 from seva_ray.stages.workshop import Bench, Workshop, claim_of_generation, claim_of_training, settled
 
 MODEL = Model(name="fake", directory="nowhere", fingerprint="fake")

@@ -8,6 +8,8 @@ To add one: a class like those in `geometric.py`, and its place in `AUGMENTATION
 
 import re
 
+import numpy as np
+
 from seva_ray.augmentations.base import Augmentation
 from seva_ray.augmentations.chain import Chain
 from seva_ray.augmentations.composed import AutoAugment, Byol, Moco, RandAugment, Simclr
@@ -46,6 +48,9 @@ CONTROL_BATCH = "control-batch"
 rounding: as many of an augmented view's unequal pairs are not the augmentation's doing."""
 
 CONTROLS = (CONTROL_REPEAT, CONTROL_BATCH)
+
+SAMPLED = "sampled"
+"""`sampled-0.7` is the clean view, answered by sampling at this temperature; `sampled-0.7=2` with other draws."""
 
 MAX_LABEL = 128
 """Characters of a view's label: it becomes a directory's name."""
@@ -90,12 +95,14 @@ __all__ = [
     "Chain",
     "drawn",
     "parse_view",
+    "sampled",
+    "temperature_of",
     "undrawn",
 ]
 
 
 def parse_view(label: str) -> Augmentation | None:
-    """The augmentation that a view's label names; None for the clean view and its controls. One label each.
+    """The augmentation that a view's label names; None for the clean view, its controls, and sampled. One label each.
 
     Raises: ConfigError for a label that names none.
     """
@@ -103,12 +110,14 @@ def parse_view(label: str) -> Augmentation | None:
         return None
     if len(label) > MAX_LABEL:
         raise ConfigError(f"view {label[:40]!r}...: longer than {MAX_LABEL} characters")
+    if temperature_of(label) is not None:
+        return None
     members = []
     for part in undrawn(label).split("+"):
         name, _, value = part.partition("-")
         if name not in AUGMENTATIONS:
             known = ", ".join(kind.usage() for kind in AUGMENTATIONS.values())
-            plain = ", ".join((CLEAN, *CONTROLS))
+            plain = ", ".join((CLEAN, *CONTROLS, f"{SAMPLED}-<temperature>"))
             raise ConfigError(f"view {label!r}: no {name!r}; a view is {plain}, or made of these, joined by +: {known}")
         member = AUGMENTATIONS[name].at(value)
         if member.label != part:
@@ -123,6 +132,18 @@ def undrawn(label: str) -> str:
     if equals and not re.fullmatch(r"[2-9]|[1-9]\d{1,3}", draw):
         raise ConfigError(f"view {label!r}: behind = comes the number of the draw, from 2")
     return made_of
+
+
+def sampled(temperature: float, draw: int = 1) -> str:
+    """The view in which the clean image's question is answered by sampling."""
+    return drawn(f"{SAMPLED}-{np.format_float_positional(temperature, trim='-')}", draw)
+
+
+def temperature_of(label: str) -> float | None:
+    """At which a view is sampled; None where that is left to the decoding."""
+    made_of = undrawn(label)
+    found = re.fullmatch(rf"{SAMPLED}-(\d+(?:\.\d+)?)", made_of)
+    return float(found[1]) if found and sampled(float(found[1])) == made_of else None
 
 
 def drawn(label: str, draw: int) -> str:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from seva_ray.benchmarks.base import Tally, percent, tally_of, text_of
+from seva_ray.benchmarks.base import Tally, is_right, percent, tally_of, text_of
 from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
 from seva_ray.benchmarks.files import (
     adjacent,
@@ -111,6 +111,13 @@ class AmberGenerative:
             ((image.prompt.image_id, image.count(text_of(responses, image.prompt.prompt_id))) for image in self.images),
         )
 
+    def hallucinated(self, responses: Mapping[str, Response]) -> dict[str, list[str]]:
+        return {
+            image.prompt.prompt_id: sorted(set(image.wrong(image.nouns(text))))
+            for image in self.images
+            if (text := text_of(responses, image.prompt.prompt_id))
+        }
+
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {
             "AMBER CHAIR, low is good": percent(sums["wrong_nouns"], sums["nouns"]),
@@ -159,6 +166,12 @@ class AmberDiscriminative:
             ),
         )
 
+    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+        return {
+            prompt.prompt_id: is_right(count_answer(text_of(responses, prompt.prompt_id), dimension, is_no))
+            for prompt, dimension, is_no in self.questions
+        }
+
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         total = {what: np.sum([sums[f"{name}_{what}"] for name in NAMES], axis=0) for what in ANSWER_COUNTS}
         named = of_answers("AMBER", total)
@@ -206,14 +219,21 @@ class Image:
         if text is None:
             values = (1, 1, self.objects.num, 0, self.temptations.num, 0, 1, 1)
             return dict(zip(NOUN_COUNTS, map(float, values), strict=True))
-        nouns = [noun for noun in (singular(word, self.known) for word in words(text)) if noun in self.known]
-        judged = [noun for noun in nouns if noun not in self.ignored]
-        covered = {self.objects.place_of[noun] for noun in judged if noun in self.objects.place_of}
-        wrong = [noun for noun in judged if noun not in self.objects.place_of]
+        nouns = self.nouns(text)
+        covered = {
+            self.objects.place_of[noun] for noun in nouns if noun in self.objects.place_of and noun not in self.ignored
+        }
+        wrong = self.wrong(nouns)
         taken = {self.temptations.place_of[noun] for noun in wrong if noun in self.temptations.place_of}
         shown = (self.objects.num, len(covered), self.temptations.num, len(taken))
         values = (len(nouns), len(wrong), *shown, 1, bool(wrong))
         return dict(zip(NOUN_COUNTS, map(float, values), strict=True))
+
+    def nouns(self, text: str) -> list[str]:
+        return [noun for noun in (singular(word, self.known) for word in words(text)) if noun in self.known]
+
+    def wrong(self, nouns: Sequence[str]) -> list[str]:
+        return [noun for noun in nouns if noun not in self.ignored and noun not in self.objects.place_of]
 
 
 def count_answer(text: str | None, dimension: str, is_no: bool) -> dict[str, float]:

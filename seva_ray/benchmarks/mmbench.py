@@ -59,6 +59,10 @@ class Question:
     rotations: tuple[Rotation, ...]
     """The first is the question as it was written."""
 
+    @property
+    def prompt_id(self) -> str:
+        return self.rotations[0].prompt.prompt_id
+
 
 @dataclass(frozen=True, kw_only=True)
 class MMBench:
@@ -98,12 +102,28 @@ class MMBench:
     def tally(self, responses: Mapping[str, Response]) -> Tally:
         """A question without a usable response to each of its rotations is wrong."""
         names = [f"{category}_{what}" for category in self.categories for what in ("right", "asked")]
-        return tally_of([*names, "first_right"], (self._count(question, responses) for question in self.questions))
+        return tally_of([*names, "first_right"], (count(question, responses) for question in self.questions))
+
+    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+        """A question is right if all its rotations are; it goes by the prompt_id of the first."""
+        return {question.prompt_id: all(hits(question, responses)) for question in self.questions}
+
+    def told(self, responses: Mapping[str, Response], prompt_id: str) -> str | None:
+        """The answers to all rotations, one per line, each with the option that its letter stands for there."""
+        rotations = self.by_id[prompt_id].rotations
+        texts = [text_of(responses, rotation.prompt.prompt_id) for rotation in rotations]
+        if None in texts:
+            return None
+        return "\n".join(chosen(text or "", rotation.options) for text, rotation in zip(texts, rotations, strict=True))
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         named = accuracies("MMBench circular", sums, self.categories)
         asked = np.sum([sums[f"{category}_asked"] for category in self.categories], axis=0)
         return named | {"MMBench accuracy of the first row": percent(sums["first_right"], asked)}
+
+    @cached_property
+    def by_id(self) -> dict[str, Question]:
+        return {question.prompt_id: question for question in self.questions}
 
     @cached_property
     def categories(self) -> list[str]:
@@ -142,13 +162,24 @@ class MMBench:
         answer = choice_at(row, "answer", LETTERS[: len(options)], where)
         return Rotation(prompt=prompt, options=tuple(options), answer=answer)
 
-    def _count(self, question: Question, responses: Mapping[str, Response]) -> tuple[str, dict[str, float]]:
-        hits = [
-            letter_in(text_of(responses, rotation.prompt.prompt_id) or "", rotation.options) == rotation.answer
-            for rotation in question.rotations
-        ]
-        counts = {f"{question.category}_asked": 1.0, f"{question.category}_right": float(all(hits))}
-        return question.rotations[0].prompt.image_id, counts | {"first_right": float(hits[0])}
+
+def hits(question: Question, responses: Mapping[str, Response]) -> list[bool]:
+    """Whether each rotation is answered right."""
+    return [
+        letter_in(text_of(responses, rotation.prompt.prompt_id) or "", rotation.options) == rotation.answer
+        for rotation in question.rotations
+    ]
+
+
+def count(question: Question, responses: Mapping[str, Response]) -> tuple[str, dict[str, float]]:
+    right = hits(question, responses)
+    counts = {f"{question.category}_asked": 1.0, f"{question.category}_right": float(all(right))}
+    return question.rotations[0].prompt.image_id, counts | {"first_right": float(right[0])}
+
+
+def chosen(text: str, options: Sequence[str]) -> str:
+    letter = letter_in(text, options)
+    return text if letter is None else f"{text} ({options[LETTERS.index(letter)]})"
 
 
 def letter_in(text: str, options: Sequence[str]) -> str | None:

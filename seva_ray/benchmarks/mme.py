@@ -88,6 +88,10 @@ class Mme:
         by_image = groupby(self.questions, key=lambda question: question.prompt.image_id)
         return tally_of(names, ((image, count(list(pair), responses)) for image, pair in by_image))
 
+    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+        """Each question by itself, as accuracy counts; accuracy+ is of images."""
+        return {question.prompt.prompt_id: is_right(question, responses) for question in self.questions}
+
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Percent, but for the scores, which are points."""
         totals: dict[str, np.ndarray] = {}
@@ -137,7 +141,11 @@ def said(text: str) -> str:
     return next((word for word in ("yes", "no") if word in start), "other")
 
 
+def is_right(question: Question, responses: Mapping[str, Response]) -> bool:
+    return said(text_of(responses, question.prompt.prompt_id) or "") == question.answer
+
+
 def count(pair: list[Question], responses: Mapping[str, Response]) -> dict[str, float]:
-    hits = [said(text_of(responses, question.prompt.prompt_id) or "") == question.answer for question in pair]
+    hits = [is_right(question, responses) for question in pair]
     values = (len(hits), sum(hits), 1, all(hits))
     return {f"{pair[0].task}_{what}": float(value) for what, value in zip(COUNTS, values, strict=True)}

@@ -93,7 +93,21 @@ class TextVqa:
         yield from adjacent(question.prompt for question in self.questions)
 
     def tally(self, responses: Mapping[str, Response]) -> Tally:
-        return tally_of(["worth", "asked"], (count(question, responses) for question in self.questions))
+        return tally_of(
+            ["worth", "asked"],
+            (
+                (question.prompt.image_id, {"worth": worth_of(question, responses), "asked": 1.0})
+                for question in self.questions
+            ),
+        )
+
+    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+        """Right is what at least three of the ten people gave: what VQA calls 100 % accurate.
+
+        It is not the soft accuracy, in which an answer of three people is worth 0.9 and one of fewer not nothing.
+        Source: Antol et al., VQA (arXiv 1505.00468), its accuracy min(people who gave the answer / 3, 1).
+        """
+        return {question.prompt.prompt_id: worth_of(question, responses) >= RIGHT_FROM for question in self.questions}
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {"TextVQA accuracy": percent(sums["worth"], sums["asked"])}
@@ -142,10 +156,9 @@ class TextVqa:
         return Question(prompt=prompt, worth=worths([normalised(answer) for answer in answers]))
 
 
-def count(question: Question, responses: Mapping[str, Response]) -> tuple[str, dict[str, float]]:
+def worth_of(question: Question, responses: Mapping[str, Response]) -> float:
     text = text_of(responses, question.prompt.prompt_id)
-    worth = question.worth.get(normalised(text), 0.0) if text is not None else 0.0
-    return question.prompt.image_id, {"worth": worth, "asked": 1.0}
+    return question.worth.get(normalised(text), 0.0) if text is not None else 0.0
 
 
 def worths(answers: list[str]) -> dict[str, float]:
@@ -155,6 +168,10 @@ def worths(answers: list[str]) -> dict[str, float]:
         k, rest = answers.count(answer), len(answers) - answers.count(answer)
         worth[answer] = (k * min(1, (k - 1) / 3) + rest * min(1, k / 3)) / len(answers)
     return worth
+
+
+RIGHT_FROM = worths(["right"] * 3 + ["wrong"] * (NUM_PEOPLE - 3))["right"]
+"""What an answer of three people is worth."""
 
 
 def normalised(text: str) -> str:

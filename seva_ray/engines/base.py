@@ -1,7 +1,7 @@
 """What an engine is: prepared requests in, responses out. Engines know nothing of prompts, files or the cluster."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from seva_ray.encoding import Encoder
 from seva_ray.errors import ConfigError
 from seva_ray.records import Response
+from seva_ray.seeds import key_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,18 @@ class Request:
     """Normalised, float32 (C, H, W)."""
     pixels_id: str
     """Equal only where the pixels are equal: lets an engine encode an image once for all its questions."""
+    temperature: float | None = None
+    """Instead of the decoding's, for a request that is sampled by a seed of its own; None: as the decoding says."""
+    draw: str = ""
+    """Tells such requests of one prompt apart: another draw has another seed."""
+
+
+def decoding_of(decoding: Decoding, request: Request) -> Decoding:
+    """How this request is decoded: the seed of one that is sampled follows from its prompt_id and draw."""
+    if request.temperature is None:
+        return decoding
+    seed = key_of(decoding.seed, request.prompt_id, request.draw) % 2**32
+    return replace(decoding, temperature=request.temperature, seed=seed)
 
 
 class Generator(Protocol):

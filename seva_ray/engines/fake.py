@@ -22,7 +22,7 @@ from seva_ray.records import Response
 
 @dataclass(frozen=True, kw_only=True)
 class FakeEngine:
-    """Answers each request with words drawn from a hash of its tokens and pixels."""
+    """Answers each request with words drawn from a hash of its tokens and pixels, and of its draw where it has one."""
 
     seconds_per_request: float = execution(0.0)
     """Service time of one request, s; one is served after the other, as by an engine at full throughput."""
@@ -86,7 +86,8 @@ class FakeGenerator:
         """There are no weights."""
 
     def answer(self, request: Request) -> Response:
-        digest = hashlib.sha256(repr(list(request.prompt_ids)).encode() + request.pixels.tobytes()).digest()
+        content = repr(list(request.prompt_ids)).encode() + request.pixels.tobytes() + request.draw.encode()
+        digest = hashlib.sha256(content).digest()
         if int.from_bytes(digest[-4:], "big") < self.engine.failing_share * 2**32:
             return Response(prompt_id=request.prompt_id, error="the fake engine was told to fail")
         cut = self.engine.num_words > self.decoding.max_new_tokens

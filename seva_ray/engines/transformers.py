@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from seva_ray.encoding import Encoder
-from seva_ray.engines.base import Decoding, Request
+from seva_ray.engines.base import Decoding, Request, decoding_of
 from seva_ray.errors import ConfigError
 from seva_ray.fingerprints import execution
 from seva_ray.records import Response
@@ -54,7 +54,8 @@ class TransformersGenerator:
         self.end_ids = set(ends) if isinstance(ends, list) else {ends}
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
-        size = self.engine.batch_size
+        # torch's one generator serves a whole batch: what has a seed of its own is a batch of its own.
+        size = 1 if any(request.temperature is not None for request in requests) else self.engine.batch_size
         with self.counting:
             self.num_unanswered += len(requests)
         with self.lock:
@@ -87,17 +88,18 @@ class TransformersGenerator:
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
         pixels = torch.stack([torch.from_numpy(request.pixels) for request in requests]).to(device, self.model.dtype)
         # What the decoding does not ask for is off, whatever the model's generation config says, as in vLLM.
-        sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": self.decoding.repetition_penalty}
-        if self.decoding.temperature > 0:
-            set_seed(self.decoding.seed)
-            sampling |= {"do_sample": True, "top_k": self.decoding.top_k}
-            sampling |= {"temperature": self.decoding.temperature, "top_p": self.decoding.top_p}
+        decoding = decoding_of(self.decoding, requests[0])
+        sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": decoding.repetition_penalty}
+        if decoding.temperature > 0:
+            set_seed(decoding.seed)
+            sampling |= {"do_sample": True, "top_k": decoding.top_k}
+            sampling |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
         with torch.inference_mode():
             rows = self.model.generate(
                 input_ids=input_ids,
                 attention_mask=mask,
                 pixel_values=pixels,
-                max_new_tokens=self.decoding.max_new_tokens,
+                max_new_tokens=decoding.max_new_tokens,
                 **sampling,
             )[:, width:].tolist()
         return [self.response(request, row) for request, row in zip(requests, rows, strict=True)]

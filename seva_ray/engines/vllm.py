@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from seva_ray.encoding import Encoder
-from seva_ray.engines.base import Decoding, Request
+from seva_ray.engines.base import Decoding, Request, decoding_of
 from seva_ray.errors import ConfigError
 from seva_ray.fingerprints import execution
 from seva_ray.records import Response
@@ -76,10 +76,10 @@ class VllmGenerator:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if engine.own_process else "0"
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(engine.cpu_kv_cache_gb))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        self.engine, self.encoder = engine, Encoder(directory)
+        self.engine, self.decoding, self.encoder = engine, decoding, Encoder(directory)
         self.intake = threading.Lock()
         self.inbox: queue.SimpleQueue[tuple[Any, Future[Any]]] = queue.SimpleQueue()
-        """Rendered prompts, or the path of a model whose weights to take."""
+        """Rendered prompts with how to sample, or the path of a model whose weights to take."""
         self.names = itertools.count()
         self.waiting: dict[str, Future[Any]] = {}
         self.error: BaseException | None = None
@@ -110,7 +110,9 @@ class VllmGenerator:
                 renderer = self.llm.llm_engine.renderer
                 parsed = parse_model_prompt(self.llm.model_config, prompt)
                 (rendered,) = renderer.render_cmpl([parsed], renderer.default_cmpl_tok_params)
-            self.inbox.put((rendered, future))
+            alike = request.temperature is None
+            sampling = self.sampling if alike else sampling_of(decoding_of(self.decoding, request))
+            self.inbox.put(((rendered, sampling), future))
         except ValueError as error:
             future.set_exception(error)
         if self.error:
@@ -167,10 +169,10 @@ class VllmGenerator:
         """Take in what has arrived, waiting for it where there is nothing else to do; compute one token for all."""
         engine = self.llm.llm_engine
         while not self.inbox.empty() or not self.waiting:
-            prompt, future = self.inbox.get()
-            if isinstance(prompt, str):
+            given, future = self.inbox.get()
+            if isinstance(given, str):
                 try:
-                    self.take_weights(prompt)
+                    self.take_weights(given)
                 except BaseException as error:
                     future.set_exception(error)
                     raise
@@ -178,7 +180,7 @@ class VllmGenerator:
                 continue
             name = str(next(self.names))
             try:
-                engine.add_request(name, prompt, self.sampling)
+                engine.add_request(name, *given)
             except ValueError as error:
                 future.set_exception(error)
             else:
@@ -198,8 +200,7 @@ class VllmGenerator:
 
 def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, Any]:
     """The model in vLLM, and the sampling parameters."""
-    from vllm import LLM, SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm import LLM
 
     llm = LLM(
         model=directory,
@@ -217,7 +218,14 @@ def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, A
         seed=decoding.seed,
         disable_log_stats=True,
     )
-    sampling = SamplingParams(
+    return llm, sampling_of(decoding)
+
+
+def sampling_of(decoding: Decoding) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
         max_tokens=decoding.max_new_tokens,
         temperature=decoding.temperature,
         top_p=decoding.top_p,
@@ -227,7 +235,6 @@ def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, A
         detokenize=False,  # vLLM would drop an incomplete last character; all engines share one decoder
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
-    return llm, sampling
 
 
 def exit_with_children() -> None:

@@ -12,15 +12,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seva_ray.artifacts import Artifact, Store
-from seva_ray.report import Flip, Hallucinated, Lengths
+from seva_ray.report import Flip, Hallucinated, Lengths, ScoreTable
 from seva_ray.seeds import key_of
 from seva_ray.stages.judge import SIDES
 from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.scores import benchmark_of, read_comparisons
 from seva_ray.storage import exists, read_bytes, read_table
 
 
 def notes(scores: Artifact) -> list[str]:
     """Sentences for under the table."""
+    if "policies" in scores.counts:
+        return repeats_notes(scores.counts)
     found = []
     if judging := scores.counts.get("judging"):
         found.append(judging_note(judging, json.loads(read_bytes(scores.path("repeats.json")))))
@@ -33,12 +36,29 @@ def notes(scores: Artifact) -> list[str]:
     return found
 
 
+def repeats_notes(counts: Mapping[str, Any]) -> list[str]:
+    """Of several policies of one setting."""
+    found = [f"Means over {', '.join(counts['policies'])}, each beside the model that it started from."]
+    if counts["num_failed"]:
+        found.append(f"Partial: {counts['num_failed']:,} responses failed, as each policy's own scores say.")
+    if flips := counts.get("flips"):
+        gained, lost = (" + ".join(f"{number:,}" for number in flips[what]) for what in ("gained", "lost"))
+        found.append(
+            f"Of {flips['num_questions']:,} questions that are right or wrong, the policies gained {gained} and lost "
+            f"{lost}: McNemar's test for clusters gives p = {flips['p_value']:.2g}. All that the policies made of one "
+            f"image's questions is one piece of evidence there; it says nothing of policies with other seeds."
+        )
+    return found
+
+
 def judging_note(judging: Mapping[str, Any], repeats: Mapping[str, Mapping[str, list[float | None]]]) -> str:
     models = ", ".join(name for name in judging["models"] if name not in ("", judging["judge"]))
     lines = [
         f"Judged by {judging['judge']}{f' (which answered as {models})' if models else ''} with a prompt of our own "
         f"(hash {judging['prompt_hash']}): not to be compared with published numbers."
     ]
+    if len(set(judging["models"]) - {""}) > 1:
+        lines.append("More than one model answered to that name: numbers of start and policy may be of two judges.")
     if judging["num_repeats"] > 1:
         metric, sides = next(iter(repeats.items()))
         spread = " and ".join(f"{deviation(sides[side])} ({side})" for side in SIDES)
@@ -60,8 +80,18 @@ def deviation(values: Iterable[float | None]) -> str:
     return f"{statistics.stdev(defined):.1f}" if len(defined) > 1 else "–"
 
 
-def benchmark_of(scores: Artifact) -> str:
-    return scores.name.split("/")[1]
+def consistency(found: Artifact) -> ScoreTable:
+    counts = found.counts
+    notes = []
+    if counts["num_left_out"]:
+        left_out = f"{counts['num_left_out']:,} of {counts['num_prompts']:,} questions"
+        notes.append(f"{left_out} are left out, because a model failed to answer them once.")
+    return ScoreTable(
+        benchmark=f"{counts['benchmark']}, {counts['num_answers']} answers to each of {counts['num_prompts']:,} "
+        f"questions, sampled at temperature {counts['temperature']:g}",
+        comparisons=read_comparisons(found),
+        notes=notes,
+    )
 
 
 def sides_of(store: Store, scores: Artifact) -> list[Artifact]:

@@ -2,35 +2,35 @@
 
 Both models answer the same prompts through the generate stage. Every difference comes with its paired bootstrap
 interval. Where questions are right or wrong, `outcomes.parquet` says which ones the policy gained and lost; where
-answers name things, the counts say which ones were not there.
+answers name things, the counts say which ones were not there. Several policies are also taken together (repeats.py).
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.augmentations import CLEAN
-from seva_ray.benchmarks.base import Benchmark, Tally, text_of
+from seva_ray.benchmarks.base import Benchmark, text_of
 from seva_ray.benchmarks.judged import JudgedBenchmark
 from seva_ray.endpoint import Endpoint
 from seva_ray.errors import ConfigError
-from seva_ray.models import Model
-from seva_ray.outcomes import Decides, NamesObjects, flips_of
+from seva_ray.outcomes import AsksInParts, Decides, NamesObjects, flips_of
 from seva_ray.records import Response
 from seva_ray.stages import metrics
-from seva_ray.stages.generate import Generate, generate_all, read_responses
+from seva_ray.stages.consistency import OFF, Consistency, compare_again, part_of
+from seva_ray.stages.generate import Generate, generate_all, name_of, read_responses
 from seva_ray.stages.judge import SIDES, judge_recipe, judged_tallies
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.progress import say
-from seva_ray.statistics import Comparison, paired_bootstrap
-from seva_ray.storage import read_bytes, read_table, write_bytes, write_table
+from seva_ray.stages.repeats import repeats
+from seva_ray.stages.scores import Contest, Evaluate, fate_of, write_comparisons, write_tallies
+from seva_ray.statistics import paired_bootstrap
+from seva_ray.storage import write_table
 
 OUTCOME_SCHEMA = pa.schema(
     [
@@ -41,20 +41,6 @@ OUTCOME_SCHEMA = pa.schema(
         ("policy_right", pa.bool_()),
     ]
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """How scores are compared."""
-
-    num_resamples: int = 2000
-    """Bootstrap resamples of the images."""
-    seed: int = 0
-    """Of the bootstrap."""
-
-    def __post_init__(self) -> None:
-        if self.num_resamples < 100:
-            raise ConfigError(f"num_resamples {self.num_resamples}: must be at least 100")
 
 
 def prepare_benchmarks(
@@ -70,18 +56,37 @@ def evaluate(
     store: Store,
     benchmarks: Sequence[Benchmark | JudgedBenchmark],
     prompts: Sequence[Artifact],
-    start: Model,
-    policy: Model,
+    contests: Sequence[Contest],
     judge: Endpoint | None = None,
+    again: Consistency = OFF,
+    name: str = "",
 ) -> list[Artifact]:
-    """One score artifact per benchmark. Those that need the judge come last: whatever it does, the others are there."""
-    work = [(model, artifact, CLEAN) for model in (start, policy) for artifact in prompts]
-    responses = generate_all(generation, store, work)
-    of_benchmarks = zip(benchmarks, prompts, responses[: len(prompts)], responses[len(prompts) :], strict=True)
-    return [
-        compare(config, store, *of_benchmark, policy.name, judge)
-        for of_benchmark in sorted(of_benchmarks, key=lambda row: isinstance(row[0], JudgedBenchmark))
-    ]
+    """One score artifact per benchmark and contest; of several contests also one over all, by `name`.
+
+    Benchmarks that need the judge come last: whatever it does, the others are there.
+    Raises: ConfigError for two models of one name.
+    """
+    parts = [part_of(again, store, artifact) for artifact in prompts] if again.num_answers else []
+    asked = [(artifact, CLEAN) for artifact in prompts] + [(part, view) for part in parts for view in again.views()]
+    models = dict.fromkeys(model for contest in contests for model in contest)
+    if len({model.name for model in models}) < len(models):
+        raise ConfigError(f"models {', '.join(model.name for model in models)}: two have the same name")
+    made = generate_all(generation, store, [(model, *work) for model in models for work in asked])
+    answers = {artifact.name: artifact for artifact in made}
+    for part in parts:
+        for contest in contests:
+            compare_again(again, config, store, part, contest, answers)
+    found = []
+    pairs = zip(benchmarks, prompts, strict=True)
+    for benchmark, of_prompts in sorted(pairs, key=lambda pair: isinstance(pair[0], JudgedBenchmark)):
+        scores = []
+        for contest in contests:
+            before, after = (answers[name_of(model, of_prompts, CLEAN)] for model in contest)
+            scores.append(compare(config, store, benchmark, of_prompts, before, after, contest[1].name, judge))
+        found += scores
+        if len(contests) > 1:
+            found.append(repeats(config, store, benchmark, scores, name))
+    return found
 
 
 def compare(
@@ -117,12 +122,11 @@ def compare(
     if isinstance(benchmark, NamesObjects):
         named = [Counter(chain.from_iterable(benchmark.hallucinated(of_model).values())) for of_model in responses]
         counts["hallucinated"] = dict(zip(SIDES, map(dict, named), strict=True))
-    write_table(artifact.path("start.parquet"), tally_table(start))
-    write_table(artifact.path("policy.parquet"), tally_table(aligned))
+    write_tallies(artifact, start, aligned)
     comparisons = paired_bootstrap(
         start, aligned, benchmark.metrics, num_resamples=config.num_resamples, seed=config.seed
     )
-    write_bytes(artifact.path("comparisons.json"), json.dumps([asdict(row) for row in comparisons], indent=1).encode())
+    write_comparisons(artifact, comparisons)
     say(f"evaluate {benchmark.name}: {len(comparisons)} metrics on {len(start.image_ids):,} images")
     sizes = {"num_images": len(start.image_ids), "num_metrics": len(comparisons)}
     failed = failures(prompts, (start_responses, policy_responses), responses, fate_of("judging" in counts))
@@ -134,12 +138,13 @@ def write_outcomes(
 ) -> dict[str, Any]:
     """The answers to every question that is right or wrong; its counts."""
     of_start, of_policy = benchmark.correct(start), benchmark.correct(policy)
+    told = benchmark.told if isinstance(benchmark, AsksInParts) else text_of
     flips = flips_of(of_start, of_policy)
     rows = [
         {
             "prompt_id": prompt_id,
-            "start": text_of(start, prompt_id),
-            "policy": text_of(policy, prompt_id),
+            "start": told(start, prompt_id),
+            "policy": told(policy, prompt_id),
             "start_right": of_start[prompt_id],
             "policy_right": of_policy[prompt_id],
         }
@@ -164,47 +169,3 @@ def failures(
             share = f"{len(errors):,} of {num_prompts:,} responses of {model}"
             say(f"evaluate {benchmark}: partial: {share} failed and {fate}; the first: {errors[0]}")
     return counts
-
-
-def scores_of(store: Store, policy: str) -> list[Artifact]:
-    """Those of every benchmark that the policy was evaluated on."""
-    return [store.find(name) for name in store.names("scores") if name.endswith(f"/{policy}")]
-
-
-def title_of(scores: Artifact) -> str:
-    """The benchmark's name and its judge; where responses failed it says that its numbers are partial."""
-    title, counts = scores.name.split("/")[1], scores.counts
-    judged = "judging" in counts
-    if judged:
-        title += f", judged by {counts['judging']['judge']}"
-    failed = [counts.get(f"num_failed_{side}", 0) for side in SIDES]
-    if not any(failed):
-        return title
-    shares = f"{failed[0]:,} of start and {failed[1]:,} of policy"
-    return f"{title}, partial: of {counts['num_prompts']:,} responses {shares} failed and {fate_of(judged)}"
-
-
-def fate_of(judged: bool) -> str:
-    """What becomes of responses that failed."""
-    return "are judged as empty answers" if judged else "count as wrong"
-
-
-def read_comparisons(artifact: Artifact) -> list[Comparison]:
-    return [Comparison(**row) for row in json.loads(read_bytes(artifact.path("comparisons.json")))]
-
-
-def read_tallies(scores: Artifact) -> tuple[Tally, Tally]:
-    """Of the start and of the policy."""
-
-    def read(side: str) -> Tally:
-        table = read_table(scores.path(f"{side}.parquet"))
-        names = [name for name in table.column_names if name != "image_id"]
-        counts = np.stack([table[name].to_numpy() for name in names], axis=1)
-        return Tally(image_ids=table["image_id"].to_pylist(), names=names, counts=counts)
-
-    return read("start"), read("policy")
-
-
-def tally_table(tally: Tally) -> pa.Table:
-    columns = {name: tally.counts[:, place] for place, name in enumerate(tally.names)}
-    return pa.table({"image_id": list(tally.image_ids)} | columns)

@@ -9,8 +9,8 @@ from typing import Literal
 from seva_ray.artifacts import Artifact, Store, versions
 from seva_ray.card import CardContent, model_card
 from seva_ray.errors import ConfigError, InputError
-from seva_ray.stages.evaluate import read_comparisons, scores_of, title_of
 from seva_ray.stages.progress import say
+from seva_ray.stages.scores import read_comparisons, scores_of, title_of
 from seva_ray.storage import exists, fetch_directory, write_directory
 
 

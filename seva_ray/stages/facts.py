@@ -9,9 +9,10 @@ from seva_ray.artifacts import Artifact, Store
 from seva_ray.augmentations import CLEAN
 from seva_ray.report import StageTime
 from seva_ray.space import Point
-from seva_ray.stages.evaluate import compare, read_comparisons
+from seva_ray.stages.evaluate import compare
 from seva_ray.stages.pair import lineage
 from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.scores import read_comparisons
 from seva_ray.stages.workshop import Bench, Measured, Workshop
 from seva_ray.statistics import Comparison
 from seva_ray.storage import read_table

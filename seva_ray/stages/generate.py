@@ -21,7 +21,7 @@ import ray
 import tyro
 
 from seva_ray.artifacts import Artifact, Store
-from seva_ray.augmentations import CONTROLS, parse_view, undrawn
+from seva_ray.augmentations import CONTROLS, parse_view, temperature_of, undrawn
 from seva_ray.encoding import VICUNA_V1, Encoder
 from seva_ray.engines import Decoding, Engine, FakeEngine, TransformersEngine, VllmEngine
 from seva_ray.errors import ConfigError
@@ -136,6 +136,8 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
         recipe["control"] = view
     if undrawn(view) != view:
         recipe["draw"] = view
+    if temperature_of(view) is not None:
+        recipe["sampled"] = undrawn(view)
     return store.open(name_of(model, prompts, view), config=recipe, inputs=[prompts])
 
 

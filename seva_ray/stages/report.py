@@ -18,10 +18,12 @@ from seva_ray.models import Model
 from seva_ray.report import Funnel, ReportContent, Sample, ScoreTable, StageTime, render
 from seva_ray.seeds import key_of
 from seva_ray.stages import answers
-from seva_ray.stages.evaluate import read_comparisons, scores_of, title_of
+from seva_ray.stages.consistency import consistency_of
 from seva_ray.stages.pair import ANY, lineage
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import say
+from seva_ray.stages.repeats import repeats_of
+from seva_ray.stages.scores import protocol_of, read_comparisons, scores_of, title_of
 from seva_ray.storage import local_directory, read_bytes, read_table, write_bytes
 from seva_ray.views import Viewer
 
@@ -67,12 +69,14 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
         scores=[
             ScoreTable(
                 benchmark=title_of(item),
-                protocol=item.counts.get("protocol", ""),
+                protocol=protocol_of(item),
                 comparisons=read_comparisons(item),
                 notes=answers.notes(item),
+                num_policies=len(item.counts.get("policies", [name])),
             )
-            for item in scores
+            for item in sorted([*scores, *repeats_of(store, name)], key=answers.benchmark_of)
         ],
+        consistency=[answers.consistency(item) for item in consistency_of(store, name)],
         lengths=[answers.lengths(store, item) for item in scores],
         hallucinated=[answers.hallucinated(item) for item in scores if "hallucinated" in item.counts],
         flips=[flip for item in scores for flip in answers.flips(store, item, config.num_flips, draw)],

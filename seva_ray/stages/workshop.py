@@ -26,13 +26,15 @@ from seva_ray.fingerprints import fingerprint_of, identity
 from seva_ray.models import Model, model_of
 from seva_ray.space import Point
 from seva_ray.stages import metrics
-from seva_ray.stages.evaluate import Evaluate, compare, read_tallies
+from seva_ray.stages.evaluate import compare
 from seva_ray.stages.generate import Generate, Work, check_engines, generated, name_of, open_responses
 from seva_ray.stages.job import users_line
 from seva_ray.stages.lanes import Claim, Lanes, check_fits
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.places import GENERATION, TRAINING
 from seva_ray.stages.reference import open_logps, reference
+from seva_ray.stages.repeats import repeated
+from seva_ray.stages.scores import Evaluate, read_tallies
 from seva_ray.stages.train import Training, check_workers, train_all
 from seva_ray.statistics import Repeated, repeated_bootstrap
 
@@ -141,7 +143,9 @@ class Workshop:
             policies=policies,
             pairs=[training.pairs for training in trainings],
             scored=scored,
-            scores={item.name: pooled(self.bench.evaluate, item, scored[item.name]) for item in self.bench.benchmarks},
+            scores={
+                item.name: repeated(self.bench.evaluate, item, scored[item.name]) for item in self.bench.benchmarks
+            },
         )
 
     def training(self, point: Point, repeat: int) -> Training:
@@ -232,11 +236,6 @@ class Workshop:
         """One thread at a time makes one thing; the others find it made."""
         with self.locks[what]:
             yield
-
-
-def pooled(config: Evaluate, benchmark: Benchmark, scores: Sequence[Artifact]) -> list[Repeated]:
-    starts, policies = zip(*(read_tallies(item) for item in scores), strict=True)
-    return repeated_bootstrap(starts, policies, benchmark.metrics, num_resamples=config.num_resamples, seed=config.seed)
 
 
 def contrasted(bench: Bench, one: Measured, other: Measured) -> Repeated:

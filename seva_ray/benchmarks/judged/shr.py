@@ -4,7 +4,7 @@ In: the published folder of SHR (val_images_final.json, shr_factual_part1.jsonl,
 Visual Genome (image_data.json, region_descriptions.json, VG_100K/, VG_100K_2/). Out: hallucinated sentences in percent
 of all sentences. As published, the judge reads Visual Genome's regions and the facts that people added, and a sentence
 that they cannot decide, such as one about a mood, is no hallucination. Not as published: the judge prompt and the rule
-that cuts sentences, which are our own.
+that cuts sentences, which are our own. The judge marks sentences and names no things, so no list of them is made.
 """
 
 import json

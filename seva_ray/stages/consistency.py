@@ -1,0 +1,172 @@
+"""consistency: how far a model's sampled answers to one question agree; starting model beside policy.
+
+In: the prompts of a benchmark, a seeded part of which is answered several times through the generate stage, in views
+`sampled-<temperature>`. Out: the artifact `consistency/<part of the benchmark>/<policy>`: which share of the pairs of
+answers are equal, and which share of their words two answers have in common, with paired intervals over images. It
+needs neither labels nor a judge.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from statistics import fmean
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.augmentations import sampled
+from seva_ray.benchmarks.base import percent, tally_of
+from seva_ray.errors import ConfigError
+from seva_ray.filters import word_overlap, words_of
+from seva_ray.fingerprints import EXECUTION
+from seva_ray.outcomes import agreement
+from seva_ray.records import Prompt, Response
+from seva_ray.seeds import key_of
+from seva_ray.stages.generate import name_of, read_responses
+from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.progress import say
+from seva_ray.stages.scores import Contest, Evaluate, write_comparisons, write_tallies
+from seva_ray.statistics import paired_bootstrap
+from seva_ray.storage import read_table
+
+COUNTS = ("asked", "equal", "shared")
+PART = "-part-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency:
+    """How often the same question is asked again, and which ones are."""
+
+    num_answers: int = 0
+    """Sampled answers to each question, at least 2; 0: consistency is not measured."""
+    temperature: float = 0.7
+    """Of their sampling; above 0."""
+    num_prompts: int = 200
+    """Questions of each benchmark, or all where it has fewer; those of a smaller number are among those of a larger."""
+    seed: int = 0
+    """Which questions."""
+
+    def __post_init__(self) -> None:
+        if self.num_answers < 0 or self.num_answers == 1:
+            raise ConfigError(f"num_answers {self.num_answers}: must be 0, or at least 2")
+        if not 0 < self.temperature < float("inf"):
+            raise ConfigError(f"temperature {self.temperature}: must be above 0, and finite")
+        if self.num_prompts < 1:
+            raise ConfigError(f"num_prompts {self.num_prompts}: must be at least 1")
+
+    def views(self) -> list[str]:
+        return [sampled(self.temperature, draw) for draw in range(1, self.num_answers + 1)]
+
+
+OFF = Consistency()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some of the prompts of an artifact, in its order."""
+
+    whole: str
+    """Its fingerprint."""
+    num_prompts: int
+    seed: int
+    artifact: Artifact = field(metadata=EXECUTION)
+
+    @property
+    def image_root(self) -> str | None:
+        return self.artifact.counts["image_root"]
+
+    def prompts(self) -> Iterator[Prompt]:
+        """Chosen by a hash of prompt_id."""
+        shards = [self.artifact.path(shard_name(index)) for index in range(self.artifact.counts["num_shards"])]
+        ids = [key for shard in shards for key in read_table(shard, columns=["prompt_id"])["prompt_id"].to_pylist()]
+        chosen = sorted(ids, key=lambda key: key_of(self.seed, "consistency", key))[: self.num_prompts]
+        for shard in shards:
+            rows = read_table(shard)
+            for row in rows.filter(pc.is_in(rows["prompt_id"], pa.array(chosen, pa.string()))).to_pylist():
+                yield Prompt(**row)
+
+
+def part_of(config: Consistency, store: Store, prompts: Artifact) -> Artifact:
+    """The questions that are asked again, as prompts of their own."""
+    part = Part(whole=prompts.fingerprint, num_prompts=config.num_prompts, seed=config.seed, artifact=prompts)
+    sharding = Prepare(shard_size=prompts.recipe["config"]["prepare"]["shard_size"])
+    name = f"{prompts.name.removeprefix('prompts/')}{PART}{config.num_prompts}-{config.seed}"
+    return prepare(sharding, store, name, part)
+
+
+def compare_again(
+    config: Consistency,
+    evaluate: Evaluate,
+    store: Store,
+    part: Artifact,
+    contest: Contest,
+    answers: Mapping[str, Artifact],
+) -> Artifact:
+    """`answers`: responses by their names, those of both models to `part` in every view among them.
+
+    A question that either model failed to answer once is left out for both.
+    """
+    of_start, of_policy = ([answers[name_of(model, part, view)] for view in config.views()] for model in contest)
+    asked, policy = part.name.removeprefix("prompts/"), contest[1].name
+    artifact = store.open(
+        f"consistency/{asked}/{policy}",
+        config={"evaluate": evaluate, "consistency": config},
+        inputs=[*of_start, *of_policy],
+    )
+    if artifact.complete:
+        return artifact
+    sides = [
+        [{row.prompt_id: row for row in read_responses(part, of)} for of in side] for side in (of_start, of_policy)
+    ]
+    usable = {
+        prompt_id: image_id
+        for prompt_id, image_id in images_of(part).items()
+        if all(is_usable(draw.get(prompt_id)) for side in sides for draw in side)
+    }
+    before, after = (
+        tally_of(
+            COUNTS,
+            ((image, count([draw[prompt_id].text.strip() for draw in side])) for prompt_id, image in usable.items()),
+        )
+        for side in sides
+    )
+    write_tallies(artifact, before, after)
+    rows = paired_bootstrap(before, after, metrics, num_resamples=evaluate.num_resamples, seed=evaluate.seed)
+    write_comparisons(artifact, rows)
+    say(f"evaluate {asked}: {config.num_answers} sampled answers to each of {len(usable):,} questions")
+    num_prompts = part.counts["num_prompts"]
+    counts = {"benchmark": asked.rpartition(PART)[0], "num_answers": config.num_answers}
+    counts |= {"temperature": config.temperature, "num_prompts": num_prompts}
+    return artifact.finish(counts | {"num_left_out": num_prompts - len(usable)})
+
+
+def consistency_of(store: Store, policy: str) -> list[Artifact]:
+    return [store.find(name) for name in store.names("consistency") if name.endswith(f"/{policy}")]
+
+
+def images_of(prompts: Artifact) -> dict[str, str]:
+    """image_id by prompt_id, in the prompts' order."""
+    tables = (
+        read_table(prompts.path(shard_name(index)), columns=["prompt_id", "image_id"])
+        for index in range(prompts.counts["num_shards"])
+    )
+    return {row["prompt_id"]: row["image_id"] for table in tables for row in table.to_pylist()}
+
+
+def is_usable(response: Response | None) -> bool:
+    return response is not None and response.error is None
+
+
+def count(texts: Sequence[str]) -> dict[str, float]:
+    """Of one question's answers: shares among all pairs of them."""
+    shared = fmean(word_overlap(one, other) for one, other in combinations(map(words_of, texts), 2))
+    return {"asked": 1.0, "equal": agreement([texts]), "shared": shared}
+
+
+def metrics(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {
+        "pairs of answers that are equal": percent(sums["equal"], sums["asked"]),
+        "words in both of two answers (Jaccard)": percent(sums["shared"], sums["asked"]),
+    }

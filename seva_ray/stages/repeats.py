@@ -1,0 +1,67 @@
+"""repeats: the scores of several policies of one setting, taken together -> the artifact `repeats/<benchmark>/<name>`.
+
+Policies of one setting differ in the seed of their training, perhaps also in the model that they started from. In: the
+scores of each, on the same questions. Out: every metric's mean difference with an interval that holds both the choice
+of images and that of repeats, and with the difference of each; where questions are right or wrong, McNemar's test for
+clusters.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.benchmarks.base import Benchmark
+from seva_ray.benchmarks.judged import JudgedBenchmark
+from seva_ray.outcomes import repeated_flips
+from seva_ray.stages.judge import SIDES
+from seva_ray.stages.progress import say
+from seva_ray.stages.scores import Evaluate, read_tallies, write_comparisons
+from seva_ray.statistics import Repeated, repeated_bootstrap
+from seva_ray.storage import read_table
+
+
+def repeats(
+    config: Evaluate, store: Store, benchmark: Benchmark | JudgedBenchmark, scores: Sequence[Artifact], name: str
+) -> Artifact:
+    """`scores`: one artifact for each policy."""
+    artifact = store.open(f"repeats/{benchmark.name}/{name}", config={"evaluate": config}, inputs=scores)
+    if artifact.complete:
+        return artifact
+    rows = repeated(config, benchmark, scores)
+    write_comparisons(artifact, rows)
+    counts: dict[str, Any] = {
+        "policies": [item.name.rsplit("/", 1)[-1] for item in scores],
+        "protocol": benchmark.protocol,
+        "num_images": scores[0].counts["num_images"],
+        "num_metrics": len(rows),
+        "num_failed": sum(item.counts.get(f"num_failed_{side}", 0) for item in scores for side in SIDES),
+    }
+    if isinstance(benchmark, JudgedBenchmark):
+        counts["judging"] = {key: scores[0].counts["judging"][key] for key in ("judge", "prompt_hash")}
+    if all("flips" in item.counts for item in scores):  # scores from before a benchmark decided have none
+        image_of = {prompt.prompt_id: prompt.image_id for prompt in benchmark.prompts()}
+        counts["flips"] = asdict(repeated_flips([read_outcomes(item) for item in scores], image_of))
+    say(f"evaluate {benchmark.name}: {len(rows)} metrics over {len(scores)} policies")
+    return artifact.finish(counts)
+
+
+def repeated(config: Evaluate, benchmark: Benchmark | JudgedBenchmark, scores: Sequence[Artifact]) -> list[Repeated]:
+    """The metrics, every policy beside its own start."""
+    starts, policies = zip(*(read_tallies(item) for item in scores), strict=True)
+    return repeated_bootstrap(starts, policies, benchmark.metrics, num_resamples=config.num_resamples, seed=config.seed)
+
+
+def read_outcomes(scores: Artifact) -> tuple[dict[str, bool], dict[str, bool]]:
+    """Whether start and policy are right, by prompt_id."""
+    table = read_table(scores.path("outcomes.parquet"))
+    start, policy = (
+        dict(zip(table["prompt_id"].to_pylist(), table[f"{side}_right"].to_pylist(), strict=True)) for side in SIDES
+    )
+    return start, policy
+
+
+def repeats_of(store: Store, policy: str) -> list[Artifact]:
+    """Those that a policy is among."""
+    found = (store.find(name) for name in store.names("repeats"))
+    return [artifact for artifact in found if policy in artifact.counts["policies"]]
