@@ -1,0 +1,135 @@
+"""probe: a few rows of a run's prompts through its real engine -> the artifact `probes/<name>`: how fast it goes.
+
+The units are those of the generate stage, in every view, in shards of the run's own size or less; one engine. What it
+measures holds for the machine that it ran on, so that every setting of generation is part of its recipe.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.errors import ConfigError
+from seva_ray.models import Model
+from seva_ray.records import Response
+from seva_ray.stages.cluster import join
+from seva_ray.stages.generate import Generate, commits, encode_unit
+from seva_ray.stages.pair import Pair
+from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.progress import say
+from seva_ray.storage import locate, read_table, write_table
+from seva_ray.units import Unit
+from seva_ray.verdicts import verdict_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A measurement before the run."""
+
+    name: str = ""
+    """Names it: one that is there already is not made again. Empty for none."""
+    num_rows: int = 64
+    """Prompts, each answered in every view. vLLM is slower than in a run until they fill its batch twice."""
+
+    def __post_init__(self) -> None:
+        if self.num_rows < 1:
+            raise ConfigError(f"num_rows {self.num_rows}: must be at least 1")
+
+
+def probe(
+    config: Probe,
+    generation: Generate,
+    pairing: Pair,
+    store: Store,
+    model: Model,
+    prompts: Artifact,
+    views: Sequence[str],
+) -> Artifact:
+    """Its counts have the names of fields of plan.Rates and footprint.Sizes. The first view is the chosen one."""
+    alone = replace(generation, min_engines=1, max_engines=1)
+    recipe = {
+        "model": model.fingerprint,
+        "engine": type(generation.engine).__name__,
+        "generate": asdict(alone),  # execution fields too
+        "pair": pairing,
+        "views": views,
+        "num_rows": config.num_rows,
+    }
+    artifact = store.open(f"probes/{config.name}", config=recipe, inputs=[prompts])
+    if artifact.complete:
+        return artifact
+    shards = copy_rows(prompts, artifact, config.num_rows)
+    units = [
+        Unit(
+            model_directory=model.directory,
+            prompts_uri=artifact.path("prompts", shard),
+            responses_uri=artifact.path("responses", view, shard),
+            view=view,
+            image_root=prompts.counts["image_root"],
+        )
+        for view in views
+        for shard in shards
+    ]
+    say(f"probe {config.name}: {len(units)} units, {config.num_rows:,} prompts in {len(views)} views at most")
+    join()
+    asked = time.time()
+    done = list(commits(alone, units))
+    began, ended = min(row["began_at"] for row in done), max(row["committed_at"] for row in done)
+    num_rows = sum(int(row["num_rows"]) for row in done)
+    counts = {
+        "num_rows": num_rows,
+        "start_s": round(float(began - asked), 3),
+        "rows_per_s": round(float(num_rows / (ended - began)), 3),
+        **encoding(alone, units, num_rows),
+        "prompt_bytes": round(sum(size(unit.prompts_uri) for unit in units) / num_rows, 1),
+        "response_bytes": round(sum(size(unit.responses_uri) for unit in units) / num_rows, 1),
+        "kept_share": round(kept_share(pairing, artifact, views, shards), 4),
+    }
+    return artifact.finish(counts)
+
+
+def copy_rows(prompts: Artifact, artifact: Artifact, num_rows: int) -> list[str]:
+    """The first rows of the prompts, as shards of the probe."""
+    shards = []
+    for shard in map(shard_name, range(prompts.counts["num_shards"])):
+        if num_rows <= 0:
+            break
+        rows = read_table(prompts.path(shard)).slice(0, num_rows)
+        write_table(artifact.path("prompts", shard), rows)
+        shards.append(shard)
+        num_rows -= len(rows)
+    return shards
+
+
+def encoding(config: Generate, units: Sequence[Unit], num_rows: int) -> dict[str, float]:
+    """How fast this process encodes the units, and what of each row goes to the engine."""
+    batches = [{"unit": [json.dumps(asdict(unit))]} for unit in units]
+    encode_unit(batches[0], config)  # loads the processor
+    began = time.perf_counter()
+    num_bytes = sum(encode_unit(batch, config)["pixels"].nbytes for batch in batches)
+    seconds = time.perf_counter() - began
+    return {"encode_rows_per_s": round(num_rows / seconds, 3), "pixel_bytes": round(num_bytes / num_rows, 1)}
+
+
+def kept_share(config: Pair, artifact: Artifact, views: Sequence[str], shards: Sequence[str]) -> float:
+    """Of the prompts: those that have a pair in any view."""
+    chosen, *rejected = (responses(artifact, view, shards) for view in views)
+    kept = [
+        any(
+            verdict_of(clean, of_view[prompt_id], config.keep_truncated, config.filters)[0] == "kept"
+            for of_view in rejected
+        )
+        for prompt_id, clean in chosen.items()
+    ]
+    return sum(kept) / len(kept)
+
+
+def responses(artifact: Artifact, view: str, shards: Sequence[str]) -> Mapping[str, Response]:
+    tables = (read_table(artifact.path("responses", view, shard)) for shard in shards)
+    return {row["prompt_id"]: Response(**row) for table in tables for row in table.to_pylist()}
+
+
+def size(uri: str) -> int:
+    filesystem, path = locate(uri)
+    return filesystem.size(path)
