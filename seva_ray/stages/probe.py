@@ -6,21 +6,23 @@ measures holds for the machine that it ran on, so that every setting of generati
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+
+import ray
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.errors import ConfigError
 from seva_ray.models import Model
-from seva_ray.records import Response
 from seva_ray.stages.cluster import join
-from seva_ray.stages.generate import Generate, commits, encode_unit
-from seva_ray.stages.pair import Pair
+from seva_ray.stages.generate import NUM_READERS, Generate, commits, count_responses, encode_unit
+from seva_ray.stages.pair import ANY, Pair, Sides, pair_shard
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import say
 from seva_ray.storage import locate, read_table, write_table
 from seva_ray.units import Unit
-from seva_ray.verdicts import verdict_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class Probe:
 def probe(
     config: Probe,
     generation: Generate,
-    pairing: Pair,
+    pairs: Pair,
     store: Store,
     model: Model,
     prompts: Artifact,
@@ -52,7 +54,7 @@ def probe(
         "model": model.fingerprint,
         "engine": type(generation.engine).__name__,
         "generate": asdict(alone),  # execution fields too
-        "pair": pairing,
+        "pair": pairs,
         "views": views,
         "num_rows": config.num_rows,
     }
@@ -84,7 +86,8 @@ def probe(
         **encoding(alone, units, num_rows),
         "prompt_bytes": round(sum(size(unit.prompts_uri) for unit in units) / num_rows, 1),
         "response_bytes": round(sum(size(unit.responses_uri) for unit in units) / num_rows, 1),
-        "kept_share": round(kept_share(pairing, artifact, views, shards), 4),
+        **reading(units),
+        **pairing(pairs, artifact, views, shards),
     }
     return artifact.finish(counts)
 
@@ -112,22 +115,37 @@ def encoding(config: Generate, units: Sequence[Unit], num_rows: int) -> dict[str
     return {"encode_rows_per_s": round(num_rows / seconds, 3), "pixel_bytes": round(num_bytes / num_rows, 1)}
 
 
-def kept_share(config: Pair, artifact: Artifact, views: Sequence[str], shards: Sequence[str]) -> float:
-    """Of the prompts: those that have a pair in any view."""
-    chosen, *rejected = (responses(artifact, view, shards) for view in views)
-    kept = [
-        any(
-            verdict_of(clean, of_view[prompt_id], config.keep_truncated, config.filters)[0] == "kept"
-            for of_view in rejected
-        )
-        for prompt_id, clean in chosen.items()
-    ]
-    return sum(kept) / len(kept)
+def reading(units: Sequence[Unit]) -> dict[str, float]:
+    """How fast this process reads what the last part of generation reads of every file."""
+    files = [unit.responses_uri for unit in units] * NUM_READERS
+    began = time.perf_counter()
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        deque(readers.map(count_responses, files), maxlen=0)
+    return {"finish_files_per_s": round(len(files) / (time.perf_counter() - began), 1)}
 
 
-def responses(artifact: Artifact, view: str, shards: Sequence[str]) -> Mapping[str, Response]:
-    tables = (read_table(artifact.path("responses", view, shard)) for shard in shards)
-    return {row["prompt_id"]: Response(**row) for table in tables for row in table.to_pylist()}
+def pairing(config: Pair, artifact: Artifact, views: Sequence[str], shards: Sequence[str]) -> dict[str, float]:
+    """How fast one CPU pairs, Ray's own time included, and what is kept."""
+
+    def part(*names: str) -> Artifact:
+        return replace(artifact, uri=artifact.path(*names))
+
+    chosen, *rejected = views
+    sides = Sides(
+        prompts=part("prompts"),
+        chosen=part("responses", chosen),
+        rejected={view: part("responses", view) for view in rejected},
+    )
+    for _ in range(2):  # the first time its process starts
+        began = time.perf_counter()
+        counts = [ray.get(pair_shard.remote(config, sides, part("pairs"), {}, shard))[ANY] for shard in shards]
+        seconds = time.perf_counter() - began
+    num_prompts = sum(of_shard.total() for of_shard in counts)
+    kept = sum(of_shard["kept"] for of_shard in counts)
+    return {
+        "pair_rows_per_s": round(num_prompts * len(rejected) / seconds, 1),
+        "kept_share": round(kept / num_prompts, 4),
+    }
 
 
 def size(uri: str) -> int:
