@@ -6,7 +6,7 @@ What nobody knows is None and named, never guessed: without a step's seconds the
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from seva_ray.errors import ConfigError
 from seva_ray.simulation import Crew, Faults, Outcome, Units, simulate
@@ -27,7 +27,10 @@ class Rates:
     commits_per_s: float | None = None
     """Units that driver and storage can take from all engines together. Unknown: without limit."""
     finish_files_per_s: float | None = None
-    """Response files whose counts the driver reads, once all are there."""
+    """Response files whose counts the driver reads, several at once, when all are there."""
+    read_files_per_s: float | None = None
+    """Files of pairs that the driver reads, one after the other: once to write pairs.json, and to train those and as
+    many with the reference's log-probabilities."""
     pair_rows_per_s: float | None = None
     """Prompts of which one CPU compares the responses of two views."""
     kept_share: float | None = None
@@ -276,9 +279,14 @@ def pair(work: Work, rates: Rates, num_cpus: int) -> Stage:
     if work.paired:
         return Stage(name="pair", work="there already")
     seconds, unknown = spent(rates, pair_rows_per_s=work.num_prompts * work.num_rejected)
-    about = f"{work.num_prompts * work.num_rejected:,} comparisons"
-    wall_s = seconds / min(num_cpus, work.num_shards)
-    return Stage(name="pair", work=about, wall_s=wall_s, cpu_hours=seconds / 3600, unknown=unknown)
+    read_s, slow = spent(rates, read_files_per_s=work.num_shards)
+    return Stage(
+        name="pair",
+        work=f"{work.num_prompts * work.num_rejected:,} comparisons, {work.num_shards:,} files in the driver",
+        wall_s=seconds / min(num_cpus, work.num_shards) + read_s,
+        cpu_hours=(seconds + read_s) / 3600,
+        unknown=(*unknown, *slow),
+    )
 
 
 def reference(work: Work, rates: Rates, fleet: Fleet) -> Stage:
@@ -294,11 +302,15 @@ def reference(work: Work, rates: Rates, fleet: Fleet) -> Stage:
 def train(work: Work, rates: Rates, fleet: Fleet) -> Stage:
     if work.trained:
         return Stage(name="train", work="there already")
+    read_s, slow = spent(rates, read_files_per_s=2 * work.num_shards)
+    unknown = (*slow, *missing(rates, "train_start_s", "step_s"))
     if (steps := work.num_steps(rates)) is None:
-        return Stage(name="train", work="steps", unknown=("kept_share", *missing(rates, "step_s", "train_start_s")))
-    wall_s = steps * (rates.step_s or 0.0) + (rates.train_start_s or 0.0)
-    unknown = missing(rates, "step_s", "train_start_s")
-    return on_workers("train", f"{steps:,} steps of {work.global_batch_size:,} pairs", wall_s, unknown, work, fleet)
+        return Stage(name="train", work="steps", unknown=("kept_share", *unknown))
+    about = f"{steps:,} steps of {work.global_batch_size:,} pairs"
+    on_gpus = on_workers(
+        "train", about, steps * (rates.step_s or 0.0) + (rates.train_start_s or 0.0), unknown, work, fleet
+    )
+    return replace(on_gpus, wall_s=on_gpus.wall_s + read_s, cpu_hours=on_gpus.cpu_hours + read_s / 3600)
 
 
 def on_workers(name: str, about: str, wall_s: float, unknown: tuple[str, ...], work: Work, fleet: Fleet) -> Stage:

@@ -31,6 +31,7 @@ RATES = Rates(
     start_s=100,
     encode_rows_per_s=50,
     finish_files_per_s=10,
+    read_files_per_s=4,
     pair_rows_per_s=2000,
     kept_share=0.4,
     reference_pairs_per_s=2,
@@ -70,10 +71,11 @@ def test_every_stage_takes_its_amount_over_its_rate():
     assert found["generate"].wall_s == pytest.approx(100 + 25 * 200 + 200 / 10)
     assert found["generate"].gpu_hours == pytest.approx(8 * 5100 / 3600)
     assert found["generate"].cpu_hours == pytest.approx(200_000 / 50 / 3600)
-    assert found["pair"].wall_s == pytest.approx(100_000 / 2000 / 96)
-    assert found["pair"].cpu_hours == pytest.approx(50 / 3600)
+    # 50 s on 96 CPUs, then 100 files; before training twice as many.
+    assert found["pair"].wall_s == pytest.approx(50 / 96 + 100 / 4)
+    assert found["pair"].cpu_hours == pytest.approx(75 / 3600)
     assert found["reference"].wall_s == pytest.approx(40_000 / 2 / 16)
-    assert found["train"].wall_s == pytest.approx(60 + 625 * 10)
+    assert found["train"].wall_s == pytest.approx(60 + 625 * 10 + 200 / 4)
     assert found["train"].gpu_hours == pytest.approx(16 * 6310 / 3600)
     assert found["evaluate"].wall_s == pytest.approx(100 + 200 + 8 / 10)
     assert not any(stage.unknown for stage in found.values())
@@ -83,12 +85,12 @@ def test_every_stage_takes_its_amount_over_its_rate():
 
 def test_nodes_are_paid_for_while_their_stages_last():
     found = forecast(WORK, RATES, FLEET, Faults(), 1).node_hours
-    assert found["generation"] == pytest.approx((5100 + 300 + 50 / 96) / 3600)
-    assert found["training"] == pytest.approx(2 * (1250 + 6310) / 3600)
+    assert found["generation"] == pytest.approx((5100 + 300 + 50 / 96 + 25) / 3600)
+    assert found["training"] == pytest.approx(2 * (1250 + 6310 + 50) / 3600)
     assert found["cpu"] == 0
     beside = forecast(WORK, RATES, replace(FLEET, cpu_nodes=3), Faults(), 1)
     assert beside.node_hours["generation"] == pytest.approx(5400 / 3600)
-    assert beside.node_hours["cpu"] == pytest.approx(3 * (5120 + 300.8 + 50 / 100) / 3600, rel=1e-6)
+    assert beside.node_hours["cpu"] == pytest.approx(3 * (5120 + 300.8 + 50 / 100 + 25) / 3600)
 
 
 def test_an_engine_of_several_gpus_counts_them_all():
