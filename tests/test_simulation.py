@@ -84,9 +84,10 @@ def test_commits_go_no_faster_than_driver_and_storage_take_them():
 
 
 def test_an_engine_that_waits_for_its_commit_works_on_nothing_else():
-    slow = simulate([(100, 10)], replace(ALONE, engines_per_node=10, units_per_s=0.5), NOTHING)
-    assert slow.useful_s == pytest.approx(100)
-    assert slow.utilisation < 0.06
+    # Units of 1 s, commits 2 s apart: at 6 and 8. The third is cut at 8.5; again ready at 13.5: commits at 14.5, 16.5.
+    slow = replace(ALONE, units_per_s=0.5)
+    found = simulate([(4, 10)], slow, Faults(preempted_at_s=(8.5,)))
+    assert (found.wall_s, found.lost_s) == (pytest.approx(16.5), pytest.approx(0.5))
 
 
 def test_nodes_arrive_after_exponential_waits_of_the_given_mean():
@@ -121,9 +122,9 @@ def test_units_that_vary_take_as_long_on_average():
     assert found.useful_s != 20_000
 
 
-def test_the_same_seed_gives_the_same_run_and_another_another():
+@pytest.mark.parametrize("faults", [SPOT, Faults(unit_spread=0.3)])
+def test_the_same_seed_gives_the_same_run_and_another_another(faults):
     crew, units = replace(ALONE, num_nodes=8), [(500, 100)]
-    faults = replace(SPOT, unit_spread=0.3)
     assert simulate(units, crew, faults) == simulate(units, crew, faults)
     assert simulate(units, crew, faults) != simulate(units, crew, replace(faults, seed=4))
 
