@@ -25,7 +25,7 @@ class Rates:
     encode_rows_per_s: float | None = None
     """Prompts that one CPU reads, augments and preprocesses. Unknown: as many as the engines want."""
     commits_per_s: float | None = None
-    """Units that driver and storage can take from all engines together. Unknown: without limit."""
+    """Units that driver and storage can take from all engines or workers together. Unknown: without limit."""
     finish_files_per_s: float | None = None
     """Response files whose counts the driver reads, several at once, when all are there."""
     read_files_per_s: float | None = None
@@ -296,7 +296,9 @@ def reference(work: Work, rates: Rates, fleet: Fleet) -> Stage:
         unknown = ("kept_share", *missing(rates, "reference_pairs_per_s"))
         return Stage(name="reference", work="pairs", unknown=unknown)
     seconds, unknown = spent(rates, reference_pairs_per_s=kept)
-    return on_workers("reference", f"{kept:,} pairs", seconds / work.num_workers, unknown, work, fleet)
+    # Each shard is a unit, whether it has pairs or not.
+    wall_s = max(seconds / work.num_workers, work.num_shards / (rates.commits_per_s or math.inf))
+    return on_workers("reference", f"{kept:,} pairs in {work.num_shards:,} units", wall_s, unknown, work, fleet)
 
 
 def train(work: Work, rates: Rates, fleet: Fleet) -> Stage:

@@ -83,6 +83,12 @@ def test_every_stage_takes_its_amount_over_its_rate():
     assert whole.wall_s == pytest.approx(sum(stage.wall_s for stage in found.values()))
 
 
+def test_units_go_no_faster_than_the_driver_takes_them():
+    slow = stages_of(rates=replace(RATES, commits_per_s=0.02))
+    assert slow["generate"].wall_s == pytest.approx(100 + 200 + 199 / 0.02 + 200 / 10)
+    assert slow["reference"].wall_s == pytest.approx(100 / 0.02)
+
+
 def test_nodes_are_paid_for_while_their_stages_last():
     found = forecast(WORK, RATES, FLEET, Faults(), 1).node_hours
     assert found["generation"] == pytest.approx((5100 + 300 + 50 / 96 + 25) / 3600)
