@@ -171,6 +171,8 @@ class Stage:
     name: str
     work: str
     wall_s: float = 0.0
+    driver_s: float = 0.0
+    """The part of it in which the driver works alone, and no node is needed."""
     gpu_hours: float = 0.0
     cpu_hours: float = 0.0
     unknown: tuple[str, ...] = ()
@@ -194,12 +196,14 @@ class Forecast:
     """By pool."""
 
     @property
-    def wall_s(self) -> float:
-        return sum(stage.wall_s for stage in self.stages)
-
-    @property
-    def unknown(self) -> list[str]:
-        return list(dict.fromkeys(name for stage in self.stages for name in stage.unknown))
+    def total(self) -> Stage:
+        """All stages as one."""
+        sums = {
+            name: sum(getattr(stage, name) for stage in self.stages)
+            for name in ("wall_s", "driver_s", "gpu_hours", "cpu_hours")
+        }
+        unknown = tuple(dict.fromkeys(name for stage in self.stages for name in stage.unknown))
+        return Stage(name="total", work="", unknown=unknown, **sums)
 
 
 def forecast(work: Work, rates: Rates, fleet: Fleet, faults: Faults, num_nodes: int) -> Forecast:
@@ -223,7 +227,6 @@ def forecast(work: Work, rates: Rates, fleet: Fleet, faults: Faults, num_nodes: 
     paired = pair(work, rates, fleet.cpus(num_nodes))
     trained = [reference(work, rates, fleet), train(work, rates, fleet)]
     on_nodes = sum(item.engine_s / per_node for item in (outcome, tested) if item)
-    beside = generated.wall_s + evaluated.wall_s
     return Forecast(
         num_nodes=num_nodes,
         num_engines=per_node * num_nodes,
@@ -234,11 +237,16 @@ def forecast(work: Work, rates: Rates, fleet: Fleet, faults: Faults, num_nodes: 
         stages=[prepare(work, rates), generated, paired, *trained, evaluated],
         node_hours={
             # Without nodes of their own for it, the engines' nodes pair too.
-            "generation": (on_nodes + (0 if fleet.cpu_nodes else num_nodes * paired.wall_s)) / 3600,
-            "training": fleet.training_nodes(work.num_workers) * sum(stage.wall_s for stage in trained) / 3600,
-            "cpu": fleet.cpu_nodes * (beside + paired.wall_s) / 3600,
+            "generation": (on_nodes + (0 if fleet.cpu_nodes else num_nodes * busy(paired))) / 3600,
+            "training": fleet.training_nodes(work.num_workers) * busy(*trained) / 3600,
+            "cpu": fleet.cpu_nodes * busy(generated, paired, evaluated) / 3600,
         },
     )
+
+
+def busy(*stages: Stage) -> float:
+    """Seconds in which a stage needs its nodes."""
+    return sum(stage.wall_s - stage.driver_s for stage in stages)
 
 
 def encoding_speed(rates: Rates, fleet: Fleet, num_nodes: int, num_engines: int) -> float:
@@ -254,7 +262,9 @@ def prepare(work: Work, rates: Rates) -> Stage:
         return Stage(name="prepare", work="there already")
     seconds, unknown = spent(rates, prepare_rows_per_s=work.num_prompts)
     about = f"{work.num_prompts:,} prompts, in the driver"
-    return Stage(name="prepare", work=about, wall_s=seconds, cpu_hours=seconds / 3600, unknown=unknown)
+    return Stage(
+        name="prepare", work=about, wall_s=seconds, driver_s=seconds, cpu_hours=seconds / 3600, unknown=unknown
+    )
 
 
 def generation(name: str, units: Units, work: Work, rates: Rates, fleet: Fleet, outcome: Outcome | None) -> Stage:
@@ -269,6 +279,7 @@ def generation(name: str, units: Units, work: Work, rates: Rates, fleet: Fleet, 
         name=name,
         work=f"{count:,} units, {rows:,} responses",
         wall_s=(outcome.wall_s if outcome else 0.0) + finish_s,
+        driver_s=finish_s,
         gpu_hours=engine_hours * work.gpus_per_engine if fleet.gpus_per_node else 0.0,
         cpu_hours=encode_s / 3600 + (0.0 if fleet.gpus_per_node else engine_hours),
         unknown=(*missing(rates, "rows_per_s", "start_s"), *blind, *slow),
@@ -284,6 +295,7 @@ def pair(work: Work, rates: Rates, num_cpus: int) -> Stage:
         name="pair",
         work=f"{work.num_prompts * work.num_rejected:,} comparisons, {work.num_shards:,} files in the driver",
         wall_s=seconds / min(num_cpus, work.num_shards) + read_s,
+        driver_s=read_s,
         cpu_hours=(seconds + read_s) / 3600,
         unknown=(*unknown, *slow),
     )
@@ -312,7 +324,9 @@ def train(work: Work, rates: Rates, fleet: Fleet) -> Stage:
     on_gpus = on_workers(
         "train", about, steps * (rates.step_s or 0.0) + (rates.train_start_s or 0.0), unknown, work, fleet
     )
-    return replace(on_gpus, wall_s=on_gpus.wall_s + read_s, cpu_hours=on_gpus.cpu_hours + read_s / 3600)
+    return replace(
+        on_gpus, wall_s=on_gpus.wall_s + read_s, driver_s=read_s, cpu_hours=on_gpus.cpu_hours + read_s / 3600
+    )
 
 
 def on_workers(name: str, about: str, wall_s: float, unknown: tuple[str, ...], work: Work, fleet: Fleet) -> Stage:

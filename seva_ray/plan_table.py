@@ -60,25 +60,11 @@ def heading(plan: Plan) -> str:
 
 
 def stages(forecast: Forecast) -> str:
-    rows = [(f"with {forecast.num_nodes:,} nodes", "work", "wall", "GPU-h", "CPU-h")]
-    for stage in forecast.stages:
-        figures = (span(stage.wall_s), amount(stage.gpu_hours), amount(stage.cpu_hours))
+    rows = [(f"with {forecast.num_nodes:,} nodes", "work", "wall", "driver alone", "GPU-h", "CPU-h")]
+    for stage in [*forecast.stages, forecast.total]:
+        figures = (span(stage.wall_s), span(stage.driver_s), amount(stage.gpu_hours), amount(stage.cpu_hours))
         rows.append((stage.name, stage.work, *(bound(figure, stage) for figure in figures)))
-    whole = total(forecast)
-    figures = (span(whole.wall_s), amount(whole.gpu_hours), amount(whole.cpu_hours))
-    return table([*rows, ("total", "", *(bound(figure, whole) for figure in figures))])
-
-
-def total(forecast: Forecast) -> Stage:
-    """All stages as one."""
-    return Stage(
-        name="total",
-        work="",
-        wall_s=forecast.wall_s,
-        gpu_hours=sum(stage.gpu_hours for stage in forecast.stages),
-        cpu_hours=sum(stage.cpu_hours for stage in forecast.stages),
-        unknown=tuple(forecast.unknown),
-    )
+    return table(rows)
 
 
 def nodes(plan: Plan) -> str:
@@ -99,7 +85,7 @@ def nodes(plan: Plan) -> str:
                 f"{found.num_preemptions:,}",
                 f"{found.num_redone:,}",
                 f"{found.lost_s / max(found.engine_s, 1e-9):.1%}",
-                bound(span(forecast.wall_s), total(forecast)),
+                bound(span(forecast.total.wall_s), forecast.total),
             )
         )
     title = "generation by the number of nodes; redone: units, lost: engines' time in units that a preemption took\n"
@@ -117,7 +103,7 @@ def costs(plan: Plan) -> str:
     for forecast, of_pool in zip(plan.forecasts, plan.costs, strict=True):
         node_hours = (amount(forecast.node_hours[pool]) for pool in pools)
         prices = (f"{of_pool[pool]:,.0f}" for pool in pools)
-        whole = bound(f"{sum(of_pool.values()):,.0f}", total(forecast))
+        whole = bound(f"{sum(of_pool.values()):,.0f}", forecast.total)
         rows.append((f"{forecast.num_nodes:,}", *node_hours, *prices, whole))
     return table(rows)
 
@@ -140,7 +126,7 @@ def limits(plan: Plan) -> str:
 
 def sources(plan: Plan) -> str:
     lines = [f"from {place}: {', '.join(names)}" for place, names in grouped(plan.origins).items()]
-    if unknown := plan.forecasts[-1].unknown:
+    if unknown := plan.forecasts[-1].total.unknown:
         lines.append(f"unknown: {', '.join(unknown)}")
     return "\n".join(lines)
 

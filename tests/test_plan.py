@@ -80,7 +80,8 @@ def test_every_stage_takes_its_amount_over_its_rate():
     assert found["evaluate"].wall_s == pytest.approx(100 + 200 + 8 / 10)
     assert not any(stage.unknown for stage in found.values())
     whole = forecast(WORK, RATES, FLEET, Faults(), 1)
-    assert whole.wall_s == pytest.approx(sum(stage.wall_s for stage in found.values()))
+    assert whole.total.wall_s == pytest.approx(100 + 5120 + 50 / 96 + 25 + 1250 + 6360 + 300.8)
+    assert whole.total.driver_s == pytest.approx(100 + 20 + 25 + 50 + 0.8)
 
 
 def test_units_go_no_faster_than_the_driver_takes_them():
@@ -91,12 +92,12 @@ def test_units_go_no_faster_than_the_driver_takes_them():
 
 def test_nodes_are_paid_for_while_their_stages_last():
     found = forecast(WORK, RATES, FLEET, Faults(), 1).node_hours
-    assert found["generation"] == pytest.approx((5100 + 300 + 50 / 96 + 25) / 3600)
-    assert found["training"] == pytest.approx(2 * (1250 + 6310 + 50) / 3600)
+    assert found["generation"] == pytest.approx((5100 + 300 + 50 / 96) / 3600)
+    assert found["training"] == pytest.approx(2 * (1250 + 6310) / 3600)
     assert found["cpu"] == 0
     beside = forecast(WORK, RATES, replace(FLEET, cpu_nodes=3), Faults(), 1)
     assert beside.node_hours["generation"] == pytest.approx(5400 / 3600)
-    assert beside.node_hours["cpu"] == pytest.approx(3 * (5120 + 300.8 + 50 / 100 + 25) / 3600)
+    assert beside.node_hours["cpu"] == pytest.approx(3 * (5100 + 300 + 50 / 100) / 3600)
 
 
 def test_an_engine_of_several_gpus_counts_them_all():
@@ -127,10 +128,10 @@ def test_encoding_that_cannot_keep_up_sets_the_pace():
 def test_what_is_unknown_is_named_and_counts_as_nothing():
     found = forecast(WORK, Rates(rows_per_s=5), FLEET, Faults(), 1)
     assert {stage.name: bool(stage.unknown) for stage in found.stages} == dict.fromkeys(stages_of(), True)
-    assert set(found.unknown) == {name for name in RATES.known() if name not in ("rows_per_s",)}
-    assert found.wall_s == pytest.approx(25 * 200 + 200)  # generate and evaluate, at least
+    assert set(found.total.unknown) == {name for name in RATES.known() if name not in ("rows_per_s",)}
+    assert found.total.wall_s == pytest.approx(25 * 200 + 200)  # generate and evaluate, at least
     blind = forecast(WORK, Rates(), FLEET, Faults(), 1)
-    assert (blind.generation, blind.wall_s, blind.ideal_s) == (None, 0, None)
+    assert (blind.generation, blind.total.wall_s, blind.ideal_s) == (None, 0, None)
 
 
 def test_steps_follow_from_the_pairs_that_are_kept():
@@ -353,7 +354,7 @@ def test_a_rate_that_nobody_knows_is_said_to_be_unknown(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "unknown: prepare_rows_per_s, rows_per_s, start_s" in shown
     (train,) = (line for line in shown.splitlines() if line.startswith("train "))
-    assert train.split() == ["train", "steps", "unknown", "unknown", "unknown"]
+    assert train.split() == ["train", "steps", "unknown", "unknown", "unknown", "unknown"]
     assert not (tmp_path / "plans" / "llava-7b" / "plan.png").exists()
 
 
