@@ -49,9 +49,7 @@ def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | N
     if model and prompts:
         opened = {view: open_responses(run.generate, store, model, prompts, view) for view in views}
         passes |= {view: left(model, prompts, view, opened[view], passes[view]) for view in views}
-        if all(opened[view].complete for view in (CLEAN, *run.views)):
-            rejected = [opened[view] for view in run.views]
-            pairs = open_pairs(run.pair, store, prompts, opened[CLEAN], rejected)
+        pairs = open_pairs(run.pair, store, prompts, opened[CLEAN], [opened[view] for view in run.views])
     if model and pairs and pairs.complete:
         scored = open_logps(run.train, store, model, pairs).complete
         trained = Training(config=run.train, name=run.name, model=model, pairs=pairs).open(store).complete
