@@ -12,7 +12,7 @@ from seva_ray.artifacts import Store
 from seva_ray.engines import FakeEngine, VllmEngine
 from seva_ray.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.footprint import Sizes, demands, parts
-from seva_ray.models import Model
+from seva_ray.models import Model, model_of
 from seva_ray.plan import Fleet, Pass, Rates, Work, forecast, units_of
 from seva_ray.plan_table import span
 from seva_ray.prices import read_prices
@@ -356,6 +356,29 @@ def test_a_rate_that_nobody_knows_is_said_to_be_unknown(tmp_path, capsys):
     (train,) = (line for line in shown.splitlines() if line.startswith("train "))
     assert train.split() == ["train", "steps", "unknown", "unknown", "unknown", "unknown"]
     assert not (tmp_path / "plans" / "llava-7b" / "plan.png").exists()
+
+
+def test_what_is_only_partly_known_is_a_bound_and_a_limit_that_is_passed_is_marked(tmp_path, capsys):
+    fast = Rates(rows_per_s=100, start_s=100, encode_rows_per_s=1000)
+    job.main(replace(GIVEN, root=str(tmp_path), rates=fast))
+    lines = {line.split("  ")[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert ">=" in lines["generate"]
+    assert lines["gets of images, one prefix"][-3:] == ["12,800/s", "5,500/s", "EXCEEDED"]
+    assert "EXCEEDED" not in lines["puts, one prefix"]
+
+
+def test_what_is_there_already_is_said(tmp_path, capsys):
+    config = replace(job.PRESETS["llava-7b"], root=str(tmp_path), model="policies/m", name="next")
+    store = Store(str(tmp_path))
+    prompts = prepare(Prepare(shard_size=4), store, config.prompts, ToyWorld(num_images=2))
+    start = model_of(store.open("policies/m", config={}).finish({}))
+    open_responses(config.generate, store, start, prompts, "clean").finish({})
+    half = open_responses(config.generate, store, start, prompts, "diffusion-500")
+    write_bytes(half.path(shard_name(0)), b"")
+    job.main(config)
+    shown = capsys.readouterr().out
+    assert "\nthere already: clean\n" in shown
+    assert f"partly there: diffusion-500, 1 of {prompts.counts['num_shards']} units" in shown
 
 
 def test_prompts_that_are_there_say_how_many_they_are(tmp_path):
