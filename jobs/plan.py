@@ -10,7 +10,7 @@ probed is unknown, and so is what follows from it.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN
 from seva_ray.artifacts import Artifact, Store
@@ -42,7 +42,7 @@ Settings = TypeVar("Settings", Rates, Sizes)
 class Found(NamedTuple):
     """A measured value."""
 
-    value: float
+    value: Any
     place: str
 
 

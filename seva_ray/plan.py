@@ -211,7 +211,8 @@ def forecast(work: Work, rates: Rates, fleet: Fleet, faults: Faults, num_nodes: 
     per_node = fleet.engines_per_node(work.gpus_per_engine)
     speed = encoding_speed(rates, fleet, num_nodes, per_node * num_nodes)
     rows_per_s = rates.rows_per_s and min(rates.rows_per_s, speed)
-    outcome = tested = None
+    outcome: Outcome | None = None
+    tested: Outcome | None = None
     if rows_per_s:
         crew = Crew(
             num_nodes=num_nodes,

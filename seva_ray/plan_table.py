@@ -60,7 +60,9 @@ def heading(plan: Plan) -> str:
 
 
 def stages(forecast: Forecast) -> str:
-    rows = [(f"with {forecast.num_nodes:,} nodes", "work", "wall", "driver alone", "GPU-h", "CPU-h")]
+    rows: list[Sequence[str]] = [
+        (f"with {forecast.num_nodes:,} nodes", "work", "wall", "driver alone", "GPU-h", "CPU-h")
+    ]
     for stage in [*forecast.stages, forecast.total]:
         figures = (span(stage.wall_s), span(stage.driver_s), amount(stage.gpu_hours), amount(stage.cpu_hours))
         rows.append((stage.name, stage.work, *(bound(figure, stage) for figure in figures)))
@@ -99,7 +101,7 @@ def nodes(plan: Plan) -> str:
 
 def costs(plan: Plan) -> str:
     pools = list(plan.costs[0])
-    rows = [("nodes", *(f"{pool} node-h" for pool in pools), *pools, plan.currency)]
+    rows: list[Sequence[str]] = [("nodes", *(f"{pool} node-h" for pool in pools), *pools, plan.currency)]
     for forecast, of_pool in zip(plan.forecasts, plan.costs, strict=True):
         node_hours = (amount(forecast.node_hours[pool]) for pool in pools)
         prices = (f"{of_pool[pool]:,.0f}" for pool in pools)
