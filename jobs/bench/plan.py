@@ -2,8 +2,8 @@
 
     PYTHONPATH=jobs python -m bench.plan        about three minutes on two cores
 
-The generate stage, Ray Data and the clusters are real; the engine is the fake one, whose service time is set, so that
-two cores can hold several. Rates come from a probe in a cluster of its own, and are not fitted to the runs.
+The generate stage, Ray Data and the clusters are real; the engine is the fake one, whose times of loading and serving
+are set, so that two cores can hold several. Rates come from a probe in a cluster of its own, and are not fitted to the runs.
 """
 
 import os
@@ -18,9 +18,9 @@ from pathlib import Path
 from bench.figures import Figure, keep, table
 from bench.fresh import in_fresh_process, own_cluster
 from bench.generate_growth import TinyPrompts
+from bench.slow_start import SlowStart
 from presets import TOY_TRAIN
 from seva_ray.artifacts import Store
-from seva_ray.engines import FakeEngine
 from seva_ray.models import Model
 from seva_ray.plan import Fleet, Rates, forecast
 from seva_ray.simulation import Faults
@@ -60,7 +60,7 @@ SETTINGS = (
     Setting(num_engines=1, shard_size=64, num_prompts=640),
     Setting(num_engines=2, shard_size=32, num_prompts=1280),
     Setting(num_engines=3, shard_size=128, num_prompts=1536),
-    Setting(num_engines=2, shard_size=100, num_prompts=1250, killed_at_s=15.0),
+    Setting(num_engines=2, shard_size=100, num_prompts=1250, killed_at_s=20.0),
 )
 
 
@@ -95,7 +95,7 @@ def main(config: BenchPlan) -> None:
 def probed() -> dict[str, float]:
     """Rates that a plan takes from its probe of 64 rows."""
     with tempfile.TemporaryDirectory() as root, own_cluster(num_cpus=2):
-        store, config = Store(root), Generate(engine=FakeEngine(seconds_per_request=SECONDS_PER_REQUEST))
+        store, config = Store(root), Generate(engine=SlowStart(seconds_per_request=SECONDS_PER_REQUEST))
         prompts = prepare(Prepare(), store, "tiny", TinyPrompts(num_prompts=1000))
         counts = probe(Probe(name="fake"), config, Pair(), store, MODEL, prompts, VIEWS).counts
         return {item.name: counts[item.name] for item in fields(Rates) if item.name in counts}
@@ -109,7 +109,7 @@ def predict_and_run(setting: Setting, rates: Mapping[str, float]) -> tuple[float
             Prepare(shard_size=setting.shard_size), store, "tiny", TinyPrompts(num_prompts=setting.num_prompts)
         )
         config = Generate(
-            engine=FakeEngine(seconds_per_request=SECONDS_PER_REQUEST, journal=str(journal)),
+            engine=SlowStart(seconds_per_request=SECONDS_PER_REQUEST, journal=str(journal)),
             min_engines=setting.num_engines,
             max_engines=setting.num_engines,
         )

@@ -73,7 +73,7 @@ def probe(
         for view in views
         for shard in shards
     ]
-    say(f"probe {config.name}: {len(units)} units, {config.num_rows:,} prompts in {len(views)} views at most")
+    say(f"probe {config.name}: up to {config.num_rows:,} prompts, in {len(views)} views")
     join()
     asked = time.time()
     done = list(commits(alone, units))
