@@ -3,7 +3,8 @@
     PYTHONPATH=jobs python -m bench.plan        about three minutes on two cores
 
 The generate stage, Ray Data and the clusters are real; the engine is the fake one, whose times of loading and serving
-are set, so that two cores can hold several. Rates come from a probe in a cluster of its own, and are not fitted to the runs.
+are set, so that two cores can hold several. Rates come from a probe in a cluster of its own, and are not fitted to the
+runs.
 """
 
 import os
