@@ -83,6 +83,8 @@ class Store:
     """All artifacts of one study, under one root."""
 
     root: str
+    read_only: bool = False
+    """Only look: what is opened leaves no trace."""
 
     def __post_init__(self) -> None:
         if "://" not in self.root:
@@ -112,7 +114,8 @@ class Store:
         recipe = {"config": identity(config), "inputs": {item.name: item.fingerprint for item in inputs}}
         artifact = Artifact(name=name, uri=self.uri(name), recipe=recipe)
         if not exists(artifact.path("recipe.json")):
-            write_bytes(artifact.path("recipe.json"), json.dumps(recipe, indent=1).encode())
+            if not self.read_only:
+                write_bytes(artifact.path("recipe.json"), json.dumps(recipe, indent=1).encode())
             return artifact
         found = json.loads(read_bytes(artifact.path("recipe.json")))
         if found != recipe:

@@ -1,5 +1,6 @@
 """Files on a local disk or in an object store, by URI: whole or not at all."""
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -103,7 +104,8 @@ def fetch_directory(uri: str, directory: str) -> None:
 
 
 def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
-    """The directory itself where it is local, else a copy of it on this machine, made once.
+    """The directory itself where it is local, else a copy of it on this machine, made once: a node's encoding tasks
+    and engines, which all start together, wait for the one among them that fetches it.
 
     Raises: InputError where there is no such remote directory.
     """
@@ -116,12 +118,13 @@ def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
     listing = {name: [item["size"], str(item.get("ETag", ""))] for name, item in found.items()}
     target = Path(cache).expanduser() / fingerprint_of({"uri": uri, "files": listing})
     if not target.exists():
-        part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
-        filesystem.get(path.rstrip("/") + "/", str(part), recursive=True)
-        if target.exists():
-            shutil.rmtree(part)
-        else:
-            part.rename(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target.parent / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process
+            if not target.exists():
+                part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
+                filesystem.get(path.rstrip("/") + "/", str(part), recursive=True)
+                part.rename(target)
     return str(target)
 
 

@@ -1,9 +1,11 @@
 """Artifacts: what is fingerprinted, what survives a crash or a full disk, when results are reused and when refused."""
 
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -170,7 +172,24 @@ def test_a_remote_directory_is_copied_once_and_again_when_it_changed(tmp_path, m
     second = local_directory(uri, cache)
     assert second != first
     assert (Path(second) / "config.json").read_text() == "{ }"
-    assert sorted(os.listdir(cache)) == sorted(Path(found).name for found in (first, second))
+    assert set(os.listdir(cache)) - {".lock"} == {Path(found).name for found in (first, second)}
+
+
+def test_whoever_wants_a_remote_directory_waits_for_the_one_that_fetches_it(tmp_path, memory):
+    uri, cache = f"{memory}/model", tmp_path / "cache"
+    write_bytes(f"{uri}/config.json", b"{}")
+    copy = Path(local_directory(uri, str(cache)))
+    copy.rename(tmp_path / "fetched")
+    with ThreadPoolExecutor(1) as other, open(cache / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        wanted = other.submit(local_directory, uri, str(cache))
+        with pytest.raises(TimeoutError):
+            wanted.result(timeout=0.5)
+        (tmp_path / "fetched" / "config.json").write_text("by the other one")
+        (tmp_path / "fetched").rename(copy)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert wanted.result(timeout=60) == str(copy)
+    assert (copy / "config.json").read_text() == "by the other one"
 
 
 def test_a_remote_directory_is_not_fetched_a_second_time(tiny_disk, memory):

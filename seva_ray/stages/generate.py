@@ -8,6 +8,7 @@ Ray Data carries each unit as one block: CPU tasks read, augment and preprocess,
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -158,13 +159,21 @@ def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact
 
 
 def run_units(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
-    """All units through one pool of engines; of each that is committed the URI of its responses.
+    """All units through one pool of engines; of each that is committed the URI of its responses."""
+    progress = Progress("generate", len(units), "units")
+    num_rows = 0
+    for row in commits(config, units):
+        num_rows += row["num_rows"]
+        progress.add(1, note=f", {num_rows:,} responses")
+        yield row["responses_uri"]
 
-    A unit is one row of one block in Ray Data, and so one task.
-    """
+
+def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]:
+    """What UnitWorker says of each unit that it has committed. A unit is one row of one block in Ray Data, and so one
+    task."""
     join()
     check_engines(config)
-    rows = rows_of(
+    return rows_of(
         lambda: (
             ray.data.from_items([{"unit": json.dumps(asdict(unit))} for unit in units], override_num_blocks=len(units))
             .map_batches(
@@ -190,12 +199,6 @@ def run_units(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
             )
         )
     )
-    progress = Progress("generate", len(units), "units")
-    num_rows = 0
-    for row in rows:
-        num_rows += row["num_rows"]
-        progress.add(1, note=f", {num_rows:,} responses")
-        yield row["responses_uri"]
 
 
 def engine_need(config: Generate) -> dict[str, float]:
@@ -242,11 +245,17 @@ class UnitWorker:
 
     @told()
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        began_at = time.time()
         encoded = Encoded.of(batch["header"][0], batch["pixels"][0])
         with self.model(encoded.unit.model_directory):
             responses = answer(encoded, self.generator)
         metrics.committed(encoded.unit, responses)
-        return {"num_rows": [len(responses)], "responses_uri": [encoded.unit.responses_uri.rpartition("/")[0]]}
+        return {
+            "num_rows": [len(responses)],
+            "responses_uri": [encoded.unit.responses_uri.rpartition("/")[0]],
+            "began_at": [began_at],
+            "committed_at": [time.time()],
+        }
 
     @contextmanager
     def model(self, directory: str) -> Iterator[None]:

@@ -60,14 +60,10 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
 
     Raises: InputError where not one pair is left, unless the views are controls.
     """
-    views = [view_of(artifact) for artifact in rejected]
-    label = "--".join(views) + (f"+{config.name}" if config.name else "")
-    if len(set(views)) < len(views) or len(label) > MAX_NAME:
-        raise ConfigError(f"views {' '.join(views)}: each once, with at most {MAX_NAME} letters together")
-    name = f"pairs/{chosen.name.removeprefix('responses/').rsplit('/', 1)[0]}/{label}"
-    artifact = store.open(name, config=config, inputs=[prompts, chosen, *rejected])
+    artifact = open_pairs(config, store, prompts, chosen, rejected)
     if artifact.complete:
         return metrics.reused(artifact)
+    views, label = [view_of(item) for item in rejected], artifact.name.rsplit("/", 1)[-1]
     shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
     join()
     check_places(("what compares responses", 1, TASK))
@@ -91,6 +87,17 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
     return artifact.finish(
         {"num_prompts": prompts.counts["num_prompts"], "verdicts": dict(counts[ANY]), "views": of_views}
     )
+
+
+def open_pairs(
+    config: Pair, store: Store, prompts: Artifact, chosen: Artifact, rejected: Sequence[Artifact]
+) -> Artifact:
+    views = [view_of(artifact) for artifact in rejected]
+    label = "--".join(views) + (f"+{config.name}" if config.name else "")
+    if len(set(views)) < len(views) or len(label) > MAX_NAME:
+        raise ConfigError(f"views {' '.join(views)}: each once, with at most {MAX_NAME} letters together")
+    name = f"pairs/{chosen.name.removeprefix('responses/').rsplit('/', 1)[0]}/{label}"
+    return store.open(name, config=config, inputs=[prompts, chosen, *rejected])
 
 
 def view_of(responses: Artifact) -> str:

@@ -1,0 +1,249 @@
+"""plan: what a run will take, before money is spent -> a table, and `plans/<name>/plan.json` and `plan.png` under root.
+
+    python jobs/plan.py llava-7b --num-prompts 10000000 --fleet.nodes 1 4 16 --rates.rows-per-s 5 --rates.start-s 180
+    python jobs/plan.py llava-7b --model path/to/llava-1.5-7b-hf --probe.name h100     first times 64 rows, here
+
+It takes the fields of jobs/full.py, and counts what is under root already as saved. A rate that is neither given nor
+probed is unknown, and so is what follows from it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, NamedTuple, TypeVar
+
+from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
+from seva_ray.dpo import Train
+from seva_ray.errors import ConfigError, InputError
+from seva_ray.footprint import Sizes, demands, parts
+from seva_ray.models import Model
+from seva_ray.plan import Fleet, Rates, forecast
+from seva_ray.plan_table import Plan, picture_of, text_of
+from seva_ray.prices import POOLS, read_prices
+from seva_ray.simulation import Faults
+from seva_ray.stages.cluster import cluster
+from seva_ray.stages.generate import Generate
+from seva_ray.stages.job import run
+from seva_ray.stages.pair import Pair
+from seva_ray.stages.prepare import Prepare
+from seva_ray.stages.probe import Probe, probe
+from seva_ray.stages.progress import say
+from seva_ray.stages.remaining import Run, remaining
+from seva_ray.stages.start import check_start, is_policy, is_toy, of_seed, open_toy, starting_model
+from seva_ray.stages.worker import LOG
+from seva_ray.storage import exists, read_bytes, write_bytes
+from seva_ray.toy.sft import ToyRecipe
+
+Settings = TypeVar("Settings", Rates, Sizes)
+
+
+class Found(NamedTuple):
+    """A measured value."""
+
+    value: Any
+    place: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanJob:
+    """What a run will take."""
+
+    name: str
+    """Names the policy of the run, and the plan."""
+    prompts: str
+    """Names the prompt set."""
+    root: str = "runs"
+    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
+    model: str
+    """The starting model; it need not be there yet, but for a probe."""
+    num_prompts: int | None = None
+    """How many there will be, where the prompt set is not prepared yet."""
+    num_test_prompts: int = 0
+    """Questions of all benchmarks: the starting model and the policy answer them."""
+    views: tuple[str, ...] = ("diffusion-500",)
+    """Rejected views."""
+    controls: tuple[str, ...] = ()
+    """Views that measure the engine's rounding."""
+    probe: Probe = field(default_factory=Probe)
+    rates: Rates = field(default_factory=Rates)
+    """What is given here goes before what a probe says."""
+    sizes: Sizes = field(default_factory=Sizes)
+    policy: str = ""
+    """A policy of this root that was trained by the same settings on the same machines: its log says how long a step
+    takes."""
+    fleet: Fleet = field(default_factory=Fleet)
+    faults: Faults = field(default_factory=Faults)
+    prices: str = ""
+    """A TOML file: for each pool (generation, training, cpu) the price of a node-hour, on_demand, spot or both."""
+    spot: tuple[str, ...] = ()
+    """Pools whose nodes have the spot price."""
+    toy: ToyRecipe = field(default_factory=ToyRecipe)
+    """How the toy base is trained, where the model is `toy`."""
+    prepare: Prepare = field(default_factory=Prepare)
+    generate: Generate = field(default_factory=Generate)
+    pair: Pair = field(default_factory=Pair)
+    train: Train = field(default_factory=Train)
+
+    def __post_init__(self) -> None:
+        if not self.views or any(parse_view(view) is None for view in self.views):
+            raise ConfigError(f"views {' '.join(self.views)}: at least one, and all augmented ones")
+        for control in self.controls:
+            if control not in CONTROLS:
+                raise ConfigError(f"control {control}: must be one of {', '.join(CONTROLS)}")
+        if self.num_prompts is not None and self.num_prompts < 1:
+            raise ConfigError(f"num_prompts {self.num_prompts}: must be at least 1")
+        if self.num_test_prompts < 0:
+            raise ConfigError(f"num_test_prompts {self.num_test_prompts}: must be at least 0")
+        for pool in self.spot:
+            if pool not in POOLS:
+                raise ConfigError(f"spot {pool}: must be among {', '.join(POOLS)}")
+
+
+def main(config: PlanJob) -> None:
+    store = Store(config.root)
+    prices = read_prices(config.prices) if config.prices else None
+    prompts = prepared(config, store)
+    measured = probed(config, store, prompts) | stepped(config, store)
+    rates, sizes, origins = settled(config, measured)
+    work = remaining(
+        Run(
+            name=config.name,
+            views=config.views,
+            controls=config.controls,
+            shard_size=config.prepare.shard_size,
+            num_test_prompts=config.num_test_prompts,
+            generate=config.generate,
+            pair=config.pair,
+            train=config.train,
+        ),
+        replace(store, read_only=True),
+        present(config, store) if prompts else None,
+        prompts,
+        config.num_prompts or 0,
+    )
+    forecasts = [forecast(work, rates, config.fleet, config.faults, nodes) for nodes in config.fleet.nodes]
+    last = forecasts[-1]
+    num_starts = last.generation.num_starts if last.generation else last.num_nodes
+    plan = Plan(
+        name=config.name,
+        work=work,
+        origins=origins,
+        forecasts=forecasts,
+        parts=parts(work, rates, sizes, config.train.full, num_starts),
+        demands=demands(work, rates, sizes, config.train.full, last),
+        currency=prices.currency if prices else "",
+        costs=[prices.cost(item.node_hours, config.spot) for item in forecasts] if prices else [],
+    )
+    print(text_of(plan))
+    place = store.uri(f"plans/{config.name}")
+    about = {"config": asdict(config), "rates": asdict(rates), "sizes": asdict(sizes)}
+    write_bytes(f"{place}/plan.json", json.dumps(about | asdict(plan), indent=1).encode())
+    if picture := picture_of(plan):
+        write_bytes(f"{place}/plan.png", picture)
+    say(f"plan: {place}/plan.json")
+
+
+def prepared(config: PlanJob, store: Store) -> Artifact | None:
+    """The prompts, where they are there. Raises: ConfigError where nobody says how many there will be."""
+    name = f"prompts/{config.prompts}"
+    if not exists(f"{store.uri(name)}/record.json"):
+        if config.num_prompts is None:
+            raise ConfigError(f"num_prompts: {name} is not in {store.root} yet; say how many there will be")
+        return None
+    prompts = store.find(name)
+    if config.num_prompts not in (None, prompts.counts["num_prompts"]):
+        there = prompts.counts["num_prompts"]
+        raise ConfigError(f"num_prompts {config.num_prompts}: {name} is in {store.root} already, with {there}")
+    return prompts
+
+
+def present(config: PlanJob, store: Store) -> Model | None:
+    """The starting model, where it is there."""
+    if is_toy(config.model):
+        there = open_toy(replace(store, read_only=True), of_seed(config.toy, config.model)).complete
+    else:
+        there = is_policy(config.model) or exists(config.model)
+    return starting_model(store, config.model, config.toy) if there else None
+
+
+def probed(config: PlanJob, store: Store, prompts: Artifact | None) -> dict[str, Found]:
+    """What the probe says, made now where it is not there. Raises: InputError where there is nothing to probe with."""
+    if not config.probe.name:
+        return {}
+    if prompts is None:
+        raise InputError(f"probe {config.probe.name}: needs prompts/{config.prompts}, which jobs/prepare.py makes")
+    check_start(store, config.model)
+    store.check_writable()
+    model, views = starting_model(store, config.model, config.toy), (CLEAN, *config.views)
+    with cluster():
+        made = probe(config.probe, config.generate, config.pair, store, model, prompts, views)
+    place = f"{made.name} ({made.counts['num_rows']:,} responses)"
+    return {name: Found(value, place) for name, value in made.counts.items() if name != "num_rows"}
+
+
+def stepped(config: PlanJob, store: Store) -> dict[str, Found]:
+    """A step's seconds by the log of a policy."""
+    if not config.policy:
+        return {}
+    policy = store.find(config.policy)
+    last = json.loads(read_bytes(policy.path(LOG)))[-1]
+    size = policy.recipe["config"]["train"]["global_batch_size"]
+    return {"step_s": Found(round(size / last["train_samples_per_second"], 4), policy.name)}
+
+
+def settled(config: PlanJob, measured: Mapping[str, Found]) -> tuple[Rates, Sizes, dict[str, str]]:
+    """Rates and sizes, and where each is from: what is given goes before what was measured."""
+    origins: dict[str, str] = {}
+
+    def fill(given: Settings) -> Settings:
+        names = [item.name for item in fields(given)]
+        missing = {name: measured[name].value for name in names if name in measured and getattr(given, name) is None}
+        origins.update({name: "the command or its preset" for name in names if getattr(given, name) is not None})
+        origins.update({name: measured[name].place for name in missing})
+        return replace(given, **missing)
+
+    return fill(config.rates), fill(config.sizes), origins
+
+
+LLAVA_7B = PlanJob(
+    name="llava-7b",
+    prompts="llava-mix",
+    model="llava-1.5-7b-hf",
+    generate=LLAVA_GENERATE,
+    train=LLAVA_TRAIN,
+    sizes=Sizes(
+        pixel_bytes=3 * 4 * 336**2,
+        model_bytes=2 * 7.06e9,
+        trained_parameters=32 * LLAVA_TRAIN.lora.rank * (4 * (4096 + 4096) + 3 * (4096 + 11008)),
+    ),
+)
+PRESETS = {
+    "toy": PlanJob(
+        name="toy",
+        prompts="toy",
+        model="toy",
+        views=("diffusion-300",),
+        controls=CONTROLS,
+        fleet=Fleet(gpus_per_node=0, cpus_per_node=2),
+        sizes=Sizes(image_bytes=0, weight_bytes=4),
+        generate=TOY_GENERATE,
+        train=TOY_TRAIN,
+    ),
+    "llava-7b": LLAVA_7B,
+    "llava-13b": replace(
+        LLAVA_7B,
+        name="llava-13b",
+        model="llava-1.5-13b-hf",
+        train=LLAVA_13B_TRAIN,
+        sizes=Sizes(
+            pixel_bytes=3 * 4 * 336**2,
+            model_bytes=2 * 13.35e9,
+            trained_parameters=40 * LLAVA_13B_TRAIN.lora.rank * (4 * (5120 + 5120) + 3 * (5120 + 13824)),
+        ),
+    ),
+}
+
+if __name__ == "__main__":
+    run(main, PRESETS, "What a run will take, before money is spent.")

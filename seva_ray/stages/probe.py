@@ -1,0 +1,159 @@
+"""probe: a few rows of a run's prompts through its real engine -> the artifact `probes/<name>`: how fast it goes.
+
+The units are those of the generate stage, in every view, in shards of the run's own size or less; one engine. What it
+measures holds for the machine that it ran on, so that every setting of generation is part of its recipe.
+"""
+
+import json
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+
+import ray
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.errors import ConfigError
+from seva_ray.models import Model
+from seva_ray.stages.cluster import join
+from seva_ray.stages.generate import NUM_READERS, Generate, commits, count_responses, encode_unit
+from seva_ray.stages.pair import ANY, Pair, Sides, pair_shard
+from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.progress import say
+from seva_ray.storage import locate, read_table, write_table
+from seva_ray.units import Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A measurement before the run."""
+
+    name: str = ""
+    """Names it: one that is there already is not made again. Empty for none."""
+    num_rows: int = 64
+    """Prompts, each answered in every view. vLLM is slower than in a run until they fill its batch twice."""
+
+    def __post_init__(self) -> None:
+        if self.num_rows < 1:
+            raise ConfigError(f"num_rows {self.num_rows}: must be at least 1")
+
+
+def probe(
+    config: Probe,
+    generation: Generate,
+    pairs: Pair,
+    store: Store,
+    model: Model,
+    prompts: Artifact,
+    views: Sequence[str],
+) -> Artifact:
+    """Its counts have the names of fields of plan.Rates and footprint.Sizes. The first view is the chosen one."""
+    alone = replace(generation, min_engines=1, max_engines=1)
+    recipe = {
+        "model": model.fingerprint,
+        "engine": type(generation.engine).__name__,
+        "generate": asdict(alone),  # execution fields too
+        "pair": pairs,
+        "views": views,
+        "num_rows": config.num_rows,
+    }
+    artifact = store.open(f"probes/{config.name}", config=recipe, inputs=[prompts])
+    if artifact.complete:
+        return artifact
+    shards = copy_rows(prompts, artifact, config.num_rows)
+    units = [
+        Unit(
+            model_directory=model.directory,
+            prompts_uri=artifact.path("prompts", shard),
+            responses_uri=artifact.path("responses", view, shard),
+            view=view,
+            image_root=prompts.counts["image_root"],
+        )
+        for view in views
+        for shard in shards
+    ]
+    say(f"probe {config.name}: up to {config.num_rows:,} prompts, in {len(views)} views")
+    join()
+    asked = time.time()
+    done = list(commits(alone, units))
+    began, ended = min(row["began_at"] for row in done), max(row["committed_at"] for row in done)
+    num_rows = sum(int(row["num_rows"]) for row in done)
+    counts = {
+        "num_rows": num_rows,
+        "start_s": round(float(began - asked), 3),
+        "rows_per_s": round(float(num_rows / (ended - began)), 3),
+        **encoding(alone, units, num_rows),
+        "prompt_bytes": round(sum(size(unit.prompts_uri) for unit in units) / num_rows, 1),
+        "response_bytes": round(sum(size(unit.responses_uri) for unit in units) / num_rows, 1),
+        **reading(units),
+        **pairing(pairs, artifact, views, shards),
+    }
+    return artifact.finish(counts)
+
+
+def copy_rows(prompts: Artifact, artifact: Artifact, num_rows: int) -> list[str]:
+    """The first rows of the prompts, as shards of the probe."""
+    shards = []
+    for shard in map(shard_name, range(prompts.counts["num_shards"])):
+        if num_rows <= 0:
+            break
+        rows = read_table(prompts.path(shard)).slice(0, num_rows)
+        write_table(artifact.path("prompts", shard), rows)
+        shards.append(shard)
+        num_rows -= len(rows)
+    return shards
+
+
+def encoding(config: Generate, units: Sequence[Unit], num_rows: int) -> dict[str, float]:
+    """How fast this process encodes the units, and what of each row goes to the engine."""
+    batches = [{"unit": [json.dumps(asdict(unit))]} for unit in units]
+    encode_unit(batches[0], config)  # loads the processor
+    began = time.perf_counter()
+    num_bytes = sum(encode_unit(batch, config)["pixels"].nbytes for batch in batches)
+    seconds = time.perf_counter() - began
+    return {"encode_rows_per_s": round(num_rows / seconds, 3), "pixel_bytes": round(num_bytes / num_rows, 1)}
+
+
+def reading(units: Sequence[Unit]) -> dict[str, float]:
+    """How fast this process reads what the driver reads of every file: several at once, and one after the other."""
+    files = [unit.responses_uri for unit in units] * NUM_READERS
+    began = time.perf_counter()
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        deque(readers.map(count_responses, files), maxlen=0)
+    between = time.perf_counter()
+    for file in files:
+        read_table(file)
+    return {
+        "finish_files_per_s": round(len(files) / (between - began), 1),
+        "read_files_per_s": round(len(files) / (time.perf_counter() - between), 1),
+    }
+
+
+def pairing(config: Pair, artifact: Artifact, views: Sequence[str], shards: Sequence[str]) -> dict[str, float]:
+    """How fast one CPU pairs, Ray's own time included, and what is kept."""
+
+    def part(*names: str) -> Artifact:
+        return replace(artifact, uri=artifact.path(*names))
+
+    chosen, *rejected = views
+    sides = Sides(
+        prompts=part("prompts"),
+        chosen=part("responses", chosen),
+        rejected={view: part("responses", view) for view in rejected},
+    )
+    for _ in range(2):  # the first time its process starts
+        began = time.perf_counter()
+        counts = [ray.get(pair_shard.remote(config, sides, part("pairs"), {}, shard))[ANY] for shard in shards]
+        seconds = time.perf_counter() - began
+    num_prompts = sum(of_shard.total() for of_shard in counts)
+    kept = sum(of_shard["kept"] for of_shard in counts)
+    return {
+        "pair_rows_per_s": round(num_prompts * len(rejected) / seconds, 1),
+        "kept_share": round(kept / num_prompts, 4),
+    }
+
+
+def size(uri: str) -> int:
+    filesystem, path = locate(uri)
+    return filesystem.size(path)
