@@ -33,6 +33,10 @@ BIN = Path(sys.executable).parent
 DEFAULT_TOKEN = Path.home() / ".ray" / "auth_token"
 """Where Ray looks for one."""
 START_S, STOP_S = 120, 30
+HEAD_ONLY = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux Ray else takes the machine's own address in place of loopback
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # else it waits for half a minute at its end
+}
 
 
 def start(port: int, directory: Path) -> None:
@@ -69,7 +73,7 @@ def launch(port: int, directory: Path) -> None:
     with log.open("w") as output:
         process = subprocess.Popen(
             command,
-            env=environment(port),
+            env=environment(port) | HEAD_ONLY,
             stdout=output,
             stderr=output,
             stdin=subprocess.DEVNULL,
