@@ -1,7 +1,9 @@
 # The one entry to every habit. Each target installs what it needs first, into .venv; nothing has to be activated.
 PYTHON := .venv/bin/python
+PRESET := toy
+ROOT := $(CURDIR)/runs
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test test-all chaos check format lock clean
+.PHONY: help install demo submit stop-head study test test-all chaos check format lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -11,6 +13,13 @@ install: ## the locked CPU environment in .venv
 
 demo: install ## the whole method, small, on two CPU cores: pairs, training, scores, report
 	$(PYTHON) jobs/full.py
+
+submit: install ## the demo as a job for a Ray head on loopback: PRESET=toy ROOT=/data/runs ARGS="--views moco"
+	@$(PYTHON) cluster/local.py start
+	@$(PYTHON) cluster/local.py job submit -- python jobs/full.py $(PRESET) --root $(ROOT) $(ARGS)
+
+stop-head: install ## the end of that head, and of its jobs
+	@$(PYTHON) cluster/local.py stop
 
 study: install ## which augmentation, how strong, with which beta: the toy world's answer
 	$(PYTHON) jobs/sweep.py

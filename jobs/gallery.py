@@ -18,6 +18,7 @@ from seva_ray.errors import ConfigError, InputError
 from seva_ray.images import load_image, pad_to_square
 from seva_ray.seeds import generator
 from seva_ray.stages.job import run
+from seva_ray.submission import check_lasts
 
 NOISE_VIEWS = tuple(f"diffusion-{step}" for step in (300, 500, 600, 800, 999))
 VIEWS = (CLEAN, *NOISE_VIEWS, *(name for name in AUGMENTATIONS if name != "diffusion"))
@@ -55,6 +56,7 @@ class Gallery:
 
 
 def main(config: Gallery) -> None:
+    check_lasts("out", config.out)
     path = Path(config.image).resolve()
     if not path.exists():
         raise InputError(f"image {config.image}: no such file")

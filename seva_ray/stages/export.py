@@ -12,6 +12,7 @@ from seva_ray.errors import ConfigError, InputError
 from seva_ray.stages.progress import say
 from seva_ray.stages.scores import read_comparisons, scores_of, title_of
 from seva_ray.storage import exists, fetch_directory, write_directory
+from seva_ray.submission import check_lasts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class Export:
 
 def export(config: Export, store: Store, name: str) -> str:
     """Returns where the files are. Raises: InputError where there is no such policy, or the target exists."""
+    check_lasts("to", config.to)
     trained = store.find(f"policies/{name}")
     if exists(config.to):
         raise InputError(f"to {config.to}: is there already")
