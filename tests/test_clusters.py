@@ -12,11 +12,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import ray.autoscaler
 import yaml
 from moto import mock_aws
+from ray.autoscaler._private.aws import config as launcher
+from ray.autoscaler._private.aws import utils
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 ROOT = Path(__file__).parent.parent
@@ -158,8 +160,6 @@ def test_no_file_of_the_clusters_holds_a_credential() -> None:
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """aws.yaml as Ray's launcher completes it in an account that has aws-roles.yaml."""
-    from ray.autoscaler._private.aws import config, utils
-
     with pytest.MonkeyPatch.context() as patch, mock_aws():
         for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(variable, "none")
@@ -167,13 +167,13 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # the launcher writes its key there
         patch.setattr("moto.settings.EC2_ENABLE_INSTANCE_TYPE_VALIDATION", True)
         utils.resource_cache.cache_clear()
-        boto3.client("cloudformation").create_stack(
+        launcher.boto3.client("cloudformation").create_stack(
             StackName="seva-ray",
             TemplateBody=(CLUSTER / "aws-roles.yaml").read_text(),
             Parameters=[{"ParameterKey": "Bucket", "ParameterValue": "my-bucket"}],
             Capabilities=["CAPABILITY_NAMED_IAM"],
         )
-        yield config.bootstrap_aws(launched("aws"))
+        yield launcher.bootstrap_aws(launched("aws"))
         utils.resource_cache.cache_clear()
 
 
@@ -184,12 +184,10 @@ def amazon(account: dict[str, Any]) -> dict[str, Any]:
 
 def start(config: dict[str, Any], name: str) -> dict[str, Any]:
     """One node of a type, as EC2 describes it."""
-    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
-
     provider = AWSNodeProvider(config["provider"], config["cluster_name"])
     tags = {"ray-node-type": "worker", "ray-user-node-type": name}
     (node_id,) = provider.create_node(config["available_node_types"][name]["node_config"], tags, 1)
-    described = boto3.client("ec2").describe_instances(InstanceIds=[node_id])
+    described = launcher.boto3.client("ec2").describe_instances(InstanceIds=[node_id])
     return described["Reservations"][0]["Instances"][0]
 
 
@@ -217,7 +215,7 @@ def test_amazon_lets_in_ssh_and_nothing_else(amazon: dict[str, Any]) -> None:
     used = {
         group for kind in amazon["available_node_types"].values() for group in kind["node_config"]["SecurityGroupIds"]
     }
-    (group,) = boto3.client("ec2").describe_security_groups(GroupIds=sorted(used))["SecurityGroups"]
+    (group,) = launcher.boto3.client("ec2").describe_security_groups(GroupIds=sorted(used))["SecurityGroups"]
     outside = [rule for rule in group["IpPermissions"] if rule.get("IpRanges") or rule.get("Ipv6Ranges")]
     assert [(rule["FromPort"], rule["ToPort"], rule["IpProtocol"]) for rule in outside] == [(22, 22, "tcp")]
     inside = [rule for rule in group["IpPermissions"] if rule not in outside]
@@ -225,8 +223,6 @@ def test_amazon_lets_in_ssh_and_nothing_else(amazon: dict[str, Any]) -> None:
 
 
 def test_amazons_machines_have_what_is_declared(amazon: dict[str, Any]) -> None:
-    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
-
     declared = {name: kind.pop("resources") for name, kind in pools(amazon).items()}
     found = pools(AWSNodeProvider.fillout_available_node_types_resources(amazon))
     for name, resources in declared.items():
@@ -235,7 +231,7 @@ def test_amazons_machines_have_what_is_declared(amazon: dict[str, Any]) -> None:
 
 
 def test_amazons_head_may_hand_its_workers_their_role_and_no_other(amazon: dict[str, Any]) -> None:
-    iam = boto3.client("iam")
+    iam = launcher.boto3.client("iam")
     document = iam.get_role_policy(RoleName="seva-ray-head", PolicyName="workers")["PolicyDocument"]
     policy = yaml.safe_load(document)  # moto writes it as Python would
     (passing,) = [statement for statement in policy["Statement"] if "iam:PassRole" in statement["Action"]]

@@ -8,13 +8,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 from seva_ray.stages.job import run
 
+jsonschema = pytest.importorskip("jsonschema")  # a dependency of Ray's
 ROOT = Path(__file__).parent.parent
 KUBERAY = ROOT / "cluster" / "kuberay"
 JOBS = ["full", "generate", "train", "evaluate", "sweep"]
