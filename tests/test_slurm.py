@@ -15,7 +15,10 @@ case "${0##*/} $*" in
 srun*) exec sleep 60 ;;
 "ray job list"*) [[ $(grep -c "ray job list" "$CALLS") -gt 1 ]] ;;
 "ray job submit"*)
-    until [[ $(grep -c ^srun "$CALLS") -eq $SLURM_NNODES ]]; do :; done # as a job outlives the start of its nodes
+    for try in {1..200}; do # as a job outlives the start of its nodes
+        [[ $(grep -c ^srun "$CALLS") -ge $SLURM_NNODES ]] && break
+        /bin/sleep 0.05
+    done
     exit "$JOB_EXIT" ;;
 esac
 """
