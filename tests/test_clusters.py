@@ -26,18 +26,18 @@ CLUSTER = ROOT / "cluster"
 CLOUDS = ["aws", "gcp", "azure"]
 POOLS = {"generation", "training", "augmentation"}
 
-SIZES = {  # CPUs, GPUs
+SIZES = {  # CPUs, GPUs, GiB of memory
     # cloud.google.com/compute/docs: general-purpose machines, accelerator-optimized machines
-    "e2-standard-8": (8, 0),
-    "n2-standard-16": (16, 0),
-    "g2-standard-8": (8, 1),
-    "a2-highgpu-1g": (12, 1),
-    "a2-highgpu-8g": (96, 8),
+    "e2-standard-8": (8, 0, 32),
+    "n2-standard-16": (16, 0, 64),
+    "g2-standard-8": (8, 1, 32),
+    "a2-highgpu-1g": (12, 1, 85),
+    "a2-highgpu-8g": (96, 8, 680),
     # learn.microsoft.com/azure/virtual-machines/sizes: Dsv5, Ddsv5, NC_A100_v4, ND_A100_v4
-    "Standard_D8s_v5": (8, 0),
-    "Standard_D16ds_v5": (16, 0),
-    "Standard_NC24ads_A100_v4": (24, 1),
-    "Standard_ND96asr_v4": (96, 8),
+    "Standard_D8s_v5": (8, 0, 32),
+    "Standard_D16ds_v5": (16, 0, 64),
+    "Standard_NC24ads_A100_v4": (24, 1, 220),
+    "Standard_ND96asr_v4": (96, 8, 900),
 }
 
 # Of the resource Instance of Compute Engine's REST interface v1, what a cluster may want.
@@ -88,7 +88,7 @@ def test_every_gpu_is_of_one_kind_and_the_head_does_no_work(cloud: str) -> None:
     for name, pool in pools(config).items():
         kind, resources = name.split("_")[0], pool["resources"]
         expected = {"CPU", "GPU", kind} if kind != "augmentation" else {"CPU"}
-        assert resources.keys() == expected, name
+        assert resources.keys() == expected | {"memory"}, name
         assert resources.get(kind, 0) == resources.get("GPU", 0), name
 
 
@@ -228,6 +228,7 @@ def test_amazons_machines_have_what_is_declared(amazon: dict[str, Any]) -> None:
     for name, resources in declared.items():
         for resource in ("CPU", "GPU"):
             assert resources.get(resource, 0) == found[name]["resources"].get(resource, 0), name
+        assert 0.93 < resources["memory"] / found[name]["resources"]["memory"] <= 1, name
 
 
 def test_amazons_head_may_hand_its_workers_their_role_and_no_other(amazon: dict[str, Any]) -> None:
@@ -285,6 +286,7 @@ def test_machines_have_what_is_declared(cloud: str, field: str) -> None:
     config = launched(cloud)
     for name, kind in config["available_node_types"].items():
         node = kind["node_config"].get("azure_arm_parameters", kind["node_config"])
-        cpus, gpus = SIZES[node[field]]
+        cpus, gpus, gibibytes = SIZES[node[field]]
         if name != "head":
             assert (kind["resources"]["CPU"], kind["resources"].get("GPU", 0)) == (cpus, gpus), name
+            assert 0.65 < kind["resources"]["memory"] / (gibibytes * 2**30) <= 0.7, name  # Ray's share, not rounded up

@@ -121,7 +121,10 @@ def test_token_authentication_is_on_and_secrets_are_named_only(cluster: dict[str
     assert cluster["spec"]["authOptions"] == {"mode": "token", "secretName": "seva-ray-token"}
     for pod in pods(cluster).values():
         values = {item["name"]: item["value"] for item in pod["containers"][0]["env"] if "value" in item}
-        assert values == {"RAY_object_spilling_directory": "/scratch/spill"}
+        assert values == {
+            "RAY_object_spilling_directory": "/scratch/spill",
+            "SEVA_NODE_TYPES": "/etc/seva/cluster.yaml",
+        }
 
 
 def test_every_volume_that_is_mounted_is_there(cluster: dict[str, Any]) -> None:
@@ -129,6 +132,9 @@ def test_every_volume_that_is_mounted_is_there(cluster: dict[str, Any]) -> None:
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} == volumes.keys()
         assert volumes["data"]["persistentVolumeClaim"]["claimName"] == manifest("volume")["metadata"]["name"]
+        (made,) = manifest("kustomization")["configMapGenerator"]
+        assert volumes["cluster"]["configMap"]["name"] == made["name"]
+        assert made["files"] == ["cluster.yaml"]
     assert manifest("volume")["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
