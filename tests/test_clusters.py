@@ -157,6 +157,15 @@ def test_no_file_of_the_clusters_holds_a_credential() -> None:
     assert found == set()
 
 
+def test_what_the_readme_names_is_there() -> None:
+    readme = (CLUSTER / "README.md").read_text()
+    whole = set(re.findall(r"\bcluster/[\w./-]+\w", readme))
+    own = {"cluster/" + name for name in re.findall(r"`([\w/-]+\.(?:yaml|sbatch)|\w+/)`", readme)}
+    assert len(whole) > 8
+    assert len(own) > 5
+    assert [name for name in sorted(whole | own) if not (ROOT / name).exists()] == []
+
+
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """aws.yaml as Ray's launcher completes it in an account that has aws-roles.yaml."""

@@ -48,7 +48,7 @@ def run(directory: Path, *words: str, **variables: str) -> tuple[subprocess.Comp
         "JOB_EXIT": "0",
     }
     command = ["bash", str(SCRIPT), *words]
-    done = subprocess.run(command, env=os.environ | slurm | variables, capture_output=True, text=True)
+    done = subprocess.run(command, env=os.environ | slurm | variables, capture_output=True, text=True, timeout=60)
     calls = directory / "calls"
     return done, calls.read_text().splitlines() if calls.exists() else []
 
@@ -70,6 +70,8 @@ def test_a_head_then_workers_then_the_job(directory: Path) -> None:
         assert '--num-gpus=8 --resources={"generation": 8, "training": 8} ' in step
         assert f" --num-cpus={cpus} " in step
     (job,) = [call for call in calls if call.startswith("ray job submit")]
+    looks = [place for place, call in enumerate(calls) if call.startswith("ray list nodes")]
+    assert calls.index(head) < calls.index(workers) < looks[-1] < calls.index(job)
     assert job.endswith("python jobs/full.py llava-7b --root /shared/runs")
     (address,) = [word for word in workers.split() if word.startswith("--address=")]
     assert address.removeprefix("--address=").split(":") == [
