@@ -28,6 +28,12 @@ CORE = [
     "datasets",
 ]
 
+CLOUDS = {  # what Ray's launcher imports there, and the library of the object store
+    "aws": {"boto3", "botocore", "s3fs"},
+    "gcp": {"google-api-python-client", "google-auth-httplib2", "httplib2", "gcsfs"},
+    "azure": {"azure-identity", "azure-mgmt-compute", "azure-mgmt-network", "azure-mgmt-resource", "adlfs"},
+}
+
 
 def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
@@ -71,6 +77,13 @@ def test_the_dev_lock_repeats_nothing_that_both_locks_hold() -> None:
     assert lock("dev").keys() & lock("cpu").keys() & lock("gpu").keys() == set()
 
 
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_a_clouds_lock_holds_what_its_file_system_and_launcher_need_and_contradicts_no_other(cloud: str) -> None:
+    added, everything = lock(cloud), lock("cpu") | lock("gpu") | lock("dev")
+    assert {name for name in added.keys() & everything.keys() if added[name] != everything[name]} == set()
+    assert CLOUDS[cloud] - added.keys() - lock("cpu").keys() == set()
+
+
 @pytest.mark.parametrize(
     ("folders", "extras"),
     [(("seva_ray", "jobs"), ("cpu", "gpu")), (("tests",), ("cpu", "gpu", "dev"))],
@@ -100,7 +113,7 @@ def install(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_the_install_script_names_its_targets(tmp_path: Path) -> None:
     done = install("tpu", str(tmp_path / "venv"))
     assert done.returncode == 2
-    assert done.stderr.strip() == "usage: install.sh cpu|gpu VENV [dev]"
+    assert done.stderr.strip() == "usage: install.sh cpu|gpu VENV [dev|aws|gcp|azure]"
 
 
 def test_another_python_is_refused_before_anything_is_made(tmp_path: Path) -> None:
@@ -108,3 +121,48 @@ def test_another_python_is_refused_before_anything_is_made(tmp_path: Path) -> No
     assert done.returncode == 1
     assert "needs Python 3.11" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+DOCKERFILE = (IMAGES / "Dockerfile").read_text()
+
+
+def lines(instruction: str) -> list[list[str]]:
+    """The words of each such line of the Dockerfile, continuations joined."""
+    joined = DOCKERFILE.replace("\\\n", " ").splitlines()
+    return [line.split()[1:] for line in joined if line.startswith(f"{instruction} ")]
+
+
+def test_the_image_holds_the_project_where_it_is_expected() -> None:
+    (directory,) = lines("WORKDIR")
+    assert directory == ["/opt/seva_ray"]  # cluster/kuberay/jobs
+    sources = [word for words in lines("COPY") for word in words[:-1] if not word.startswith("--")]
+    assert [source for source in sources if not (ROOT / source).exists()] == []
+    assert {"seva_ray", "jobs", "pyproject.toml", "cluster/images"} <= set(sources)
+    ignored = (IMAGES / "Dockerfile.dockerignore").read_text().splitlines()
+    assert ignored[0] == "*"
+    let_in = tuple(line[1:] for line in ignored if line.startswith("!"))
+    assert [source for source in sources if not source.startswith(let_in)] == []
+
+
+def test_the_image_installs_the_locks_under_the_python_that_they_are_for() -> None:
+    assert lines("FROM") == [["python:3.11-slim-bookworm"]]
+    assert PROJECT["requires-python"].startswith(">=3.11,")
+    assert 'RUN cluster/images/install.sh "$TARGET" /opt/venv $CLOUD' in DOCKERFILE.splitlines()
+
+
+def test_the_image_runs_without_root_as_the_user_whose_files_ray_mounts() -> None:
+    assert lines("USER")[-1] == ["ray"]
+    assert "useradd --uid 1000 " in DOCKERFILE
+    assert ["HOME=/home/ray"] in lines("ENV")  # Ray's launcher asks the image's configuration, and takes /root else
+
+
+def test_the_image_has_what_launchers_and_probes_call() -> None:
+    (packages,) = re.findall(r"--no-install-recommends (.*) \\", DOCKERFILE)
+    assert {"g++", "rsync", "openssh-client", "wget"} <= set(packages.split())
+    assert "PATH=/opt/venv/bin:$PATH" in lines("ENV")[-1]
+    assert "/etc/profile.d/seva_ray.sh" in DOCKERFILE
+
+
+def test_the_compiler_of_cuda_is_where_the_gpu_lock_puts_it() -> None:
+    assert "CUDA_HOME=/opt/venv/lib/python3.11/site-packages/nvidia/cu13" in lines("ENV")[-1]
+    assert lock("gpu")["nvidia-cuda-nvcc"].startswith("13.")

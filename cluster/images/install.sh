@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
 # Installs the locked environment and this project (editable), and proves that it works. Instant when nothing changed.
 #
-#   cluster/images/install.sh cpu|gpu VENV [dev]        dev: the tools of tests and checks too
+#   cluster/images/install.sh cpu|gpu VENV [dev|aws|gcp|azure]
+#
+# dev: the tools of tests and checks too. A cloud: what starts a cluster there and reads its object store.
 #
 # Needs Python 3.11 (python3.11 or python3, or PYTHON=/path/to/it) and, for cpu, a pip that finds torch's CPU build,
 # see README.md. DeepSpeed builds a small operator when it first trains: g++ must be there then.
 set -euo pipefail
 
-usage="usage: install.sh cpu|gpu VENV [dev]"
+usage="usage: install.sh cpu|gpu VENV [dev|aws|gcp|azure]"
 target=${1:?$usage}
 venv=${2:?$usage}
-dev=${3:-}
-[[ $target =~ ^(cpu|gpu)$ && $dev =~ ^(dev)?$ ]] || { echo "$usage" >&2; exit 2; }
+extra=${3:-}
+[[ $target =~ ^(cpu|gpu)$ && $extra =~ ^(dev|aws|gcp|azure)?$ ]] || { echo "$usage" >&2; exit 2; }
 images=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$venv/bin/python
 
@@ -87,7 +89,7 @@ if changed "$target"; then
     prove
     installed "$target"
 fi
-if [[ $dev ]] && changed dev; then
-    install_lock dev
-    installed dev
+if [[ $extra ]] && changed "$extra"; then
+    install_lock "$extra"
+    installed "$extra"
 fi

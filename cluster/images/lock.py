@@ -1,8 +1,9 @@
-"""Writes gpu.lock, cpu.lock and dev.lock: one set of versions, from the dependencies in pyproject.toml.
+"""Writes gpu.lock, cpu.lock, dev.lock and a lock for each cloud: one set of versions, from what pyproject.toml names.
 
     make lock
 
-The CUDA set is resolved first, then the CPU set under its versions as constraints, then the dev tools under both.
+The CUDA set is resolved first, then the CPU set under its versions as constraints, then the dev tools under both, and
+what each cloud adds under all of them.
 Nothing is installed: pip reads metadata only (`pip install --dry-run --ignore-installed --report`), in four minutes.
 The CPU set needs a pip that finds torch's CPU build, see README.md. For Linux x86_64 and Python 3.11, and made there.
 """
@@ -23,6 +24,24 @@ ROOT = IMAGES.parent.parent
 # torchcodec break `import transformers` beside a CPU torch; Triton is 690 MB that vLLM switches off without a GPU.
 UNWANTED = {"gpu": {"torchaudio", "torchcodec"}, "cpu": {"torchaudio", "torchcodec", "triton"}}
 
+# What Ray's cluster launcher calls on the head of a cluster in a cloud, and what reads that cloud's object store (s3fs
+# is in every environment). Azure's versions are those of ray/autoscaler/azure/defaults.yaml: newer ones moved what Ray
+# imports.
+CLOUDS = {
+    "aws": ["boto3"],
+    "gcp": ["google-api-python-client", "google-auth-httplib2", "gcsfs"],
+    "azure": [
+        "azure-common==1.1.28",
+        "azure-core==1.35.0",
+        "azure-identity==1.23.1",
+        "azure-mgmt-compute==35.0.0",
+        "azure-mgmt-network==29.0.0",
+        "azure-mgmt-resource==24.0.0",
+        "msrestazure==0.6.4.post1",
+        "adlfs",
+    ],
+}
+
 HEADER = """\
 # {what}
 # Made by `make lock` (cluster/images/lock.py) for Python 3.11 on Linux x86_64; do not edit.
@@ -39,14 +58,18 @@ ENVIRONMENT = {
 }
 
 
-def resolve(target: str, extras: str, constraints: dict[str, str]) -> dict[str, str]:
-    """The pinned version of everything that seva_ray[extras] and its build need on a `gpu` or `cpu` machine."""
-    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+def project(extras: str) -> list[str]:
+    """seva_ray[extras] and what builds it."""
+    return [f"{ROOT}[{extras}]", *tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]]
+
+
+def resolve(target: str, requirements: list[str], constraints: dict[str, str]) -> dict[str, str]:
+    """The pinned version of everything that the requirements need on a `gpu` or `cpu` machine."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as pins:
         pins.write("".join(f"{name}=={version}\n" for name, version in constraints.items()))
         pins.flush()
-        command += ["--constraint", pins.name, f"{ROOT}[{extras}]", *build]
+        command += ["--constraint", pins.name, *requirements]
         done = subprocess.run(command, env=os.environ | ENVIRONMENT[target], stdout=subprocess.PIPE, check=True)
     found = [entry["metadata"] for entry in json.loads(done.stdout)["install"]]
     versions = {re.sub(r"[-_.]+", "-", entry["name"]).lower(): entry["version"] for entry in found}
@@ -62,15 +85,23 @@ def write(name: str, what: str, versions: dict[str, str]) -> None:
 
 
 def main() -> None:
-    gpu = resolve("gpu", "gpu", {})
-    cpu = resolve("cpu", "cpu", gpu)
-    gpu_dev = resolve("gpu", "gpu,dev", gpu)
-    cpu_dev = resolve("cpu", "cpu,dev", gpu_dev | cpu)
+    gpu = resolve("gpu", project("gpu"), {})
+    cpu = resolve("cpu", project("cpu"), gpu)
+    gpu_dev = resolve("gpu", project("gpu,dev"), gpu)
+    cpu_dev = resolve("cpu", project("cpu,dev"), gpu_dev | cpu)
     dev = {name: version for name, version in gpu_dev.items() if name not in gpu}
     dev |= {name: version for name, version in cpu_dev.items() if name not in cpu}
     write("gpu.lock", "Everything a GPU node runs: torch and vLLM built for CUDA.", gpu)
     write("cpu.lock", "Everything a machine without a GPU runs: the same set, torch and vLLM built for the CPU.", cpu)
     write("dev.lock", "What tests and checks add to either lock.", dev)
+    write_clouds(gpu, cpu, dev)
+
+
+def write_clouds(gpu: dict[str, str], cpu: dict[str, str], dev: dict[str, str]) -> None:
+    for cloud, requirements in CLOUDS.items():
+        found = resolve("cpu", requirements, gpu | cpu | dev)
+        added = {name: version for name, version in found.items() if name not in cpu or name not in gpu}
+        write(f"{cloud}.lock", f"What a cluster in {cloud} adds to either lock: cluster/{cloud}.yaml.", added)
 
 
 if __name__ == "__main__":
