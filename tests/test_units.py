@@ -16,6 +16,8 @@ IMAGE_TOKEN = 3
 class Parrot:
     """Answers with the tokens that it was asked."""
 
+    num_unanswered = 0
+
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         return [
             Response(prompt_id=item.prompt_id, text="x", token_ids=item.prompt_ids, finish_reason="stop")
@@ -29,7 +31,7 @@ class Parrot:
 def test_an_answer_that_holds_the_image_placeholder_is_an_error_of_its_own_row(tmp_path: Path) -> None:
     uri = str(tmp_path / "shard.parquet")
     encoded = Encoded(
-        unit=Unit(model_directory="", prompts_uri="", responses_uri=uri, view="clean", image_root=None),
+        unit=Unit(model="m", model_directory="", prompts_uri="", responses_uri=uri, view="clean", image_root=None),
         rows=[
             Row(prompt_id="a", prompt_ids=[7, IMAGE_TOKEN], image=0),
             Row(prompt_id="b", prompt_ids=[7, 8], image=0),
@@ -39,7 +41,7 @@ def test_an_answer_that_holds_the_image_placeholder_is_an_error_of_its_own_row(t
         image_token_id=IMAGE_TOKEN,
     )
     again = Encoded.of(encoded.header(), encoded.pixels)  # as it travels to an engine
-    assert answer(again, Parrot()) == 3
+    assert [response.prompt_id for response in answer(again, Parrot())] == ["a", "b", "c"]
     rows = {row["prompt_id"]: row for row in read_table(uri).to_pylist()}
     assert rows["a"]["error"] == "the answer holds the image placeholder"
     assert (rows["b"]["error"], rows["b"]["token_ids"]) == (None, [7, 8])

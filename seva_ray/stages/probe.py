@@ -64,6 +64,7 @@ def probe(
     shards = copy_rows(prompts, artifact, config.num_rows)
     units = [
         Unit(
+            model=model.name,
             model_directory=model.directory,
             prompts_uri=artifact.path("prompts", shard),
             responses_uri=artifact.path("responses", view, shard),

@@ -46,7 +46,7 @@ class Run:
     def __init__(self, cluster: Autoscaling, root: Path, model: str):
         self.cluster, self.store, self.model = cluster, Store(str(root)), Path(model).name
         self.log = root.with_suffix(".log")
-        environment = os.environ | IMPORTS | cluster.environment | {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}
+        environment = {**os.environ, **IMPORTS, **cluster.environment, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command(root, model), env=environment, stdout=log, stderr=log)
 
@@ -89,7 +89,7 @@ def test_a_job_that_asks_for_more_than_the_cluster_can_add_ends_at_once_and_says
     cluster: Autoscaling, toy_model: str, tmp_path: Path
 ):
     words = command(tmp_path, toy_model, "--train.num-workers", "4", "--train.global-batch-size", "4")
-    done = subprocess.run(words, env=os.environ | IMPORTS | cluster.environment, capture_output=True, text=True)
+    done = subprocess.run(words, env={**os.environ, **IMPORTS, **cluster.environment}, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         "error: a training worker: 4 needed, each with CPU 1, training 1, and there is room for 3; "
