@@ -27,7 +27,7 @@ def test_a_study_goes_on_when_the_machine_under_training_vanishes(
         return [node for node in machines.workers if processes_on(node, TRAINING_WORKER)]
 
     machines.exchange(Random(0).choice(wait_for(under_training)))
-    job.finish()
+    assert job.process.wait(900) == 0, job.log.read_text()
     assert before.items() <= policies(root).items()
     assert Store(str(root)).find("studies/study").counts["num_failed"] == 0
     sought = [row for row in rows(root, "study") if row["metric"] == "VQA accuracy"]
