@@ -2,6 +2,7 @@
 that write down how they were called: there is no Slurm here."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -80,6 +81,16 @@ def test_a_head_then_workers_then_the_job(directory: Path) -> None:
         next(word for word in head.split() if word.startswith("--node-ip-address=")).split("=")[1],
         next(word for word in head.split() if word.startswith("--port=")).split("=")[1],
     ]
+
+
+@pytest.mark.parametrize("job_id", ["1", "5999", "123456789"])
+def test_ports_are_none_that_ray_or_linux_gives_away(job_id: str, directory: Path) -> None:
+    """Ray does not start where they are: `ray start --help`, --min-worker-port and --max-worker-port."""
+    _, calls = run(directory, "jobs/full.py", SLURM_JOB_ID=job_id)
+    (head,) = [call for call in calls if " --head " in call]
+    ports = [int(port) for port in re.findall(r" --(?:dashboard-)?port=(\d+)", head)]
+    assert len(set(ports)) == 2
+    assert all(19999 < port < 32768 for port in ports)
 
 
 def test_on_one_node_there_are_no_workers(directory: Path) -> None:
