@@ -30,7 +30,7 @@ class Autoscaling:
     """A cluster that grows."""
 
     address: str
-    environment: Mapping[str, str]
+    environment: dict[str, str]
     """To join it with."""
 
     def nodes(self, node_type: str) -> dict[str, psutil.Process]:

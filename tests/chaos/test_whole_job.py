@@ -33,7 +33,7 @@ def command(root: Path, model: str, *words: str) -> list[str]:
     return [
         sys.executable, str(ROOT / "jobs" / "full.py"), "--root", str(root), "--model", model, "--views", VIEW,
         "--controls", "--benchmarks.toy-images", "3", "--prepare.shard-size", "8",
-        "--train.num-repeats", "8", "--train.global-batch-size", "2", "--train.per-device-batch-size", "1",
+        "--train.num-repeats", "12", "--train.global-batch-size", "2", "--train.per-device-batch-size", "1",
         # So that there is no checkpoint but the one on notice; and being taken away is no failure.
         "--train.save-steps", "10000", "--train.max-failures", "0", *words,
         "source:toy-world", "--source.num-images", "10",
@@ -46,7 +46,7 @@ class Run:
     def __init__(self, cluster: Autoscaling, root: Path, model: str):
         self.cluster, self.store, self.model = cluster, Store(str(root)), Path(model).name
         self.log = root.with_suffix(".log")
-        environment = {**os.environ, **IMPORTS, **cluster.environment, "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}
+        environment = os.environ | IMPORTS | cluster.environment | {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command(root, model), env=environment, stdout=log, stderr=log)
 
@@ -76,9 +76,9 @@ def cluster() -> Iterator[Autoscaling]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster: Autoscaling, toy_model: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def undisturbed(cluster: Autoscaling, trained_toy: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     assert not any(cluster.nodes(kind) for kind in NODE_TYPES), "it has only a head"
-    run = Run(cluster, tmp_path_factory.mktemp("undisturbed") / "runs", toy_model)
+    run = Run(cluster, tmp_path_factory.mktemp("undisturbed") / "runs", trained_toy)
     wait_for(lambda: run.says("train: step 10/"))
     assert cluster.nodes("training")
     run.finish()
@@ -86,10 +86,10 @@ def undisturbed(cluster: Autoscaling, toy_model: str, tmp_path_factory: pytest.T
 
 
 def test_a_job_that_asks_for_more_than_the_cluster_can_add_ends_at_once_and_says_what_would_help(
-    cluster: Autoscaling, toy_model: str, tmp_path: Path
+    cluster: Autoscaling, trained_toy: str, tmp_path: Path
 ):
-    words = command(tmp_path, toy_model, "--train.num-workers", "4", "--train.global-batch-size", "4")
-    done = subprocess.run(words, env={**os.environ, **IMPORTS, **cluster.environment}, capture_output=True, text=True)
+    words = command(tmp_path, trained_toy, "--train.num-workers", "4", "--train.global-batch-size", "4")
+    done = subprocess.run(words, env=os.environ | IMPORTS | cluster.environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         "error: a training worker: 4 needed, each with CPU 1, training 1, and there is room for 3; "
@@ -100,15 +100,15 @@ def test_a_job_that_asks_for_more_than_the_cluster_can_add_ends_at_once_and_says
 
 def test_the_whole_job_runs_on_a_cluster_that_begins_with_no_node_but_its_head_and_leaves_none(undisturbed: Run):
     pairs = undisturbed.store.find(f"pairs/{undisturbed.model}/toy/{VIEW}")
-    assert pairs.counts["verdicts"]["kept"] > 20
+    assert pairs.counts["verdicts"]["kept"] > 10
     assert Path(undisturbed.store.uri("reports/toy/index.html")).exists()
     wait_for(lambda: not any(undisturbed.cluster.nodes(kind) for kind in NODE_TYPES))
 
 
 def test_a_job_whose_nodes_vanish_while_they_generate_and_while_they_train_ends_as_one_left_in_peace(
-    undisturbed: Run, cluster: Autoscaling, toy_model: str, tmp_path: Path
+    undisturbed: Run, cluster: Autoscaling, trained_toy: str, tmp_path: Path
 ):
-    run = Run(cluster, tmp_path / "runs", toy_model)
+    run = Run(cluster, tmp_path / "runs", trained_toy)
     wait_for(lambda: run.runs() and cluster.nodes("generation"))
     ((of_engine, raylet),) = cluster.nodes("generation").items()
     wait_for(lambda: run.runs() and run.responses())
