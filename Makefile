@@ -1,7 +1,7 @@
 # The one entry to every habit. Each target installs what it needs first, into .venv; nothing has to be activated.
 PYTHON := .venv/bin/python
 .DEFAULT_GOAL := help
-.PHONY: help install demo study test test-all chaos check format lock clean
+.PHONY: help install demo study harness test test-all chaos check format lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -14,6 +14,9 @@ demo: install ## the whole method, small, on two CPU cores: pairs, training, sco
 
 study: install ## which augmentation, how strong, with which beta: the toy world's answer
 	$(PYTHON) jobs/sweep.py
+
+harness: ## lmms-eval, for jobs/harness.py, in .venv-harness (half a GB beside .venv)
+	@cluster/images/install.sh cpu .venv harness
 
 dev:
 	@cluster/images/install.sh cpu .venv dev
@@ -40,11 +43,11 @@ format: dev ## put the code into its style
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
-lock: ## resolve cluster/images/*.lock anew from pyproject.toml (four minutes, installs nothing)
+lock: ## resolve cluster/images/*.lock anew from pyproject.toml (five minutes, installs nothing)
 	python3 -m venv build/lock
 	build/lock/bin/pip install --quiet pip==26.3
 	build/lock/bin/python cluster/images/lock.py
 
 clean: ## remove what can be made again: the environment and caches; results in runs/ stay
-	rm -rf .venv build *.egg-info .*_cache
+	rm -rf .venv .venv-harness build *.egg-info .*_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -68,6 +68,8 @@ class ScoreTable:
     """Whose way of asking and scoring; numbers of two protocols are never compared."""
     notes: Sequence[str] = ()
     """Sentences for under the table: who judged, what flipped."""
+    unit: str = "images"
+    """What the bootstrap resamples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +227,7 @@ def _score_view(table: ScoreTable) -> dict[str, Any]:
     return {
         "benchmark": table.benchmark,
         "notes": table.notes,
+        "unit": table.unit,
         "num_images": sorted({row.num_images for row in table.comparisons}),
         **forest(table.comparisons),
     }

@@ -1,9 +1,10 @@
-"""Writes gpu.lock, cpu.lock and dev.lock: one set of versions, from the dependencies in pyproject.toml.
+"""Writes gpu.lock, cpu.lock, dev.lock and harness.lock: one set of versions, from the dependencies in pyproject.toml.
 
     make lock
 
 The CUDA set is resolved first, then the CPU set under its versions as constraints, then the dev tools under both.
-Nothing is installed: pip reads metadata only (`pip install --dry-run --ignore-installed --report`), in four minutes.
+lmms-eval is resolved under the CPU set, but for what its pins exclude: it has an environment of its own over the other.
+Nothing is installed: pip reads metadata only (`pip install --dry-run --ignore-installed --report`), in five minutes.
 The CPU set needs a pip that finds torch's CPU build, see README.md. For Linux x86_64 and Python 3.11, and made there.
 """
 
@@ -23,6 +24,9 @@ ROOT = IMAGES.parent.parent
 # torchcodec break `import transformers` beside a CPU torch; Triton is 690 MB that vLLM switches off without a GPU.
 UNWANTED = {"gpu": {"torchaudio", "torchcodec"}, "cpu": {"torchaudio", "torchcodec", "triton"}}
 
+HARNESS = ["lmms-eval==0.7.3", "decord==0.6.0"]  # which its class for LLaVA imports and its metadata does not name
+EXCLUDED = {"protobuf"}  # by wandb 0.25.0, which lmms-eval pins
+
 HEADER = """\
 # {what}
 # Made by `make lock` (cluster/images/lock.py) for Python 3.11 on Linux x86_64; do not edit.
@@ -39,14 +43,14 @@ ENVIRONMENT = {
 }
 
 
-def resolve(target: str, extras: str, constraints: dict[str, str]) -> dict[str, str]:
-    """The pinned version of everything that seva_ray[extras] and its build need on a `gpu` or `cpu` machine."""
+def resolve(target: str, requirements: list[str], constraints: dict[str, str]) -> dict[str, str]:
+    """The pinned version of everything that these and our build need on a `gpu` or `cpu` machine."""
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as pins:
         pins.write("".join(f"{name}=={version}\n" for name, version in constraints.items()))
         pins.flush()
-        command += ["--constraint", pins.name, f"{ROOT}[{extras}]", *build]
+        command += ["--constraint", pins.name, *requirements, *build]
         done = subprocess.run(command, env=os.environ | ENVIRONMENT[target], stdout=subprocess.PIPE, check=True)
     found = [entry["metadata"] for entry in json.loads(done.stdout)["install"]]
     versions = {re.sub(r"[-_.]+", "-", entry["name"]).lower(): entry["version"] for entry in found}
@@ -62,15 +66,19 @@ def write(name: str, what: str, versions: dict[str, str]) -> None:
 
 
 def main() -> None:
-    gpu = resolve("gpu", "gpu", {})
-    cpu = resolve("cpu", "cpu", gpu)
-    gpu_dev = resolve("gpu", "gpu,dev", gpu)
-    cpu_dev = resolve("cpu", "cpu,dev", gpu_dev | cpu)
+    gpu = resolve("gpu", [f"{ROOT}[gpu]"], {})
+    cpu = resolve("cpu", [f"{ROOT}[cpu]"], gpu)
+    gpu_dev = resolve("gpu", [f"{ROOT}[gpu,dev]"], gpu)
+    cpu_dev = resolve("cpu", [f"{ROOT}[cpu,dev]"], gpu_dev | cpu)
     dev = {name: version for name, version in gpu_dev.items() if name not in gpu}
     dev |= {name: version for name, version in cpu_dev.items() if name not in cpu}
+    harness = resolve("cpu", HARNESS, {name: version for name, version in cpu.items() if name not in EXCLUDED})
+    added = {name: version for name, version in harness.items() if not cpu.get(name) == gpu.get(name) == version}
     write("gpu.lock", "Everything a GPU node runs: torch and vLLM built for CUDA.", gpu)
     write("cpu.lock", "Everything a machine without a GPU runs: the same set, torch and vLLM built for the CPU.", cpu)
     write("dev.lock", "What tests and checks add to either lock.", dev)
+    setuptools = {"setuptools": cpu["setuptools"]}  # its environment has another, until this one is installed
+    write("harness.lock", "What lmms-eval adds to either lock, or needs in another version.", added | setuptools)
 
 
 if __name__ == "__main__":
