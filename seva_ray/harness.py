@@ -9,12 +9,12 @@ import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from seva_ray.benchmarks.base import Tally, percent, tally_of
+from seva_ray.benchmarks.base import Tally
 from seva_ray.errors import ConfigError, InputError
 from seva_ray.fingerprints import execution
 from seva_ray.statistics import Comparison, paired_bootstrap
@@ -147,51 +147,34 @@ def factor_of(scores: Sequence[float], value: float) -> float:
 
 
 def compare_scores(start: Scores, policy: Scores, num_resamples: int, seed: int) -> list[Comparison]:
-    """A row for each metric of both. Only means over questions have intervals, and so a difference.
+    """A row for each metric of both. Only means over questions have an interval, and so a difference.
 
     Raises: InputError where the two runs were of different questions.
     """
     if start.asked != policy.asked:
         raise InputError("the two models were not asked the same questions: were the task's data changed in between?")
-    sides = (start, policy)
     names = [name for name in start.values if name in policy.values]
-    answered = {name: [side.of_questions.get(name, {}) for side in sides] for name in names}
-    means = [name for name, (one, other) in answered.items() if one and one.keys() == other.keys()]
-    factors = {}
-    for name in names:
-        numbers = [number for side in answered[name] for number in side.values()] if name in means else []
-        is_fraction = all(0 <= number <= 1 for number in numbers or [side.values[name] for side in sides])
-        factors[name] = 100.0 if is_fraction else 1.0  # our tables are in percent
+    return [compare_metric(name, start, policy, num_resamples, seed) for name in names]
+
+
+def compare_metric(name: str, start: Scores, policy: Scores, num_resamples: int, seed: int) -> Comparison:
+    one, other = (side.of_questions.get(name, {}) for side in (start, policy))
+    is_mean = bool(one) and one.keys() == other.keys()
+    numbers = [*one.values(), *other.values()] if is_mean else [start.values[name], policy.values[name]]
+    fraction = all(0 <= number <= 1 for number in numbers)
+    factor, label = (100.0, name) if fraction else (1.0, f"{name} (own scale)")  # our tables are in percent
+    if not is_mean:
+        ends = [f"{value}_{end}" for value in ("start", "policy", "difference") for end in ("low", "high")]
+        unknown = dict.fromkeys([*ends, "difference"], math.nan)
+        values = {"start": factor * start.values[name], "policy": factor * policy.values[name]}
+        return Comparison(metric=label, num_images=len(start.asked), **values, **unknown)
+    tallies = [
+        Tally(image_ids=list(one), names=["score"], counts=np.array([[side[question]] for question in one]))
+        for side in (one, other)
+    ]
 
     def metrics(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: factors[name] / 100 * percent(sums[f"{name} sum"], sums[f"{name} number"]) for name in means}
+        return {label: factor * sums["score"] / len(one)}
 
-    rows = {}
-    if means:
-        tallies = [tally(side, means) for side in sides]
-        found = paired_bootstrap(*tallies, metrics, num_resamples=num_resamples, seed=seed)
-        rows = {row.metric: row for row in found}
-    for name in names:
-        values = [factors[name] * side.values[name] for side in sides]
-        row = rows.get(name) or without_difference(name, *values, num_questions=len(start.asked))
-        rows[name] = replace(row, metric=name if factors[name] == 100 else f"{name} (own scale)")
-    return [rows[name] for name in names]
-
-
-def tally(side: Scores, names: Sequence[str]) -> Tally:
-    """Counts of each question, under the name that a tally has for the unit that is resampled."""
-    scores = (
-        (
-            question,
-            {f"{name} sum": side.of_questions[name][question] for name in names if question in side.of_questions[name]}
-            | {f"{name} number": 1.0 for name in names if question in side.of_questions[name]},
-        )
-        for question in side.asked
-    )
-    return tally_of([f"{name} {what}" for name in names for what in ("sum", "number")], scores)
-
-
-def without_difference(metric: str, start: float, policy: float, num_questions: int) -> Comparison:
-    ends = [f"{value}_{end}" for value in ("start", "policy", "difference") for end in ("low", "high")]
-    unknown = dict.fromkeys([*ends, "difference"], math.nan)
-    return Comparison(metric=metric, start=start, policy=policy, num_images=num_questions, **unknown)
+    (row,) = paired_bootstrap(*tallies, metrics, num_resamples=num_resamples, seed=seed)
+    return row

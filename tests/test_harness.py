@@ -1,14 +1,16 @@
-"""lmms-eval: what is read of files that it wrote (tests/lmms_eval, by two toy models), and it itself where installed."""
+"""lmms-eval: files that it wrote about two toy models (tests/lmms_eval), and it itself where it is installed."""
 
 import json
 import os
 import sys
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from harness import HarnessJob, main
 from seva_ray.artifacts import Store
@@ -91,7 +93,7 @@ def test_the_scores_of_two_runs_are_found_with_the_policys_other_scores_and_say_
     (note,) = notes(scores)
     assert f"No difference for {TASK} total (own scale)" in note
     assert "Only the first 12 rows" in note
-    assert [row.metric for row in read_comparisons(scores)][0] == f"{TASK} exact_match"
+    assert next(row.metric for row in read_comparisons(scores)) == f"{TASK} exact_match"
     assert list(scores.recipe["inputs"]) == [run.name for run in runs]
 
 
@@ -174,7 +176,12 @@ def test_both_models_answer_an_own_task_as_they_answer_us_and_nothing_is_run_twi
 def our_answers(directory: str, num_images: int) -> list[str]:
     encoder = Encoder(directory)
     requests = [
-        Request(prompt.prompt_id, encoder.prompt_ids(question.text), encoder.pixels(picture(prompt)))
+        Request(
+            prompt_id=prompt.prompt_id,
+            prompt_ids=encoder.prompt_ids(question.text),
+            pixels=encoder.pixels(Image.open(BytesIO(prompt.image_bytes or b""))),
+            pixels_id=prompt.image_id,
+        )
         for index in range(num_images)
         for prompt, question in prompts_about(make_scene(2024, "test", index), "clean", "own")
         if question.kind == "color"

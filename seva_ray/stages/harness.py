@@ -19,7 +19,7 @@ from pathlib import Path
 import ray
 
 from seva_ray.artifacts import Artifact, Store
-from seva_ray.errors import ConfigError, InputError, UserError
+from seva_ray.errors import ConfigError, InputError
 from seva_ray.harness import (
     NAME,
     VERSION,
@@ -127,7 +127,8 @@ def run_task(config: Harness, task: str, model_directory: str, uri: str, device:
         write_bytes(f"{uri}/log.txt", log.encode())
         results = sorted(Path(scratch, "out").rglob("*_results.json"))
         if code or not results:  # it also ends with 0 after an error
-            raise InputError(f"{first_error(log)}; its log: {uri}/log.txt")
+            hint = " (--harness.download fetches data)" if "OfflineMode" in first_error(log) else ""
+            raise InputError(f"{first_error(log)}{hint}; its log: {uri}/log.txt")
         if unanswered := num_unanswered(log):
             raise InputError(f"the model failed on {unanswered:,} questions; its log: {uri}/log.txt")
         for path in Path(scratch, "out").rglob("*.jsonl"):
@@ -155,7 +156,7 @@ def compare_runs(
     sides = [scores_of_run(run.uri) for run in (start, policy)]
     try:
         rows = compare_scores(*sides, num_resamples=evaluate.num_resamples, seed=evaluate.seed)
-    except UserError as error:
+    except InputError as error:
         raise InputError(f"{task}: {error}; remove {start.uri} or {policy.uri}") from None
     write_bytes(artifact.path("comparisons.json"), json.dumps([asdict(row) for row in rows], indent=1).encode())
     counts = {
