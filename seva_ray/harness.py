@@ -35,7 +35,7 @@ class Harness:
     """A folder of own tasks (YAML files and their functions) beside lmms-eval's. They are code that runs."""
     model: str = "llava_hf"
     """lmms-eval's class for models; this one reads LLaVA in the transformers format."""
-    model_args: str = "pretrained={model},device={device}"
+    model_args: str = "pretrained={model},device={device},device_map={device}"
     """Its arguments. They allow no remote code; some other classes, `vllm` for one, allow it unless told not to."""
     limit: int = 0
     """Rows of each task, the first ones; 0 for all."""
