@@ -164,17 +164,26 @@ def compare_metric(name: str, start: Scores, policy: Scores, num_resamples: int,
     fraction = all(0 <= number <= 1 for number in numbers)
     factor, label = (100.0, name) if fraction else (1.0, f"{name} (own scale)")  # our tables are in percent
     if not is_mean:
-        ends = [f"{value}_{end}" for value in ("start", "policy", "difference") for end in ("low", "high")]
-        unknown = dict.fromkeys([*ends, "difference"], math.nan)
-        values = {"start": factor * start.values[name], "policy": factor * policy.values[name]}
-        return Comparison(metric=label, num_images=len(start.asked), **values, **unknown)
-    tallies = [
-        Tally(image_ids=list(one), names=["score"], counts=np.array([[side[question]] for question in one]))
-        for side in (one, other)
-    ]
+        unknown = math.nan
+        return Comparison(
+            metric=label,
+            start=factor * start.values[name],
+            start_low=unknown,
+            start_high=unknown,
+            policy=factor * policy.values[name],
+            policy_low=unknown,
+            policy_high=unknown,
+            difference=unknown,
+            difference_low=unknown,
+            difference_high=unknown,
+            num_images=len(start.asked),
+        )
+
+    def tally(scores: Mapping[str, float]) -> Tally:
+        return Tally(image_ids=list(one), names=["score"], counts=np.array([[scores[question]] for question in one]))
 
     def metrics(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {label: factor * sums["score"] / len(one)}
 
-    (row,) = paired_bootstrap(*tallies, metrics, num_resamples=num_resamples, seed=seed)
+    (row,) = paired_bootstrap(tally(one), tally(other), metrics, num_resamples=num_resamples, seed=seed)
     return row

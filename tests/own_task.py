@@ -6,10 +6,12 @@ from pathlib import Path
 import datasets
 from PIL import Image
 
+from seva_ray.records import Prompt
 from seva_ray.toy.prompts import prompts_about
-from seva_ray.toy.world import make_scene
+from seva_ray.toy.world import Question, make_scene
 
-TASK = "toy_color"
+TASK = "toy_questions"
+KINDS = ("color", "count")
 MAX_NEW_TOKENS = 4
 YAML = f"""\
 task: {TASK}
@@ -45,6 +47,12 @@ def total(scores):
 """
 
 
+def questions(index: int) -> list[tuple[Prompt, Question]]:
+    """About one image."""
+    every = prompts_about(make_scene(2024, "test", index), "deployment", "own")
+    return [(prompt, question) for prompt, question in every if question.kind in KINDS]
+
+
 def write_task(folder: Path, num_images: int) -> Path:
     """The data as one parquet file with the images in it, and the folder with the task, which is returned."""
     rows = [
@@ -55,14 +63,13 @@ def write_task(folder: Path, num_images: int) -> Path:
             "answer": question.answer,
         }
         for index in range(num_images)
-        for prompt, question in prompts_about(make_scene(2024, "test", index), "clean", "own")
-        if question.kind == "color"
+        for prompt, question in questions(index)
     ]
     texts = {name: datasets.Value("string") for name in ("id", "question", "answer")}
     features = datasets.Features(texts | {"image": datasets.Image()})
     (folder / "data").mkdir(parents=True)
     datasets.Dataset.from_list(rows, features=features).to_parquet(folder / "data" / "test-00000-of-00001.parquet")
     (folder / "tasks").mkdir()
-    (folder / "tasks" / "toy_color.yaml").write_text(YAML.replace("DATA", str(folder / "data")))
+    (folder / "tasks" / f"{TASK}.yaml").write_text(YAML.replace("DATA", str(folder / "data")))
     (folder / "tasks" / "functions.py").write_text(FUNCTIONS)
     return folder / "tasks"

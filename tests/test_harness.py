@@ -22,10 +22,8 @@ from seva_ray.models import Model
 from seva_ray.stages.answers import notes
 from seva_ray.stages.evaluate import Evaluate, read_comparisons, title_of
 from seva_ray.stages.harness import compare_runs, open_run, scores_of_run
-from seva_ray.toy.prompts import prompts_about
-from seva_ray.toy.world import make_scene
 from tests.conftest import random_model
-from tests.own_task import MAX_NEW_TOKENS, TASK, write_task
+from tests.own_task import MAX_NEW_TOKENS, TASK, questions, write_task
 
 FILES = Path(__file__).parent / "lmms_eval"
 SIDES = ("start", "policy")
@@ -86,7 +84,8 @@ def test_the_scores_of_two_runs_are_found_with_the_policys_other_scores_and_say_
         Path(run.uri, "samples").symlink_to(FILES / side / "samples")
         Path(run.uri, "results.json").symlink_to(FILES / side / "results.json")
         runs.append(run.finish({}))
-    scores = compare_runs(config, Evaluate(), store, TASK, *runs, "policy")
+    start, policy = runs
+    scores = compare_runs(config, Evaluate(), store, TASK, start, policy, "policy")
     assert store.names("scores") == [f"scores/{NAME}-{TASK}/policy"]
     assert title_of(scores) == f"{NAME}-{TASK}"
     assert scores.counts["protocol"] == f"{NAME} {VERSION} {TASK}"
@@ -183,8 +182,7 @@ def our_answers(directory: str, num_images: int) -> list[str]:
             pixels_id=prompt.image_id,
         )
         for index in range(num_images)
-        for prompt, question in prompts_about(make_scene(2024, "test", index), "clean", "own")
-        if question.kind == "color"
+        for prompt, question in questions(index)
     ]
     engine = TransformersEngine().load(directory, Decoding(max_new_tokens=MAX_NEW_TOKENS))
     return [response.text for response in engine.generate(requests)]

@@ -81,6 +81,7 @@ def run_all(config: Harness, store: Store, work: Sequence[tuple[str, Model]]) ->
             if line is None:
                 raise
             failures.append(f"{task} on {name}: {line}")
+            say(f"harness: {failures[-1]}")
             continue
         runs[task, name] = runs[task, name].finish({"num_questions": num_questions})
         say(f"harness: {task} on {name}: {num_questions:,} questions, {runs[task, name].seconds:.0f} s")
@@ -153,20 +154,20 @@ def compare_runs(
     artifact = store.open(f"scores/{NAME}-{task}/{name}", config=recipe, inputs=[start, policy])
     if artifact.complete:
         return artifact
-    sides = [scores_of_run(run.uri) for run in (start, policy)]
+    of_start, of_policy = scores_of_run(start.uri), scores_of_run(policy.uri)
     try:
-        rows = compare_scores(*sides, num_resamples=evaluate.num_resamples, seed=evaluate.seed)
+        rows = compare_scores(of_start, of_policy, num_resamples=evaluate.num_resamples, seed=evaluate.seed)
     except InputError as error:
         raise InputError(f"{task}: {error}; remove {start.uri} or {policy.uri}") from None
     write_bytes(artifact.path("comparisons.json"), json.dumps([asdict(row) for row in rows], indent=1).encode())
     counts = {
         "protocol": f"{NAME} {VERSION} {task}",
-        "num_images": len(sides[0].asked),
+        "num_images": len(of_start.asked),
         "num_metrics": len(rows),
         "harness": {
             "limit": config.limit,
             "without_difference": [row.metric for row in rows if not isfinite(row.difference)],
         },
     }
-    say(f"evaluate {NAME}-{task}: {len(rows)} metrics on {len(sides[0].asked):,} questions")
+    say(f"evaluate {NAME}-{task}: {len(rows)} metrics on {len(of_start.asked):,} questions")
     return artifact.finish(counts)
