@@ -15,7 +15,7 @@ demo: install ## the whole method, small, on two CPU cores: pairs, training, sco
 study: install ## which augmentation, how strong, with which beta: the toy world's answer
 	$(PYTHON) jobs/sweep.py
 
-harness: ## lmms-eval, for jobs/harness.py, in .venv-harness (half a GB beside .venv)
+harness: ## lmms-eval, for jobs/harness.py, in .venv-harness (0.8 GB beside .venv)
 	@cluster/images/install.sh cpu .venv harness
 
 dev:
