@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 PRESET := toy
 ROOT := $(CURDIR)/runs
 .DEFAULT_GOAL := help
-.PHONY: help install demo submit stop-head study test test-all chaos check format lock clean
+.PHONY: help install demo submit stop-head study harness test test-all chaos check format lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -23,6 +23,9 @@ stop-head: install ## the end of that head, and of its jobs
 
 study: install ## which augmentation, how strong, with which beta: the toy world's answer
 	$(PYTHON) jobs/sweep.py
+
+harness: ## lmms-eval, for jobs/harness.py, in .venv-harness (0.8 GB beside .venv)
+	@cluster/images/install.sh cpu .venv harness
 
 dev:
 	@cluster/images/install.sh cpu .venv dev
@@ -49,11 +52,11 @@ format: dev ## put the code into its style
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
-lock: ## resolve cluster/images/*.lock anew from pyproject.toml (four minutes, installs nothing)
+lock: ## resolve cluster/images/*.lock anew from pyproject.toml (five minutes, installs nothing)
 	python3 -m venv build/lock
 	build/lock/bin/pip install --quiet pip==26.3
 	build/lock/bin/python cluster/images/lock.py
 
 clean: ## remove what can be made again: the environment and caches; results in runs/ stay
-	rm -rf .venv build *.egg-info .*_cache
+	rm -rf .venv .venv-harness build *.egg-info .*_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -71,7 +71,10 @@ def model_card(content: CardContent) -> str:
 def score_lines(scores: Mapping[str, Sequence[Comparison]]) -> list[str]:
     if not scores:
         return ["Not evaluated.", ""]
-    lines = ["Percent; differences with their 95 % interval, a paired bootstrap over images.", ""]
+    lines = [
+        "Percent; differences with their 95 % interval, a paired bootstrap over images (lmms-eval: over questions).",
+        "",
+    ]
     for benchmark, rows in scores.items():
         lines += [f"| {plain(benchmark)} | start | policy | difference |", "|---|---|---|---|"]
         for row in rows:

@@ -70,6 +70,8 @@ class ScoreTable:
     """Sentences for under the table: who judged, what flipped."""
     num_policies: int = 1
     """How many were trained alike, where the comparisons are `Repeated`."""
+    unit: str = "images"
+    """What the bootstrap resamples."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +232,7 @@ def _score_view(table: ScoreTable) -> dict[str, Any]:
     return {
         "benchmark": table.benchmark,
         "notes": table.notes,
+        "unit": table.unit,
         "num_images": sorted({row.num_images for row in table.comparisons}),
         "num_policies": table.num_policies,
         **forest(table.comparisons),

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from seva_ray.harness import VERSION
+
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "cluster" / "images"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -64,13 +66,13 @@ def test_a_lock_covers_every_direct_dependency(target: str) -> None:
     assert missing(extras["dev"], lock(target) | lock("dev")) == []
 
 
-@pytest.mark.parametrize("target", ["cpu", "gpu", "dev"])
+@pytest.mark.parametrize("target", ["cpu", "gpu", "dev", "harness"])
 def test_no_lock_names_what_breaks_transformers_beside_a_cpu_torch(target: str) -> None:
     assert lock(target).keys() & {"torchaudio", "torchcodec"} == set()
 
 
 def test_the_cpu_and_dev_locks_hold_nothing_of_nvidia() -> None:
-    assert [name for name in lock("cpu") | lock("dev") if name.startswith(("nvidia", "cuda"))] == []
+    assert [name for name in lock("cpu") | lock("dev") | lock("harness") if name.startswith(("nvidia", "cuda"))] == []
 
 
 def test_the_dev_lock_repeats_nothing_that_both_locks_hold() -> None:
@@ -82,6 +84,12 @@ def test_a_clouds_lock_holds_what_its_file_system_and_launcher_need_and_contradi
     added, everything = lock(cloud), lock("cpu") | lock("gpu") | lock("dev")
     assert {name for name in added.keys() & everything.keys() if added[name] != everything[name]} == set()
     assert CLOUDS[cloud] - added.keys() - lock("cpu").keys() == set()
+
+
+def test_the_harness_lock_has_the_version_that_is_read_and_leaves_torch_and_transformers_to_the_other_locks() -> None:
+    harness = lock("harness")
+    assert harness["lmms-eval"] == VERSION
+    assert harness.keys() & set(CORE) == set()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +121,7 @@ def install(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_the_install_script_names_its_targets(tmp_path: Path) -> None:
     done = install("tpu", str(tmp_path / "venv"))
     assert done.returncode == 2
-    assert done.stderr.strip() == "usage: install.sh cpu|gpu VENV [dev|aws|gcp|azure]"
+    assert done.stderr.strip() == "usage: install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness]"
 
 
 def test_another_python_is_refused_before_anything_is_made(tmp_path: Path) -> None:

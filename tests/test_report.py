@@ -260,6 +260,12 @@ def table(*rows: Comparison) -> ScoreTable:
     return ScoreTable(benchmark="pope", comparisons=rows)
 
 
+def test_a_table_says_what_was_resampled() -> None:
+    by_question = replace(table(comparison("q", 2.0, 1.0)), unit="questions")
+    for scores, unit in ((table(comparison("i", 2.0, 1.0)), "images"), (by_question, "questions")):
+        assert f"the same resampled {unit} for both" in Page(render(ReportContent(title="t", scores=[scores]))).text
+
+
 def test_two_protocols_with_a_metric_of_one_name_get_a_warning_and_a_table_each() -> None:
     row = comparison("POPE accuracy", 2.0, 1.0)
     seva = ScoreTable(benchmark="pope-seva", protocol="seva", comparisons=[row])

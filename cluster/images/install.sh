@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
 # Installs the locked environment and this project (editable), and proves that it works. Instant when nothing changed.
 #
-#   cluster/images/install.sh cpu|gpu VENV [dev|aws|gcp|azure]
+#   cluster/images/install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness]
 #
 # dev: the tools of tests and checks too. A cloud: what starts a cluster there and reads its object store.
+# harness: lmms-eval too, in an environment VENV-harness that lies over VENV.
 #
 # Needs Python 3.11 (python3.11 or python3, or PYTHON=/path/to/it) and, for cpu, a pip that finds torch's CPU build,
 # see README.md. DeepSpeed builds a small operator when it first trains: g++ must be there then.
 set -euo pipefail
 
-usage="usage: install.sh cpu|gpu VENV [dev|aws|gcp|azure]"
+usage="usage: install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness]"
 target=${1:?$usage}
 venv=${2:?$usage}
 extra=${3:-}
-[[ $target =~ ^(cpu|gpu)$ && $extra =~ ^(dev|aws|gcp|azure)?$ ]] || { echo "$usage" >&2; exit 2; }
+[[ $target =~ ^(cpu|gpu)$ && $extra =~ ^(dev|aws|gcp|azure|harness)?$ ]] || { echo "$usage" >&2; exit 2; }
 images=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$venv/bin/python
 
@@ -80,6 +81,15 @@ print(*versions, sep=", ")
 PYTHON
 }
 
+# Python looks here first, and in the first environment for what is not here: torch, transformers and the like.
+lie_over_first() {
+    local purelib="import sysconfig; print(sysconfig.get_path('purelib'))"
+    echo "import site; site.addsitedir('$("$first" -c "$purelib")')" >"$("$python" -c "$purelib")/first.pth"
+    "$python" -W ignore -c "import lmms_eval.models.chat.llava_hf" >"$venv/prove.log" 2>&1 && return
+    cat "$venv/prove.log" >&2
+    fail "lmms-eval cannot be imported"
+}
+
 if changed "$target"; then
     create_venv
     install_lock "$target"
@@ -89,7 +99,18 @@ if changed "$target"; then
     prove
     installed "$target"
 fi
-if [[ $extra ]] && changed "$extra"; then
+if [[ $extra && $extra != harness ]] && changed "$extra"; then
     install_lock "$extra"
     installed "$extra"
+fi
+if [[ $extra == harness ]]; then
+    first=$python
+    venv+=-harness
+    python=$venv/bin/python
+    if changed harness; then
+        "$first" -m venv --clear "$venv"
+        install_lock harness
+        lie_over_first
+        installed harness
+    fi
 fi

@@ -1,10 +1,11 @@
-"""Writes gpu.lock, cpu.lock, dev.lock and a lock for each cloud: one set of versions, from what pyproject.toml names.
+"""Writes gpu.lock, cpu.lock, dev.lock, one for each cloud, and harness.lock: one set of versions, from pyproject.toml.
 
     make lock
 
 The CUDA set is resolved first, then the CPU set under its versions as constraints, then the dev tools under both, and
 what each cloud adds under all of them.
-Nothing is installed: pip reads metadata only (`pip install --dry-run --ignore-installed --report`), in four minutes.
+lmms-eval is resolved under the CPU set, but for what its pins exclude: it has an environment of its own over the other.
+Nothing is installed: pip reads metadata only (`pip install --dry-run --ignore-installed --report`), in five minutes.
 The CPU set needs a pip that finds torch's CPU build, see README.md. For Linux x86_64 and Python 3.11, and made there.
 """
 
@@ -41,6 +42,9 @@ CLOUDS = {
         "adlfs",
     ],
 }
+
+HARNESS = ["lmms-eval==0.7.3", "decord==0.6.0"]  # which its class for LLaVA imports and its metadata does not name
+EXCLUDED = {"protobuf"}  # by wandb 0.25.0, which lmms-eval pins
 
 HEADER = """\
 # {what}
@@ -91,10 +95,14 @@ def main() -> None:
     cpu_dev = resolve("cpu", project("cpu,dev"), gpu_dev | cpu)
     dev = {name: version for name, version in gpu_dev.items() if name not in gpu}
     dev |= {name: version for name, version in cpu_dev.items() if name not in cpu}
+    harness = resolve("cpu", HARNESS, {name: version for name, version in cpu.items() if name not in EXCLUDED})
+    added = {name: version for name, version in harness.items() if not cpu.get(name) == gpu.get(name) == version}
     write("gpu.lock", "Everything a GPU node runs: torch and vLLM built for CUDA.", gpu)
     write("cpu.lock", "Everything a machine without a GPU runs: the same set, torch and vLLM built for the CPU.", cpu)
     write("dev.lock", "What tests and checks add to either lock.", dev)
     write_clouds(gpu, cpu, dev)
+    setuptools = {"setuptools": cpu["setuptools"]}  # its environment has another, until this one is installed
+    write("harness.lock", "What lmms-eval adds to either lock, or needs in another version.", added | setuptools)
 
 
 def write_clouds(gpu: dict[str, str], cpu: dict[str, str], dev: dict[str, str]) -> None:

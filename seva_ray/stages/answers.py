@@ -27,6 +27,8 @@ def notes(scores: Artifact) -> list[str]:
     found = []
     if judging := scores.counts.get("judging"):
         found.append(judging_note(judging, json.loads(read_bytes(scores.path("repeats.json")))))
+    if of_harness := scores.counts.get("harness"):
+        found.append(harness_note(scores.counts["protocol"], of_harness))
     if flips := scores.counts.get("flips"):
         found.append(
             f"Of {flips['right'] + flips['gained'] + flips['lost'] + flips['wrong']:,} questions that are right or "
@@ -49,6 +51,16 @@ def repeats_notes(counts: Mapping[str, Any]) -> list[str]:
             f"image's questions is one piece of evidence there; it says nothing of policies with other seeds."
         )
     return found
+
+
+def harness_note(protocol: str, counts: Mapping[str, Any]) -> str:
+    note = f"Asked and scored by {protocol}, with its prompts and rules. "
+    if counts["limit"]:
+        note += f"Only the first {counts['limit']:,} rows were asked: these are not the benchmark's scores. "
+    note += "Its log does not say which questions share an image, so intervals take them as independent."
+    if without := counts["without_difference"]:
+        note += f" No difference for {', '.join(without)}: it is no mean over logged questions, so it has no interval."
+    return note
 
 
 def judging_note(judging: Mapping[str, Any], repeats: Mapping[str, Mapping[str, list[float | None]]]) -> str:

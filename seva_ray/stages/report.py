@@ -56,7 +56,8 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
     draw = partial(picture, encoder, recipe)
     scores = scores_of(store, name)
     floors = controls(store, pairs)
-    of_policy = [store.find(item) for score in scores for item in list(score.recipe["inputs"])[1:]]
+    answered = [item for item in scores if "harness" not in item.counts]
+    of_policy = [store.find(item) for score in answered for item in list(score.recipe["inputs"])[1:]]
     made = {"prepare": prompts, "generate": rejected[-1], "pair": pairs, "train": trained}
     made |= {"generate for the scores": max(of_policy, key=lambda item: item.seconds)} if of_policy else {}
     made |= {f"evaluate {score.name.split('/')[1]}": score for score in scores}
@@ -73,11 +74,12 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
                 comparisons=read_comparisons(item),
                 notes=answers.notes(item),
                 num_policies=len(item.counts.get("policies", [name])),
+                unit="questions" if "harness" in item.counts else "images",
             )
             for item in sorted([*scores, *repeats_of(store, name)], key=answers.benchmark_of)
         ],
         consistency=[answers.consistency(item) for item in consistency_of(store, name)],
-        lengths=[answers.lengths(store, item) for item in scores],
+        lengths=[answers.lengths(store, item) for item in answered],
         hallucinated=[answers.hallucinated(item) for item in scores if "hallucinated" in item.counts],
         flips=[flip for item in scores for flip in answers.flips(store, item, config.num_flips, draw)],
         seconds=[

@@ -1,0 +1,57 @@
+"""benchmarks of lmms-eval: two models on its tasks -> the artifacts `scores/lmms-eval-<task>/<policy>`.
+
+make harness
+python jobs/harness.py --start toy --policy policies/toy --tasks mme scienceqa_img --harness.download
+"""
+
+from dataclasses import dataclass, field
+
+from seva_ray.artifacts import Store
+from seva_ray.errors import ConfigError
+from seva_ray.harness import Harness, check_installed
+from seva_ray.stages.cluster import cluster
+from seva_ray.stages.evaluate import Evaluate
+from seva_ray.stages.harness import score_tasks
+from seva_ray.stages.job import run
+from seva_ray.stages.start import check_start, starting_model
+from seva_ray.toy.sft import ToyRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarnessJob:
+    """Scores of a policy beside those of the model it started from, by lmms-eval."""
+
+    start: str
+    """A model directory, a policy of this root (`policies/<name>`), or `toy`."""
+    policy: str
+    """The model to compare with it: likewise."""
+    tasks: tuple[str, ...] = ()
+    """Names of lmms-eval's tasks, or of own ones."""
+    root: str = "runs"
+    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
+    toy: ToyRecipe = field(default_factory=ToyRecipe)
+    """How the toy base is trained, where a model is `toy`."""
+    harness: Harness = field(default_factory=Harness)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+
+def main(config: HarnessJob) -> None:
+    store = Store(config.root)
+    store.check_writable()
+    if not config.tasks:
+        raise ConfigError("tasks: none is named")
+    check_installed(config.harness)
+    for model in (config.start, config.policy):
+        check_start(store, model)
+    start, policy = (starting_model(store, model, config.toy) for model in (config.start, config.policy))
+    with cluster():
+        score_tasks(config.harness, config.evaluate, store, config.tasks, start, policy)
+
+
+PRESETS = {
+    "toy": HarnessJob(start="toy", policy="policies/toy"),
+    "llava-7b": HarnessJob(start="llava-1.5-7b-hf", policy="policies/llava-7b"),
+}
+
+if __name__ == "__main__":
+    run(main, PRESETS, "Scores of a policy beside those of the model it started from, by lmms-eval.")

@@ -1,0 +1,173 @@
+"""harness: starting model and policy on tasks of lmms-eval -> a run for each task and model, scores for each task.
+
+A run is a Ray task with a process of lmms-eval's own environment in it. Its artifact `harness/<task>/<model>` has the
+results file, the logged samples and the log, so that a killed job does only the runs that are missing. From the runs of
+both models come `scores/lmms-eval-<task>/<policy>`, in the tables and reports like any other score.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+
+import ray
+
+from seva_ray.artifacts import Artifact, Store
+from seva_ray.errors import ConfigError, InputError
+from seva_ray.harness import (
+    NAME,
+    VERSION,
+    Harness,
+    Scores,
+    check_installed,
+    compare_scores,
+    first_error,
+    num_unanswered,
+    read_scores,
+)
+from seva_ray.models import Model
+from seva_ray.stages.cluster import has_gpus, join
+from seva_ray.stages.evaluate import Evaluate
+from seva_ray.stages.job import users_line
+from seva_ray.stages.progress import say
+from seva_ray.storage import local_directory, names_in, read_bytes, write_bytes
+
+TERMINAL_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+SAMPLES_FILE = re.compile(r"\d+_\d+_samples_(.+\.jsonl)")
+
+
+def score_tasks(
+    config: Harness, evaluate: Evaluate, store: Store, tasks: Sequence[str], start: Model, policy: Model
+) -> list[Artifact]:
+    """One score artifact for each task. Raises: InputError where a run failed; those that did not are kept."""
+    for task in tasks:
+        if not re.fullmatch(r"[\w.+=-]+", task):
+            raise ConfigError(f"tasks: {task!r} is no name of a task; give each as a word of its own")
+    check_installed(config)
+    runs = run_all(config, store, [(task, model) for task in tasks for model in (start, policy)])
+    return [
+        compare_runs(config, evaluate, store, task, runs[task, start.name], runs[task, policy.name], policy.name)
+        for task in tasks
+    ]
+
+
+def run_all(config: Harness, store: Store, work: Sequence[tuple[str, Model]]) -> dict[tuple[str, str], Artifact]:
+    """The runs by task and name of the model; those that are missing run side by side where there is room."""
+    runs = {(task, model.name): open_run(config, store, task, model) for task, model in work}
+    missing = {(task, model.name): model for task, model in work if not runs[task, model.name].complete}
+    if missing:
+        join()
+        say(f"harness: {len(missing)} runs of {NAME} {VERSION} to do")
+    num_gpus = 1 if missing and has_gpus() else 0
+    run = run_task.options(num_cpus=config.num_cpus, num_gpus=num_gpus)
+    waiting = {
+        run.remote(config, task, model.directory, runs[task, name].uri, "cuda" if num_gpus else "cpu"): (task, name)
+        for (task, name), model in missing.items()
+    }
+    failures = []
+    while waiting:
+        (done,), _ = ray.wait(list(waiting))
+        task, name = waiting.pop(done)
+        try:
+            num_questions = ray.get(done)
+        except Exception as error:
+            line = users_line(error)
+            if line is None:
+                raise
+            failures.append(f"{task} on {name}: {line}")
+            say(f"harness: {failures[-1]}")
+            continue
+        runs[task, name] = runs[task, name].finish({"num_questions": num_questions})
+        say(f"harness: {task} on {name}: {num_questions:,} questions, {runs[task, name].seconds:.0f} s")
+    if failures:
+        raise InputError(f"harness: {len(failures)} of {len(missing)} runs failed; {failures[0]}")
+    return runs
+
+
+def open_run(config: Harness, store: Store, task: str, model: Model) -> Artifact:
+    recipe = {"harness": NAME, "version": VERSION, "task": task, "asked": config, "model": model.fingerprint}
+    if config.tasks_dir:
+        recipe["tasks_dir"] = digest_of(Path(config.tasks_dir))
+    return store.open(f"harness/{task}/{model.name}", config=recipe)
+
+
+def digest_of(folder: Path) -> str:
+    """Of the files that define tasks; not of the data that they name. Raises: InputError where there are none."""
+    files = sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml", ".py"))
+    if not files:
+        raise InputError(f"harness.tasks_dir {folder}: no task files (YAML) in it")
+    named = [f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in files]
+    return hashlib.sha256("".join(named).encode()).hexdigest()[:16]
+
+
+@ray.remote
+def run_task(config: Harness, task: str, model_directory: str, uri: str, device: str) -> int:
+    """One run, whose files are written under `uri`. Returns the number of questions.
+
+    Raises: InputError with the first error in the log, and the log's place.
+    """
+    check_installed(config)  # also here, on the machine that it runs on
+    with tempfile.TemporaryDirectory(prefix="seva-harness-") as scratch:
+        os.symlink(os.path.abspath(local_directory(model_directory)), f"{scratch}/model")
+        with open(f"{scratch}/log", "wb") as log_file:
+            code = subprocess.run(
+                config.command(task, device),
+                cwd=scratch,
+                env=config.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log_file,
+                stderr=subprocess.STDOUT,
+            ).returncode
+        log = TERMINAL_COLOURS.sub("", Path(scratch, "log").read_text(errors="replace"))
+        write_bytes(f"{uri}/log.txt", log.encode())
+        results = sorted(Path(scratch, "out").rglob("*_results.json"))
+        if code or not results:  # it also ends with 0 after an error
+            hint = " (--harness.download fetches data)" if "OfflineMode" in first_error(log) else ""
+            raise InputError(f"{first_error(log)}{hint}; its log: {uri}/log.txt")
+        if unanswered := num_unanswered(log):
+            raise InputError(f"the model failed on {unanswered:,} questions; its log: {uri}/log.txt")
+        for path in Path(scratch, "out").rglob("*.jsonl"):
+            if match := SAMPLES_FILE.fullmatch(path.name):
+                write_bytes(f"{uri}/samples/{match[1]}", path.read_bytes())
+        write_bytes(f"{uri}/results.json", results[0].read_bytes())
+    return len(scores_of_run(uri).asked)
+
+
+def scores_of_run(uri: str) -> Scores:
+    names = sorted(names_in(f"{uri}/samples"))
+    lines = {name.removesuffix(".jsonl"): read_bytes(f"{uri}/samples/{name}").splitlines() for name in names}
+    samples = {task: [json.loads(line) for line in of_task] for task, of_task in lines.items()}
+    return read_scores(json.loads(read_bytes(f"{uri}/results.json")), samples)
+
+
+def compare_runs(
+    config: Harness, evaluate: Evaluate, store: Store, task: str, start: Artifact, policy: Artifact, name: str
+) -> Artifact:
+    """The scores of both runs beside each other."""
+    recipe = {"evaluate": evaluate, "harness": NAME, "version": VERSION, "task": task}
+    artifact = store.open(f"scores/{NAME}-{task}/{name}", config=recipe, inputs=[start, policy])
+    if artifact.complete:
+        return artifact
+    of_start, of_policy = scores_of_run(start.uri), scores_of_run(policy.uri)
+    try:
+        rows = compare_scores(of_start, of_policy, num_resamples=evaluate.num_resamples, seed=evaluate.seed)
+    except InputError as error:
+        raise InputError(f"{task}: {error}; remove {start.uri} or {policy.uri}") from None
+    write_bytes(artifact.path("comparisons.json"), json.dumps([asdict(row) for row in rows], indent=1).encode())
+    counts = {
+        "protocol": f"{NAME} {VERSION} {task}",
+        "num_images": len(of_start.asked),
+        "num_metrics": len(rows),
+        "harness": {
+            "limit": config.limit,
+            "without_difference": [row.metric for row in rows if not isfinite(row.difference)],
+        },
+    }
+    say(f"evaluate {NAME}-{task}: {len(rows)} metrics on {len(of_start.asked):,} questions")
+    return artifact.finish(counts)
