@@ -10,9 +10,9 @@ from seva_ray.artifacts import Store
 from seva_ray.errors import ConfigError
 from seva_ray.harness import Harness, check_installed
 from seva_ray.stages.cluster import cluster
-from seva_ray.stages.evaluate import Evaluate
 from seva_ray.stages.harness import score_tasks
 from seva_ray.stages.job import run
+from seva_ray.stages.scores import Evaluate
 from seva_ray.stages.start import check_start, starting_model
 from seva_ray.toy.sft import ToyRecipe
 

@@ -20,8 +20,8 @@ from seva_ray.errors import ConfigError, InputError
 from seva_ray.harness import NAME, VERSION, Harness, check_installed, compare_scores, first_error, num_unanswered
 from seva_ray.models import Model
 from seva_ray.stages.answers import notes
-from seva_ray.stages.evaluate import Evaluate, read_comparisons, title_of
 from seva_ray.stages.harness import compare_runs, open_run, scores_of_run
+from seva_ray.stages.scores import Evaluate, read_comparisons, title_of
 from tests.conftest import random_model
 from tests.own_task import MAX_NEW_TOKENS, TASK, questions, write_task
 

@@ -32,10 +32,11 @@ from seva_ray.harness import (
     read_scores,
 )
 from seva_ray.models import Model
-from seva_ray.stages.cluster import has_gpus, join
-from seva_ray.stages.evaluate import Evaluate
+from seva_ray.stages.cluster import join
 from seva_ray.stages.job import users_line
+from seva_ray.stages.places import GENERATION, check_places, has_gpus, kind, options
 from seva_ray.stages.progress import say
+from seva_ray.stages.scores import Evaluate
 from seva_ray.storage import local_directory, names_in, read_bytes, write_bytes
 
 TERMINAL_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -61,13 +62,15 @@ def run_all(config: Harness, store: Store, work: Sequence[tuple[str, Model]]) ->
     """The runs by task and name of the model; those that are missing run side by side where there is room."""
     runs = {(task, model.name): open_run(config, store, task, model) for task, model in work}
     missing = {(task, model.name): model for task, model in work if not runs[task, model.name].complete}
-    if missing:
-        join()
-        say(f"harness: {len(missing)} runs of {NAME} {VERSION} to do")
-    num_gpus = 1 if missing and has_gpus() else 0
-    run = run_task.options(num_cpus=config.num_cpus, num_gpus=num_gpus)
+    if not missing:
+        return runs
+    join()
+    need = {"CPU": config.num_cpus, "GPU": 1 if has_gpus() else 0} | kind(GENERATION)
+    check_places((f"a run of {NAME}", 1, need))
+    say(f"harness: {len(missing)} runs of {NAME} {VERSION} to do")
+    run = run_task.options(**options(need))
     waiting = {
-        run.remote(config, task, model.directory, runs[task, name].uri, "cuda" if num_gpus else "cpu"): (task, name)
+        run.remote(config, task, model.directory, runs[task, name].uri, "cuda" if need["GPU"] else "cpu"): (task, name)
         for (task, name), model in missing.items()
     }
     failures = []
