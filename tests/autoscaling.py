@@ -97,6 +97,7 @@ def autoscaling_cluster(
                 "RAY_CLOUD_INSTANCE_ID": HEAD_NODE_ID,
                 "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_NODE_ID,
                 "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+                "RAY_health_check_period_ms": "1000",  # a node that vanished is missed sooner
             },
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

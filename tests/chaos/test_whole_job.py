@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,16 @@ class Run:
         return [row for row in log if "loss" in row]
 
 
+@contextmanager
+def running(cluster: Autoscaling, root: Path, model: str) -> Iterator[Run]:
+    run = Run(cluster, root, model)
+    try:
+        yield run
+    finally:
+        run.process.kill()
+        run.process.wait()
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Autoscaling]:
     with autoscaling_cluster({"CPU": 0}, NODE_TYPES, max_workers=3, idle_s=20) as cluster:
@@ -78,10 +89,10 @@ def cluster() -> Iterator[Autoscaling]:
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Autoscaling, trained_toy: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     assert not any(cluster.nodes(kind) for kind in NODE_TYPES), "it has only a head"
-    run = Run(cluster, tmp_path_factory.mktemp("undisturbed") / "runs", trained_toy)
-    wait_for(lambda: run.says("train: step 10/"))
-    assert cluster.nodes("training")
-    run.finish()
+    with running(cluster, tmp_path_factory.mktemp("undisturbed") / "runs", trained_toy) as run:
+        wait_for(lambda: run.says("train: step 10/"))
+        assert cluster.nodes("training")
+        run.finish()
     return run
 
 
@@ -108,21 +119,21 @@ def test_the_whole_job_runs_on_a_cluster_that_begins_with_no_node_but_its_head_a
 def test_a_job_whose_nodes_vanish_while_they_generate_and_while_they_train_ends_as_one_left_in_peace(
     undisturbed: Run, cluster: Autoscaling, trained_toy: str, tmp_path: Path
 ):
-    run = Run(cluster, tmp_path / "runs", trained_toy)
-    wait_for(lambda: run.runs() and cluster.nodes("generation"))
-    ((of_engine, raylet),) = cluster.nodes("generation").items()
-    wait_for(lambda: run.runs() and run.responses())
-    vanish(raylet)
-    done, all_of_them = (len(item.responses()) + len(item.responses(VIEW)) for item in (run, undisturbed))
-    assert 0 < done < all_of_them, "there is work left for the next engine"
+    with running(cluster, tmp_path / "runs", trained_toy) as run:
+        wait_for(lambda: run.runs() and cluster.nodes("generation"))
+        ((of_engine, raylet),) = cluster.nodes("generation").items()
+        wait_for(lambda: run.runs() and run.responses())
+        vanish(raylet)
+        done, all_of_them = (len(item.responses()) + len(item.responses(VIEW)) for item in (run, undisturbed))
+        assert 0 < done < all_of_them, "there is work left for the next engine"
 
-    wait_for(lambda: run.says("train: step 10/"))
-    of_worker, raylet = next(iter(cluster.nodes("training").items()))
-    cluster.give_notice(of_worker, seconds=300)
-    saved = Path(run.store.uri("policies/toy/run/checkpoint_manager_snapshot.json"))
-    wait_for(lambda: run.runs() and saved.exists())
-    vanish(raylet)
-    run.finish()
+        wait_for(lambda: run.says("train: step 10/"))
+        of_worker, raylet = next(iter(cluster.nodes("training").items()))
+        cluster.give_notice(of_worker, seconds=300)
+        saved = Path(run.store.uri("policies/toy/run/checkpoint_manager_snapshot.json"))
+        wait_for(lambda: run.runs() and saved.exists())
+        vanish(raylet)
+        run.finish()
     assert of_engine not in cluster.nodes("generation")
     assert of_worker not in cluster.nodes("training")
     assert "train: resumed at step" in run.log.read_text()
