@@ -14,7 +14,11 @@ from seva_ray.storage import read_table
 from seva_ray.toy.model import build, save
 from tests.conftest import random_model
 
-ENGINES = (TransformersEngine(), VllmEngine(dtype="float32", max_model_len=256, enforce_eager=True))
+ENGINES = (
+    (TransformersEngine(), 6),
+    # More tokens at once than vLLM takes in one step.
+    (VllmEngine(dtype="float32", max_model_len=256, enforce_eager=True), 24),
+)
 
 SAMPLED = ("sampled-1", "sampled-1=2")
 
@@ -30,21 +34,21 @@ def tokens(prompts: Artifact, responses: Artifact) -> list[list[int]]:
     return [ids for name in names for ids in read_table(responses.path(name))["token_ids"].to_pylist()]
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: type(engine).__name__)
+@pytest.mark.parametrize(("engine", "num_images"), ENGINES, ids=lambda value: type(value).__name__)
 def test_engines_that_take_the_weights_of_one_model_after_the_other_answer_as_if_loaded_with_them(
-    ray_cluster: None, toy_model: str, other_model: str, tmp_path: Path, engine: Engine
+    ray_cluster: None, toy_model: str, other_model: str, tmp_path: Path, engine: Engine, num_images: int
 ):
     store, alone = Store(str(tmp_path / "together")), Store(str(tmp_path / "alone"))
     models = [model_at(toy_model), model_at(other_model)]
     config = Generate(engine=engine, decoding=Decoding(max_new_tokens=8), system="")  # type: ignore[arg-type]
-    prompts = prepare(Prepare(shard_size=16), store, "toy", ToyWorld(num_images=6))
+    prompts = prepare(Prepare(shard_size=96), store, "toy", ToyWorld(num_images=num_images))
     work = [(model, prompts, view) for view in ("clean", "diffusion-500", *SAMPLED) for model in models]
     together = generate_all(config, store, [*work, work[0]])
     assert together[0].name == together[-1].name, "asked for twice, answered once"
     assert len({artifact.name for artifact in together}) == 8
     first, other = (tokens(prompts, artifact) for artifact in together[:2])
     assert first != other
-    prompts = prepare(Prepare(shard_size=16), alone, "toy", ToyWorld(num_images=6))
+    prompts = prepare(Prepare(shard_size=96), alone, "toy", ToyWorld(num_images=num_images))
     clean, drawn = generate(config, alone, models[1], [(prompts, "clean"), (prompts, SAMPLED[0])])
     assert tokens(prompts, clean) == other
     draws = [tokens(prompts, artifact) for artifact in (together[5], together[7])]

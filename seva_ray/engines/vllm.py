@@ -201,6 +201,7 @@ class VllmGenerator:
 def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, Any]:
     """The model in vLLM, and the sampling parameters."""
     from vllm import LLM
+    from vllm.platforms import current_platform
 
     llm = LLM(
         model=directory,
@@ -212,6 +213,8 @@ def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, A
         gpu_memory_utilization=engine.gpu_memory_utilization,
         enforce_eager=engine.enforce_eager,
         enable_prefix_caching=engine.prefix_cache,
+        # What a seeded request draws where its prompt is cut is taken back on a GPU; on a CPU vLLM dies of it.
+        enable_chunked_prefill=False if current_platform.is_cpu() else None,
         limit_mm_per_prompt={"image": 1},
         mm_processor_kwargs=AS_GIVEN,
         mm_processor_cache_gb=0,  # the pixels come ready: there is nothing to save
