@@ -19,7 +19,7 @@ from ray.util.metrics import Metric
 from seva_ray.artifacts import Store
 from seva_ray.stages import metrics
 from seva_ray.storage import read_bytes
-from tests.ray_head import free_port, ray_head
+from tests.ray_head import free_port, ray_head, wait_for
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_S = 30
@@ -117,6 +117,7 @@ def head() -> Iterator[Head]:
     options = (f"--metrics-export-port={port}", "--num-cpus=2")
     settings = {"RAY_metrics_report_interval_ms": "1000", "PYTHONPATH": str(ROOT)}
     with ray_head(free_port(), *options, **settings) as environment:
+        wait_for(port, "the metrics agent")
         yield Head(environment=environment, port=port)
 
 

@@ -32,6 +32,7 @@ def prepared_requests(workload: Workload, limit: int | None = None) -> list[Requ
         prompts = prepare(Prepare(shard_size=workload.shard_size), Store(root), "bench", workload.source)
         for index in range(prompts.counts["num_shards"]):
             unit = Unit(
+                model="",
                 model_directory="",
                 prompts_uri=prompts.path(shard_name(index)),
                 responses_uri="",
