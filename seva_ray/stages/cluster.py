@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray._private import ray_constants
 
 from seva_ray.errors import InputError
 from seva_ray.stages import metrics
@@ -33,6 +34,10 @@ def join(spare_cpus: int = 0) -> None:
     address = os.environ.get("RAY_ADDRESS", "local")
     for name in ("ray.data", "ray._private.authentication"):  # plans, and that token authentication is on
         logging.getLogger(name).setLevel(logging.ERROR)
+    if address == "local":
+        # Else Ray listens on all addresses of the machine, and serves metrics there to anybody. Its own setting, for
+        # systems whose firewall would ask; the environment variable for it is read when Ray is imported.
+        ray_constants.ENABLE_RAY_CLUSTER = False
     # Ray's core would print a warning about its own Data actors on the terminal at every run.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # And about every few processes of a study on a small machine: they wait for each other, and take no CPU.

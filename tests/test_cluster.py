@@ -1,0 +1,26 @@
+"""The cluster that a job starts for itself."""
+
+import subprocess
+import sys
+
+LISTENERS = """
+import os, psutil, ray
+from seva_ray.stages.cluster import cluster, join
+
+with cluster():
+    join()
+    ray.get(ray.remote(int).remote())
+    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    sockets = [socket for process in processes for socket in process.net_connections("inet")]
+    listening = {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+    print(*sorted(listening), ray.nodes()[0]["MetricsExportPort"] > 0)
+"""
+
+
+def test_it_listens_on_loopback_only_and_has_metrics_there():
+    done = subprocess.run([sys.executable, "-c", LISTENERS], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    *listening, has_metrics = done.stdout.split()
+    assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert listening
+    assert has_metrics == "True"
