@@ -235,7 +235,8 @@ def test_the_token_is_in_no_file_of_rays_and_on_no_command_line(head: Head):
 def test_the_main_job_stopped_in_its_midst_and_submitted_again_ends(head: Head, toy_model: str, tmp_path: Path):
     root = tmp_path / "runs"
     words = [
-        "--", "python", "jobs/full.py", "toy", "--root", str(root), "--model", toy_model, "--views", "diffusion-900",
+        "--", "python", "jobs/full.py", "toy", "--name", "again", "--root", str(root), "--model", toy_model,
+        "--views", "diffusion-900",
         "--controls", "control-batch", "--benchmarks.toy-images", "10", "--prepare.shard-size", "32",
         "--train.num-pairs", "48", "--generate.decoding.max-new-tokens", "12",
         "source:toy-world", "--source.num-images", "30",
@@ -248,7 +249,12 @@ def test_the_main_job_stopped_in_its_midst_and_submitted_again_ends(head: Head, 
     assert not list(root.glob("policies/*"))
     done = head.submit(*words)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-    for line in (r"^generate with toy: \d+ units to do", r"^generate: (\d+)/\1 units", r"^train toy: ", r"^report: /"):
+    for line in (
+        r"^generate with toy: \d+ units to do",
+        r"^generate: (\d+)/\1 units",
+        r"^train again: ",
+        r"^report: /",
+    ):
         assert re.search(line, done.stdout, re.MULTILINE), done.stdout
     assert {path: path.stat().st_mtime_ns for path in before} == before
     made_by = {json.loads(path.read_text())["submission"]["id"] for path in root.rglob("record.json")}
