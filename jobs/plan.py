@@ -19,9 +19,10 @@ from seva_ray.dpo import Train
 from seva_ray.errors import ConfigError, InputError
 from seva_ray.footprint import Sizes, demands, parts
 from seva_ray.models import Model
-from seva_ray.plan import Fleet, Rates, forecast
+from seva_ray.plan import forecast
 from seva_ray.plan_table import Plan, picture_of, text_of
 from seva_ray.prices import POOLS, read_prices
+from seva_ray.rates import Fleet, Rates
 from seva_ray.simulation import Faults
 from seva_ray.stages.cluster import cluster
 from seva_ray.stages.generate import Generate

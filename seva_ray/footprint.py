@@ -8,7 +8,8 @@ import math
 from dataclasses import dataclass, fields
 
 from seva_ray.errors import ConfigError
-from seva_ray.plan import Forecast, Rates, Work
+from seva_ray.plan import Forecast, Work
+from seva_ray.rates import Rates
 
 DRIVER_BYTES_PER_UNIT = 11_000
 """What Ray Data keeps of each unit, measured up to 3,907 units: docs/LOG.md."""

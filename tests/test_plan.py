@@ -13,9 +13,10 @@ from seva_ray.engines import FakeEngine, VllmEngine
 from seva_ray.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.footprint import Sizes, demands, parts
 from seva_ray.models import Model, model_of
-from seva_ray.plan import Fleet, Pass, Rates, Work, forecast, units_of
+from seva_ray.plan import Pass, Work, forecast, units_of
 from seva_ray.plan_table import span
 from seva_ray.prices import read_prices
+from seva_ray.rates import Fleet, Rates
 from seva_ray.simulation import Faults
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import Generate, open_responses

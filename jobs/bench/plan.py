@@ -23,7 +23,8 @@ from bench.slow_start import SlowStart
 from presets import TOY_TRAIN
 from seva_ray.artifacts import Store
 from seva_ray.models import Model
-from seva_ray.plan import Fleet, Rates, forecast
+from seva_ray.plan import forecast
+from seva_ray.rates import Fleet, Rates
 from seva_ray.simulation import Faults
 from seva_ray.stages.generate import Generate, generate
 from seva_ray.stages.job import run

@@ -48,7 +48,7 @@ def probe(
     prompts: Artifact,
     views: Sequence[str],
 ) -> Artifact:
-    """Its counts have the names of fields of plan.Rates and footprint.Sizes. The first view is the chosen one."""
+    """Its counts have the names of fields of rates.Rates and footprint.Sizes. The first view is the chosen one."""
     alone = replace(generation, min_engines=1, max_engines=1)
     recipe = {
         "model": model.fingerprint,
