@@ -31,7 +31,7 @@ from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.report import Report, report
 from seva_ray.stages.scores import Evaluate
-from seva_ray.stages.start import check_start, starting_model
+from seva_ray.stages.start import check_name, check_start, starting_model
 from seva_ray.stages.train import check_training, train
 from seva_ray.toy.sft import ToyRecipe
 
@@ -110,6 +110,7 @@ def main(config: Full) -> None:
     store = Store(config.root)
     store.check_writable()
     check_start(store, config.model)
+    check_name(config.name, config.model, config.toy)
     benchmarks: list[Benchmark | JudgedBenchmark] = [*config.benchmarks.chosen(), *config.judged.chosen()]
     judge = open_judge(config.judge, benchmarks)
     prompts = prepare(config.prepare, store, config.prompts, config.source)

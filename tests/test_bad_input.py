@@ -47,6 +47,13 @@ def test_a_model_directory_that_does_not_exist(monkeypatch, capsys, root):
     assert "no such directory" in error_of(monkeypatch, capsys, "--root", root, "--model", "nowhere/llava")
 
 
+def test_a_policy_that_would_have_its_starting_models_name(monkeypatch, capsys, root, toy_model):
+    name = Path(toy_model).name
+    line = error_of(monkeypatch, capsys, "--root", root, "--model", toy_model, "--name", name)
+    assert line == f"error: name {name}: the starting model has it; choose another for the policy"
+    assert "name toy-3" in error_of(monkeypatch, capsys, "--root", root, "--model", "toy-3", "--name", "toy-3")
+
+
 def test_a_model_that_is_not_a_vision_language_model(monkeypatch, capsys, root, tmp_path):
     (tmp_path / "gpt").mkdir()
     (tmp_path / "gpt" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
@@ -63,10 +70,12 @@ def test_a_root_that_cannot_be_written(monkeypatch, capsys, tmp_path):
 
 def test_a_source_file_that_is_not_there(monkeypatch, capsys, root, toy_model, tmp_path):
     words = ["source:table", "--source.path", str(tmp_path / "none.jsonl")]
+    words = ["--name", "policy", *words]
     assert "none.jsonl" in error_of(monkeypatch, capsys, "--root", root, "--model", toy_model, *words)
 
 
 def test_a_source_file_of_another_shape(monkeypatch, capsys, root, toy_model, tmp_path):
     (tmp_path / "mix.json").write_text('{"rows": []}')
     words = ["source:llava-json", "--source.path", str(tmp_path / "mix.json"), "--source.image-root", str(tmp_path)]
+    words = ["--name", "policy", *words]
     assert "mix.json" in error_of(monkeypatch, capsys, "--root", root, "--model", toy_model, *words)

@@ -10,6 +10,7 @@ import ray
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.encoding import check_model
+from seva_ray.errors import ConfigError
 from seva_ray.models import Model, model_at, model_of
 from seva_ray.stages.cluster import join
 from seva_ray.stages.places import TASK, check_places
@@ -27,6 +28,13 @@ def check_start(store: Store, model: str) -> None:
         store.find(model)
     elif not is_toy(model):
         check_model(local_directory(model))
+
+
+def check_name(name: str, model: str, recipe: ToyRecipe) -> None:
+    """Raises: ConfigError where a policy would have the name of the model that it starts from, and so its scores."""
+    start = f"{TOY}-{of_seed(recipe, model).seed}" if is_toy(model) else model.rstrip("/").rpartition("/")[2]
+    if start == name:
+        raise ConfigError(f"name {name}: the starting model has it; choose another for the policy")
 
 
 def is_toy(model: str) -> bool:
