@@ -52,6 +52,8 @@ class FakeEncoder(Encoder):
     """An encoder without a processor: the question's bytes as token ids, the image as 8 x 8 pixels."""
 
     pixels_shape = (3, 8, 8)
+    image_token_id = -1
+    """No token."""
 
     def __init__(self, system: str):
         self.system = system
