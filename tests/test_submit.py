@@ -191,7 +191,7 @@ def slow_generation(toy_model: str, tmp_path: Path) -> list[str]:
     prepare(Prepare(shard_size=8), Store(str(tmp_path / "runs")), "toy", ToyWorld(num_images=40))
     return [
         "--working-dir", str(code), "--", "python", "driver.py", "--root", str(tmp_path / "runs"), "--model", toy_model,
-        "--views", "clean", "--generate.engine-resource", "", "--generate.min-engines", "1", "--generate.max-engines",
+        "--views", "clean", "--generate.min-engines", "1", "--generate.max-engines",
         "1", "--generate.engine.seconds-per-request", "0.05", "--generate.engine.journal", str(tmp_path / "journal"),
     ]  # fmt: skip
 
