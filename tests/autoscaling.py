@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.ray_head import free_port
+
 MEMORY = 2 * 2**30
 """That a node of any type has, at the least: the autoscaler adds nodes only for what their type declares."""
 
@@ -75,9 +77,7 @@ def autoscaling_cluster(
     """
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         address = f"127.0.0.1:{port}"
         config = Path(directory, "autoscaling.json")
         config.write_text(json.dumps(configuration(address, head, node_types, max_workers, idle_s)))

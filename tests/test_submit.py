@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from seva_ray.artifacts import Store, git_commit
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.prepare import Prepare, prepare
 from tests.chaos import driver
+from tests.ray_head import free_port
 
 CHECKOUT = Path(__file__).parent.parent
 PATIENCE_S = 300
@@ -75,12 +75,6 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
                 process.kill()
         assert stopped.returncode == 0, stopped.stderr
         assert alive == [], "the head's end is the end of all that it started"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_for(what: Callable[[], object]) -> None:
