@@ -1,6 +1,7 @@
 """How a score grows with the number of pairs: a saturating power law through measured points, and what more would give.
 
-score(n) = a - b * n^(-c), with b >= 0 and c > 0: from a lower score, ever slower towards a.
+score(n) = a - b * n^(-c), with b >= 0 and c > 0: from a lower score, ever slower towards a. Where low is good it falls:
+score(n) = a + b * n^(-c).
 Source: Hestness et al., Deep Learning Scaling is Predictable, Empirically, 2017 (arXiv 1712.00409); Rosenfeld et al.,
 A Constructive Prediction of the Generalization Error Across Scales, 2019 (arXiv 1909.12673). Theirs is of an error.
 """
@@ -35,20 +36,25 @@ class ScalingLaw:
 
     a: float
     b: float
-    """0 where the scores do not rise: the curve is then flat."""
+    """0 where the scores do not get better: the curve is then flat."""
     c: float
     num_pairs: Sequence[float]
     curve: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
     gain: float
-    """Score at twice the largest n minus that at the largest n, both as fitted; never below 0."""
+    """By how much the score at twice the largest n is better than at the largest n, both as fitted; never below 0."""
     gain_low: float
     gain_high: float
 
 
 def fit(
-    measured: Sequence[Measurement], *, num_resamples: int = 1000, num_places: int = 60, seed: int = 0
+    measured: Sequence[Measurement],
+    *,
+    low_is_good: bool = False,
+    num_resamples: int = 1000,
+    num_places: int = 60,
+    seed: int = 0,
 ) -> ScalingLaw | None:
     """Weighted least squares; None with fewer than three different n among the finite points.
 
@@ -69,15 +75,16 @@ def fit(
     floored = np.maximum(halves, halves.max() / 10)
     weights = 1 / floored**2 if floored.all() else np.ones(len(points))
     largest = sizes.max()
-    a, b, c = _fits(sizes / largest, np.vstack([scores, scores + noise]), weights / weights.sum())
+    sign = -1 if low_is_good else 1
+    a, b, c = _fits(sizes / largest, sign * np.vstack([scores, scores + noise]), weights / weights.sum())
 
     places = np.geomspace(sizes.min(), 2 * largest, num_places)
-    curves = a[:, None] - b[:, None] * (places / largest) ** -c[:, None]
+    curves = sign * (a[:, None] - b[:, None] * (places / largest) ** -c[:, None])
     gains = b * (1 - 2.0**-c)
     low, high = np.percentile(curves[1:], [2.5, 97.5], axis=0)
     gain_low, gain_high = np.percentile(gains[1:], [2.5, 97.5])
     return ScalingLaw(
-        a=float(a[0]),
+        a=float(sign * a[0]),
         b=float(b[0] * largest ** c[0]),
         c=float(c[0]),
         num_pairs=places.tolist(),

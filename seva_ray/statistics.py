@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seva_ray.benchmarks.base import Tally
+from seva_ray.benchmarks.base import Tally, gain
 from seva_ray.seeds import generator
 
 CONFIDENCE = 0.95
@@ -39,6 +39,11 @@ class Comparison:
     difference_low: float
     difference_high: float
     num_images: int
+
+    @property
+    def gain(self) -> float:
+        """The difference; its negative where low is good."""
+        return gain(self.metric, self.difference)
 
     @property
     def excludes_zero(self) -> bool:

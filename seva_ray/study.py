@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from seva_ray.benchmarks.base import gain
 from seva_ray.report import StageTime
 from seva_ray.space import SWAPPED, strength
 from seva_ray.statistics import Comparison
@@ -34,7 +35,8 @@ class Row:
     trained_pairs: float = float("nan")
     """Pairs that there were to train on, mean over the repeats: a weak augmentation has fewer than asked for."""
     ahead: float = float("nan")
-    """Of the objective: the best point minus this one, repeat by repeat; nan for the best itself and other metrics."""
+    """Of the objective: by how much the best point is better than this one, repeat by repeat; nan for the best itself
+    and other metrics."""
     ahead_low: float = float("nan")
     ahead_high: float = float("nan")
     error: str = ""
@@ -43,6 +45,11 @@ class Row:
     @property
     def measured(self) -> bool:
         return not self.error and all(map(math.isfinite, (self.start, self.difference)))
+
+    @property
+    def gain(self) -> float:
+        """As of a `Comparison`."""
+        return gain(self.metric, self.difference)
 
     @property
     def excludes_zero(self) -> bool:
@@ -121,12 +128,12 @@ def objective_rows(content: StudyContent) -> list[Row]:
 
 
 def final_rows(content: StudyContent) -> list[Row]:
-    """Of each setting, the objective on the largest number of pairs that was measured; the highest difference first."""
+    """Of each setting, the objective on the largest number of pairs that was measured; the best first."""
     finals: dict[tuple[Any, ...], Row] = {}
     for row in objective_rows(content):
         if row.setting not in finals or row.asked > finals[row.setting].asked:
             finals[row.setting] = row
-    return sorted(finals.values(), key=lambda row: -row.difference)
+    return sorted(finals.values(), key=lambda row: -row.gain)
 
 
 def failed_rows(content: StudyContent) -> list[Row]:

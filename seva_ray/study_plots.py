@@ -243,16 +243,21 @@ def grid(number: int, row_height: float, **shared: bool) -> tuple[Figure, list[A
     return figure, every
 
 
-def parallel(columns: Mapping[str, Sequence[Any]], scores: Sequence[float], unit: str) -> Figure:
+def parallel(
+    columns: Mapping[str, Sequence[Any]], scores: Sequence[float], unit: str, *, low_is_good: bool = False
+) -> Figure:
     """A line for each point through its value on every axis to its score; the colour is the score's, the best on top.
 
-    `columns` has each axis' value of each point.
+    `columns` has each axis' value of each point. `low_is_good`: low scores are good, and the axis of scores hangs.
     """
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     axes = figure.add_subplot()
     low, high = _limits(scores)
-    colors = ScalarMappable(norm=Normalize(low, high), cmap="viridis_r")
-    order = np.argsort(scores)
+    if low_is_good:
+        low, high = high, low
+    goodness = (np.array(scores) - low) / (high - low)
+    colors = ScalarMappable(norm=Normalize(0, 1), cmap="viridis_r")
+    order = np.argsort(goodness)
     rank = np.empty(len(scores))
     rank[order] = np.linspace(-0.5, 0.5, len(scores))
     heights: list[list[float]] = []
@@ -262,14 +267,15 @@ def parallel(columns: Mapping[str, Sequence[Any]], scores: Sequence[float], unit
         # Lines of one value are spread around its tick by their scores, the best above, so that each can be followed.
         heights.append([(ticks.index(value) + 0.5 + 0.6 * at) * gap for value, at in zip(values, rank)])
         _axis(axes, place, plain(named(name)), [((n + 0.5) * gap, plain(shown(tick))) for n, tick in enumerate(ticks)])
-    heights.append([(score - low) / (high - low) for score in scores])
+    heights.append(goodness.tolist())
     places = np.arange(len(heights))
     for point in order:
-        color = colors.to_rgba(scores[point])
+        color = colors.to_rgba(goodness[point])
         best = point == order[-1]
         axes.plot(places, [column[point] for column in heights], color=color, linewidth=3 if best else 1.2, alpha=0.9)
-    ticks = [tick for tick in MaxNLocator(nbins=6).tick_values(low, high) if low <= tick <= high]
-    _axis(axes, len(columns), plain(unit), [((tick - low) / (high - low), f"{tick:g}") for tick in ticks])
+    values = MaxNLocator(nbins=6).tick_values(min(low, high), max(low, high))
+    ends = [((value - low) / (high - low), f"{value:g}") for value in values]
+    _axis(axes, len(columns), plain(unit), [end for end in ends if 0 <= end[0] <= 1])
     axes.set_xlim(-0.02, len(columns) + 0.02)
     axes.set_ylim(-0.02, 1.02)
     axes.axis("off")

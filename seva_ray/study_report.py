@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from seva_ray import study_plots, study_views
+from seva_ray.benchmarks.base import LOW_IS_GOOD
 from seva_ray.curves import BLUE, ORANGE, svg_of
 from seva_ray.report import data_uri, flat, forest, page
 from seva_ray.scaling import MIN_SIZES, Measurement, fit
@@ -63,6 +64,7 @@ def render(content: StudyContent) -> str:
         growths=growths,
         max_growths=MAX_PANELS,
         min_sizes=MIN_SIZES,
+        low_is_good=_low_is_good(content),
         parallel=_image(_parallel(content, finals)),
         unequal=_image(_unequal(content)),
         judged=_image(_judged(content)),
@@ -86,6 +88,10 @@ def _image(figure: Figure | None) -> str:
 
 def _unit(content: StudyContent) -> str:
     return "{}\n{}, %".format(*content.objective)
+
+
+def _low_is_good(content: StudyContent) -> bool:
+    return content.objective[1].endswith(LOW_IS_GOOD)
 
 
 def _varying(content: StudyContent) -> list[str]:
@@ -132,8 +138,8 @@ def _heat(content: StudyContent, finals: Sequence[Row]) -> dict[str, Any] | None
     arms, betas = sorted({arm for arm, _ in rows}, key=order_of_arm), sorted({beta for _, beta in rows})
     if len(betas) < 2:
         return None
-    largest = max(abs(row.difference) for row in rows.values()) or 1.0
-    cells = {place: (row, _tint(row.difference / largest), is_stopped(content, row)) for place, row in rows.items()}
+    largest = max(abs(row.gain) for row in rows.values()) or 1.0
+    cells = {place: (row, _tint(row.gain / largest), is_stopped(content, row)) for place, row in rows.items()}
     return {
         "betas": [shown(beta) for beta in betas],
         "rows": [(arm, [cells.get((arm, beta)) for beta in betas]) for arm in arms],
@@ -157,8 +163,9 @@ def _growths(content: StudyContent) -> list[Growth]:
     for arm, rows in by_arm.items():
         ordered = [rows[number] for number in sorted(rows)]
         if len(ordered) > 1:
-            growths.append(Growth(arm=arm, rows=ordered, law=fit([_measurement(row) for row in ordered])))
-    drawn = sorted(growths, key=lambda growth: -growth.rows[-1].difference)[:MAX_PANELS]
+            law = fit(list(map(_measurement, ordered)), low_is_good=_low_is_good(content))
+            growths.append(Growth(arm=arm, rows=ordered, law=law))
+    drawn = sorted(growths, key=lambda growth: -growth.rows[-1].gain)[:MAX_PANELS]
     return sorted(drawn, key=lambda growth: order_of_arm(growth.arm))
 
 
@@ -177,7 +184,8 @@ def _parallel(content: StudyContent, finals: Sequence[Row]) -> Figure | None:
     varying = {name: values for name, values in columns.items() if len(set(values)) > 1}
     if len(varying) < 2 or len(finals) < 3:
         return None
-    return study_plots.parallel(varying, [row.start + row.difference for row in finals], _unit(content))
+    scores = [row.start + row.difference for row in finals]
+    return study_plots.parallel(varying, scores, _unit(content), low_is_good=_low_is_good(content))
 
 
 def _unequal(content: StudyContent) -> Figure | None:

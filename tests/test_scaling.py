@@ -79,3 +79,15 @@ def test_the_same_points_and_seed_give_the_same_interval() -> None:
     points = measurements({size: truth(size) for size in SIZES}, 1.0)
     assert fit(points) == fit(points)
     assert fit(points) != fit(points, seed=1)
+
+
+def test_where_low_is_good_the_curve_falls_to_the_mirrored_gain() -> None:
+    risen = measurements({size: truth(size) for size in SIZES}, 1.0)
+    fallen = [Measurement(num_pairs=point.num_pairs, score=-point.score, half_width=1.0) for point in risen]
+    up, down = fit(risen), fit(fallen, low_is_good=True)
+    assert up is not None
+    assert down is not None
+    assert down.curve == pytest.approx([-score for score in up.curve])
+    assert (down.a, down.b, down.gain) == pytest.approx((-up.a, up.b, up.gain))
+    assert all(low <= score <= high for low, score, high in zip(down.low, down.curve, down.high))
+    assert fit(fallen).gain == 0  # type: ignore[union-attr]

@@ -106,3 +106,15 @@ def test_a_panel_of_pairs_reaches_to_twice_the_largest_number() -> None:
     assert [label.get_text() for label in axes.get_xticklabels()] == ["125", "250", "500", "1,000"]
     assert axes.get_xlim()[1] > 1000
     assert axes.get_ylim()[0] < START - 5 < START + 3.2 < axes.get_ylim()[1]
+
+
+def test_where_low_is_good_the_lowest_score_stands_at_the_top() -> None:
+    columns: dict[str, list[Any]] = {"beta": [0.1, 0.2, 0.3], "lora_rank": [8, 16, 8]}
+    for low_is_good in (False, True):
+        figure = study_plots.parallel(columns, [61.0, 67.0, 64.0], "CHAIR, %", low_is_good=low_is_good)
+        (best,) = [line for line in figure.axes[0].lines if line.get_linewidth() == 3]
+        others = [line for line in figure.axes[0].lines if line.get_linewidth() == 1.2 and len(line.get_xdata()) == 3]
+        ends = {round(float(line.get_ydata()[0]), 3): line.get_ydata()[-1] for line in (best, *others)}
+        assert len(ends) == 3
+        assert best.get_ydata()[-1] == max(ends.values())
+        assert best.get_ydata()[0] == pytest.approx(1 / 6 if low_is_good else 1 / 2, abs=0.11)

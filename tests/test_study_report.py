@@ -249,3 +249,12 @@ def test_the_heat_map_is_white_at_0_and_darkest_at_the_largest_difference() -> N
     assert blue[2] > blue[0]
     assert orange[0] > orange[2]
     assert sum(blue) < sum(paler) < sum(white)
+
+
+def test_where_low_is_good_the_lowest_is_the_best_and_blue() -> None:
+    chair = ("amber", "AMBER CHAIR, low is good")
+    rows = [row(value, beta=beta, metric=chair) for value, beta in ((3.0, 0.1), (-4.0, 0.2), (-1.0, 0.3))]
+    content = replace(study(*rows), objective=chair)
+    assert [item.difference for item in final_rows(content)] == [-4.0, -1.0, 3.0]
+    cells = re.findall(r'<td style="background:rgb\((\d+),\d+,(\d+)\)"', render(content))
+    assert [int(blue) > int(red) for red, blue in cells] == [False, True, True]

@@ -13,11 +13,14 @@ from seva_ray.engines import FakeEngine
 from seva_ray.errors import UserError
 from seva_ray.models import Model
 from seva_ray.sources import ToyWorld
+from seva_ray.space import Point
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.scores import Evaluate
+from seva_ray.stages.study import best_of
 from seva_ray.stages.workshop import Bench, Workshop, claim_of_generation, claim_of_training, settled
+from tests import studies
 
 MODEL = Model(name="fake", directory="nowhere", fingerprint="fake")
 
@@ -96,3 +99,10 @@ def test_where_nodes_are_of_kinds_a_claim_is_for_those_of_its_kind():
     assert claim_of_generation(generate, pools, on_gpus=False) == {"CPU": 5, "generation": 4}
     assert claim_of_training(Train(), pools, on_gpus=True) == {"GPU": 8, "training": 8}
     assert claim_of_training(Train(), {"GPU": 8}, on_gpus=True) == {"GPU": 8}
+
+
+def test_where_low_is_good_the_lowest_point_is_the_best_and_a_fall_is_a_gain():
+    chair = ("amber", "AMBER CHAIR, low is good")
+    rows = [studies.row(value, beta=beta, metric=chair) for value, beta in ((3.0, 0.1), (-4.0, 0.2), (-1.0, 0.3))]
+    assert best_of(rows, chair) == Point(**rows[1].point)
+    assert [row.gain for row in rows] == [-3.0, 4.0, 1.0]

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from seva_ray.benchmarks.base import Tally, is_right, percent, tally_of, text_of
+from seva_ray.benchmarks.base import LOW_IS_GOOD, Tally, is_right, percent, tally_of, text_of
 from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
 from seva_ray.benchmarks.files import (
     adjacent,
@@ -120,10 +120,10 @@ class AmberGenerative:
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {
-            "AMBER CHAIR, low is good": percent(sums["wrong_nouns"], sums["nouns"]),
+            f"AMBER CHAIR{LOW_IS_GOOD}": percent(sums["wrong_nouns"], sums["nouns"]),
             "AMBER Cover": percent(sums["covered"], sums["objects"]),
-            "AMBER Hal, low is good": percent(sums["wrong_descriptions"], sums["descriptions"]),
-            "AMBER Cog, low is good": percent(sums["taken"], sums["tempting"]),
+            f"AMBER Hal{LOW_IS_GOOD}": percent(sums["wrong_descriptions"], sums["descriptions"]),
+            f"AMBER Cog{LOW_IS_GOOD}": percent(sums["taken"], sums["tempting"]),
         }
 
 

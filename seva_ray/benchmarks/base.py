@@ -12,6 +12,9 @@ import numpy as np
 
 from seva_ray.records import Prompt, Response
 
+LOW_IS_GOOD = ", low is good"
+"""Ends the name of a metric whose lower values are the better ones."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
@@ -69,6 +72,11 @@ def tally_of(names: Sequence[str], counted: Iterable[tuple[str, Mapping[str, flo
         for name, value in counts.items():
             row[place[name]] += value
     return Tally(image_ids=list(rows), names=list(place), counts=np.array(list(rows.values())).reshape(-1, len(place)))
+
+
+def gain(metric: str, difference: float) -> float:
+    """Above 0 where a difference (policy minus start) is for the better."""
+    return -difference if metric.endswith(LOW_IS_GOOD) else difference
 
 
 def percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

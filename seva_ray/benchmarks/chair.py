@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from seva_ray.benchmarks.base import Tally, percent, tally_of, text_of
+from seva_ray.benchmarks.base import LOW_IS_GOOD, Tally, percent, tally_of, text_of
 from seva_ray.benchmarks.files import (
     id_at,
     image_at,
@@ -150,8 +150,8 @@ class Chair:
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """In percent, but for the mean number of words."""
         return {
-            "CHAIRs, low is good": percent(sums["wrong_descriptions"], sums["descriptions"]),
-            "CHAIRi, low is good": percent(sums["wrong_mentions"], sums["mentions"]),
+            f"CHAIRs{LOW_IS_GOOD}": percent(sums["wrong_descriptions"], sums["descriptions"]),
+            f"CHAIRi{LOW_IS_GOOD}": percent(sums["wrong_mentions"], sums["mentions"]),
             "CHAIR recall": percent(sums["found"], sums["present"]),
             "CHAIR words": percent(sums["words"], sums["descriptions"]) / 100,
         }

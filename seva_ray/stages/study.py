@@ -15,6 +15,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from seva_ray.artifacts import Artifact, Store, versions
+from seva_ray.benchmarks.base import gain
 from seva_ray.space import SWAPPED, Point, Space
 from seva_ray.stages.export import Export, export
 from seva_ray.stages.facts import Passes, passes_of, seconds_of, test_time_scores, tokens_of, view_facts
@@ -144,7 +145,8 @@ def with_distance(row: Row, bench: Bench, measured: Mapping[Point, Measured], be
     if (row.benchmark, row.metric) != bench.objective or point == best:
         return row
     found = contrasted(bench, measured[best], measured[point])
-    return replace(row, ahead=found.difference, ahead_low=found.difference_low, ahead_high=found.difference_high)
+    low, high = sorted(gain(found.metric, end) for end in (found.difference_low, found.difference_high))
+    return replace(row, ahead=found.gain, ahead_low=low, ahead_high=high)
 
 
 def best_of(rows: Sequence[Row], objective: tuple[str, str]) -> Point | None:
@@ -154,7 +156,7 @@ def best_of(rows: Sequence[Row], objective: tuple[str, str]) -> Point | None:
     ]
     most = max((row.point["num_pairs"] or 0 for row in sought), default=0)
     last = [row for row in sought if (row.point["num_pairs"] or 0) == most and row.difference == row.difference]
-    return Point(**max(last, key=lambda row: row.difference).point) if last else None
+    return Point(**max(last, key=lambda row: row.gain).point) if last else None
 
 
 def best_repeat(measured: Measured, objective: tuple[str, str]) -> int:

@@ -132,7 +132,7 @@ class Workshop:
         benchmark, metric = self.bench.objective
         row = next(row for row in measured.scores[benchmark] if row.metric == metric)
         self.tell(point, f"{metric} {row.difference:+.1f} [{row.difference_low:+.1f}, {row.difference_high:+.1f}]")
-        return told | {"gain": row.difference}
+        return told | {"gain": row.gain}
 
     def measured(self, point: Point) -> Measured:
         """Every repeat trained and scored. What exists already is only read."""
