@@ -5,13 +5,9 @@ Not `ray.cluster_utils.AutoscalingCluster`: that one runs `ray stop --force`, wh
 
 import json
 import os
-import secrets
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.ray_head import free_port
+from tests.ray_head import free_port, ray_head
 
 MEMORY = 2 * 2**30
 """That a node of any type has, at the least: the autoscaler adds nodes only for what their type declares."""
@@ -76,45 +72,23 @@ def autoscaling_cluster(
     `node_types`: resources of a node of each type.
     """
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:
-        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         port = free_port()
         address = f"127.0.0.1:{port}"
         config = Path(directory, "autoscaling.json")
         config.write_text(json.dumps(configuration(address, head, node_types, max_workers, idle_s)))
-        process = subprocess.Popen(
-            [
-                str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
-                f"--port={port}", f"--autoscaling-config={config}", f"--num-cpus={head['CPU']}",
-                "--object-store-memory=200000000", "--include-dashboard=false", "--disable-usage-stats",
-                f"--temp-dir={directory}/t",
-            ],
-            env=os.environ
-            | token
-            | {
-                "PYTHONPATH": str(Path(__file__).parent.parent),
-                "RAY_FAKE_CLUSTER": "1",
-                "RAY_enable_autoscaler_v2": "1",
-                "RAY_CLOUD_INSTANCE_ID": HEAD_NODE_ID,
-                "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_NODE_ID,
-                "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-                "RAY_health_check_period_ms": "1000",  # a node that vanished is missed sooner
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            wait_for(port, process)
-            yield Autoscaling(
-                address=address, environment=token | {"RAY_ADDRESS": address, "SEVA_NODE_TYPES": str(config)}
-            )
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        with ray_head(
+            port,
+            f"--autoscaling-config={config}",
+            f"--num-cpus={head['CPU']}",
+            PYTHONPATH=str(Path(__file__).parent.parent),
+            RAY_FAKE_CLUSTER="1",
+            RAY_enable_autoscaler_v2="1",
+            RAY_CLOUD_INSTANCE_ID=HEAD_NODE_ID,
+            RAY_OVERRIDE_NODE_ID_FOR_TESTING=HEAD_NODE_ID,
+            AUTOSCALER_UPDATE_INTERVAL_S="1",
+            RAY_health_check_period_ms="1000",  # a node that vanished is missed sooner
+        ) as joining:
+            yield Autoscaling(address=address, environment=joining | {"SEVA_NODE_TYPES": str(config)})
 
 
 def configuration(
@@ -161,13 +135,3 @@ def configuration(
         "head_start_ray_commands": [],
         "worker_start_ray_commands": [],
     }
-
-
-def wait_for(port: int, process: subprocess.Popen) -> None:
-    for _ in range(300):
-        assert process.poll() is None, "the head did not start"
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    raise AssertionError("the head did not start in a minute")
