@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from seva_ray.errors import ConfigError
 from seva_ray.plan import Forecast, Work
 from seva_ray.rates import Rates
+from seva_ray.units import UNITS_PER_CALL
 
 DRIVER_BYTES_PER_UNIT = 11_000
 """What Ray Data keeps of each unit, measured up to 3,907 units: docs/LOG.md."""
@@ -116,18 +117,23 @@ class Demand:
 
 def demands(work: Work, rates: Rates, sizes: Sizes, full: bool, forecast: Forecast) -> list[Demand]:
     num_units, kept = sum(item.num_left for item in work.passes), work.kept(rates)
+    num_files, at_once = work.num_files(rates), min(num_units, UNITS_PER_CALL)
     rows_per_s = times(forecast.num_engines, forecast.rows_per_s)
     held = 2 * work.units_per_engine * work.shard_size * forecast.num_engines / forecast.num_nodes
     by_path = sizes.image_bytes != 0  # an unknown size is no reason to hide the requests
     of_pair = plus(sizes.prompt_bytes, times(1 + work.num_rejected, sizes.response_bytes))
     return [
-        Demand(name="driver's memory for units", value=num_units * DRIVER_BYTES_PER_UNIT, unit="B"),
+        Demand(name="driver's memory for units", value=at_once * DRIVER_BYTES_PER_UNIT, unit="B"),
         Demand(name="driver's memory for pairs, at least", value=times(kept, of_pair), unit="B"),
         Demand(name="pixels in memory, each node", value=times(held, sizes.pixel_bytes), unit="B"),
         Demand(name="puts, one prefix", value=times(rows_per_s, 1 / work.shard_size), unit="/s", limit=PUTS_PER_S),
         Demand(name="gets of images, one prefix", value=rows_per_s if by_path else 0.0, unit="/s", limit=GETS_PER_S),
-        # Prompts, verdicts, pairs and reference, beside the responses.
-        Demand(name="files", value=work.num_shards * 4 + sum(item.num_units for item in work.passes), unit=""),
+        # Prompts and verdicts, pairs and reference, beside the responses.
+        Demand(
+            name="files",
+            value=2 * work.num_shards + 2 * num_files + sum(item.num_units for item in work.passes),
+            unit="",
+        ),
         Demand(
             name="list requests at each start",
             value=sum(math.ceil(item.num_units / NAMES_PER_LIST) for item in work.passes),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from seva_ray.errors import ConfigError
 from seva_ray.rates import Fleet, Rates
 from seva_ray.simulation import Crew, Faults, Outcome, Units, simulate
+from seva_ray.units import PAIRS_PER_UNIT, UNITS_PER_CALL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,11 @@ class Work:
         if self.num_kept is not None or rates.kept_share is None:
             return self.num_kept
         return round(rates.kept_share * self.num_prompts)
+
+    def num_files(self, rates: Rates) -> int:
+        """Shards that have pairs, at most."""
+        kept = self.kept(rates)
+        return self.num_shards if kept is None else min(kept, self.num_shards)
 
     def num_steps(self, rates: Rates) -> int | None:
         if (kept := self.kept(rates)) is None:
@@ -193,13 +199,13 @@ def generation(name: str, units: Units, work: Work, rates: Rates, fleet: Fleet, 
     count, rows = sum(count for count, _ in units), num_rows(units)
     if not count:
         return Stage(name=name, work="nothing to do")
-    finish_s, slow = spent(rates, finish_files_per_s=count)
+    finish_s, slow = spent(rates, read_files_per_s=count)
     encode_s, blind = spent(rates, encode_rows_per_s=rows)
     engine_hours = outcome.engine_s / 3600 if outcome else 0.0
     return Stage(
         name=name,
         work=f"{count:,} units, {rows:,} responses",
-        wall_s=(outcome.wall_s if outcome else 0.0) + finish_s,
+        wall_s=(outcome.wall_s if outcome else 0.0) + (count - 1) // UNITS_PER_CALL * (rates.start_s or 0.0) + finish_s,
         driver_s=finish_s,
         gpu_hours=engine_hours * work.gpus_per_engine if fleet.gpus_per_node else 0.0,
         cpu_hours=encode_s / 3600 + (0.0 if fleet.gpus_per_node else engine_hours),
@@ -211,10 +217,11 @@ def pair(work: Work, rates: Rates, num_cpus: int) -> Stage:
     if work.paired:
         return Stage(name="pair", work="there already")
     seconds, unknown = spent(rates, pair_rows_per_s=work.num_prompts * work.num_rejected)
-    read_s, slow = spent(rates, read_files_per_s=work.num_shards)
+    files = work.num_files(rates)
+    read_s, slow = spent(rates, read_files_per_s=files)
     return Stage(
         name="pair",
-        work=f"{work.num_prompts * work.num_rejected:,} comparisons, {work.num_shards:,} files in the driver",
+        work=f"{work.num_prompts * work.num_rejected:,} comparisons, {files:,} files in the driver",
         wall_s=seconds / min(num_cpus, work.num_shards) + read_s,
         driver_s=read_s,
         cpu_hours=(seconds + read_s) / 3600,
@@ -229,15 +236,15 @@ def reference(work: Work, rates: Rates, fleet: Fleet) -> Stage:
         unknown = ("kept_share", *missing(rates, "reference_pairs_per_s"))
         return Stage(name="reference", work="pairs", unknown=unknown)
     seconds, unknown = spent(rates, reference_pairs_per_s=kept)
-    # Each shard is a unit, whether it has pairs or not.
-    wall_s = max(seconds / work.num_workers, work.num_shards / (rates.commits_per_s or math.inf))
-    return on_workers("reference", f"{kept:,} pairs in {work.num_shards:,} units", wall_s, unknown, work, fleet)
+    units = min(work.num_files(rates), math.ceil(kept / PAIRS_PER_UNIT))
+    wall_s = max(seconds / work.num_workers, units / (rates.commits_per_s or math.inf))
+    return on_workers("reference", f"{kept:,} pairs in {units:,} units", wall_s, unknown, work, fleet)
 
 
 def train(work: Work, rates: Rates, fleet: Fleet) -> Stage:
     if work.trained:
         return Stage(name="train", work="there already")
-    read_s, slow = spent(rates, read_files_per_s=2 * work.num_shards)
+    read_s, slow = spent(rates, read_files_per_s=2 * work.num_files(rates))
     unknown = (*slow, *missing(rates, "train_start_s", "step_s"))
     if (steps := work.num_steps(rates)) is None:
         return Stage(name="train", work="steps", unknown=("kept_share", *unknown))

@@ -20,11 +20,9 @@ class Rates:
     """Prompts that one CPU reads, augments and preprocesses. Unknown: as many as the engines want."""
     commits_per_s: float | None = None
     """Units that driver and storage can take from all engines or workers together. Unknown: without limit."""
-    finish_files_per_s: float | None = None
-    """Response files whose counts the driver reads, several at once, when all are there."""
     read_files_per_s: float | None = None
-    """Files of pairs that the driver reads, one after the other: once to write pairs.json, and to train those and as
-    many with the reference's log-probabilities."""
+    """Files that the driver reads, several at once: all responses, for their counts; of shards with pairs the pairs,
+    for pairs.json, and to train once more, with as many of the reference's log-probabilities."""
     pair_rows_per_s: float | None = None
     """Prompts of which one CPU compares the responses of two views."""
     kept_share: float | None = None

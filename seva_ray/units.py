@@ -20,6 +20,12 @@ from seva_ray.seeds import key_of
 from seva_ray.storage import read_table, write_table
 from seva_ray.views import Viewer
 
+UNITS_PER_CALL = 100_000
+"""That Ray Data is given at once: it keeps about 11 KB of each in the driver. The next call's engines start anew."""
+
+PAIRS_PER_UNIT = 64
+"""That the reference scores in one unit, about: shards that have few pairs go together, and each is still one file."""
+
 CONTROL_BATCH_SIZE = 8
 """Requests that view `control-batch` gives the engine at once."""
 
@@ -35,6 +41,8 @@ class Unit:
     responses_uri: str
     view: str
     image_root: str | None
+    num_rows: int
+    """At most; its encoding asks for memory by it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import pytest
 from seva_ray.artifacts import Store
 from seva_ray.encoding import Encoder
 from seva_ray.engines import Decoding, Request, TransformersEngine
+from seva_ray.stages.pair import read_pairs
 from seva_ray.stages.prepare import shard_name
 from seva_ray.storage import read_table
 from seva_ray.verdicts import VERDICTS
@@ -84,11 +85,7 @@ def test_verdicts_add_up_and_kept_pairs_are_in_every_export(finished: Store, tra
     verdicts = pairs.counts["verdicts"]
     assert set(verdicts) == set(VERDICTS)
     assert sum(verdicts.values()) == prompts.counts["num_prompts"] == pairs.counts["num_prompts"]
-    rows = [
-        row
-        for name in map(shard_name, range(prompts.counts["num_shards"]))
-        for row in read_table(pairs.path("pairs", name)).to_pylist()
-    ]
+    rows = read_pairs(pairs).to_pylist()
     assert len(rows) == verdicts["kept"] > 50
     assert all([item["view"] for item in row["rejected"]] == [VIEW] for row in rows)
     texts = [(row["chosen"], row["rejected"][0]["text"]) for row in rows]

@@ -1,5 +1,6 @@
 """Pairs of several sources, with filters and quotas: every prompt still has one verdict."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from seva_ray.artifacts import Artifact, Store
 from seva_ray.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.filters import Filters
 from seva_ray.records import PAIR_SCHEMA, RESPONSE_SCHEMA, Prompt, Response, table
-from seva_ray.stages.pair import Pair, pair, read_pairs
+from seva_ray.stages.pair import Pair, files_of, pair, read_pairs
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.storage import exists, read_bytes, read_table, write_table
 from seva_ray.verdicts import OPTIONAL, VERDICTS
@@ -93,7 +94,7 @@ def test_without_filters_only_equal_and_empty_answers_are_dropped(answers: Answe
     expected = dict.fromkeys(VERDICTS, 0) | {"kept": 48, "equal": 6, "empty": 6}
     assert pairs.counts["verdicts"] == expected
     assert not any(pairs.counts["verdicts"][verdict] for verdict in OPTIONAL)
-    assert read_pairs(answers.prompts, pairs).schema.equals(PAIR_SCHEMA)
+    assert read_pairs(pairs).schema.equals(PAIR_SCHEMA)
 
 
 def test_filters_and_quotas_give_each_prompt_one_verdict_and_the_counts_add_up(answers: Answers):
@@ -107,8 +108,18 @@ def test_filters_and_quotas_give_each_prompt_one_verdict_and_the_counts_add_up(a
     assert Counter(rows.values())["ocr_vqa", "kept"] == 7
     assert Counter(rows.values())["textvqa", "kept"] == 18  # fewer than the quota: all of them
     assert counts["surplus"] == 18 - 7
-    assert set(read_pairs(answers.prompts, pairs)["prompt_id"].to_pylist()) == answers.kept(pairs)
+    assert set(read_pairs(pairs)["prompt_id"].to_pylist()) == answers.kept(pairs)
     assert read_bytes(pairs.path("pairs.json")).count(b'"reject"') == counts["kept"] == 25
+
+
+def test_a_shard_without_a_kept_pair_has_no_file_but_all_its_verdicts(answers: Answers):
+    pairs = answers.pair(name="few", max_per_source={"ocr_vqa": 1, "textvqa": 1})
+    kept, num_shards = answers.kept(pairs), answers.prompts.counts["num_shards"]
+    assert len(kept) == 2 < num_shards
+    assert len(files_of(pairs)) <= 2
+    assert set(read_pairs(pairs)["prompt_id"].to_pylist()) == kept
+    assert len(answers.verdicts(pairs)) == NUM_PROMPTS
+    assert len(json.loads(read_bytes(pairs.path("pairs.json")))) == 2
 
 
 def test_several_views_of_a_prompt_stay_together_and_each_has_its_verdict(answers: Answers):
@@ -122,7 +133,7 @@ def test_several_views_of_a_prompt_stay_together_and_each_has_its_verdict(answer
             if row["verdict"] == "kept":
                 by_view[row["view"]].add(row["prompt_id"])
     assert by_view["moco"] != by_view["diffusion-500"]
-    rows = {row["prompt_id"]: row for row in read_pairs(answers.prompts, pairs).to_pylist()}
+    rows = {row["prompt_id"]: row for row in read_pairs(pairs).to_pylist()}
     assert set(rows) == by_view["moco"] | by_view["diffusion-500"]
     for prompt_id, row in rows.items():
         assert [item["view"] for item in row["rejected"]] == [view for view in by_view if prompt_id in by_view[view]]

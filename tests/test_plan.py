@@ -31,8 +31,7 @@ RATES = Rates(
     rows_per_s=5,
     start_s=100,
     encode_rows_per_s=50,
-    finish_files_per_s=10,
-    read_files_per_s=4,
+    read_files_per_s=10,
     pair_rows_per_s=2000,
     kept_share=0.4,
     reference_pairs_per_s=2,
@@ -73,22 +72,38 @@ def test_every_stage_takes_its_amount_over_its_rate():
     assert found["generate"].gpu_hours == pytest.approx(8 * 5100 / 3600)
     assert found["generate"].cpu_hours == pytest.approx(200_000 / 50 / 3600)
     # 50 s on 96 CPUs, then 100 files; before training twice as many.
-    assert found["pair"].wall_s == pytest.approx(50 / 96 + 100 / 4)
-    assert found["pair"].cpu_hours == pytest.approx(75 / 3600)
+    assert found["pair"].wall_s == pytest.approx(50 / 96 + 100 / 10)
+    assert found["pair"].cpu_hours == pytest.approx(60 / 3600)
     assert found["reference"].wall_s == pytest.approx(40_000 / 2 / 16)
-    assert found["train"].wall_s == pytest.approx(60 + 625 * 10 + 200 / 4)
+    assert found["train"].wall_s == pytest.approx(60 + 625 * 10 + 200 / 10)
     assert found["train"].gpu_hours == pytest.approx(16 * 6310 / 3600)
     assert found["evaluate"].wall_s == pytest.approx(100 + 200 + 8 / 10)
     assert not any(stage.unknown for stage in found.values())
     whole = forecast(WORK, RATES, FLEET, Faults(), 1)
-    assert whole.total.wall_s == pytest.approx(100 + 5120 + 50 / 96 + 25 + 1250 + 6360 + 300.8)
-    assert whole.total.driver_s == pytest.approx(100 + 20 + 25 + 50 + 0.8)
+    assert whole.total.wall_s == pytest.approx(100 + 5120 + 50 / 96 + 10 + 1250 + 6330 + 300.8)
+    assert whole.total.driver_s == pytest.approx(100 + 20 + 10 + 20 + 0.8)
 
 
 def test_units_go_no_faster_than_the_driver_takes_them():
     slow = stages_of(rates=replace(RATES, commits_per_s=0.02))
     assert slow["generate"].wall_s == pytest.approx(100 + 200 + 199 / 0.02 + 200 / 10)
     assert slow["reference"].wall_s == pytest.approx(100 / 0.02)
+
+
+def test_shards_without_pairs_have_no_file_to_read_nor_reference_to_compute():
+    few = stages_of(rates=replace(RATES, kept_share=0.0003))  # 30 pairs, so at most 30 of 100 shards
+    assert few["pair"].driver_s == pytest.approx(30 / 10)
+    assert few["train"].driver_s == pytest.approx(60 / 10)
+    assert "30 pairs in 1 units" in few["reference"].work
+    unknown = stages_of(rates=replace(RATES, kept_share=None))
+    assert unknown["pair"].driver_s == pytest.approx(100 / 10)
+
+
+def test_engines_start_anew_for_each_hundred_thousand_units():
+    tests = [(100_001, 1)]
+    found = stages_of(work=replace(WORK, tests=tests))["evaluate"]
+    within = stages_of(work=replace(WORK, tests=[(100_000, 1)]))["evaluate"]
+    assert found.wall_s - within.wall_s == pytest.approx(100 + 1 / 10, abs=0.3)
 
 
 def test_nodes_are_paid_for_while_their_stages_last():

@@ -37,7 +37,7 @@ def test_a_probe_answers_its_rows_in_every_view_and_touches_nothing_else(ray_clu
     assert counts["num_rows"] == 40
     assert 0 < counts["rows_per_s"] <= 100  # the engine serves no faster
     assert counts["start_s"] > 0
-    for name in ("encode_rows_per_s", "finish_files_per_s", "read_files_per_s", "pair_rows_per_s"):
+    for name in ("encode_rows_per_s", "read_files_per_s", "pair_rows_per_s"):
         assert counts[name] > 0
     assert counts["kept_share"] == 1  # noise changes every answer of the fake engine
     assert counts["prompt_bytes"] > counts["response_bytes"] > 0

@@ -8,12 +8,13 @@ import torch
 
 from seva_ray.dpo import Train
 from seva_ray.encoding import Encoder
-from seva_ray.errors import FingerprintMismatch
+from seva_ray.errors import FingerprintMismatch, InputError
 from seva_ray.policy import load_model
 from seva_ray.preferences import PreferenceCollator, response_logps
-from seva_ray.stages.pair import read_pairs
+from seva_ray.stages.pair import Pair, lineage, pair, read_pairs
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.reference import reference, with_reference
+from seva_ray.stages.shards import shards_in
 from seva_ray.views import Viewer
 from tests.small_run import SmallRun
 
@@ -21,10 +22,10 @@ CONFIG = Train(dtype="float32", num_workers=1, per_device_batch_size=4, global_b
 
 
 def test_they_are_the_starting_models_own_in_either_layout(run: SmallRun, toy_model: str):
-    pairs = read_pairs(run.prompts, run.pairs)
+    pairs = read_pairs(run.pairs)
     assert len(pairs) > 10
     found = [
-        with_reference(pairs, run.prompts, reference(config, run.store, run.model, run.pairs)).to_pylist()
+        with_reference(pairs, reference(config, run.store, run.model, run.pairs)).to_pylist()
         for config in (CONFIG, replace(CONFIG, shared_prefix=False))
     ]
     viewer = Viewer(encoder=Encoder(toy_model), image_root=None, max_pixels=10**6)
@@ -50,6 +51,23 @@ def test_every_loss_and_beta_shares_them_and_a_restart_computes_what_is_missing(
     assert again.counts == logps.counts
     assert lost.read_bytes() == content
     assert {path for path in files if path.stat().st_mtime_ns != files[path]} == {lost}
+
+
+def test_shards_without_pairs_are_not_computed(run: SmallRun):
+    prompts, chosen, rejected = lineage(run.store, run.pairs)
+    config = Pair(name="one", max_per_source={"toy": 1})
+    pairs = pair(config, run.store, prompts, chosen, rejected)
+    logps = reference(CONFIG, run.store, run.model, pairs)
+    assert len(shards_in(logps.uri)) == 1 < prompts.counts["num_shards"]
+    assert len(with_reference(read_pairs(pairs), logps)) == logps.counts["num_pairs"] == 1
+
+
+def test_no_pair_is_one_line(run: SmallRun):
+    _, chosen, _ = lineage(run.store, run.pairs)
+    inputs = [run.prompts, chosen, chosen]
+    empty = run.store.open("pairs/m/toy/control-repeat", config={}, inputs=inputs).finish({"verdicts": {"kept": 0}})
+    with pytest.raises(InputError, match=r"pairs/m/toy/control-repeat: there is no pair in it to train on"):
+        reference(CONFIG, run.store, run.model, empty)
 
 
 def test_those_of_another_model_are_refused(run: SmallRun):

@@ -1,8 +1,9 @@
 """Stages over artifacts, with the fake engine where no model is needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,11 +13,12 @@ from seva_ray.errors import FingerprintMismatch, InputError
 from seva_ray.models import Model, model_at
 from seva_ray.records import Prompt
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.generate import Generate, commits, encoding_need, generate, missing_units, open_responses
 from seva_ray.stages.pair import Pair, lineage, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.stages.reference import reading_of
 from seva_ray.storage import read_table
+from seva_ray.units import Unit
 
 SYSTEM = "Answer in short."
 
@@ -75,6 +77,33 @@ def test_only_the_missing_unit_is_generated_again_and_gives_the_same_bytes(run: 
     after = response_files(run, "diffusion-500")
     assert lost.read_bytes() == content
     assert {path for path in after if after[path] != before[path]} == {lost}
+
+
+def test_units_go_to_ray_data_in_portions_with_the_same_result(run: Run, monkeypatch: pytest.MonkeyPatch):
+    before = {path: path.read_bytes() for path in response_files(run, "diffusion-500")}
+    for path in before:
+        path.unlink()
+    (next(iter(before)).parent / "record.json").unlink()
+    portions = []
+
+    def counted(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]:
+        portions.append(len(units))
+        yield from commits(config, units)
+
+    monkeypatch.setattr("seva_ray.stages.generate.UNITS_PER_CALL", 3)
+    monkeypatch.setattr("seva_ray.stages.generate.commits", counted)
+    generate(run.config, run.store, run.model, [(run.prompts, "diffusion-500")])
+    assert portions == [3] * (len(before) // 3) + [len(before) % 3] * bool(len(before) % 3)
+    assert len(portions) > 1
+    assert {path: path.read_bytes() for path in response_files(run, "diffusion-500")} == before
+
+
+def test_encoding_asks_for_memory_by_the_rows_of_its_shards(run: Run):
+    responses = open_responses(run.config, run.store, run.model, run.prompts, "moco")
+    (num_rows,) = {unit.num_rows for unit in missing_units(run.model, run.prompts, "moco", responses)}
+    assert num_rows == 16
+    assert encoding_need(num_rows)["memory"] == encoding_need(256)["memory"] == 2**29
+    assert encoding_need(1024)["memory"] == 2**31
 
 
 def test_the_clean_view_does_not_depend_on_the_augmentation_seed_but_a_noised_one_does(run: Run):

@@ -31,7 +31,15 @@ class Parrot:
 def test_an_answer_that_holds_the_image_placeholder_is_an_error_of_its_own_row(tmp_path: Path) -> None:
     uri = str(tmp_path / "shard.parquet")
     encoded = Encoded(
-        unit=Unit(model="m", model_directory="", prompts_uri="", responses_uri=uri, view="clean", image_root=None),
+        unit=Unit(
+            model="m",
+            model_directory="",
+            prompts_uri="",
+            responses_uri=uri,
+            view="clean",
+            image_root=None,
+            num_rows=2,
+        ),
         rows=[
             Row(prompt_id="a", prompt_ids=[7, IMAGE_TOKEN], image=0),
             Row(prompt_id="b", prompt_ids=[7, 8], image=0),

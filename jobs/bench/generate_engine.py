@@ -38,6 +38,7 @@ def prepared_requests(workload: Workload, limit: int | None = None) -> list[Requ
                 responses_uri="",
                 view=VIEW,
                 image_root=None,
+                num_rows=workload.shard_size,
             )
             requests += encode(unit, viewer).requests()
             if limit and len(requests) >= limit:

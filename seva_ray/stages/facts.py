@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from seva_ray.artifacts import Artifact, Store
@@ -10,9 +11,10 @@ from seva_ray.augmentations import CLEAN
 from seva_ray.report import StageTime
 from seva_ray.space import Point
 from seva_ray.stages.evaluate import compare
-from seva_ray.stages.pair import lineage
+from seva_ray.stages.pair import files_of
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.scores import read_comparisons
+from seva_ray.stages.shards import read_each
 from seva_ray.stages.workshop import Bench, Measured, Workshop
 from seva_ray.statistics import Comparison
 from seva_ray.storage import read_table
@@ -43,19 +45,16 @@ def trained(measured: Found) -> Iterator[tuple[Point, Artifact, Artifact]]:
             yield point, pairs, policy
 
 
-def view_facts(
-    store: Store, bench: Bench, measured: Found, answers: Mapping[int | None, Mapping[str, str]]
-) -> list[ViewFacts]:
+def view_facts(measured: Found, answers: Mapping[int | None, Mapping[str, str]]) -> list[ViewFacts]:
     """One for each view that pairs were made of alone, over all starting models and prompts."""
     of_view: dict[str, dict[str, tuple[Artifact, int | None]]] = {}
     for point, pairs, _ in trained(measured):
         if point.num_negatives == 1:
             of_view.setdefault(point.view, {})[pairs.name] = pairs, point.prompt_seed
-    return [facts(store, view, list(of_pairs.values()), answers) for view, of_pairs in of_view.items()]
+    return [facts(view, list(of_pairs.values()), answers) for view, of_pairs in of_view.items()]
 
 
 def facts(
-    store: Store,
     view: str,
     every: Sequence[tuple[Artifact, int | None]],
     answers: Mapping[int | None, Mapping[str, str]],
@@ -64,7 +63,7 @@ def facts(
     chosen, rejected = Counter[int](), Counter[int]()
     for pairs, seed in every:
         right = answers.get(seed, {})
-        for row in kept_pairs(store, pairs):
+        for row in kept_pairs(pairs):
             (other,) = row["rejected"]
             chosen[len(row["chosen_token_ids"])] += 1
             rejected[len(other["token_ids"])] += 1
@@ -81,11 +80,10 @@ def facts(
     )
 
 
-def kept_pairs(store: Store, pairs: Artifact) -> Iterator[dict[str, Any]]:
-    prompts, _, _ = lineage(store, pairs)
-    columns = ["prompt_id", "chosen", "chosen_token_ids", "rejected"]
-    for index in range(prompts.counts["num_shards"]):
-        yield from read_table(pairs.path("pairs", shard_name(index)), columns=columns).to_pylist()
+def kept_pairs(pairs: Artifact) -> Iterator[dict[str, Any]]:
+    read = partial(read_table, columns=["prompt_id", "chosen", "chosen_token_ids", "rejected"])
+    for shard in read_each(read, files_of(pairs)):
+        yield from shard.to_pylist()
 
 
 def by_length(lengths: Mapping[int, int]) -> list[int]:

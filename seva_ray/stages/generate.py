@@ -10,8 +10,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -35,16 +34,15 @@ from seva_ray.stages.places import GENERATION, check_places, has_gpus, kind, opt
 from seva_ray.stages.pool import rows_of, told
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import Progress, say
+from seva_ray.stages.shards import read_each
 from seva_ray.storage import local_directory, names_in, read_table
-from seva_ray.units import Encoded, Unit, answer, encode
+from seva_ray.units import UNITS_PER_CALL, Encoded, Unit, answer, encode
 from seva_ray.views import Viewer
 
-ENCODING = {"CPU": 1, "memory": 512 * 2**20}
-"""What a task needs to make one unit's pixels: 256 rows of 336 px are 347 MB."""
-
-NUM_READERS = 16
-"""Files that are read at once where only their counts are wanted."""
-
+ROW_BYTES = 2 * 2**20
+"""Memory that is asked for to make the pixels of one row: of 336 px they are 1.35 MB."""
+LEAST_BYTES = 512 * 2**20
+"""Of a unit, however small: an image is decoded whole."""
 
 Work = tuple[Model, Artifact, str]
 """A model, prompts, and the view in which it sees their images."""
@@ -152,6 +150,7 @@ def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact
             responses_uri=artifact.path(name),
             view=view,
             image_root=prompts.counts["image_root"],
+            num_rows=min(prompts.counts["num_prompts"], prompts.recipe["config"]["prepare"]["shard_size"]),
         )
         for name in map(shard_name, range(prompts.counts["num_shards"]))
         if name not in done
@@ -162,17 +161,19 @@ def run_units(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
     """All units through one pool of engines; of each that is committed the URI of its responses."""
     progress = Progress("generate", len(units), "units")
     num_rows = 0
-    for row in commits(config, units):
-        num_rows += row["num_rows"]
-        progress.add(1, note=f", {num_rows:,} responses")
-        yield row["responses_uri"]
+    for start in range(0, len(units), UNITS_PER_CALL):
+        for row in commits(config, units[start : start + UNITS_PER_CALL]):
+            num_rows += row["num_rows"]
+            progress.add(1, note=f", {num_rows:,} responses")
+            yield row["responses_uri"]
 
 
 def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]:
     """What UnitWorker says of each unit that it has committed. A unit is one row of one block in Ray Data, and so one
     task."""
     join()
-    check_engines(config)
+    need = encoding_need(max(unit.num_rows for unit in units))
+    check_engines(config, need)
     return rows_of(
         lambda: (
             ray.data.from_items([{"unit": json.dumps(asdict(unit))} for unit in units], override_num_blocks=len(units))
@@ -180,7 +181,7 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
                 encode_unit,
                 batch_size=1,
                 fn_kwargs={"config": config},
-                **options(ENCODING),  # with the engines' resources Ray Data would run it inside their actors
+                **options(need),  # with the engines' resources Ray Data would run it inside their actors
             )
             .map_batches(
                 UnitWorker,
@@ -207,9 +208,14 @@ def engine_need(config: Generate) -> dict[str, float]:
     return {"CPU": 1, "GPU": gpus} | kind(GENERATION, max(1, gpus))
 
 
-def check_engines(config: Generate) -> None:
-    """Raises: InputError where the cluster has no place for them."""
-    check_places(("an engine", config.min_engines, engine_need(config)), ("what encodes images", 1, ENCODING))
+def encoding_need(num_rows: int = 0) -> dict[str, float]:
+    """What a task takes of its node to encode a unit of so many rows."""
+    return {"CPU": 1, "memory": max(LEAST_BYTES, num_rows * ROW_BYTES)}
+
+
+def check_engines(config: Generate, encoding: Mapping[str, float]) -> None:
+    """Raises: InputError where the cluster has no place for them, or for what encodes their units."""
+    check_places(("an engine", config.min_engines, engine_need(config)), ("what encodes images", 1, encoding))
 
 
 @lru_cache(maxsize=8)
@@ -278,9 +284,8 @@ def finish_responses(prompts: Artifact, artifact: Artifact) -> Artifact:
     """All units are there: count how the responses ended."""
     counts = Counter({"num_responses": 0, "num_tokens": 0})
     paths = [artifact.path(shard_name(index)) for index in range(prompts.counts["num_shards"])]
-    with ThreadPoolExecutor(NUM_READERS) as readers:
-        for of_shard in readers.map(count_responses, paths):
-            counts.update(of_shard)
+    for of_shard in read_each(count_responses, paths):
+        counts.update(of_shard)
     return artifact.finish(counts)
 
 
@@ -293,6 +298,7 @@ def count_responses(uri: str) -> dict[str, int]:
 
 def read_responses(prompts: Artifact, artifact: Artifact) -> Iterator[Response]:
     """All responses, in the prompts' order."""
-    for name in map(shard_name, range(prompts.counts["num_shards"])):
-        for row in read_table(artifact.path(name)).to_pylist():
+    paths = [artifact.path(shard_name(index)) for index in range(prompts.counts["num_shards"])]
+    for shard in read_each(read_table, paths):
+        for row in shard.to_pylist():
             yield Response(**row)

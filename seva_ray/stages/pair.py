@@ -2,7 +2,8 @@
 
 Several rejected views of one prompt stay together in one pair: `pairs/<model>/<prompts>/<view>--<view>`. Writes a
 verdict per prompt and view (`verdicts/`), the kept pairs with their images (`pairs/`), and the same in the official
-SeVa JSON (`pairs.json`: chosen, reject, question, image_id), a row for each rejected response.
+SeVa JSON (`pairs.json`: chosen, reject, question, image_id), a row for each rejected response. A shard without a kept
+pair has no file in `pairs/`.
 """
 
 import json
@@ -26,6 +27,7 @@ from seva_ray.stages.cluster import join
 from seva_ray.stages.places import TASK, check_places
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import say
+from seva_ray.stages.shards import read_each, results_of, shards_in
 from seva_ray.storage import read_table, write_bytes, write_table
 from seva_ray.verdicts import OPTIONAL, VERDICTS, verdict_of
 
@@ -70,7 +72,7 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
     sides = Sides(prompts=prompts, chosen=chosen, rejected={view_of(artifact): artifact for artifact in rejected})
     last = quota_keys(config, sides, shards) if config.max_per_source else {}
     counts: dict[str, Counter[str]] = {view: Counter(dict.fromkeys(VERDICTS, 0)) for view in (ANY, *views)}
-    for of_shard in ray.get([pair_shard.remote(config, sides, artifact, last, shard) for shard in shards]):
+    for of_shard in results_of(pair_shard.remote(config, sides, artifact, last, shard) for shard in shards):
         for view, verdicts in of_shard.items():
             counts[view].update(verdicts)
     for view, verdicts in counts.items():
@@ -82,7 +84,7 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
         filtered = any(counts[ANY][verdict] for verdict in OPTIONAL)
         advice = "loosen its filters" if filtered else "a stronger augmentation gives more unequal answers"
         raise InputError(f"{artifact.name}: no pair is left ({shown}); {advice}")
-    write_bytes(artifact.path("pairs.json"), official_json(artifact, shards))
+    write_bytes(artifact.path("pairs.json"), official_json(artifact))
     of_views = {view: dict(counts[view]) for view in views}
     return artifact.finish(
         {"num_prompts": prompts.counts["num_prompts"], "verdicts": dict(counts[ANY]), "views": of_views}
@@ -160,8 +162,7 @@ def quota_keys(config: Pair, sides: Sides, shards: Sequence[str]) -> dict[str, i
     found: set[str] = set()
 
     def parts() -> Iterator[dict[str, list[int]]]:
-        for task in [kept_keys.remote(config, sides, shard) for shard in shards]:
-            keys = ray.get(task)
+        for keys in results_of(kept_keys.remote(config, sides, shard) for shard in shards):
             found.update(keys)
             yield keys
 
@@ -211,24 +212,37 @@ def pair_shard(
             answers = {"chosen": clean.text, "chosen_token_ids": clean.token_ids, "rejected": rejected}
             pairs.append({key: row[key] for key in PAIR_SCHEMA.names if key in row} | answers)
     write_table(artifact.path("verdicts", shard), table(verdicts, VERDICT_SCHEMA))
-    write_table(artifact.path("pairs", shard), table(pairs, PAIR_SCHEMA))
+    if pairs:
+        write_table(artifact.path("pairs", shard), table(pairs, PAIR_SCHEMA))
     return counts
 
 
-def read_pairs(prompts: Artifact, artifact: Artifact) -> pa.Table:
+def files_of(pairs: Artifact) -> list[str]:
+    """URIs of the shards that have kept pairs."""
+    return [pairs.path("pairs", shard) for shard in shards_in(pairs.path("pairs"))]
+
+
+def read_pairs(pairs: Artifact) -> pa.Table:
     """All kept pairs, in the prompts' order."""
-    return pa.concat_tables(
-        read_table(artifact.path("pairs", shard_name(index))) for index in range(prompts.counts["num_shards"])
+    return pa.concat_tables(read_each(read_table, files_of(pairs)))
+
+
+def official_json(pairs: Artifact) -> bytes:
+    """A row for each line."""
+    return ("[\n" + ",\n".join(read_each(official_rows, files_of(pairs))) + "\n]\n").encode()
+
+
+def official_rows(uri: str) -> str:
+    return ",\n".join(
+        json.dumps(
+            {
+                "chosen": row["chosen"],
+                "reject": rejected["text"],
+                "question": row["question"],
+                "image_id": row["image_id"],
+            },
+            ensure_ascii=False,
+        )
+        for row in read_table(uri, columns=["chosen", "rejected", "question", "image_id"]).to_pylist()
+        for rejected in row["rejected"]
     )
-
-
-def official_json(artifact: Artifact, shards: list[str]) -> bytes:
-    def rows() -> Iterator[dict[str, str]]:
-        for shard in shards:
-            columns = ["chosen", "rejected", "question", "image_id"]
-            for row in read_table(artifact.path("pairs", shard), columns=columns).to_pylist():
-                about = {"question": row["question"], "image_id": row["image_id"]}
-                for rejected in row["rejected"]:
-                    yield {"chosen": row["chosen"], "reject": rejected["text"]} | about
-
-    return json.dumps(list(rows()), ensure_ascii=False, indent=0).encode()

@@ -8,7 +8,6 @@ import json
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 
 import ray
@@ -17,10 +16,11 @@ from seva_ray.artifacts import Artifact, Store
 from seva_ray.errors import ConfigError
 from seva_ray.models import Model
 from seva_ray.stages.cluster import join
-from seva_ray.stages.generate import NUM_READERS, Generate, commits, count_responses, encode_unit
+from seva_ray.stages.generate import Generate, commits, count_responses, encode_unit
 from seva_ray.stages.pair import ANY, Pair, Sides, pair_shard
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import say
+from seva_ray.stages.shards import NUM_READERS, read_each
 from seva_ray.storage import locate, read_table, write_table
 from seva_ray.units import Unit
 
@@ -70,6 +70,7 @@ def probe(
             responses_uri=artifact.path("responses", view, shard),
             view=view,
             image_root=prompts.counts["image_root"],
+            num_rows=config.num_rows,
         )
         for view in views
         for shard in shards
@@ -117,18 +118,11 @@ def encoding(config: Generate, units: Sequence[Unit], num_rows: int) -> dict[str
 
 
 def reading(units: Sequence[Unit]) -> dict[str, float]:
-    """How fast this process reads what the driver reads of every file: several at once, and one after the other."""
+    """How fast this process reads what the driver reads of every file, several at once."""
     files = [unit.responses_uri for unit in units] * NUM_READERS
     began = time.perf_counter()
-    with ThreadPoolExecutor(NUM_READERS) as readers:
-        deque(readers.map(count_responses, files), maxlen=0)
-    between = time.perf_counter()
-    for file in files:
-        read_table(file)
-    return {
-        "finish_files_per_s": round(len(files) / (between - began), 1),
-        "read_files_per_s": round(len(files) / (time.perf_counter() - between), 1),
-    }
+    deque(read_each(count_responses, files), maxlen=0)
+    return {"read_files_per_s": round(len(files) / (time.perf_counter() - began), 1)}
 
 
 def pairing(config: Pair, artifact: Artifact, views: Sequence[str], shards: Sequence[str]) -> dict[str, float]:

@@ -14,15 +14,17 @@ import ray
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.dpo import Train, num_response_tokens
+from seva_ray.errors import InputError
 from seva_ray.models import Model
 from seva_ray.stages import metrics
 from seva_ray.stages.cluster import join
 from seva_ray.stages.pair import lineage
 from seva_ray.stages.places import TRAINING, check_places, has_gpus, kind, options
 from seva_ray.stages.pool import rows_of, told
-from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import Progress, say
+from seva_ray.stages.shards import read_each, shards_in
 from seva_ray.storage import local_directory, names_in, read_table, write_table
+from seva_ray.units import PAIRS_PER_UNIT
 
 LOGPS_SCHEMA = pa.schema([("prompt_id", pa.string()), ("ref_logps", pa.list_(pa.float32()))])
 """Of each pair, in its order: natural log, summed over the tokens of the chosen and of each rejected response."""
@@ -57,21 +59,29 @@ def open_logps(config: Train, store: Store, model: Model, pairs: Artifact) -> Ar
 
 
 def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
-    """The reference log-probabilities of `pairs`. Its count `plain_because` says why the prefix cannot be shared."""
+    """The reference log-probabilities of `pairs`. Its count `plain_because` says why the prefix cannot be shared.
+
+    Raises: InputError where there are no pairs, as those of a control view may be.
+    """
     name, artifact = pairs.name.removeprefix("pairs/"), open_logps(config, store, model, pairs)
     if artifact.complete:
         return metrics.reused(artifact)
     prompts, chosen, _ = lineage(store, pairs)
+    num_pairs = pairs.counts["verdicts"]["kept"]
+    if not num_pairs:
+        raise InputError(f"{pairs.name}: there is no pair in it to train on")
     done = names_in(artifact.uri)
-    shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
+    shards = shards_in(pairs.path("pairs"))
     missing = [shard for shard in shards if shard not in done] or shards[:1]  # one tells of the shared prefix
+    size = max(1, PAIRS_PER_UNIT * len(shards) // num_pairs)
+    units = [missing[start : start + size] for start in range(0, len(missing), size)]
     say(f"reference {name}: {len(missing):,} shards to do")
     join()
     need = worker_need()
     check_places(("what computes the reference", 1, need))
     rows = rows_of(
         lambda: ray.data.from_items(
-            [{"shard": shard} for shard in missing], override_num_blocks=len(missing)
+            [{"shards": " ".join(some)} for some in units], override_num_blocks=len(units)
         ).map_batches(
             Scorer,
             batch_size=1,
@@ -84,11 +94,11 @@ def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Art
     reasons = set()
     for row in rows:
         reasons.add(row["plain_because"])
-        progress.add(1)
+        progress.add(int(row["num_shards"]))
     reason = next((reason for reason in sorted(reasons) if reason), None)
     if reason:
         say(f"reference {name}: image and question are computed once per response, not per pair: {reason}")
-    return artifact.finish({"num_pairs": pairs.counts["verdicts"]["kept"], "plain_because": reason})
+    return artifact.finish({"num_pairs": num_pairs, "plain_because": reason})
 
 
 def worker_need() -> dict[str, float]:
@@ -119,9 +129,15 @@ class Scorer:
 
     @told()
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        shards = batch["shards"][0].split()
+        for shard in shards:
+            self.commit(shard)
+        return {"plain_because": [self.plain_because or ""], "num_shards": [len(shards)]}
+
+    def commit(self, shard: str) -> None:
+        """One shard's file."""
         from seva_ray.preferences import packing_fails
 
-        shard = batch["shard"][0]
         table = read_table(self.pairs.path("pairs", shard))
         rows = table.to_pylist()
         if rows and not self.tried:
@@ -133,7 +149,6 @@ class Scorer:
             found |= {row["prompt_id"]: logps for row, logps in zip(some, self.score(some), strict=True)}
         scored = [{"prompt_id": row["prompt_id"], "ref_logps": found[row["prompt_id"]]} for row in rows]
         write_table(self.artifact.path(shard), pa.Table.from_pylist(scored, LOGPS_SCHEMA))
-        return {"plain_because": [self.plain_because or ""]}
 
     def score(self, rows: Sequence[dict[str, Any]]) -> list[list[float]]:
         import torch
@@ -146,9 +161,8 @@ class Scorer:
         return [row[: 1 + len(pair["rejected"])] for row, pair in zip(logps.tolist(), rows, strict=True)]
 
 
-def with_reference(pairs: pa.Table, prompts: Artifact, logps: Artifact) -> pa.Table:
+def with_reference(pairs: pa.Table, logps: Artifact) -> pa.Table:
     """The pairs with their column `ref_logps`."""
-    shards = (shard_name(index) for index in range(prompts.counts["num_shards"]))
-    scored = pa.concat_tables(read_table(logps.path(shard)) for shard in shards)
+    scored = pa.concat_tables(read_each(read_table, [logps.path(shard) for shard in shards_in(logps.uri)]))
     assert scored["prompt_id"].equals(pairs["prompt_id"]), f"{logps.name} is not of these pairs"
     return pairs.append_column("ref_logps", scored["ref_logps"])

@@ -19,8 +19,7 @@ from seva_ray.report import Funnel, ReportContent, Sample, ScoreTable, StageTime
 from seva_ray.seeds import key_of
 from seva_ray.stages import answers
 from seva_ray.stages.consistency import consistency_of
-from seva_ray.stages.pair import ANY, lineage
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.pair import ANY, files_of, lineage
 from seva_ray.stages.progress import say
 from seva_ray.stages.repeats import repeats_of
 from seva_ray.stages.scores import protocol_of, read_comparisons, scores_of, title_of
@@ -135,8 +134,8 @@ def samples(
 ) -> list[Sample]:
     """Kept pairs, a few of each shard, chosen by a hash of prompt_id; one rejected response of each."""
     rows: list[dict[str, Any]] = []
-    for index in range(prompts.counts["num_shards"]):
-        rows += read_table(pairs.path("pairs", shard_name(index))).slice(0, 4 * config.num_samples).to_pylist()
+    for uri in files_of(pairs):
+        rows += read_table(uri).slice(0, 4 * config.num_samples).to_pylist()
         if len(rows) >= 16 * config.num_samples:
             break
     rows.sort(key=lambda row: key_of(0, "sample", row["prompt_id"]))

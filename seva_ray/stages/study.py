@@ -79,7 +79,7 @@ def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact
         objective=bench.objective,
         axes=asked.space.axes(bench.train),
         rows=rows,
-        views=view_facts(store, bench, measured, asked.answers),
+        views=view_facts(measured, asked.answers),
         test_time=test_time_scores(workshop, asked.space.plain_views()) if asked.test_time else {},
         passes_done=passes.done,
         passes_apart=passes.apart,

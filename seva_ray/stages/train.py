@@ -91,7 +91,7 @@ def job_of(store: Store, training: Training, policy: Artifact, ear: Any) -> Job:
     config, pairs = training.config, training.pairs
     prompts, chosen, _ = lineage(store, pairs)
     logps = reference(config, store, training.model, pairs)
-    table = schedule(choose(with_reference(read_pairs(prompts, pairs), prompts, logps), config), config)
+    table = schedule(choose(with_reference(read_pairs(pairs), logps), config), config)
     remove(policy.path(DIVERGED))
     job = Job(
         config=config,

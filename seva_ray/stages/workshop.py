@@ -27,7 +27,15 @@ from seva_ray.models import Model, model_of
 from seva_ray.space import Point
 from seva_ray.stages import metrics
 from seva_ray.stages.evaluate import compare
-from seva_ray.stages.generate import Generate, Work, check_engines, generated, name_of, open_responses
+from seva_ray.stages.generate import (
+    Generate,
+    Work,
+    check_engines,
+    encoding_need,
+    generated,
+    name_of,
+    open_responses,
+)
 from seva_ray.stages.job import users_line
 from seva_ray.stages.lanes import Claim, Lanes, check_fits
 from seva_ray.stages.pair import Pair, pair
@@ -287,4 +295,4 @@ def check_room(generate: Generate, train: Train, capacity: Claim, on_gpus: bool)
     check_fits("a training run", claim_of_training(train, capacity, on_gpus), capacity)
     check_fits("an engine and what feeds it", claim_of_generation(generate, capacity, on_gpus), capacity)
     check_workers(train)
-    check_engines(generate)
+    check_engines(generate, encoding_need())
