@@ -30,11 +30,12 @@ from seva_ray.stages.job import run, words_of
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.places import capacity, has_gpus
 from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.room import check_room
 from seva_ray.stages.scores import Evaluate
-from seva_ray.stages.start import check_start, is_toy, starting_models
+from seva_ray.stages.start import check_start, check_starts, is_toy, starting_models
 from seva_ray.stages.study import Asked, study
 from seva_ray.stages.sweep import Search
-from seva_ray.stages.workshop import Bench, check_room
+from seva_ray.stages.workshop import Bench
 from seva_ray.toy.sft import ToyRecipe
 
 
@@ -77,6 +78,10 @@ class Sweep:
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ConfigError("seeds: at least one, each once")
+        for seed in self.seeds:
+            replace(self.train, seed=seed)
+        if self.max_gpus is not None and self.max_gpus < 1:
+            raise ConfigError(f"max_gpus {self.max_gpus}: must be at least 1")
         if len(self.models) not in (1, len(self.seeds)):
             raise ConfigError(f"models: one, or one for each of the {len(self.seeds)} seeds, not {len(self.models)}")
         if self.space.prompt_seeds and not hasattr(self.source, "seed"):
@@ -132,6 +137,7 @@ def main(config: Sweep) -> None:
     began = time.time()
     store = Store(config.root)
     store.check_writable()
+    check_starts(config.models, config.toy)
     for model in config.models:
         check_start(store, model)
     benchmarks = config.benchmarks.chosen()
@@ -144,9 +150,10 @@ def main(config: Sweep) -> None:
         join(spare_cpus=1)  # for the tasks beside an engine and a training run, on two cores
         on_gpus = has_gpus()
         there = capacity()
-        if config.max_gpus:
-            there["GPU" if on_gpus else "CPU"] = config.max_gpus
-        check_room(config.generate, config.train, there, on_gpus)
+        if config.max_gpus is not None:
+            kind = "GPU" if on_gpus else "CPU"
+            there[kind] = min(there.get(kind, 0), config.max_gpus)
+        check_room(config.generate, config.train, [*prompts.values(), *tests], there, on_gpus)
         models = config.models * len(config.seeds) if len(config.models) == 1 else config.models
         bench = Bench(
             store=store,

@@ -85,22 +85,26 @@ class Space:
             "prompt_seed": self.prompt_seeds or (None,),
         }
 
-    def grid(self, train: Train) -> list["Point"]:
-        """Every point, each checked. Raises: ConfigError for a point that cannot be trained."""
+    def combinations(self, train: Train) -> list["Point"]:
+        """Of the axes' values, each checked. Raises: ConfigError for a point that cannot be trained."""
         axes = self.axes(train)
         if (size := math.prod(map(len, axes.values()))) > MAX_POINTS:
             raise ConfigError(f"the grid has {size:,} points, more than {MAX_POINTS:,}")
         points = [Point(**dict(zip(axes, values, strict=True))) for values in itertools.product(*axes.values())]
-        first = {name: values[0] for name, values in axes.items()}
-        curves = itertools.product(self.curve_views or self.arms(), self.curve)
-        points += [Point(**(first | {"arm": arm, "num_pairs": number})) for arm, number in curves]
         for point in points:
             point.train(train, seed=0)
         return list(dict.fromkeys(points))
 
+    def grid(self, train: Train) -> list["Point"]:
+        """Every combination, and the points of the curve, each once."""
+        first = {name: values[0] for name, values in self.axes(train).items()}
+        curves = itertools.product(self.curve_views or self.arms(), self.curve)
+        points = [Point(**(first | {"arm": arm, "num_pairs": number})) for arm, number in curves]
+        return list(dict.fromkeys([*self.combinations(train), *points]))
+
     def sample(self, train: Train, num_points: int, seed: int) -> list["Point"]:
-        """Random points of the grid, all different; a larger sample begins with a smaller one."""
-        return sorted(self.grid(train), key=lambda point: key_of(seed, point.label))[:num_points]
+        """Random combinations, all different; a larger sample begins with a smaller one."""
+        return sorted(self.combinations(train), key=lambda point: key_of(seed, point.label))[:num_points]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +163,8 @@ def expanded(view: str) -> list[str]:
     name, (first, last, step) = match[1], map(int, match.groups()[1:])
     if step < 1 or last < first:
         raise ConfigError(f"view {view!r}: the step must be at least 1, and the last no less than the first")
+    if (last - first) // step >= MAX_POINTS:
+        raise ConfigError(f"view {view!r}: more than {MAX_POINTS:,} views")
     return [f"{name}-{value}" for value in range(first, last + 1, step)]
 
 

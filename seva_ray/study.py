@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from seva_ray.benchmarks.base import gain
@@ -113,10 +113,12 @@ class StudyContent:
     """What trains the best policy again."""
     best_directory: str = ""
     passes_done: int = 0
-    """Generation passes over training prompts that the study needed; the same trials one by one: `passes_apart`."""
+    """Generation passes over training prompts that the study made; the same trials one by one: `passes_apart`."""
     passes_apart: int = 0
     summary: Sequence[str] = ()
     seconds: Sequence[StageTime] = ()
+    total_s: float = 0.0
+    """In which any of the stages was at work."""
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
@@ -127,11 +129,22 @@ def objective_rows(content: StudyContent) -> list[Row]:
     return [row for row in content.rows if row.measured and (row.benchmark, row.metric) == content.objective]
 
 
+def planned_pairs(axes: Mapping[str, Sequence[Any]]) -> float:
+    """On which all settings are to be measured: the most of the axis, infinite for all. A curve may go beyond it."""
+    return max((math.inf if number is None else number for number in axes.get("num_pairs", ())), default=math.inf)
+
+
+def standing(row: Row, planned: float) -> tuple[bool, float]:
+    """The greater, the nearer to what was planned: from below rather than beyond it."""
+    return row.asked <= planned, row.asked
+
+
 def final_rows(content: StudyContent) -> list[Row]:
-    """Of each setting, the objective on the largest number of pairs that was measured; the best first."""
+    """Of each setting, the objective on the planned number of pairs, or what is nearest to it; the best first."""
     finals: dict[tuple[Any, ...], Row] = {}
+    planned = planned_pairs(content.axes)
     for row in objective_rows(content):
-        if row.setting not in finals or row.asked > finals[row.setting].asked:
+        if row.setting not in finals or standing(row, planned) > standing(finals[row.setting], planned):
             finals[row.setting] = row
     return sorted(finals.values(), key=lambda row: -row.gain)
 
@@ -142,9 +155,8 @@ def failed_rows(content: StudyContent) -> list[Row]:
 
 
 def is_stopped(content: StudyContent, row: Row) -> bool:
-    """Whether a scheduler let it have fewer pairs than others."""
-    planned = [math.inf if number is None else number for number in content.axes.get("num_pairs", ())]
-    return row.asked < max([*planned, *(other.asked for other in content.rows)])
+    """Whether a scheduler let it have fewer pairs than planned."""
+    return row.asked < planned_pairs(content.axes)
 
 
 def reference_of(content: StudyContent) -> dict[str, Any]:
@@ -152,9 +164,19 @@ def reference_of(content: StudyContent) -> dict[str, Any]:
     return dict(content.best or {name: values[0] for name, values in content.axes.items() if values})
 
 
-def at_reference(content: StudyContent, rows: Sequence[Row], *free: str) -> list[Row]:
+def reference_of_growth(content: StudyContent) -> dict[str, Any]:
+    """The same where some view was measured there on several numbers of pairs; else the first values of the axes, at
+    which a curve's points are."""
+    best = reference_of(content)
+    sizes: dict[str, set[float]] = {}
+    for row in at_reference(best, objective_rows(content), "arm"):
+        sizes.setdefault(row.point["arm"], set()).add(row.asked)
+    return best if any(len(found) > 1 for found in sizes.values()) else reference_of(replace(content, best=None))
+
+
+def at_reference(reference: Mapping[str, Any], rows: Sequence[Row], *free: str) -> list[Row]:
     """The rows that differ from the reference in these fields and in the number of pairs alone."""
-    kept = {name: value for name, value in reference_of(content).items() if name not in (*free, "num_pairs")}
+    kept = {name: value for name, value in reference.items() if name not in (*free, "num_pairs")}
     return [row for row in rows if all(row.point[name] == value for name, value in kept.items())]
 
 

@@ -4,7 +4,7 @@ In: what the study has found, as plain data. Out: the page as text. A part witho
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.colors import to_rgb
@@ -30,6 +30,7 @@ from seva_ray.study import (
     objective_rows,
     order_of_arm,
     reference_of,
+    reference_of_growth,
     shown,
 )
 from seva_ray.study_plots import Growth, Mark, Series, score_of
@@ -56,8 +57,8 @@ def render(content: StudyContent) -> str:
         num_candidates=sum(not row.point["arm"].startswith(SWAPPED) for row in finals),
         others=_others(content, best),
         strength=_image(_strength(content, finals)),
-        held=_held(content, "arm", "beta"),
-        held_on_pairs=_held(content, "arm"),
+        held=_held(content, reference_of(content), "arm", "beta"),
+        held_on_pairs=_held(content, reference_of_growth(content), "arm"),
         intervals=_intervals(finals),
         heat=_heat(content, finals),
         growth=_image(_growth(content, growths)),
@@ -109,17 +110,17 @@ def _described(content: StudyContent, point: Any) -> str:
     return ", ".join(value if name == "arm" else f"{named(name)} {value}" for name, value in values)
 
 
-def _held(content: StudyContent, *free: str) -> str:
+def _held(content: StudyContent, reference: Mapping[str, Any], *free: str) -> str:
     """Where a figure has the axes that it does not show."""
-    reference = reference_of(content)
     names = [name for name in _varying(content) if name not in free and name in reference]
     return ", ".join(f"{named(name)} {shown(reference[name])}" for name in names)
 
 
 def _strength(content: StudyContent, finals: Sequence[Row]) -> Figure | None:
     """A line for each beta if they are few; else the reference's alone."""
-    rows, reference = at_reference(content, finals, "arm", "beta"), reference_of(content).get("beta")
-    betas = sorted({row.point["beta"] for row in rows}, key=lambda beta: (beta != reference, beta))
+    reference = reference_of(content)
+    rows = at_reference(reference, finals, "arm", "beta")
+    betas = sorted({row.point["beta"] for row in rows}, key=lambda beta: (beta != reference.get("beta"), beta))
     series = [
         Series(
             label=f"beta {shown(beta)}",
@@ -134,7 +135,8 @@ def _strength(content: StudyContent, finals: Sequence[Row]) -> Figure | None:
 
 def _heat(content: StudyContent, finals: Sequence[Row]) -> dict[str, Any] | None:
     """Rows of arms and columns of betas; each cell has its row, its colour and whether it was stopped early."""
-    rows = {(row.point["arm"], row.point["beta"]): row for row in at_reference(content, finals, "arm", "beta")}
+    kept = at_reference(reference_of(content), finals, "arm", "beta")
+    rows = {(row.point["arm"], row.point["beta"]): row for row in kept}
     arms, betas = sorted({arm for arm, _ in rows}, key=order_of_arm), sorted({beta for _, beta in rows})
     if len(betas) < 2:
         return None
@@ -155,7 +157,7 @@ def _tint(value: float) -> str:
 def _growths(content: StudyContent) -> list[Growth]:
     """Arms at the reference that were measured on several numbers of pairs, the best of them, by strength."""
     by_arm: dict[str, dict[float, Row]] = {}
-    for row in at_reference(content, objective_rows(content), "arm"):
+    for row in at_reference(reference_of_growth(content), objective_rows(content), "arm"):
         if math.isfinite(row.num_trained):
             # Where there were no more pairs, a larger number asked for is the same policy again.
             by_arm.setdefault(row.point["arm"], {})[row.num_trained] = row
@@ -279,7 +281,7 @@ def _intervals(finals: Sequence[Row]) -> str:
 
 
 def _saved(content: StudyContent) -> str:
-    if not content.passes_done:
+    if not content.passes_apart:
         return ""
     saved = content.passes_apart - content.passes_done
     return (

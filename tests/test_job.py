@@ -38,6 +38,8 @@ def main(config):
     print("ran with", config.size)
     if config.size == 7:
         raise KeyError("a defect")
+    if config.size == 8:
+        raise KeyboardInterrupt
     if config.size == 9:
         raise ConfigError("size 9: none left")
 
@@ -102,6 +104,12 @@ def test_a_value_that_cannot_work_is_one_line_before_the_job_runs(script):
 def test_a_users_error_in_the_job_is_one_line(script):
     done = run_job(script, "--size", "9")
     assert (done.returncode, done.stderr) == (2, "error: size 9: none left\n")
+
+
+def test_an_interrupt_is_one_line(script):
+    done = run_job(script, "--size", "8")
+    assert done.returncode == 130
+    assert done.stderr == "interrupted: the same command goes on with what is missing\n"
 
 
 def test_a_defect_keeps_its_traceback(script):

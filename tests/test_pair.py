@@ -10,7 +10,7 @@ import tyro
 
 from pair import PairJob
 from seva_ray.artifacts import Artifact, Store
-from seva_ray.errors import ConfigError, FingerprintMismatch, InputError
+from seva_ray.errors import ConfigError, FingerprintMismatch, Fruitless
 from seva_ray.filters import Filters
 from seva_ray.records import PAIR_SCHEMA, RESPONSE_SCHEMA, Prompt, Response, table
 from seva_ray.stages.pair import Pair, files_of, pair, read_pairs
@@ -168,7 +168,7 @@ def test_a_quota_for_a_source_that_no_prompt_has_is_one_line(answers: Answers):
 
 
 def test_filters_that_leave_no_pair_say_that_it_is_they(answers: Answers):
-    with pytest.raises(InputError, match=r"36 length_ratio, 6 edit_distance.*loosen its filters"):
+    with pytest.raises(Fruitless, match=r"36 length_ratio, 6 edit_distance.*loosen its filters"):
         answers.pair(name="strict", filters=Filters(repetition=2, length_ratio=(2.5, 9.0), edit_distance=(0.0, 0.0)))
 
 

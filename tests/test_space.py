@@ -35,6 +35,7 @@ def test_a_range_that_is_none_is_named(view):
         ({"views": (), "swapped": ()}, "at least one"),
         ({"num_negatives": ()}, "num_negatives"),
         ({"num_pairs": (0,)}, "must be at least 1"),
+        ({"views": ("diffusion-0:99999999999:1",)}, "more than 100,000 views"),
     ],
 )
 def test_a_space_that_cannot_be_searched_is_refused(values, line):
@@ -76,6 +77,8 @@ def test_a_larger_random_sample_begins_with_a_smaller_one_and_depends_on_the_see
     assert more[:4] == some
     assert len(set(more)) == 8
     assert space.sample(TRAIN, 8, seed=1) != more
+    curved = replace(space, curve=(10, 20, 30))
+    assert curved.sample(TRAIN, 100, seed=0) == space.sample(TRAIN, 100, seed=0)
 
 
 def test_another_draw_of_a_view_has_the_same_augmentation_and_other_randomness():

@@ -9,7 +9,7 @@ import pytest
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.engines import FakeEngine
-from seva_ray.errors import FingerprintMismatch, InputError
+from seva_ray.errors import FingerprintMismatch, Fruitless
 from seva_ray.models import Model, model_at
 from seva_ray.records import Prompt
 from seva_ray.sources import ToyWorld
@@ -149,5 +149,5 @@ def test_responses_that_are_all_equal_leave_no_pair_and_one_line_says_so(run: Ru
     store = Store(str(tmp_path))
     prompts = prepare(Prepare(), store, "toy", ToyWorld(num_images=2))
     (clean,) = generate(run.config, store, run.model, [(prompts, "clean")])
-    with pytest.raises(InputError, match="no pair is left"):
+    with pytest.raises(Fruitless, match="no pair is left"):
         pair(Pair(), store, prompts, clean, [clean])

@@ -10,7 +10,16 @@ import pytest
 
 from seva_ray import study_plots
 from seva_ray.space import SWAPPED
-from seva_ray.study import Row, StudyContent, ViewFacts, at_reference, best_rows, final_rows, is_stopped
+from seva_ray.study import (
+    Row,
+    StudyContent,
+    ViewFacts,
+    at_reference,
+    best_rows,
+    final_rows,
+    is_stopped,
+    reference_of,
+)
 from seva_ray.study_report import _growths, render
 from tests.studies import ARMS, BETAS, OBJECTIVE, failed, point, row, whole_study
 from tests.test_report import HOSTILE, Page
@@ -175,6 +184,25 @@ def test_a_setting_ends_at_the_largest_number_of_pairs_that_was_measured() -> No
     assert [(item.difference, item.asked) for item in final_rows(content)] == [(3.0, 500), (2.5, 500)]
 
 
+def test_a_curve_beyond_the_planned_number_of_pairs_neither_replaces_nor_stops_a_setting() -> None:
+    rows = [row(3.0, num_pairs=1000), row(2.0, num_pairs=500), row(9.0, beta=0.2, num_pairs=500)]
+    content = study(*rows, axes={"num_pairs": (500,)})
+    finals = final_rows(content)
+    assert [(item.difference, item.asked) for item in finals] == [(9.0, 500), (2.0, 500)]
+    assert not any(is_stopped(content, item) for item in finals)
+
+
+def test_a_curve_is_shown_where_it_was_measured_also_when_the_best_point_is_elsewhere() -> None:
+    curve = [row(place, num_pairs=size) for place, size in enumerate((125, 250, 500))]
+    content = study(*curve, row(7.0, beta=0.2), best=point(beta=0.2))
+    (growth,) = _growths(content)
+    assert [item.num_trained for item in growth.rows] == [125, 250, 500]
+    assert "Each view at beta 0.1, on more and more pairs" in words(content)
+    there = [replace(item, point=point(beta=0.2, num_pairs=item.point["num_pairs"])) for item in curve]
+    at_best = study(*curve, *there, best=point(beta=0.2))
+    assert {item.point["beta"] for growth in _growths(at_best) for item in growth.rows} == {0.2}
+
+
 def test_only_a_point_with_fewer_pairs_than_the_largest_asked_for_was_stopped() -> None:
     early, late, every = row(1.0, num_pairs=125), row(1.0, beta=0.2), row(1.0, beta=0.3, num_pairs=None)
     assert [is_stopped(study(early, late), item) for item in (early, late)] == [True, False]
@@ -216,8 +244,8 @@ def test_the_metrics_of_the_best_point_are_of_its_own_number_of_pairs() -> None:
 
 def test_figures_of_some_axes_keep_the_others_at_the_best_point() -> None:
     rows = [row(1.0), row(2.0, beta=0.2), row(3.0, arm="moco", beta=0.2), row(4.0, arm="moco")]
-    at_best = at_reference(study(*rows, best=point(beta=0.2)), rows, "arm")
-    at_first = at_reference(study(*rows), rows, "arm")
+    at_best = at_reference(reference_of(study(*rows, best=point(beta=0.2))), rows, "arm")
+    at_first = at_reference(reference_of(study(*rows)), rows, "arm")
     assert [item.difference for item in at_best] == [2.0, 3.0]
     assert [item.difference for item in at_first] == [1.0, 4.0]
 

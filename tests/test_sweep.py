@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -122,8 +123,8 @@ def test_each_view_was_generated_once_for_all_points(root: Path, trained_toy: st
     generated = {path.name for path in (root / "responses" / Path(trained_toy).name / "toy").iterdir()}
     assert generated == {"clean", "diffusion-600", "pad-0"}
     passes = Store(str(root)).find("studies/small").counts["passes"]
-    assert passes["done"] == 2
-    assert passes["apart"] == 2 * len(policies(root))
+    num_trials, repeats = 4, 2
+    assert passes == {"done": 3, "found": 0, "apart": num_trials * repeats * 2}
 
 
 def test_its_page_names_the_best_and_the_views_without_training(root: Path):
@@ -147,13 +148,54 @@ def test_the_best_policy_is_exported_and_its_command_finds_the_same_policy(root:
     assert not re.search(r"^(train|reference|pair)", again.stderr, re.MULTILINE), again.stderr
 
 
-def test_another_beta_generates_nothing_but_the_answers_to_the_benchmark(root: Path, trained_toy: str):
+def test_another_beta_generates_nothing_but_the_answers_to_the_benchmark_whatever_comes_between(
+    root: Path, trained_toy: str
+):
     training = root / "responses" / Path(trained_toy).name
     before = {path: path.stat().st_mtime_ns for path in training.rglob("*")}
-    done = run(command(root, trained_toy, "other", "--seeds", "0", "--space.betas", "0.2", "--no-test-time"))
+    words = command(root, trained_toy, "other", "--seeds", "0", "--space.betas", "0.2", "--no-test-time")
+    with in_the_way(root / "policies"):
+        failed = run(words)
+    assert failed.returncode == 2
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith("error: studies/other: 1 of 1 points failed, and are tried again by the same command"), last
+    interrupted = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    told = ""
+    for line in interrupted.stderr or ():
+        told += line
+        if line.startswith("train "):
+            os.killpg(interrupted.pid, signal.SIGINT)
+    assert interrupted.wait(120) == 130, told
+    assert told.endswith("interrupted: the same command goes on with what is missing\n"), told
+    assert not (root / "studies" / "other" / "record.json").exists()
+    done = run(words)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in training.rglob("*")} == before
-    assert Store(str(root)).find("studies/other").counts["num_failed"] == 0
+    counts = Store(str(root)).find("studies/other").counts
+    assert counts["num_failed"] == 0
+    assert counts["passes"] == {"done": 0, "found": 2, "apart": 2}
+
+
+@contextlib.contextmanager
+def in_the_way(directory: Path) -> Iterator[None]:
+    """A file where a directory should be."""
+    away = directory.with_name("away")
+    directory.rename(away)
+    directory.touch()
+    try:
+        yield
+    finally:
+        directory.unlink()
+        away.rename(directory)
+
+
+def test_what_another_recipe_made_is_told_before_anything_runs(root: Path, trained_toy: str):
+    before = policies(root)
+    other = ("--generate.decoding.max-new-tokens", "5", "--no-test-time")
+    done = run(command(root, trained_toy, "mismatch", *other))
+    assert done.returncode == 2
+    assert re.match(r"error: responses/.*: made by another recipe", done.stderr.splitlines()[-1]), done.stderr
+    assert policies(root) == before
 
 
 def test_a_defect_in_a_trial_is_told_by_the_line_that_names_it():
@@ -195,6 +237,13 @@ def test_optuna_and_median_stopping_stay_in_the_space(root: Path, trained_toy: s
         (["--metric", "luck"], r"error: metric 'luck': toy-test-deployment-2024-20 has VQA accuracy, "),
         (["--models", "toy-1", "toy-2", "toy-3"], "error: models: one, or one for each of the 2 seeds, not 3"),
         (["--search.scheduler", "asha", "--space.num-pairs", "10", "20"], "error: num_pairs: scheduler asha turns it"),
+        (
+            ["--models", "a/model", "b/model"],
+            "error: models a/model and b/model: both have the name model",
+        ),
+        (["--seeds", "-1", "0"], "error: seed -1"),
+        (["--max-gpus", "0"], "error: max_gpus 0: must be at least 1"),
+        (["--max-gpus", "1"], "error: an engine and what feeds it: needs 2 CPU, and the cluster has 1"),
     ],
 )
 def test_what_cannot_work_is_said_in_one_line_before_anything_runs(tmp_path, trained_toy, words, line):

@@ -1,25 +1,28 @@
 """The workshop of a study: what several trials ask for is made once, and what fails harms no other."""
 
+import math
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from seva_ray.artifacts import Store
+from seva_ray.artifacts import Artifact, Store
 from seva_ray.dpo import Train
 from seva_ray.engines import FakeEngine
-from seva_ray.errors import UserError
+from seva_ray.errors import Fruitless, InputError, UserError
 from seva_ray.models import Model
 from seva_ray.sources import ToyWorld
 from seva_ray.space import Point
+from seva_ray.stages.facts import at_work
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.room import claim_of_generation, claim_of_training
 from seva_ray.stages.scores import Evaluate
 from seva_ray.stages.study import best_of
-from seva_ray.stages.workshop import Bench, Workshop, claim_of_generation, claim_of_training, settled
+from seva_ray.stages.workshop import Bench, Order, Workshop, settled
 from tests import studies
 
 MODEL = Model(name="fake", directory="nowhere", fingerprint="fake")
@@ -104,5 +107,59 @@ def test_where_nodes_are_of_kinds_a_claim_is_for_those_of_its_kind():
 def test_where_low_is_good_the_lowest_point_is_the_best_and_a_fall_is_a_gain():
     chair = ("amber", "AMBER CHAIR, low is good")
     rows = [studies.row(value, beta=beta, metric=chair) for value, beta in ((3.0, 0.1), (-4.0, 0.2), (-1.0, 0.3))]
-    assert best_of(rows, chair) == Point(**rows[1].point)
+    assert best_of(rows, chair, 500) == Point(**rows[1].point)
     assert [row.gain for row in rows] == [-3.0, 4.0, 1.0]
+
+
+def test_the_best_is_among_the_points_on_the_planned_number_of_pairs():
+    most, planned, beyond = (studies.row(gain, num_pairs=size) for gain, size in ((9.0, None), (5.0, 500), (3.0, 1000)))
+    assert best_of([planned, beyond], studies.OBJECTIVE, 500) == Point(**planned.point)
+    assert best_of([most, planned, beyond], studies.OBJECTIVE, math.inf) == Point(**most.point)
+    assert best_of([planned, beyond], studies.OBJECTIVE, 250) == Point(**planned.point)
+    assert best_of([], studies.OBJECTIVE, 500) is None
+
+
+def test_an_error_of_the_points_own_is_its_result_and_any_other_is_told_again_without_another_try(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+):
+    told: list[str] = []
+    workshop, values = Workshop(bench, lambda point, found: told.append(found)), studies.point()
+    tries = []
+
+    def fails(error: Exception) -> None:
+        def measured(point: Point) -> None:
+            tries.append(point)
+            raise error
+
+        monkeypatch.setattr(workshop, "measured", measured)
+
+    fails(Fruitless("no pair is left"))
+    assert workshop.measure(values, 500)["error"] == "no pair is left"
+    fails(InputError("disk: full"))
+    for _ in range(2):
+        with pytest.raises(UserError, match="disk: full"):
+            workshop.measure(values, 250)
+    assert told == ["no pair is left", "disk: full"]
+    assert len(tries) == 2
+
+
+def test_engines_are_no_more_than_the_study_may_use(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    used = []
+
+    def generated(config: Generate, *_: object) -> list:
+        used.append(config.max_engines)
+        return []
+
+    monkeypatch.setattr("seva_ray.stages.workshop.generated", generated)
+    many = replace(bench, generate=replace(bench.generate, max_engines=8), capacity={"GPU": 2}, on_gpus=True)
+    order = Order(work=[(MODEL, bench.prompts[None], "clean")], answered=Future())
+    Workshop(many).answer([order], last=False)
+    assert used == [2]
+
+
+def test_time_at_work_counts_what_overlaps_once_and_pauses_not_at_all(tmp_path: Path):
+    def made(start: float, end: float) -> Artifact:
+        return Artifact(name="x", uri="x", recipe={}, record={"seconds": end - start, "finished": end})
+
+    assert at_work([made(0, 10), made(5, 12), made(6, 7), made(20, 25)]) == 17
+    assert at_work([]) == 0

@@ -1,8 +1,9 @@
 """What the artifacts of a study say beside its scores: how views differ, how long answers are, what it all cost."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from seva_ray.augmentations import CLEAN
 from seva_ray.report import StageTime
 from seva_ray.space import Point
 from seva_ray.stages.evaluate import compare
+from seva_ray.stages.generate import open_responses
 from seva_ray.stages.pair import files_of
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.scores import read_comparisons
@@ -28,14 +30,33 @@ class Passes:
     """Passes of a model over training prompts in one view."""
 
     done: int
+    """By this study."""
+    found: int
+    """That were there when it began."""
     apart: int
-    """What the same policies would have taken, each with its own clean and rejected responses."""
+    """Of its trials one by one, each with its own clean and rejected responses."""
 
 
-def passes_of(store: Store, measured: Found) -> Passes:
-    policies = {policy.name: (point, pairs) for point, pairs, policy in trained(measured)}
-    done = {name for _, pairs in policies.values() for name in list(pairs.recipe["inputs"])[1:]}
-    return Passes(done=len(done), apart=sum(1 + point.num_negatives for point, _ in policies.values()))
+def passes_of(bench: Bench, points: Sequence[Point], began: float) -> Passes:
+    """`points`: of all trials, those that failed too."""
+    finished = [artifact.finished for artifact in responses_of(bench, points) if artifact.complete]
+    return Passes(
+        done=sum(when >= began for when in finished),
+        found=sum(when < began for when in finished),
+        apart=len(bench.seeds) * sum(1 + point.num_negatives for point in points),
+    )
+
+
+def responses_of(bench: Bench, points: Sequence[Point]) -> list[Artifact]:
+    """To the training prompts, in every view that the points need, complete or not. Nothing is written."""
+    views = {(point.prompt_seed, view) for point in points for view in (CLEAN, *point.views)}
+    store = replace(bench.store, read_only=True)
+    found = {}
+    for start in bench.starts:
+        for seed, view in sorted(views, key=str):
+            artifact = open_responses(bench.generate, store, start, bench.prompts[seed], view)
+            found[artifact.name] = artifact
+    return list(found.values())
 
 
 def trained(measured: Found) -> Iterator[tuple[Point, Artifact, Artifact]]:
@@ -122,21 +143,38 @@ def test_time_scores(workshop: Workshop, views: Sequence[str]) -> dict[str, list
     }
 
 
-def seconds_of(store: Store, measured: Found, began: float) -> list[StageTime]:
-    """Machine time by stage, s: the sum over all that was made, much of it side by side."""
-    made: dict[str, dict[str, Artifact]] = {"generate": {}, "pair": {}, "train": {}, "evaluate": {}}
-    for _, pairs, policy in trained(measured):
-        made["generate"] |= {name: store.find(name) for name in list(pairs.recipe["inputs"])[1:]}
-        made["pair"][pairs.name] = pairs
-        made["train"][policy.name] = policy
-    names = {policy.name.removeprefix("policies/") for _, _, policy in trained(measured)}
-    scores = [name for name in store.names("scores") if name.rsplit("/", 1)[-1] in names]
-    made["evaluate"] = {name: store.find(name) for name in scores}
-    return [
-        StageTime(
-            stage=stage,
-            seconds=sum(item.seconds for item in items.values()),
-            reused=all(item.finished < began for item in items.values()),
-        )
-        for stage, items in made.items()
-    ]
+def seconds_of(bench: Bench, measured: Found, points: Sequence[Point], began: float) -> tuple[list[StageTime], float]:
+    """Of each stage, and of all together, the time in which any of it was at work, s. What was there when the study
+    began counts only where a stage had nothing else."""
+    store = bench.store
+    pairs = {pairs.name: pairs for _, pairs, _ in trained(measured)}
+    policies = {policy.name: policy for _, _, policy in trained(measured)}
+    models = {name.removeprefix("policies/") for name in policies}
+    models |= {f"{bench.starts[0].name}+{point.view}" for point in points}  # its scores in each view
+    scores = [store.find(name) for name in store.names("scores") if name.rsplit("/", 1)[-1] in models]
+    made: dict[str, list[Artifact]] = {
+        "generate": [artifact for artifact in responses_of(bench, points) if artifact.complete],
+        "pair": list(pairs.values()),
+        "train": list(policies.values()),
+        "evaluate": [*scores, *(store.find(name) for item in scores for name in answers_of(item))],
+    }
+    times, new = [], []
+    for stage, items in made.items():
+        fresh = [item for item in items if item.finished >= began]
+        times.append(StageTime(stage=stage, seconds=at_work(fresh or items), reused=not fresh))
+        new += fresh
+    return times, at_work(new)
+
+
+def answers_of(scores: Artifact) -> list[str]:
+    """The responses that were compared."""
+    return [name for name in scores.recipe["inputs"] if name.startswith("responses/")]
+
+
+def at_work(artifacts: Sequence[Artifact]) -> float:
+    """Seconds in which one at least was being made."""
+    total, until = 0.0, -math.inf
+    for start, end in sorted((item.finished - item.seconds, item.finished) for item in artifacts):
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return total

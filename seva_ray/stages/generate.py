@@ -150,11 +150,16 @@ def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact
             responses_uri=artifact.path(name),
             view=view,
             image_root=prompts.counts["image_root"],
-            num_rows=min(prompts.counts["num_prompts"], prompts.recipe["config"]["prepare"]["shard_size"]),
+            num_rows=rows_per_unit(prompts),
         )
         for name in map(shard_name, range(prompts.counts["num_shards"]))
         if name not in done
     ]
+
+
+def rows_per_unit(prompts: Artifact) -> int:
+    """At most."""
+    return min(prompts.counts["num_prompts"], prompts.recipe["config"]["prepare"]["shard_size"])
 
 
 def run_units(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
@@ -208,7 +213,7 @@ def engine_need(config: Generate) -> dict[str, float]:
     return {"CPU": 1, "GPU": gpus} | kind(GENERATION, max(1, gpus))
 
 
-def encoding_need(num_rows: int = 0) -> dict[str, float]:
+def encoding_need(num_rows: int) -> dict[str, float]:
     """What a task takes of its node to encode a unit of so many rows."""
     return {"CPU": 1, "memory": max(LEAST_BYTES, num_rows * ROW_BYTES)}
 

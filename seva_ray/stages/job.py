@@ -26,7 +26,8 @@ MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.E
 def run(job: Callable[[Config], None], presets: Mapping[str, Config], description: str) -> None:
     """Parse the command line, run the job. The first preset is the default.
 
-    Exits with 2 after a line on standard error where the input, the configuration or the machine is at fault.
+    Exits with 2 after a line on standard error where the input, the configuration or the machine is at fault, and with
+    130 where it was interrupted.
     """
     quiet()
     words = sys.argv[1:]
@@ -42,6 +43,9 @@ def run(job: Callable[[Config], None], presets: Mapping[str, Config], descriptio
         if words in (["--help"], ["-h"]):
             show_help(parse, sources_of(type(presets[name])))
         job(parse(words))
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on with what is missing", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         line = users_line(error)
         if line is None:

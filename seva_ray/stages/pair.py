@@ -17,7 +17,7 @@ import ray
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.augmentations import CONTROLS
-from seva_ray.errors import ConfigError, InputError
+from seva_ray.errors import ConfigError, Fruitless
 from seva_ray.filters import Filters
 from seva_ray.fingerprints import execution
 from seva_ray.quotas import last_keys, quota_key
@@ -60,7 +60,7 @@ class Pair:
 def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, rejected: Sequence[Artifact]) -> Artifact:
     """Match the responses of the clean and of one or more rejected views by prompt_id.
 
-    Raises: InputError where not one pair is left, unless the views are controls.
+    Raises: Fruitless where not one pair is left, unless the views are controls.
     """
     artifact = open_pairs(config, store, prompts, chosen, rejected)
     if artifact.complete:
@@ -83,7 +83,7 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
     if not counts[ANY]["kept"] and not set(views) <= set(CONTROLS):
         filtered = any(counts[ANY][verdict] for verdict in OPTIONAL)
         advice = "loosen its filters" if filtered else "a stronger augmentation gives more unequal answers"
-        raise InputError(f"{artifact.name}: no pair is left ({shown}); {advice}")
+        raise Fruitless(f"{artifact.name}: no pair is left ({shown}); {advice}")
     write_bytes(artifact.path("pairs.json"), official_json(artifact))
     of_views = {view: dict(counts[view]) for view in views}
     return artifact.finish(

@@ -32,9 +32,21 @@ def check_start(store: Store, model: str) -> None:
 
 def check_name(name: str, model: str, recipe: ToyRecipe) -> None:
     """Raises: ConfigError where a policy would have the name of the model that it starts from, and so its scores."""
-    start = f"{TOY}-{of_seed(recipe, model).seed}" if is_toy(model) else model.rstrip("/").rpartition("/")[2]
-    if start == name:
+    if name_of_start(model, recipe) == name:
         raise ConfigError(f"name {name}: the starting model has it; choose another for the policy")
+
+
+def check_starts(models: Sequence[str], recipe: ToyRecipe) -> None:
+    """Raises: ConfigError where two models would have one name, and so their responses."""
+    named: dict[str, str] = {}
+    for model in models:
+        other = named.setdefault(name_of_start(model, recipe), model)
+        if other.rstrip("/") != model.rstrip("/"):
+            raise ConfigError(f"models {other} and {model}: both have the name {name_of_start(model, recipe)}")
+
+
+def name_of_start(model: str, recipe: ToyRecipe) -> str:
+    return f"{TOY}-{of_seed(recipe, model).seed}" if is_toy(model) else model.rstrip("/").rpartition("/")[2]
 
 
 def is_toy(model: str) -> bool:

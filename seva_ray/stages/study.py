@@ -15,15 +15,19 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from seva_ray.artifacts import Artifact, Store, versions
+from seva_ray.augmentations import CLEAN
 from seva_ray.benchmarks.base import gain
+from seva_ray.errors import UserError
 from seva_ray.space import SWAPPED, Point, Space
 from seva_ray.stages.export import Export, export
 from seva_ray.stages.facts import Passes, passes_of, seconds_of, test_time_scores, tokens_of, view_facts
+from seva_ray.stages.generate import open_responses
+from seva_ray.stages.pair import open_pairs
 from seva_ray.stages.progress import say
-from seva_ray.stages.sweep import Outcome, Search, sweep
+from seva_ray.stages.sweep import Outcome, Search, points_of, sweep
 from seva_ray.stages.workshop import Bench, Measured, Workshop, contrasted
 from seva_ray.storage import exists, read_bytes, write_bytes
-from seva_ray.study import POINT_FIELDS, Row, StudyContent
+from seva_ray.study import POINT_FIELDS, Row, StudyContent, planned_pairs, standing
 from seva_ray.study_report import render
 
 Answers = Mapping[str, str]
@@ -51,17 +55,23 @@ class Asked:
 def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact], str]) -> Artifact:
     """`command_of` a point, a repeat and its policy says how to train that again.
 
-    Raises: InputError where the cluster is too small.
+    Raises: InputError where the cluster is too small; FingerprintMismatch where another recipe has a name that the
+    study needs; UserError where points failed for reasons that may be mended: the page is there, and the same command
+    goes on with them.
     """
     bench = asked.bench
     config = {"space": asked.space, "search": asked.search, "bench": bench.identity(), "test_time": asked.test_time}
     inputs = {item.name: item for item in (*bench.prompts.values(), *bench.tests)}
     artifact = store.open(f"studies/{asked.name}", config=config, inputs=list(inputs.values()))
+    began = first_began(artifact, asked.began)
     if artifact.complete:
         outcomes = [outcome_of(item) for item in json.loads(read_bytes(artifact.path("trials.json")))]
     else:
+        check_names(bench, points_of(asked.search, asked.space, bench.train))
         outcomes = sweep(asked.search, asked.space, bench, asked.name, artifact.uri)
         write_bytes(artifact.path("trials.json"), json.dumps([asdict(item) for item in outcomes], indent=1).encode())
+    again = [outcome for outcome in outcomes if not outcome.lasts]
+    points = [outcome.point for outcome in outcomes]
     workshop = Workshop(bench)
     measured = {
         point: workshop.measured(point)
@@ -69,22 +79,26 @@ def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact
         for point in (replace(outcome.point, num_pairs=number) for number in outcome.num_pairs)
     }
     rows = [row for point, found in measured.items() for row in rows_of(point, found)]
-    best = best_of(rows, bench.objective)
+    axes = asked.space.axes(bench.train)
+    best = best_of(rows, bench.objective, planned_pairs(axes))
     if best:
         rows = [with_distance(row, bench, measured, best) for row in rows]
     rows += [Row(point=asdict(outcome.point), error=outcome.error) for outcome in outcomes if outcome.error]
-    passes = passes_of(store, measured)
+    passes = passes_of(bench, points, began)
+    test_time = test_time_scores(workshop, asked.space.plain_views()) if asked.test_time else {}
+    seconds, total_s = seconds_of(bench, measured, points, began)
     content = StudyContent(
         title=f"Study {asked.name}",
         objective=bench.objective,
-        axes=asked.space.axes(bench.train),
+        axes=axes,
         rows=rows,
         views=view_facts(measured, asked.answers),
-        test_time=test_time_scores(workshop, asked.space.plain_views()) if asked.test_time else {},
+        test_time=test_time,
         passes_done=passes.done,
         passes_apart=passes.apart,
-        summary=summary(rows, asked, passes, outcomes),
-        seconds=seconds_of(store, measured, asked.began),
+        summary=summary(rows, best, asked, passes, outcomes),
+        seconds=seconds,
+        total_s=total_s,
         config=artifact.recipe["config"],
         versions=versions(),
         command=asked.command,
@@ -93,8 +107,8 @@ def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact
         found = measured[best]
         repeat = best_repeat(found, bench.objective)
         policy = found.policies[repeat].name.removeprefix("policies/")
-        where = artifact.path("best")
-        if not exists(where):
+        where = "" if again else artifact.path("best")
+        if where and not exists(where):
             export(Export(to=where), store, policy)
         content = replace(
             content,
@@ -105,14 +119,41 @@ def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact
             best_tokens=tokens_of(store, bench, policy),
         )
     write_tables(artifact, rows)
-    if not artifact.complete:
+    if not artifact.complete and not again:
         failed = sum(bool(outcome.error) for outcome in outcomes)
         artifact = artifact.finish({"num_trials": len(outcomes), "num_failed": failed, "passes": asdict(passes)})
     write_bytes(artifact.path("index.html"), render(content).encode())
     for line in content.summary:
         say(f"study: {line}")
     say(f"study: {artifact.path('index.html')}")
+    if again:
+        raise UserError(
+            f"studies/{asked.name}: {len(again):,} of {len(outcomes):,} points failed, and are tried again by the same "
+            f"command; the first: {again[0].error}"
+        )
     return artifact
+
+
+def first_began(artifact: Artifact, now: float) -> float:
+    """When the study was first started, Unix time in s: restarts are part of it."""
+    uri = artifact.path("began")
+    if not exists(uri):
+        write_bytes(uri, repr(now).encode())
+    return float(read_bytes(uri))
+
+
+def check_names(bench: Bench, points: Sequence[Point]) -> None:
+    """Before anything is generated. Raises: FingerprintMismatch or ConfigError where a point would."""
+    store = replace(bench.store, read_only=True)
+    for start in bench.starts:
+        for tests in bench.tests:
+            open_responses(bench.generate, store, start, tests, CLEAN)
+        for seed, views in dict.fromkeys((point.prompt_seed, tuple(point.views)) for point in points):
+            prompts = bench.prompts[seed]
+            chosen, *rejected = (
+                open_responses(bench.generate, store, start, prompts, view) for view in (CLEAN, *views)
+            )
+            open_pairs(bench.pair, store, prompts, chosen, rejected)
 
 
 def outcome_of(item: Mapping[str, Any]) -> Outcome:
@@ -149,13 +190,16 @@ def with_distance(row: Row, bench: Bench, measured: Mapping[Point, Measured], be
     return replace(row, ahead=found.gain, ahead_low=low, ahead_high=high)
 
 
-def best_of(rows: Sequence[Row], objective: tuple[str, str]) -> Point | None:
-    """The point of the greatest gain among those on the most pairs; the swap control is none. None: all failed."""
+def best_of(rows: Sequence[Row], objective: tuple[str, str], planned: float) -> Point | None:
+    """The point of the greatest gain among those on the planned number of pairs, or the nearest to it that there is;
+    the swap control is none. None: all failed."""
     sought = [
-        row for row in rows if (row.benchmark, row.metric) == objective and not row.point["arm"].startswith(SWAPPED)
+        row
+        for row in rows
+        if (row.benchmark, row.metric) == objective and row.measured and not row.point["arm"].startswith(SWAPPED)
     ]
-    most = max((row.point["num_pairs"] or 0 for row in sought), default=0)
-    last = [row for row in sought if (row.point["num_pairs"] or 0) == most and row.difference == row.difference]
+    nearest = max((standing(row, planned) for row in sought), default=None)
+    last = [row for row in sought if standing(row, planned) == nearest]
     return Point(**max(last, key=lambda row: row.gain).point) if last else None
 
 
@@ -166,7 +210,9 @@ def best_repeat(measured: Measured, objective: tuple[str, str]) -> int:
     return min(range(len(row.differences)), key=lambda repeat: abs(row.differences[repeat] - row.difference))
 
 
-def summary(rows: Sequence[Row], asked: Asked, passes: Passes, outcomes: Sequence[Outcome]) -> list[str]:
+def summary(
+    rows: Sequence[Row], best: Point | None, asked: Asked, passes: Passes, outcomes: Sequence[Outcome]
+) -> list[str]:
     bench = asked.bench
     benchmark, metric = bench.objective
     repeats = f"{len(bench.seeds)} repeats" if len(bench.seeds) > 1 else "one repeat"
@@ -174,7 +220,6 @@ def summary(rows: Sequence[Row], asked: Asked, passes: Passes, outcomes: Sequenc
     lines = [
         f"{len(outcomes)} points, {repeats} each" + (f", each from its own of {starts} models." if starts > 1 else ".")
     ]
-    best = best_of(rows, bench.objective)
     if best:
         (row,) = (row for row in rows if row.point == asdict(best) and (row.benchmark, row.metric) == bench.objective)
         what = best.differing(asked.space.axes(bench.train))
@@ -186,8 +231,8 @@ def summary(rows: Sequence[Row], asked: Asked, passes: Passes, outcomes: Sequenc
     if failed:
         lines.append(f"{failed} of {len(outcomes)} points failed; the table says why.")
     lines.append(
-        f"Generation: {passes.done} passes over training prompts; the same policies one by one would take "
-        f"{passes.apart}: {passes.apart - passes.done} saved."
+        f"Generation: {passes.done} passes over training prompts, {passes.found} were there before; the same points "
+        f"one by one would take {passes.apart}: {passes.apart - passes.done} saved."
     )
     return lines
 

@@ -4,6 +4,7 @@ Tune's own state lies in the study's artifact, so that a killed search goes on w
 repeated, and what a killed one had made is found as artifacts.
 """
 
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +16,13 @@ import ray
 from ray import tune
 
 from seva_ray.dpo import Train
-from seva_ray.errors import ConfigError
+from seva_ray.errors import ConfigError, UserError
 from seva_ray.fingerprints import execution
 from seva_ray.space import Point, Space
 from seva_ray.stages.progress import duration, here, listening
+from seva_ray.stages.room import check_room
 from seva_ray.stages.trial import trial
-from seva_ray.stages.workshop import Bench, Workshop, check_room
+from seva_ray.stages.workshop import Bench, Workshop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +61,10 @@ class Search:
 
     def check(self, space: Space, train: Train) -> list[Point]:
         """All points of the space. Raises: ConfigError where search and space do not fit."""
-        points = space.grid(train)
+        points = space.grid(train) if self.method == "grid" else space.combinations(train)
         self.rungs(points[0].num_pairs)
         if self.scheduler != "none" and len({point.num_pairs for point in points}) > 1:
-            raise ConfigError(f"num_pairs: scheduler {self.scheduler} turns it itself; give one number")
+            raise ConfigError(f"num_pairs: scheduler {self.scheduler} turns it itself; give one number, and no curve")
         return points
 
 
@@ -74,6 +76,8 @@ class Outcome:
     num_pairs: Sequence[int | None]
     """What it was measured on before the scheduler stopped it, or all."""
     error: str
+    lasts: bool = True
+    """Whether it would end so again. Where not, the same command tries it again."""
 
 
 def sweep(search: Search, space: Space, bench: Bench, name: str, uri: str) -> list[Outcome]:
@@ -81,19 +85,31 @@ def sweep(search: Search, space: Space, bench: Bench, name: str, uri: str) -> li
 
     Raises: InputError where the cluster is too small for one training run or one engine.
     """
-    check_room(bench.generate, bench.train, bench.capacity, bench.on_gpus)
+    # Else Tune takes an interrupt for the end of the search, and what it has so far for all of it.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    check_room(bench.generate, bench.train, [*bench.prompts.values(), *bench.tests], bench.capacity, bench.on_gpus)
     with listening() as ear:
         teller = Teller(ear, space.axes(bench.train), num_measures(search, space, bench))
         with working(bench, teller, name) as workshop:
             results = tuner(search, space, bench, workshop, uri).fit()
-    return [outcome(result) for result in results]
+    outcomes = [outcome(result) for result in results]
+    if len(outcomes) < num_trials(search, space, bench) or not all(item.num_pairs or item.error for item in outcomes):
+        raise UserError(f"{name}: the search was interrupted; the same command goes on with it")  # by SIGUSR1
+    return outcomes
+
+
+def num_trials(search: Search, space: Space, bench: Bench) -> int:
+    return search.num_points if search.method == "optuna" else len(points_of(search, space, bench.train))
 
 
 def num_measures(search: Search, space: Space, bench: Bench) -> int:
     """At most."""
-    points = space.grid(bench.train)
-    number = len(points) if search.method == "grid" else search.num_points
-    return min(number, len(points)) * len(search.rungs(points[0].num_pairs))
+    return num_trials(search, space, bench) * len(search.rungs(space.axes(bench.train)["num_pairs"][0]))
+
+
+def points_of(search: Search, space: Space, train: Train) -> list[Point]:
+    """Those that are tried; optuna chooses among them."""
+    return space.sample(train, search.num_points, search.seed) if search.method == "random" else space.grid(train)
 
 
 class Teller:
@@ -155,11 +171,9 @@ def tuner(search: Search, space: Space, bench: Bench, workshop: str, uri: str) -
 
 
 def choices(search: Search, space: Space, train: Train) -> Any:
-    if search.method == "grid":
-        return tune.grid_search([asdict(point) for point in space.grid(train)])
-    if search.method == "random":
-        return tune.grid_search([asdict(point) for point in space.sample(train, search.num_points, search.seed)])
-    return {name: tune.choice(list(values)) for name, values in space.axes(train).items()}
+    if search.method == "optuna":
+        return {name: tune.choice(list(values)) for name, values in space.axes(train).items()}
+    return tune.grid_search([asdict(point) for point in points_of(search, space, train)])
 
 
 def optuna_search(search: Search) -> Any:
@@ -189,7 +203,7 @@ def outcome(result: Any) -> Outcome:
     asked = [report["num_pairs"] or None for report in reports if not report["error"]]
     told = [report["error"] for report in reports if report["error"]]
     error = told[0] if told else line_of(str(result.error)) if result.error else ""
-    return Outcome(point=point, num_pairs=asked, error=error)
+    return Outcome(point=point, num_pairs=asked, error=error, lasts=not result.error)
 
 
 def line_of(traceback: str) -> str:

@@ -12,7 +12,7 @@ import ray.train.torch
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.dpo import Train, choose, schedule
-from seva_ray.errors import InputError
+from seva_ray.errors import Fruitless
 from seva_ray.models import Model
 from seva_ray.stages import metrics
 from seva_ray.stages.cluster import join
@@ -48,7 +48,7 @@ def train(config: Train, store: Store, name: str, model: Model, pairs: Artifact)
 def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
     """Several policies, one after the other by one group of workers that starts once: they ask for equal groups.
 
-    Raises: InputError where one ended with numbers that are none; the others are there.
+    Raises: Fruitless where one ended with numbers that are none; the others are there.
     """
     policies = [training.open(store) for training in trainings]
     for policy in policies:
@@ -144,7 +144,7 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
 
 
 def stop_if_diverged(policy: Artifact) -> None:
-    """Raises: InputError where training ended with numbers that are none."""
+    """Raises: Fruitless where training ended with numbers that are none."""
     uri = policy.path(DIVERGED)
     if not policy.complete and exists(uri):
-        raise InputError(f"{policy.name}: {read_bytes(uri).decode()}; try a lower learning_rate, or dtype float32")
+        raise Fruitless(f"{policy.name}: {read_bytes(uri).decode()}; try a lower learning_rate, or dtype float32")

@@ -7,7 +7,6 @@ they need. All results are artifacts with names that follow from their recipes: 
 
 import contextlib
 import gc
-import math
 import queue
 import threading
 from collections import defaultdict
@@ -20,30 +19,21 @@ from seva_ray.artifacts import Artifact, Store
 from seva_ray.augmentations import CLEAN
 from seva_ray.benchmarks.base import Benchmark
 from seva_ray.dpo import Train
-from seva_ray.engines import VllmEngine
-from seva_ray.errors import UserError
+from seva_ray.errors import Fruitless, UserError
 from seva_ray.fingerprints import fingerprint_of, identity
 from seva_ray.models import Model, model_of
 from seva_ray.space import Point
 from seva_ray.stages import metrics
 from seva_ray.stages.evaluate import compare
-from seva_ray.stages.generate import (
-    Generate,
-    Work,
-    check_engines,
-    encoding_need,
-    generated,
-    name_of,
-    open_responses,
-)
+from seva_ray.stages.generate import Generate, Work, generated, name_of, open_responses
 from seva_ray.stages.job import users_line
-from seva_ray.stages.lanes import Claim, Lanes, check_fits
+from seva_ray.stages.lanes import Claim, Lanes
 from seva_ray.stages.pair import Pair, pair
-from seva_ray.stages.places import GENERATION, TRAINING
 from seva_ray.stages.reference import open_logps, reference
 from seva_ray.stages.repeats import repeated
+from seva_ray.stages.room import claim_of_generation, claim_of_training, num_engines
 from seva_ray.stages.scores import Evaluate, read_tallies
-from seva_ray.stages.train import Training, check_workers, train_all
+from seva_ray.stages.train import Training, train_all
 from seva_ray.statistics import Repeated, repeated_bootstrap
 
 
@@ -120,23 +110,33 @@ class Workshop:
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self.repeats = ThreadPoolExecutor(64)
+        self.failed: dict[Point, str] = {}
         threading.Thread(target=self.answer_for_ever, daemon=True).start()
 
     def ready(self) -> None:
         """It is there."""
 
     def measure(self, values: Mapping[str, Any], num_pairs: int | None) -> dict[str, Any]:
-        """What Tune is told; an error that a user can mend is a result, any other is raised."""
+        """What Tune is told; an error of the point's own is a result.
+
+        Raises: UserError where the cause lies elsewhere and can be mended. Tune tries again, and is told the same.
+        """
         told = {"num_pairs": num_pairs or 0, "error": "", "gain": float("nan")}
         point = replace(Point(**values), num_pairs=num_pairs)
+        if point in self.failed:
+            raise UserError(self.failed[point])
         try:
             measured = self.measured(point)
+        except Fruitless as error:
+            self.tell(point, str(error))
+            return told | {"error": str(error)}
         except Exception as error:
             line = users_line(error)
             if line is None:
                 raise
             self.tell(point, line)
-            return told | {"error": line}
+            self.failed[point] = line
+            raise UserError(line) from None
         benchmark, metric = self.bench.objective
         row = next(row for row in measured.scores[benchmark] if row.metric == metric)
         self.tell(point, f"{metric} {row.difference:+.1f} [{row.difference_low:+.1f}, {row.difference_high:+.1f}]")
@@ -223,10 +223,12 @@ class Workshop:
 
     def answer(self, orders: Sequence[Order], last: bool) -> None:
         """Each order is answered as soon as all its responses are there; an error only where this is the last try."""
-        config, there = self.bench.generate, dict[str, Artifact]()
+        bench, there = self.bench, dict[str, Artifact]()
+        room = num_engines(bench.generate, bench.capacity, bench.on_gpus)
+        config = replace(bench.generate, max_engines=room)
         try:
-            with self.lanes.hold(claim_of_generation(config, self.bench.capacity, self.bench.on_gpus)):
-                for artifact in generated(config, self.bench.store, [item for order in orders for item in order.work]):
+            with self.lanes.hold(claim_of_generation(config, bench.capacity, bench.on_gpus)):
+                for artifact in generated(config, bench.store, [item for order in orders for item in order.work]):
                     there[artifact.name] = artifact
                     for order in orders:
                         order.answer(there)
@@ -268,31 +270,3 @@ def policy_name(config: Train, start: Model, pairs: Artifact) -> str:
     """Follows from the recipe: the same policy in any study is one policy."""
     recipe = {"train": identity(config), "model": start.fingerprint, "pairs": pairs.fingerprint}
     return f"{start.name}-{fingerprint_of(recipe)}"
-
-
-def claim_of_training(config: Train, capacity: Claim, on_gpus: bool) -> Claim:
-    return {"GPU" if on_gpus else "CPU": config.num_workers, **of_kind(TRAINING, config.num_workers, capacity)}
-
-
-def claim_of_generation(config: Generate, capacity: Claim, on_gpus: bool) -> Claim:
-    """Engines as many as there may be, as far as the cluster goes; without GPUs also a CPU for what prepares images."""
-    of_nodes = capacity.get(GENERATION, math.inf)
-    if on_gpus:
-        each = config.engine.tensor_parallel_size if isinstance(config.engine, VllmEngine) else 1
-        gpus = max(each * config.min_engines, min(each * config.max_engines, capacity.get("GPU", 0), of_nodes))
-        return {"GPU": gpus, **of_kind(GENERATION, gpus, capacity)}
-    engines = max(config.min_engines, min(config.max_engines, capacity.get("CPU", 0) - 1, of_nodes))
-    return {"CPU": 1 + engines, **of_kind(GENERATION, engines, capacity)}
-
-
-def of_kind(name: str, amount: float, capacity: Claim) -> dict[str, float]:
-    """As `places.kind`: nothing where the cluster has no nodes of that kind."""
-    return {name: amount} if name in capacity else {}
-
-
-def check_room(generate: Generate, train: Train, capacity: Claim, on_gpus: bool) -> None:
-    """Raises: InputError where the cluster is too small for one training run, or for one engine."""
-    check_fits("a training run", claim_of_training(train, capacity, on_gpus), capacity)
-    check_fits("an engine and what feeds it", claim_of_generation(generate, capacity, on_gpus), capacity)
-    check_workers(train)
-    check_engines(generate, encoding_need())
