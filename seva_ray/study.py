@@ -136,7 +136,7 @@ def planned_pairs(axes: Mapping[str, Sequence[Any]]) -> float:
 
 def standing(row: Row, planned: float) -> tuple[bool, float]:
     """The greater, the nearer to what was planned: from below rather than beyond it."""
-    return row.asked <= planned, row.asked
+    return row.asked <= planned, row.asked if row.asked <= planned else -row.asked
 
 
 def final_rows(content: StudyContent) -> list[Row]:
