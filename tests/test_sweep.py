@@ -49,6 +49,10 @@ def wait_for(number: int, root: Path, process: subprocess.Popen) -> None:
         time.sleep(0.2)
 
 
+def trials_of(study: subprocess.Popen) -> list[psutil.Process]:
+    return [child for child in psutil.Process(study.pid).children(recursive=True) if is_trial(child)]
+
+
 def is_trial(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return "ImplicitFunc" in " ".join(process.cmdline())
@@ -66,7 +70,7 @@ def root(trained_toy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
         wait_for(1, root, process)
-        trials = [child for child in psutil.Process(process.pid).children(recursive=True) if is_trial(child)]
+        trials = trials_of(process)
         assert trials
         for trial in trials:
             trial.kill()
@@ -160,12 +164,12 @@ def test_another_beta_generates_nothing_but_the_answers_to_the_benchmark_whateve
     last = failed.stderr.splitlines()[-1]
     assert last.startswith("error: studies/other: 1 of 1 points failed, and are tried again by the same command"), last
     interrupted = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    told = ""
-    for line in interrupted.stderr or ():
-        told += line
-        if line.startswith("train "):
-            os.killpg(interrupted.pid, signal.SIGINT)
-    assert interrupted.wait(120) == 130, told
+    while not trials_of(interrupted):
+        assert interrupted.poll() is None, interrupted.communicate()[1]
+        time.sleep(0.1)
+    os.killpg(interrupted.pid, signal.SIGINT)
+    _, told = interrupted.communicate(timeout=120)
+    assert interrupted.returncode == 130, told
     assert told.endswith("interrupted: the same command goes on with what is missing\n"), told
     assert not (root / "studies" / "other" / "record.json").exists()
     done = run(words)
