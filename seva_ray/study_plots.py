@@ -103,7 +103,8 @@ def against_strength(
     labelled = [axes.get_legend_handles_labels() for axes in every]
     handles = {label: handle for found in reversed(labelled) for handle, label in zip(*found)}
     if len(handles) > 1:
-        looks = {"ncols": 5, "frameon": False, "fontsize": 10, "labelcolor": INK}
+        entry = 0.75 + 0.08 * max(map(len, handles))  # inches, of a line and its text
+        looks = {"ncols": max(1, min(5, int(size[0] / entry))), "frameon": False, "fontsize": 10, "labelcolor": INK}
         parts[0, 0].legend(handles.values(), handles.keys(), loc="outside upper left", **looks)
     return figure
 

@@ -37,6 +37,8 @@ from seva_ray.study_plots import Growth, Mark, Series, score_of
 
 FEW = 4
 """Lines that one figure may have."""
+FEW_METRICS = 8
+"""That stand above the figures; more are folded away."""
 MAX_PANELS = 24
 TINT = 0.6
 """How much colour the strongest cell of the heat map has: dark text is still read on it."""
@@ -56,6 +58,8 @@ def render(content: StudyContent) -> str:
         best_point=_described(content, content.best or {}),
         num_candidates=sum(not row.point["arm"].startswith(SWAPPED) for row in finals),
         others=_others(content, best),
+        several=len({row.benchmark for row in best}) > 1,
+        few=FEW_METRICS,
         strength=_image(_strength(content, finals)),
         held=_held(content, reference_of(content), "arm", "beta"),
         held_on_pairs=_held(content, reference_of_growth(content), "arm"),

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.text import Text
 
 from seva_ray import study_plots, study_views
@@ -118,3 +119,14 @@ def test_where_low_is_good_the_lowest_score_stands_at_the_top() -> None:
         assert len(ends) == 3
         assert best.get_ydata()[-1] == max(ends.values())
         assert best.get_ydata()[0] == pytest.approx(1 / 6 if low_is_good else 1 / 2, abs=0.11)
+
+
+def test_a_narrow_figure_has_its_whole_legend() -> None:
+    judged = {"chosen right": 30, "rejected right": 10, "neither": 10}
+    views = [ViewFacts(view=f"diffusion-{step}", num_prompts=200, num_kept=80, judged=judged) for step in STEPS[:5]]
+    figure = study_views.judged(views)
+    figure.draw_without_rendering()
+    (legend,) = figure.findobj(Legend)
+    assert len(legend.get_texts()) == 3
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
