@@ -163,7 +163,14 @@ def test_another_beta_generates_nothing_but_the_answers_to_the_benchmark_whateve
     assert failed.returncode == 2
     last = failed.stderr.splitlines()[-1]
     assert last.startswith("error: studies/other: 1 of 1 points failed, and are tried again by the same command"), last
-    interrupted = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    interrupted = subprocess.Popen(
+        words,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell that runs the tests in its background has interrupts ignored, by all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not trials_of(interrupted):
         assert interrupted.poll() is None, interrupted.communicate()[1]
         time.sleep(0.1)

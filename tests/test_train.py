@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from seva_ray.artifacts import Artifact
 from seva_ray.dpo import Train
-from seva_ray.errors import ConfigError, InputError
+from seva_ray.errors import ConfigError, Fruitless
 from seva_ray.models import model_at
 from seva_ray.policy import Lora
 from seva_ray.stages.train import Training, train, train_all
@@ -125,7 +125,7 @@ def test_full_training_under_zero_3_changes_the_whole_language_model_and_nothing
 
 def test_training_that_diverges_ends_in_one_line_with_its_step_and_no_model(run: SmallRun):
     wild = replace(CONFIG, learning_rate=1e35, warmup_ratio=0.0)
-    with pytest.raises(InputError, match=r"policies/wild: (loss|grad_norm) is (nan|inf) at step [23];.*lower learning"):
+    with pytest.raises(Fruitless, match=r"policies/wild: (loss|grad_norm) is (nan|inf) at step [23];.*lower learning"):
         log_of(run, "wild", wild)
     assert not exists(run.store.uri("policies/wild/model"))
     assert not exists(run.store.uri("policies/wild/record.json"))
