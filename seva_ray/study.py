@@ -119,6 +119,9 @@ class StudyContent:
     seconds: Sequence[StageTime] = ()
     total_s: float = 0.0
     """In which any of the stages was at work."""
+    hours: Mapping[str, float] = field(default_factory=dict)
+    """By stage: of GPUs (CPUs, where there are none) that were held for it."""
+    on_gpus: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""

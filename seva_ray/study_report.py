@@ -83,7 +83,7 @@ def render(content: StudyContent) -> str:
         rungs=_points(content, _rungs(content, finals), final=False),
         failed=[(_values(content, row), row) for row in failed_rows(content)],
         settings=flat(content.config),
-        saved=_saved(content),
+        costs=[line for line in (_held_hours(content), _saved(content)) if line],
     )
 
 
@@ -282,6 +282,15 @@ def _intervals(finals: Sequence[Row]) -> str:
         return "With one repeat, intervals hold only the choice of test images, not that of a training seed."
     alone = "; with one repeat, only that of images" if 1 in repeats else ""
     return f"Intervals hold the choice of test images and that of repeats{alone}."
+
+
+def _held_hours(content: StudyContent) -> str:
+    total = sum(content.hours.values())
+    if not total:
+        return ""
+    each = ", ".join(f"{stage} {hours:.3g}" for stage, hours in content.hours.items() if hours)
+    kind = "GPU" if content.on_gpus else "CPU"
+    return f"{kind}-hours held for engines and training workers: {total:.3g} ({each})."
 
 
 def _saved(content: StudyContent) -> str:

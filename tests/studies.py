@@ -128,6 +128,8 @@ def whole_study() -> StudyContent:
             "Diffusion noise of a medium step helps most; half of the gain is there with 125 pairs.",
             "27 settings.",
         ],
+        hours={"generate": 0.23, "reference": 0.07, "train": 1.08},
+        on_gpus=True,
         seconds=[StageTime(stage=stage, seconds=seconds, reused=stage == "pair") for stage, seconds in stages],
         config={"train": {"beta": 0.1, "lora": {"rank": 16}}, "seed": 0},
         versions={"ray": "2.60.0", "vllm": "0.32.0"},

@@ -66,6 +66,23 @@ def test_what_a_waiting_claim_wants_is_kept_for_it_and_the_rest_is_not():
     assert lanes.free == {"CPU": 3, "GPU": 1}
 
 
+def test_room_is_what_is_free_beside_what_others_wait_for():
+    lanes = Lanes({"CPU": 5})
+    holder = Claimant(lanes, {"CPU": 1})
+    assert lanes.room({"CPU": 2}) == 2
+    assert lanes.room({"CPU": 1, "GPU": 1}) == 0
+    other, alike = Claimant(lanes, {"CPU": 5}), Claimant(lanes, {"CPU": 2})
+    assert not alike.holds.is_set()
+    assert lanes.room({"CPU": 2}) == 0, "the other comes first"
+    assert lanes.room({"CPU": 5}) == 0
+    holder.end()
+    until(other.holds.is_set)
+    other.end()
+    until(alike.holds.is_set)
+    assert lanes.room({"CPU": 2}) == 1
+    alike.end()
+
+
 def test_a_claim_is_given_back_when_its_work_fails():
     lanes = Lanes({"CPU": 1})
     with pytest.raises(ZeroDivisionError), lanes.hold({"CPU": 1}):

@@ -268,6 +268,16 @@ def test_passes_are_counted_against_trials_done_one_by_one(whole: Page) -> None:
     assert "training prompts: 27. The same trials one by one would have needed 162: 135 were saved (83 %)" in whole.text
 
 
+def test_the_hours_that_were_held_are_told_by_stage(whole: Page) -> None:
+    assert (
+        "GPU-hours held for engines and training workers: 1.38 (generate 0.23, reference 0.07, train 1.08)"
+        in whole.text
+    )
+    on_cpus = render(replace(whole_study(), on_gpus=False))
+    assert "CPU-hours held" in on_cpus
+    assert "-hours held" not in render(replace(whole_study(), hours={}))
+
+
 def test_the_heat_map_is_white_at_0_and_darkest_at_the_largest_difference() -> None:
     rows = [row(value, beta=beta) for value, beta in ((4.0, 0.1), (0.0, 0.2), (-4.0, 0.3), (2.0, 0.4))]
     html = render(study(*rows))

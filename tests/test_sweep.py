@@ -22,7 +22,7 @@ from seva_ray.stages.sweep import line_of
 JOBS = Path(__file__).parent.parent / "jobs"
 
 
-def command(root: Path, model: str, name: str, *extra: str) -> list[str]:
+def command(root: Path | str, model: str, name: str, *extra: str) -> list[str]:
     return [
         sys.executable, str(JOBS / "sweep.py"), "--root", str(root), "--name", name, "--prompts", "toy",
         "--models", model, "--seeds", "0", "1", "--space.views", "diffusion-600", "--space.swapped",
@@ -135,6 +135,7 @@ def test_its_page_names_the_best_and_the_views_without_training(root: Path):
     page = (root / "studies" / "small" / "index.html").read_text()
     assert "Content-Security-Policy" in page
     assert "no pair is left" in page
+    assert re.search(r"CPU-hours held for engines and training workers: \d", page)
     for view in ("diffusion-600", "pad-0"):
         assert (root / "scores" / "toy-test-deployment-2024-20" / f"toy-base+{view}" / "record.json").exists()
 

@@ -15,8 +15,9 @@ from seva_ray.errors import Fruitless, InputError, UserError
 from seva_ray.models import Model
 from seva_ray.sources import ToyWorld
 from seva_ray.space import Point
-from seva_ray.stages.facts import at_work
+from seva_ray.stages.cost import Holdings, at_work
 from seva_ray.stages.generate import Generate
+from seva_ray.stages.lanes import Lanes
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.room import claim_of_generation, claim_of_training
@@ -157,9 +158,23 @@ def test_engines_are_no_more_than_the_study_may_use(bench: Bench, monkeypatch: p
     assert used == [2]
 
 
-def test_time_at_work_counts_what_overlaps_once_and_pauses_not_at_all(tmp_path: Path):
-    def made(start: float, end: float) -> Artifact:
-        return Artifact(name="x", uri="x", recipe={}, record={"seconds": end - start, "finished": end})
+def made(name: str, start: float, end: float) -> Artifact:
+    return Artifact(name=name, uri=name, recipe={}, record={"seconds": end - start, "finished": end})
 
-    assert at_work([made(0, 10), made(5, 12), made(6, 7), made(20, 25)]) == 17
+
+def test_time_at_work_counts_what_overlaps_once_and_pauses_not_at_all():
+    assert at_work([made("x", *span) for span in ((0, 10), (5, 12), (6, 7), (20, 25))]) == 17
     assert at_work([]) == 0
+
+
+def test_what_was_held_adds_up_over_restarts(tmp_path: Path):
+    for seconds in (1800, 3600):
+        holdings = Holdings(str(tmp_path))
+        with pytest.raises(ZeroDivisionError), Lanes({"GPU": 4}, holdings).hold({"GPU": 2}, "train"):
+            raise ZeroDivisionError
+        holdings("generate", {"GPU": 4, "generation": 4}, seconds)
+    found = Holdings(str(tmp_path)).hours("GPU")
+    assert list(found) == ["generate", "train"]
+    assert found["generate"] == 6
+    assert 0 < found["train"] < 0.01
+    assert Holdings(str(tmp_path / "none")).hours("GPU") == {}

@@ -43,6 +43,9 @@ def join(spare_cpus: int = 0) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # And about every few processes of a study on a small machine: they wait for each other, and take no CPU.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
+    # A process that has run a task is kept for the next one, two minutes instead of a second: it takes five seconds
+    # until it has imported what encodes images.
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "120000")
     try:
         ray.init(
             address=address,

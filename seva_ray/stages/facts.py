@@ -1,6 +1,5 @@
-"""What the artifacts of a study say beside its scores: how views differ, how long answers are, what it all cost."""
+"""What the artifacts of a study say beside its scores: passes, how views differ, how long answers are."""
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +8,6 @@ from typing import Any
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.augmentations import CLEAN
-from seva_ray.report import StageTime
 from seva_ray.space import Point
 from seva_ray.stages.evaluate import compare
 from seva_ray.stages.generate import open_responses
@@ -59,18 +57,11 @@ def responses_of(bench: Bench, points: Sequence[Point]) -> list[Artifact]:
     return list(found.values())
 
 
-def trained(measured: Found) -> Iterator[tuple[Point, Artifact, Artifact]]:
-    """Each policy with its point and pairs."""
-    for point, found in measured.items():
-        for pairs, policy in zip(found.pairs, found.policies, strict=True):
-            yield point, pairs, policy
-
-
 def view_facts(measured: Found, answers: Mapping[int | None, Mapping[str, str]]) -> list[ViewFacts]:
     """One for each view that pairs were made of alone, over all starting models and prompts."""
     of_view: dict[str, dict[str, tuple[Artifact, int | None]]] = {}
-    for point, pairs, _ in trained(measured):
-        if point.num_negatives == 1:
+    for point, found in measured.items():
+        for pairs in found.pairs if point.num_negatives == 1 else ():
             of_view.setdefault(point.view, {})[pairs.name] = pairs, point.prompt_seed
     return [facts(view, list(of_pairs.values()), answers) for view, of_pairs in of_view.items()]
 
@@ -141,40 +132,3 @@ def test_time_scores(workshop: Workshop, views: Sequence[str]) -> dict[str, list
         )
         for view, responses in zip(views, answers, strict=True)
     }
-
-
-def seconds_of(bench: Bench, measured: Found, points: Sequence[Point], began: float) -> tuple[list[StageTime], float]:
-    """Of each stage, and of all together, the time in which any of it was at work, s. What was there when the study
-    began counts only where a stage had nothing else."""
-    store = bench.store
-    pairs = {pairs.name: pairs for _, pairs, _ in trained(measured)}
-    policies = {policy.name: policy for _, _, policy in trained(measured)}
-    models = {name.removeprefix("policies/") for name in policies}
-    models |= {f"{bench.starts[0].name}+{point.view}" for point in points}  # its scores in each view
-    scores = [store.find(name) for name in store.names("scores") if name.rsplit("/", 1)[-1] in models]
-    made: dict[str, list[Artifact]] = {
-        "generate": [artifact for artifact in responses_of(bench, points) if artifact.complete],
-        "pair": list(pairs.values()),
-        "train": list(policies.values()),
-        "evaluate": [*scores, *(store.find(name) for item in scores for name in answers_of(item))],
-    }
-    times, new = [], []
-    for stage, items in made.items():
-        fresh = [item for item in items if item.finished >= began]
-        times.append(StageTime(stage=stage, seconds=at_work(fresh or items), reused=not fresh))
-        new += fresh
-    return times, at_work(new)
-
-
-def answers_of(scores: Artifact) -> list[str]:
-    """The responses that were compared."""
-    return [name for name in scores.recipe["inputs"] if name.startswith("responses/")]
-
-
-def at_work(artifacts: Sequence[Artifact]) -> float:
-    """Seconds in which one at least was being made."""
-    total, until = 0.0, -math.inf
-    for start, end in sorted((item.finished - item.seconds, item.finished) for item in artifacts):
-        total += max(0.0, end - max(start, until))
-        until = max(until, end)
-    return total

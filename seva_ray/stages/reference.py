@@ -58,47 +58,86 @@ def open_logps(config: Train, store: Store, model: Model, pairs: Artifact) -> Ar
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """One artifact to be made."""
+
+    reading: Reading
+    pairs: Artifact
+    logps: Artifact
+    shards: Sequence[str]
+    """That are missing."""
+
+
 def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
-    """The reference log-probabilities of `pairs`. Its count `plain_because` says why the prefix cannot be shared.
+    """As `references`, of one model and its pairs."""
+    (artifact,) = references(config, store, [(model, pairs)])
+    return artifact
+
+
+def references(config: Train, store: Store, work: Sequence[tuple[Model, Artifact]]) -> list[Artifact]:
+    """The reference log-probabilities of the pairs of each model, by one pool of workers that starts once. An
+    artifact's count `plain_because` says why the prefix cannot be shared.
 
     Raises: InputError where there are no pairs, as those of a control view may be.
     """
-    name, artifact = pairs.name.removeprefix("pairs/"), open_logps(config, store, model, pairs)
-    if artifact.complete:
-        return metrics.reused(artifact)
+    made = [open_logps(config, store, model, pairs) for model, pairs in work]
+    missing = [place for place, artifact in enumerate(made) if not artifact.complete]
+    reasons = score_all([scoring(store, *work[place], made[place]) for place in missing], config) if missing else []
+    for place, reason in zip(missing, reasons, strict=True):
+        counts = {"num_pairs": work[place][1].counts["verdicts"]["kept"], "plain_because": reason}
+        made[place] = made[place].finish(counts)
+    return [artifact if place in missing else metrics.reused(artifact) for place, artifact in enumerate(made)]
+
+
+def scoring(store: Store, model: Model, pairs: Artifact, logps: Artifact) -> Scoring:
     prompts, chosen, _ = lineage(store, pairs)
-    num_pairs = pairs.counts["verdicts"]["kept"]
-    if not num_pairs:
+    if not pairs.counts["verdicts"]["kept"]:
         raise InputError(f"{pairs.name}: there is no pair in it to train on")
-    done = names_in(artifact.uri)
-    shards = shards_in(pairs.path("pairs"))
-    missing = [shard for shard in shards if shard not in done] or shards[:1]  # one tells of the shared prefix
-    size = max(1, PAIRS_PER_UNIT * len(shards) // num_pairs)
-    units = [missing[start : start + size] for start in range(0, len(missing), size)]
-    say(f"reference {name}: {len(missing):,} shards to do")
+    shards, done = shards_in(pairs.path("pairs")), names_in(logps.uri)
+    return Scoring(
+        reading=reading_of(model, prompts, chosen),
+        pairs=pairs,
+        logps=logps,
+        shards=[shard for shard in shards if shard not in done] or shards[:1],  # one tells of the shared prefix
+    )
+
+
+def units_of(place: int, scoring: Scoring) -> list[dict[str, Any]]:
+    """The shards of the scoring at that place, as many in each unit as have the pairs of one."""
+    num_shards = len(shards_in(scoring.pairs.path("pairs")))
+    size = max(1, PAIRS_PER_UNIT * num_shards // scoring.pairs.counts["verdicts"]["kept"])
+    starts = range(0, len(scoring.shards), size)
+    return [{"place": place, "shards": " ".join(scoring.shards[start : start + size])} for start in starts]
+
+
+def score_all(scorings: Sequence[Scoring], config: Train) -> list[str | None]:
+    """Commits all missing shards; of each scoring, why its prefix cannot be shared."""
+    names = [scoring.pairs.name.removeprefix("pairs/") for scoring in scorings]
+    units = [unit for place, scoring in enumerate(scorings) for unit in units_of(place, scoring)]
+    num_shards = sum(len(scoring.shards) for scoring in scorings)
+    say(f"reference {', '.join(names)}: {num_shards:,} shards to do")
     join()
     need = worker_need()
     check_places(("what computes the reference", 1, need))
     rows = rows_of(
-        lambda: ray.data.from_items(
-            [{"shards": " ".join(some)} for some in units], override_num_blocks=len(units)
-        ).map_batches(
+        lambda: ray.data.from_items(units, override_num_blocks=len(units)).map_batches(
             Scorer,
             batch_size=1,
             **options(need),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.num_workers),
-            fn_constructor_args=(config, reading_of(model, prompts, chosen), pairs, artifact),
+            fn_constructor_args=(config, list(scorings)),
         )
     )
-    progress = Progress("reference", len(missing), "shards")
-    reasons = set()
+    progress = Progress("reference", num_shards, "shards")
+    reasons: list[str | None] = [None] * len(scorings)
     for row in rows:
-        reasons.add(row["plain_because"])
+        reasons[row["place"]] = row["plain_because"] or reasons[row["place"]]
         progress.add(int(row["num_shards"]))
-    reason = next((reason for reason in sorted(reasons) if reason), None)
-    if reason:
-        say(f"reference {name}: image and question are computed once per response, not per pair: {reason}")
-    return artifact.finish({"num_pairs": num_pairs, "plain_because": reason})
+    for name, reason in zip(names, reasons, strict=True):
+        if reason:
+            say(f"reference {name}: image and question are computed once per response, not per pair: {reason}")
+    return reasons
 
 
 def worker_need() -> dict[str, float]:
@@ -107,32 +146,45 @@ def worker_need() -> dict[str, float]:
 
 
 class Scorer:
-    """Ray Data's actor: the starting model, in training's precision."""
+    """Ray Data's actor: a starting model at a time, in training's precision."""
 
     @told()
-    def __init__(self, config: Train, reading: Reading, pairs: Artifact, artifact: Artifact):
+    def __init__(self, config: Train, scorings: Sequence[Scoring]):
+        self.config, self.scorings = config, scorings
+        self.place: int | None = None
+        self.model: Any = None
+        self.plain_because: str | None = None
+        self.tried = False
+
+    @told()
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        place, shards = int(batch["place"][0]), batch["shards"][0].split()
+        if self.place != place:
+            self.take(self.scorings[place])
+            self.place = place
+        for shard in shards:
+            self.commit(shard)
+        return {"place": [place], "plain_because": [self.plain_because or ""], "num_shards": [len(shards)]}
+
+    def take(self, scoring: Scoring) -> None:
+        """Read the pairs of another model with it."""
         from seva_ray.encoding import Encoder
         from seva_ray.policy import load_model
         from seva_ray.views import Viewer
 
+        reading = scoring.reading
         directory = local_directory(reading.directory)
-        self.config, self.pairs, self.artifact = config, pairs, artifact
-        self.model = load_model(directory, config.dtype).eval()
+        self.model = None  # two of a large model may not have room
+        self.model = load_model(directory, self.config.dtype).eval()
         self.model.to("cuda" if ray.get_gpu_ids() else "cpu")
         self.viewer = Viewer(
             encoder=Encoder(directory, reading.system),
             image_root=reading.image_root,
             max_pixels=reading.max_image_pixels,
         )
-        self.plain_because: str | None = None if config.shared_prefix else "shared_prefix is off"
-        self.tried = not config.shared_prefix
-
-    @told()
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        shards = batch["shards"][0].split()
-        for shard in shards:
-            self.commit(shard)
-        return {"plain_because": [self.plain_because or ""], "num_shards": [len(shards)]}
+        self.pairs, self.logps = scoring.pairs, scoring.logps
+        self.plain_because = None if self.config.shared_prefix else "shared_prefix is off"
+        self.tried = not self.config.shared_prefix
 
     def commit(self, shard: str) -> None:
         """One shard's file."""
@@ -148,7 +200,7 @@ class Scorer:
             some = [rows[place] for place in order[start : start + self.config.per_device_batch_size]]
             found |= {row["prompt_id"]: logps for row, logps in zip(some, self.score(some), strict=True)}
         scored = [{"prompt_id": row["prompt_id"], "ref_logps": found[row["prompt_id"]]} for row in rows]
-        write_table(self.artifact.path(shard), pa.Table.from_pylist(scored, LOGPS_SCHEMA))
+        write_table(self.logps.path(shard), pa.Table.from_pylist(scored, LOGPS_SCHEMA))
 
     def score(self, rows: Sequence[dict[str, Any]]) -> list[list[float]]:
         import torch

@@ -19,8 +19,9 @@ from seva_ray.augmentations import CLEAN
 from seva_ray.benchmarks.base import gain
 from seva_ray.errors import UserError
 from seva_ray.space import SWAPPED, Point, Space
+from seva_ray.stages.cost import Holdings, seconds_of
 from seva_ray.stages.export import Export, export
-from seva_ray.stages.facts import Passes, passes_of, seconds_of, test_time_scores, tokens_of, view_facts
+from seva_ray.stages.facts import Passes, passes_of, test_time_scores, tokens_of, view_facts
 from seva_ray.stages.generate import open_responses
 from seva_ray.stages.pair import open_pairs
 from seva_ray.stages.progress import say
@@ -63,16 +64,16 @@ def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact
     config = {"space": asked.space, "search": asked.search, "bench": bench.identity(), "test_time": asked.test_time}
     inputs = {item.name: item for item in (*bench.prompts.values(), *bench.tests)}
     artifact = store.open(f"studies/{asked.name}", config=config, inputs=list(inputs.values()))
-    began = first_began(artifact, asked.began)
+    began, holdings = first_began(artifact, asked.began), Holdings(artifact.uri)
     if artifact.complete:
         outcomes = [outcome_of(item) for item in json.loads(read_bytes(artifact.path("trials.json")))]
     else:
         check_names(bench, points_of(asked.search, asked.space, bench.train))
-        outcomes = sweep(asked.search, asked.space, bench, asked.name, artifact.uri)
+        outcomes = sweep(asked.search, asked.space, bench, asked.name, artifact.uri, holdings)
         write_bytes(artifact.path("trials.json"), json.dumps([asdict(item) for item in outcomes], indent=1).encode())
     again = [outcome for outcome in outcomes if not outcome.lasts]
     points = [outcome.point for outcome in outcomes]
-    workshop = Workshop(bench)
+    workshop = Workshop(bench, note=holdings)
     measured = {
         point: workshop.measured(point)
         for outcome in outcomes
@@ -99,6 +100,8 @@ def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact
         summary=summary(rows, best, asked, passes, outcomes),
         seconds=seconds,
         total_s=total_s,
+        hours=holdings.hours("GPU" if bench.on_gpus else "CPU"),
+        on_gpus=bench.on_gpus,
         config=artifact.recipe["config"],
         versions=versions(),
         command=asked.command,

@@ -19,6 +19,7 @@ from seva_ray.dpo import Train
 from seva_ray.errors import ConfigError, UserError
 from seva_ray.fingerprints import execution
 from seva_ray.space import Point, Space
+from seva_ray.stages.lanes import Note
 from seva_ray.stages.progress import duration, here, listening
 from seva_ray.stages.room import check_room
 from seva_ray.stages.trial import trial
@@ -80,8 +81,8 @@ class Outcome:
     """Whether it would end so again. Where not, the same command tries it again."""
 
 
-def sweep(search: Search, space: Space, bench: Bench, name: str, uri: str) -> list[Outcome]:
-    """Tries the points; Tune's state is kept under `uri`.
+def sweep(search: Search, space: Space, bench: Bench, name: str, uri: str, note: Note) -> list[Outcome]:
+    """Tries the points; Tune's state is kept under `uri`. `note`: as of a `Workshop`.
 
     Raises: InputError where the cluster is too small for one training run or one engine.
     """
@@ -90,7 +91,7 @@ def sweep(search: Search, space: Space, bench: Bench, name: str, uri: str) -> li
     check_room(bench.generate, bench.train, [*bench.prompts.values(), *bench.tests], bench.capacity, bench.on_gpus)
     with listening() as ear:
         teller = Teller(ear, space.axes(bench.train), num_measures(search, space, bench))
-        with working(bench, teller, name) as workshop:
+        with working(bench, teller, note, name) as workshop:
             results = tuner(search, space, bench, workshop, uri).fit()
     outcomes = [outcome(result) for result in results]
     if len(outcomes) < num_trials(search, space, bench) or not all(item.num_pairs or item.error for item in outcomes):
@@ -130,11 +131,11 @@ class Teller:
 
 
 @contextmanager
-def working(bench: Bench, teller: Teller, name: str) -> Iterator[str]:
+def working(bench: Bench, teller: Teller, note: Note, name: str) -> Iterator[str]:
     """A workshop as an actor; the name under which trials find it."""
     found_as = f"workshop of {name}"
     options = {"name": found_as, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here()}
-    actor = ray.remote(Workshop).options(**options).remote(bench, teller)
+    actor = ray.remote(Workshop).options(**options).remote(bench, teller, note)
     try:
         ray.get(actor.ready.remote())
         yield found_as
@@ -161,6 +162,7 @@ def tuner(search: Search, space: Space, bench: Bench, workshop: str, uri: str) -
             search_alg=optuna_search(search) if search.method == "optuna" else None,
             scheduler=scheduler(search, space, bench.train),
             max_concurrent_trials=search.max_concurrent,
+            reuse_actors=True,  # else each trial starts a process
             trial_name_creator=lambda trial: trial.trial_id,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),

@@ -42,13 +42,14 @@ class Training:
 def train(config: Train, store: Store, name: str, model: Model, pairs: Artifact) -> Artifact:
     """Align `model` on the pairs that were made from its responses."""
     (policy,) = train_all(store, [Training(config=config, name=name, model=model, pairs=pairs)])
+    stop_if_diverged(policy)
     return policy
 
 
 def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
     """Several policies, one after the other by one group of workers that starts once: they ask for equal groups.
 
-    Raises: Fruitless where one ended with numbers that are none; the others are there.
+    One that ended with numbers that are none stays incomplete: see `stop_if_diverged`.
     """
     policies = [training.open(store) for training in trainings]
     for policy in policies:
@@ -65,8 +66,6 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
         for place, job in zip(missing, jobs, strict=True):
             if not exists(policies[place].path(DIVERGED)):
                 policies[place] = policies[place].finish(counts_of(trainings[place], job))
-    for policy in policies:
-        stop_if_diverged(policy)
     return policies
 
 

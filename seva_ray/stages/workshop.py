@@ -1,8 +1,9 @@
 """The workshop of a study: the one process in which its trials' work is done, each piece of it once.
 
 Trials ask it to `measure` a point. Their generation goes through one thread, in batches: what several ask for is made
-once, by one pool of engines. Training claims its workers' CPUs or GPUs whole, so that no two runs hold half of what
-they need. All results are artifacts with names that follow from their recipes: what exists is never made again.
+once, by one pool of engines. Likewise their training (groups.py), which claims its workers' CPUs or GPUs whole, so that
+no two runs hold half of what they need. All results are artifacts with names that follow from their recipes: what
+exists is never made again.
 """
 
 import contextlib
@@ -26,14 +27,15 @@ from seva_ray.space import Point
 from seva_ray.stages import metrics
 from seva_ray.stages.evaluate import compare
 from seva_ray.stages.generate import Generate, Work, generated, name_of, open_responses
+from seva_ray.stages.groups import Groups
 from seva_ray.stages.job import users_line
-from seva_ray.stages.lanes import Claim, Lanes
+from seva_ray.stages.lanes import Claim, Lanes, Note
 from seva_ray.stages.pair import Pair, pair
-from seva_ray.stages.reference import open_logps, reference
+from seva_ray.stages.reference import open_logps, references
 from seva_ray.stages.repeats import repeated
 from seva_ray.stages.room import claim_of_generation, claim_of_training, num_engines
 from seva_ray.stages.scores import Evaluate, read_tallies
-from seva_ray.stages.train import Training, train_all
+from seva_ray.stages.train import Training
 from seva_ray.statistics import Repeated, repeated_bootstrap
 
 
@@ -103,13 +105,21 @@ class Order:
 class Workshop:
     """Its methods may be called by many threads."""
 
-    def __init__(self, bench: Bench, tell: Callable[[Point, str], None] = lambda point, found: None):
+    def __init__(
+        self,
+        bench: Bench,
+        tell: Callable[[Point, str], None] = lambda point, found: None,
+        note: Note = lambda what, claim, seconds: None,
+    ):
         """`tell` is called with every point that has been measured, and what was found."""
         self.bench, self.tell = bench, tell
-        self.lanes = Lanes(bench.capacity)
+        self.lanes = Lanes(bench.capacity, note)
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self.repeats = ThreadPoolExecutor(64)
+        self.groups = Groups(
+            bench.store, self.lanes, claim_of_training(bench.train, bench.capacity, bench.on_gpus), self.alone
+        )
         self.failed: dict[Point, str] = {}
         threading.Thread(target=self.answer_for_ever, daemon=True).start()
 
@@ -145,7 +155,8 @@ class Workshop:
     def measured(self, point: Point) -> Measured:
         """Every repeat trained and scored. What exists already is only read."""
         trainings = list(self.repeats.map(lambda repeat: self.training(point, repeat), range(len(self.bench.seeds))))
-        policies = self.trained(trainings)
+        self.prepare(trainings)
+        policies = self.groups.train(trainings)
         scored = self.scored([model_of(policy) for policy in policies])
         return Measured(
             policies=policies,
@@ -157,29 +168,25 @@ class Workshop:
         )
 
     def training(self, point: Point, repeat: int) -> Training:
-        """What makes the point's policy in one repeat; all that it needs is there."""
+        """What makes the point's policy in one repeat; its pairs are there."""
         bench = self.bench
         start, prompts = bench.starts[repeat], bench.prompts[point.prompt_seed]
         chosen, *rejected = self.responses([(start, prompts, view) for view in (CLEAN, *point.views)])
         with self.alone(f"pairs of {start.name} {prompts.name} {point.views}"):
             pairs = pair(bench.pair, bench.store, prompts, chosen, rejected)
         config = settled(point.train(bench.train, bench.seeds[repeat]), pairs)
-        with self.alone(f"logps of {pairs.name}"):
-            if not open_logps(config, bench.store, start, pairs).complete:
-                with self.lanes.hold(claim_of_training(config, bench.capacity, bench.on_gpus)):
-                    reference(config, bench.store, start, pairs)
         return Training(config=config, name=policy_name(config, start, pairs), model=start, pairs=pairs)
 
-    def trained(self, trainings: Sequence[Training]) -> list[Artifact]:
-        """One group of workers trains all repeats, so that it starts once."""
+    def prepare(self, trainings: Sequence[Training]) -> None:
+        """The reference log-probabilities of all repeats."""
+        work = {training.pairs.name: (training.model, training.pairs) for training in trainings}
+        config, store = trainings[0].config, self.bench.store
         with contextlib.ExitStack() as alone:
-            for name in sorted({training.name for training in trainings}):  # in one order: none waits in a circle
-                alone.enter_context(self.alone(name))
-            policies = [training.open(self.bench.store) for training in trainings]
-            if all(policy.complete for policy in policies):
-                return [metrics.reused(policy) for policy in policies]
-            with self.lanes.hold(claim_of_training(trainings[0].config, self.bench.capacity, self.bench.on_gpus)):
-                return train_all(self.bench.store, trainings)
+            for name in sorted(work):  # in one order: none waits in a circle
+                alone.enter_context(self.alone(f"logps of {name}"))
+            if not all(open_logps(config, store, *item).complete for item in work.values()):
+                with self.lanes.hold(self.groups.claim, "reference"):
+                    references(config, store, list(work.values()))
 
     def scored(self, policies: Sequence[Model]) -> dict[str, list[Artifact]]:
         """Each benchmark's scores of each repeat, every policy beside its own start."""
@@ -227,7 +234,7 @@ class Workshop:
         room = num_engines(bench.generate, bench.capacity, bench.on_gpus)
         config = replace(bench.generate, max_engines=room)
         try:
-            with self.lanes.hold(claim_of_generation(config, bench.capacity, bench.on_gpus)):
+            with self.lanes.hold(claim_of_generation(config, bench.capacity, bench.on_gpus), "generate"):
                 for artifact in generated(config, bench.store, [item for order in orders for item in order.work]):
                     there[artifact.name] = artifact
                     for order in orders:
