@@ -52,6 +52,7 @@ def may_begin() -> threading.Event:
 def workers(tmp_path: Path, may_begin: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Workers:
     workers = Workers(Store(str(tmp_path)), may_begin)
     monkeypatch.setattr("seva_ray.stages.groups.train_all", workers.train_all)
+    monkeypatch.setattr("seva_ray.stages.groups.GATHERING_S", 0.1)
     return workers
 
 

@@ -144,6 +144,15 @@ def test_an_error_of_the_points_own_is_its_result_and_any_other_is_told_again_wi
     assert len(tries) == 2
 
 
+def test_without_gpus_one_group_of_workers_trains_at_a_time(bench: Bench):
+    cpus = Workshop(replace(bench, train=Train(num_workers=2), capacity={"CPU": 16}))
+    gpus = Workshop(replace(bench, train=Train(num_workers=2), capacity={"GPU": 16}, on_gpus=True))
+    assert [workshop.lanes.room(workshop.groups.claim) for workshop in (cpus, gpus)] == [1, 8]
+    with cpus.lanes.hold(cpus.groups.claim):
+        assert cpus.lanes.room(cpus.groups.claim) == 0
+        assert cpus.lanes.room(cpus.claim) == 7, "what the reference takes is not a group"
+
+
 def test_engines_are_no_more_than_the_study_may_use(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     used = []
 

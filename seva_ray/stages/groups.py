@@ -1,12 +1,14 @@
 """Groups of training workers in a study: what waits for room in the cluster is trained together.
 
 A group takes tens of seconds to start, which is more than a small training takes. So when there is room for a group, it
-is given its share of all that waits: half of it where there is room for two, and so on.
+is given its share of all that waits: half of it where there is room for two, and so on. Without GPUs there is one group
+at a time: while it starts it is busy on more cores than its workers ask for.
 """
 
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -17,6 +19,10 @@ from seva_ray.stages import metrics
 from seva_ray.stages.lanes import Claim, Lanes
 from seva_ray.stages.train import Training, stop_if_diverged, train_all
 
+GROUP = "group of training workers"
+"""A resource of a machine without GPUs: it has one."""
+GATHERING_S = 1.0
+"""What comes within this time goes together."""
 ENOUGH_PAIRS = 10_000
 """In a group: its start is then little of its time. A training that has as many by itself has a group of its own, so
 that it is found again with its last checkpoint when the study was killed."""
@@ -41,6 +47,8 @@ class Groups:
         """`claim`: of one group. `alone`: lets one thread at a time make what has that name."""
         self.store, self.lanes, self.claim, self.alone = store, lanes, claim, alone
         self.waiting: list[Wanted] = []
+        self.num_ready = 0
+        """Groups that have room, and no share yet."""
         self.changing = threading.Lock()
 
     def train(self, trainings: Sequence[Training]) -> list[Artifact]:
@@ -61,12 +69,18 @@ class Groups:
         return policies
 
     def share(self, mine: Wanted) -> list[Wanted]:
-        """Of what waits, for a group that may begin now: `mine` first. Empty where another group has taken that."""
+        """Of what waits, for a group that has room now: `mine` first. Empty where another group has taken that."""
         with self.changing:
             if mine not in self.waiting:
                 return []
-            most = math.ceil(len(self.waiting) / (1 + self.lanes.room(self.claim)))
-            taken = [mine]
+            self.num_ready += 1
+        time.sleep(GATHERING_S)
+        with self.changing:
+            num_groups = self.num_ready + self.lanes.room(self.claim)
+            self.num_ready -= 1
+            if mine not in self.waiting:
+                return []
+            taken, most = [mine], math.ceil(len(self.waiting) / num_groups)
             for other in self.waiting:
                 if len(taken) < most and other is not mine and sum(item.num_pairs for item in taken) < ENOUGH_PAIRS:
                     taken.append(other)

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import queue
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +28,7 @@ from seva_ray.space import Point
 from seva_ray.stages import metrics
 from seva_ray.stages.evaluate import compare
 from seva_ray.stages.generate import Generate, Work, generated, name_of, open_responses
-from seva_ray.stages.groups import Groups
+from seva_ray.stages.groups import GATHERING_S, GROUP, Groups
 from seva_ray.stages.job import users_line
 from seva_ray.stages.lanes import Claim, Lanes, Note
 from seva_ray.stages.pair import Pair, pair
@@ -113,13 +114,13 @@ class Workshop:
     ):
         """`tell` is called with every point that has been measured, and what was found."""
         self.bench, self.tell = bench, tell
-        self.lanes = Lanes(bench.capacity, note)
+        self.claim = claim_of_training(bench.train, bench.capacity, bench.on_gpus)
+        alone = {} if bench.on_gpus else {GROUP: 1.0}
+        self.lanes = Lanes({**bench.capacity, **alone}, note)
         self.orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self.locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self.repeats = ThreadPoolExecutor(64)
-        self.groups = Groups(
-            bench.store, self.lanes, claim_of_training(bench.train, bench.capacity, bench.on_gpus), self.alone
-        )
+        self.groups = Groups(bench.store, self.lanes, {**self.claim, **alone}, self.alone)
         self.failed: dict[Point, str] = {}
         threading.Thread(target=self.answer_for_ever, daemon=True).start()
 
@@ -185,7 +186,7 @@ class Workshop:
             for name in sorted(work):  # in one order: none waits in a circle
                 alone.enter_context(self.alone(f"logps of {name}"))
             if not all(open_logps(config, store, *item).complete for item in work.values()):
-                with self.lanes.hold(self.groups.claim, "reference"):
+                with self.lanes.hold(self.claim, "reference"):
                     references(config, store, list(work.values()))
 
     def scored(self, policies: Sequence[Model]) -> dict[str, list[Artifact]]:
@@ -221,6 +222,7 @@ class Workshop:
         """What is waiting is generated together; where that fails, each by itself, so that the others have theirs."""
         while True:
             orders = [self.orders.get()]
+            time.sleep(GATHERING_S)
             while not self.orders.empty():
                 orders.append(self.orders.get())
             self.answer(orders, last=len(orders) == 1)
