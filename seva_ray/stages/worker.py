@@ -142,7 +142,7 @@ def do(job: Job) -> None:
             write_directory(f"{job.policy_uri}/model", merged)
             if not config.full:
                 write_directory(f"{job.policy_uri}/adapter", f"{scratch}/adapter")
-            if not is_local(job.policy_uri):
+            if os.path.isdir(curves) and not is_local(job.policy_uri):
                 write_directory(f"{job.policy_uri}/tensorboard", curves)
             write_bytes(f"{job.policy_uri}/{LOG}", json.dumps(trainer.state.log_history).encode())
 
