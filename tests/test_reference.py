@@ -9,12 +9,14 @@ import torch
 from seva_ray.dpo import Train
 from seva_ray.encoding import Encoder
 from seva_ray.errors import FingerprintMismatch, InputError
+from seva_ray.models import model_at
 from seva_ray.policy import load_model
 from seva_ray.preferences import PreferenceCollator, response_logps
 from seva_ray.stages.pair import Pair, lineage, pair, read_pairs
 from seva_ray.stages.prepare import shard_name
-from seva_ray.stages.reference import reference, with_reference
+from seva_ray.stages.reference import reference, references, with_reference
 from seva_ray.stages.shards import shards_in
+from seva_ray.toy.model import build, save
 from seva_ray.views import Viewer
 from tests.small_run import SmallRun
 
@@ -60,6 +62,30 @@ def test_shards_without_pairs_are_not_computed(run: SmallRun):
     logps = reference(CONFIG, run.store, run.model, pairs)
     assert len(shards_in(logps.uri)) == 1 < prompts.counts["num_shards"]
     assert len(with_reference(read_pairs(pairs), logps)) == logps.counts["num_pairs"] == 1
+
+
+def test_pairs_of_several_models_go_through_one_pool_each_read_by_its_own(
+    run: SmallRun, toy_model: str, tmp_path: Path
+):
+    save(build(seed=9), tmp_path / "other")
+    prompts, chosen, rejected = lineage(run.store, run.pairs)
+    directories = [toy_model, str(tmp_path / "other")]
+    work = [
+        (model_at(directory), pair(Pair(name=name, max_per_source={"toy": 4}), run.store, prompts, chosen, rejected))
+        for directory, name in zip(directories, ("first", "second"), strict=True)
+    ]
+    found = []
+    for directory, (_, pairs), logps in zip(directories, work, references(CONFIG, run.store, work), strict=True):
+        rows = with_reference(read_pairs(pairs), logps).to_pylist()
+        viewer = Viewer(encoder=Encoder(directory), image_root=None, max_pixels=10**6)
+        with torch.no_grad():
+            batch = PreferenceCollator(viewer=viewer, packed=False)(rows)
+            alone = response_logps(load_model(directory, "float32"), batch).tolist()
+        assert logps.counts["num_pairs"] == len(rows) == 4
+        for row, expected in zip(rows, alone, strict=True):
+            assert row["ref_logps"] == pytest.approx(expected, rel=1e-5, abs=1e-4)
+        found.append([row["ref_logps"] for row in rows])
+    assert found[0] != found[1]
 
 
 def test_no_pair_is_one_line(run: SmallRun):

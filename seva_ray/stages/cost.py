@@ -5,7 +5,7 @@ import math
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from seva_ray.artifacts import Artifact
 from seva_ray.report import StageTime
@@ -51,7 +51,7 @@ def seconds_of(bench: Bench, measured: Found, points: Sequence[Point], began: fl
 
 def made_by_stage(bench: Bench, measured: Found, points: Sequence[Point]) -> dict[str, list[Artifact]]:
     """The study's artifacts, each once."""
-    store = bench.store
+    store = replace(bench.store, read_only=True)
     logps, pairs, policies = dict[str, Artifact](), dict[str, Artifact](), dict[str, Artifact]()
     for found in measured.values():
         for start, of_pairs, policy in zip(bench.starts, found.pairs, found.policies, strict=True):
@@ -64,7 +64,7 @@ def made_by_stage(bench: Bench, measured: Found, points: Sequence[Point]) -> dic
     return {
         "generate": [artifact for artifact in responses_of(bench, points) if artifact.complete],
         "pair": list(pairs.values()),
-        "reference": list(logps.values()),
+        "reference": [artifact for artifact in logps.values() if artifact.complete],
         "train": list(policies.values()),
         "evaluate": [*scores, *map(store.find, sorted(answers))],
     }
