@@ -167,12 +167,11 @@ def test_engines_are_no_more_than_the_study_may_use(bench: Bench, monkeypatch: p
     assert used == [2]
 
 
-def made(name: str, start: float, end: float) -> Artifact:
-    return Artifact(name=name, uri=name, recipe={}, record={"seconds": end - start, "finished": end})
+def test_time_at_work_counts_what_overlaps_once_and_pauses_not_at_all(tmp_path: Path):
+    def made(start: float, end: float) -> Artifact:
+        return Artifact(name="x", uri="x", recipe={}, record={"seconds": end - start, "finished": end})
 
-
-def test_time_at_work_counts_what_overlaps_once_and_pauses_not_at_all():
-    assert at_work([made("x", *span) for span in ((0, 10), (5, 12), (6, 7), (20, 25))]) == 17
+    assert at_work([made(0, 10), made(5, 12), made(6, 7), made(20, 25)]) == 17
     assert at_work([]) == 0
 
 
@@ -182,6 +181,7 @@ def test_what_was_held_adds_up_over_restarts(tmp_path: Path):
         with pytest.raises(ZeroDivisionError), Lanes({"GPU": 4}, holdings).hold({"GPU": 2}, "train"):
             raise ZeroDivisionError
         holdings("generate", {"GPU": 4, "generation": 4}, seconds)
+    (tmp_path / "held" / "half.json.part").write_text("{")
     found = Holdings(str(tmp_path)).hours("GPU")
     assert list(found) == ["generate", "train"]
     assert found["generate"] == 6

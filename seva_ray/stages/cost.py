@@ -13,6 +13,7 @@ from seva_ray.space import Point
 from seva_ray.stages.facts import Found, responses_of
 from seva_ray.stages.lanes import Claim
 from seva_ray.stages.reference import open_logps
+from seva_ray.stages.shards import read_each
 from seva_ray.stages.workshop import Bench
 from seva_ray.storage import names_in, read_bytes, write_bytes
 
@@ -32,8 +33,9 @@ class Holdings:
     def hours(self, resource: str) -> dict[str, float]:
         """Of that resource, by what it was for."""
         total = Counter[str]()
-        for name in names_in(f"{self.uri}/held"):
-            held = json.loads(read_bytes(f"{self.uri}/held/{name}"))
+        # One that a killed process was writing has another ending.
+        names = (name for name in names_in(f"{self.uri}/held") if name.endswith(".json"))
+        for held in map(json.loads, read_each(read_bytes, [f"{self.uri}/held/{name}" for name in names])):
             total[held["what"]] += held["claim"].get(resource, 0) * held["seconds"] / 3600
         return dict(sorted(total.items()))
 
