@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from seva_ray.stages.groups import Groups
 from seva_ray.stages.lanes import Lanes
 from seva_ray.stages.train import Training
 from seva_ray.storage import write_bytes
+from tests.test_lanes import until
 
 MODEL = Model(name="fake", directory="nowhere", fingerprint="fake")
 CLAIM = {"GPU": 2}
@@ -63,7 +63,7 @@ def training(workers: Workers, name: str, num_pairs: int = 500) -> Training:
 
 
 def groups_on(workers: Workers, lanes: Lanes) -> Groups:
-    return Groups(workers.store, lanes, CLAIM, lambda name: contextlib.nullcontext())
+    return Groups(workers.store, lanes, CLAIM, lambda *names: contextlib.nullcontext())
 
 
 def trained(workers: Workers, names: Sequence[str], gpus: int, num_pairs: int = 500) -> list[Future]:
@@ -72,10 +72,7 @@ def trained(workers: Workers, names: Sequence[str], gpus: int, num_pairs: int = 
     groups, threads = groups_on(workers, lanes), ThreadPoolExecutor(len(names))
     with lanes.hold({"GPU": gpus}):
         asked = [threads.submit(groups.train, [training(workers, name, num_pairs)]) for name in names]
-        deadline = time.monotonic() + 20
-        while len(lanes.waiting) < len(names):
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        until(lambda: len(lanes.waiting) == len(names))
         workers.may_begin.set()
     return asked
 

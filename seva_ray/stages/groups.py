@@ -5,7 +5,6 @@ is given its share of all that waits: half of it where there is room for two, an
 at a time: while it starts it is busy on more cores than its workers ask for.
 """
 
-import contextlib
 import math
 import threading
 import time
@@ -43,8 +42,8 @@ class Wanted:
 class Groups:
     """Its methods may be called by many threads."""
 
-    def __init__(self, store: Store, lanes: Lanes, claim: Claim, alone: Callable[[str], AbstractContextManager[None]]):
-        """`claim`: of one group. `alone`: lets one thread at a time make what has that name."""
+    def __init__(self, store: Store, lanes: Lanes, claim: Claim, alone: Callable[..., AbstractContextManager[None]]):
+        """`claim`: of one group. `alone`: lets one thread at a time make what has those names."""
         self.store, self.lanes, self.claim, self.alone = store, lanes, claim, alone
         self.waiting: list[Wanted] = []
         self.num_ready = 0
@@ -91,9 +90,7 @@ class Groups:
         """Where it fails, each by itself, so that the others have theirs."""
         trainings = {training.name: training for item in share for training in item.trainings}
         try:
-            with contextlib.ExitStack() as alone:
-                for name in sorted(trainings):  # in one order: none waits in a circle
-                    alone.enter_context(self.alone(name))
+            with self.alone(*trainings):
                 train_all(self.store, list(trainings.values()))
         except Exception as error:
             if len(share) == 1:

@@ -67,6 +67,7 @@ class Scoring:
     logps: Artifact
     shards: Sequence[str]
     """That are missing."""
+    shards_per_unit: int
 
 
 def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
@@ -92,7 +93,8 @@ def references(config: Train, store: Store, work: Sequence[tuple[Model, Artifact
 
 def scoring(store: Store, model: Model, pairs: Artifact, logps: Artifact) -> Scoring:
     prompts, chosen, _ = lineage(store, pairs)
-    if not pairs.counts["verdicts"]["kept"]:
+    num_pairs = pairs.counts["verdicts"]["kept"]
+    if not num_pairs:
         raise InputError(f"{pairs.name}: there is no pair in it to train on")
     shards, done = shards_in(pairs.path("pairs")), names_in(logps.uri)
     return Scoring(
@@ -100,13 +102,13 @@ def scoring(store: Store, model: Model, pairs: Artifact, logps: Artifact) -> Sco
         pairs=pairs,
         logps=logps,
         shards=[shard for shard in shards if shard not in done] or shards[:1],  # one tells of the shared prefix
+        shards_per_unit=max(1, PAIRS_PER_UNIT * len(shards) // num_pairs),
     )
 
 
 def units_of(place: int, scoring: Scoring) -> list[dict[str, Any]]:
-    """The shards of the scoring at that place, as many in each unit as have the pairs of one."""
-    num_shards = len(shards_in(scoring.pairs.path("pairs")))
-    size = max(1, PAIRS_PER_UNIT * num_shards // scoring.pairs.counts["verdicts"]["kept"])
+    """The missing shards of the scoring at that place."""
+    size = scoring.shards_per_unit
     starts = range(0, len(scoring.shards), size)
     return [{"place": place, "shards": " ".join(scoring.shards[start : start + size])} for start in starts]
 

@@ -182,9 +182,7 @@ class Workshop:
         """The reference log-probabilities of all repeats."""
         work = {training.pairs.name: (training.model, training.pairs) for training in trainings}
         config, store = trainings[0].config, self.bench.store
-        with contextlib.ExitStack() as alone:
-            for name in sorted(work):  # in one order: none waits in a circle
-                alone.enter_context(self.alone(f"logps of {name}"))
+        with self.alone(*(f"logps of {name}" for name in work)):
             if not all(open_logps(config, store, *item).complete for item in work.values()):
                 with self.lanes.hold(self.claim, "reference"):
                     references(config, store, list(work.values()))
@@ -251,9 +249,11 @@ class Workshop:
             orders[0].answered.set_exception(told)
 
     @contextlib.contextmanager
-    def alone(self, what: str) -> Iterator[None]:
+    def alone(self, *what: str) -> Iterator[None]:
         """One thread at a time makes one thing; the others find it made."""
-        with self.locks[what]:
+        with contextlib.ExitStack() as held:
+            for name in sorted(set(what)):  # in one order: none waits in a circle
+                held.enter_context(self.locks[name])
             yield
 
 
