@@ -1,4 +1,5 @@
 import base64
+import json
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -181,9 +182,9 @@ def test_an_image_that_is_not_base64_fails_its_own_rows_only(tmp_path):
         ("b", None),  # Letters are capitals.
         ("A", "A"),
         ("A cat", "A"),
-        ("A red bird sits there", None),  # "A" among more than three words may be an article.
+        ("A red bird sits there", "A"),  # An article counts as a letter.
         ("A or B", None),
-        ("A black dog I think", "B"),  # Then the only option whose text is there.
+        ("It is a black dog I think", "B"),  # Then the only option whose text is there.
         ("It is a BLACK DOG", "B"),
         ("tabby cat or black dog", None),
         ("It is a black dog, as I see it in the middle of the picture", None),  # Too long to be an option.
@@ -193,6 +194,36 @@ def test_an_image_that_is_not_base64_fails_its_own_rows_only(tmp_path):
 )
 def test_an_answers_letter_is_found_by_mmbenchs_rules(text, letter):
     assert letter_in(text, ("tabby cat", "black dog")) == letter
+
+
+def test_every_answer_chooses_the_letter_that_the_published_scorer_finds():
+    verdicts = json.loads(Path("tests/published_mmbench.json").read_text(encoding="utf-8"))["verdicts"]
+    found = {
+        (options, answer): (letter_in(answer, options.split("|")), published)
+        for options, answers_of in verdicts.items()
+        for answer, published in answers_of.items()
+    }
+    others = {answer for (_, answer), (ours, published) in found.items() if ours != published}
+    assert len(found) > 700
+    assert all(set(answer) & set("。，：；！（）、") for answer in others), "only Chinese punctuation makes a difference"
+    assert "选 A。" in others, "a letter before a Chinese full stop chooses nothing there, and its option here"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "The answer is {}.",
+        "The answer is {}",
+        "Option {} is correct.",
+        "The correct option is ({}).",
+        "{}\n\nThe image shows a cat, so the right option is this one.",
+        "{}, because the image shows it.",
+    ],
+)
+def test_a_model_that_answers_in_sentences_is_right_in_every_rotation(tmp_path, form):
+    benchmark = write(tmp_path, published_like())
+    scores = metrics(benchmark, answered(**{key: form.format(letter) for key, letter in RIGHT.items()}))
+    assert scores["MMBench circular accuracy"] == scores["MMBench accuracy of the first row"] == 100
 
 
 @pytest.mark.parametrize(

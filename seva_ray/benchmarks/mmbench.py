@@ -5,9 +5,10 @@ answer, category, image (base64). Rotations of question `i` are rows `i + k * 1,
 rotated here. Out: circular accuracy (a question is right if all its rotations are), overall and per category, and the
 accuracy of the first row alone.
 
-Asked as LLaVA-1.5 does. An answer's letter is found by MMBench's rule-based step: one letter that stands alone, or else
-the one option whose text is in the answer. Deviates: MMBench asks ChatGPT what an answer means that this step does not
-match; here it is wrong. LLaVA takes an option "None" for an empty cell; here it is an option.
+Asked as LLaVA-1.5 does. An answer's letter is found by the rules of VLMEvalKit, MMBench's maintained scorer: one letter
+that stands alone, or else the one option whose text is in the answer. Deviates: MMBench asks ChatGPT what an answer
+means that no rule matches; here such an answer is wrong. Chinese punctuation separates words too. LLaVA takes an option
+"None" for an empty cell; here it is an option.
 """
 
 import base64
@@ -37,7 +38,15 @@ COLUMNS = ("index", "question", "A", "B", "answer", "category", "image")
 REFERENCE = 64
 """A shorter image is the index of the row that holds it."""
 PUNCTUATION = re.compile(r"[.()\[\],:;!*#{}。，：；！（）、]")
-"""MMBench's, and its full-width forms in Chinese answers."""
+"""VLMEvalKit's, and its full-width forms in Chinese answers."""
+REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+    "Failed to obtain answer via API",
+)
+"""VLMEvalKit's: an answer that holds one of these chooses no option."""
 TEXT = pa.string()
 
 Row = dict[str, str]
@@ -76,6 +85,8 @@ class MMBench:
     """Whose way of asking and scoring this is; part of the recipe."""
     image_root: ClassVar[None] = None
     """The images are in the file."""
+    rules: ClassVar[str] = "vlmevalkit-2025"
+    """Whose rules find the letter in an answer; part of the scores' recipe, and not of the responses'."""
 
     def __post_init__(self) -> None:
         settle_paths(self, "path")
@@ -185,13 +196,14 @@ def chosen(text: str, options: Sequence[str]) -> str:
 def letter_in(text: str, options: Sequence[str]) -> str | None:
     """The letter that an answer chooses, or None.
 
-    Source: the rule-based step of MMBench's evaluation (arXiv 2307.06281, and VLMEvalKit's matching): the only option's
-    letter among the words, but for an A among more than three, which may be an article; else the only option whose
-    text the answer holds, where the answer is at most twice as long as all options together.
+    Source: `can_infer` of VLMEvalKit, vlmeval/utils/matching_util.py (2025, VERBOSE off): the only option's letter among
+    the words, wherever it stands; else the only option whose text the answer holds, where the answer is at most twice
+    as long as all options together. An A that is an article counts as a letter there too.
     """
-    words = PUNCTUATION.sub(" ", text).split()
-    found = set(words) & set(LETTERS[: len(options)])
-    if len(found) == 1 and not ("A" in found and len(words) > 3):
+    if any(refusal in text for refusal in REFUSALS):
+        return None
+    found = set(PUNCTUATION.sub(" ", text).split()) & set(LETTERS[: len(options)])
+    if len(found) == 1:
         return found.pop()
     if len(text) > 2 * sum(map(len, options)):
         return None

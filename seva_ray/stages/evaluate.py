@@ -101,6 +101,8 @@ def compare(
 ) -> Artifact:
     """The scores of `policy_responses` beside those of `start_responses`, as `scores/<benchmark>/<name>`."""
     recipe = {"evaluate": config, "benchmark": benchmark}
+    if rules := getattr(benchmark, "rules", None):
+        recipe["rules"] = rules
     if isinstance(benchmark, JudgedBenchmark):
         assert judge is not None, f"{benchmark.name} needs a judge"
         recipe |= judge_recipe(judge.judge, benchmark)
