@@ -205,7 +205,7 @@ def test_every_answer_chooses_the_letter_that_the_published_scorer_finds():
     }
     others = {answer for (_, answer), (ours, published) in found.items() if ours != published}
     assert len(found) > 700
-    assert all(set(answer) & set("。，：；！（）、") for answer in others), "only Chinese punctuation makes a difference"
+    assert all(set(answer) & set("。，：；！（）、") for answer in others), "only Chinese punctuation differs"
     assert "选 A。" in others, "a letter before a Chinese full stop chooses nothing there, and its option here"
 
 

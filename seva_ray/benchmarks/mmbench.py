@@ -196,9 +196,9 @@ def chosen(text: str, options: Sequence[str]) -> str:
 def letter_in(text: str, options: Sequence[str]) -> str | None:
     """The letter that an answer chooses, or None.
 
-    Source: `can_infer` of VLMEvalKit, vlmeval/utils/matching_util.py (2025, VERBOSE off): the only option's letter among
-    the words, wherever it stands; else the only option whose text the answer holds, where the answer is at most twice
-    as long as all options together. An A that is an article counts as a letter there too.
+    Source: `can_infer` of VLMEvalKit, vlmeval/utils/matching_util.py (2025, VERBOSE off): the only option's letter
+    among the words, wherever it stands; else the only option whose text the answer holds, where the answer is at most
+    twice as long as all options together. An A that is an article counts as a letter there too.
     """
     if any(refusal in text for refusal in REFUSALS):
         return None
