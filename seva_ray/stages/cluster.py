@@ -2,6 +2,8 @@
 
 import logging
 import os
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +13,7 @@ from ray._private import ray_constants
 from seva_ray.errors import InputError
 from seva_ray.stages import metrics
 from seva_ray.stages.places import tell_node_types
+from seva_ray.stages.signals import kept
 
 
 @contextmanager
@@ -47,13 +50,14 @@ def join(spare_cpus: int = 0) -> None:
     # until it has imported what encodes images.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "120000")
     try:
-        ray.init(
-            address=address,
-            include_dashboard=False if address == "local" else None,
-            num_cpus=(os.cpu_count() or 1) + spare_cpus if address == "local" else None,
-            logging_level=logging.WARNING,
-            log_to_driver=False,  # stages say what a person needs; workers' own lines are in Ray's session directory
-        )
+        with kept(), without_line(b"Set ray log level"):
+            ray.init(
+                address=address,
+                include_dashboard=False if address == "local" else None,
+                num_cpus=(os.cpu_count() or 1) + spare_cpus if address == "local" else None,
+                logging_level=logging.WARNING,
+                log_to_driver=False,  # stages say what a person needs; workers' lines are in Ray's session directory
+            )
     except ConnectionError as error:
         if address == "local":
             raise
@@ -62,3 +66,25 @@ def join(spare_cpus: int = 0) -> None:
     metrics.joined()
     if address != "local":
         tell_node_types()
+
+
+@contextmanager
+def without_line(start: bytes) -> Iterator[None]:
+    """What Ray's core writes to standard error meanwhile appears at the end, less the lines that hold `start`.
+
+    The core says at every start that it found RAY_BACKEND_LOG_LEVEL, and has no switch for that.
+    """
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as written:
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            written.seek(0)
+            for line in written:
+                if start not in line:
+                    os.write(2, line)

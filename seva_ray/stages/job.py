@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
 import tyro
 
 from seva_ray.errors import ConfigError, UserError
+from seva_ray.stages.signals import ending, stop_on_signals
 
 Config = TypeVar("Config")
 
@@ -26,10 +27,11 @@ MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.E
 def run(job: Callable[[Config], None], presets: Mapping[str, Config], description: str) -> None:
     """Parse the command line, run the job. The first preset is the default.
 
-    Exits with 2 after a line on standard error where the input, the configuration or the machine is at fault, and with
-    130 where it was interrupted.
+    Exits with 2 after a line on standard error where the input, the configuration or the machine is at fault, with 130
+    where it was interrupted, and with 143 or 129 after SIGTERM or SIGHUP.
     """
     quiet()
+    stop_on_signals()
     words = sys.argv[1:]
     name = words.pop(0) if words and re.fullmatch(r"\w[\w-]*", words[0]) else next(iter(presets))
     about = f"{description}\n\nPresets (first word): {', '.join(presets)}; shown: {name}."
@@ -44,13 +46,14 @@ def run(job: Callable[[Config], None], presets: Mapping[str, Config], descriptio
             show_help(parse, sources_of(type(presets[name])))
         job(parse(words))
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on with what is missing", file=sys.stderr)
-        sys.exit(130)
+        line, status = ending()
+        print(line, file=sys.stderr)
+        sys.exit(status)
     except Exception as error:
-        line = users_line(error)
-        if line is None:
+        mendable = users_line(error)
+        if mendable is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {mendable}", file=sys.stderr)
         sys.exit(2)
 
 

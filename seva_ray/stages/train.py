@@ -114,13 +114,21 @@ def counts_of(training: Training, job: Job) -> dict[str, Any]:
     }
 
 
+class Trainer(ray.train.torch.TorchTrainer):
+    """Ray Train's, but Ctrl-C ends the job as it does everywhere else: Ray's own handler of the signal says nothing,
+    and stays for the rest of the process."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Do nothing."""
+
+
 def run_workers(jobs: Sequence[Job], uri: str) -> None:
     """A group of workers until all is done; it is started again, from the last checkpoint, when one is lost."""
     need, config = worker_need(), jobs[0].config
     use_gpu = "GPU" in need
     groups = {(job.config.num_workers, job.config.min_workers, job.config.max_failures) for job in jobs}
     assert len(groups) == 1, f"one group cannot be all of {groups}"
-    trainer = ray.train.torch.TorchTrainer(
+    trainer = Trainer(
         work,
         train_loop_config={"jobs": ray.put(list(jobs))},
         scaling_config=ray.train.ScalingConfig(
