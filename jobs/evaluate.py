@@ -21,6 +21,7 @@ from seva_ray.stages.generate import Generate
 from seva_ray.stages.job import run
 from seva_ray.stages.judge import open_judge
 from seva_ray.stages.prepare import Prepare
+from seva_ray.stages.results import result_table
 from seva_ray.stages.scores import Evaluate
 from seva_ray.stages.start import check_start, starting_model
 from seva_ray.toy.sft import ToyRecipe
@@ -79,7 +80,9 @@ def main(config: EvaluateJob) -> None:
     settings = config.evaluate, config.generate
     with cluster():
         tests = prepare_benchmarks(config.prepare, store, benchmarks)
-        evaluate(*settings, store, benchmarks, tests, contests, judge, config.consistency, name)
+        scores = evaluate(*settings, store, benchmarks, tests, contests, judge, config.consistency, name)
+    for item in scores:
+        print(*result_table(item), sep="\n", flush=True)
 
 
 PRESETS = {

@@ -30,6 +30,7 @@ from seva_ray.stages.judge import open_judge
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.report import Report, report
+from seva_ray.stages.results import headlines
 from seva_ray.stages.scores import Evaluate
 from seva_ray.stages.start import check_name, check_start, starting_model
 from seva_ray.stages.train import check_training, train
@@ -128,8 +129,10 @@ def main(config: Full) -> None:
         pairs = pair(config.pair, store, prompts, chosen, rejected)
         policy = model_of(train(config.train, store, config.name, start, pairs))
         contests = [(start, policy)]
-        evaluate(config.evaluate, config.generate, store, benchmarks, tests, contests, judge, config.consistency)
-        report(config.report, store, config.name, command=" ".join(["python", *sys.argv]), began=began)
+        settings = config.evaluate, config.generate
+        scores = evaluate(*settings, store, benchmarks, tests, contests, judge, config.consistency)
+        page = report(config.report, store, config.name, command=" ".join(["python", *sys.argv]), began=began)
+    print(f"{config.name}, aligned from {start.name}:", *headlines(scores), page, sep="\n  ", flush=True)
 
 
 if __name__ == "__main__":

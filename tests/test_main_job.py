@@ -108,6 +108,17 @@ def test_the_second_run_does_no_work(finished: Store, trained_toy: str):
     }
     assert after == before
     assert not re.search(r"^(prepare|generate|pair|train|evaluate)", again.stderr, re.MULTILINE), again.stderr
+    head, deployment, clean, page = again.stdout.splitlines()
+    assert head == f"toy, aligned from {Path(trained_toy).name}:"
+    value, difference = r"\d+\.\d", r"[+-]\d+\.\d"
+    found = (
+        rf": {value} -> {value}, {difference} \[{difference}, {difference}\](: not distinguishable from no change)?$"
+    )
+    assert re.match(r"  VQA accuracy on toy-test-clean-\d+-30" + found, clean)
+    assert re.match(r"  VQA accuracy on toy-test-deployment-\d+-30" + found, deployment)
+    assert page.strip() == finished.uri("reports/toy/index.html")
+    html = Path(page.strip()).read_text()
+    assert html.index(clean.strip().partition(":")[0]) < html.index("<nav"), "the page begins with what was found"
 
 
 def test_training_learns_to_prefer_the_chosen_responses(finished: Store):

@@ -22,6 +22,7 @@ from seva_ray.stages.consistency import consistency_of
 from seva_ray.stages.pair import ANY, files_of, lineage
 from seva_ray.stages.progress import say
 from seva_ray.stages.repeats import repeats_of
+from seva_ray.stages.results import headlines
 from seva_ray.stages.scores import protocol_of, read_comparisons, scores_of, title_of
 from seva_ray.storage import local_directory, read_bytes, read_table, write_bytes
 from seva_ray.views import Viewer
@@ -62,7 +63,7 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
     made |= {f"evaluate {score.name.split('/')[1]}": score for score in scores}
     content = ReportContent(
         title=f"seva_ray: {name}",
-        summary=summary(trained, pairs, floors),
+        summary=[*headlines(scores), *summary(trained, pairs, floors)],
         funnels=funnels(pairs, floors),
         samples=samples(config, encoder, prompts, rejected, pairs),
         training=[row for row in json.loads(read_bytes(trained.path("log.json"))) if "loss" in row],

@@ -1,0 +1,57 @@
+"""results: what an evaluation found, as text: a table for the terminal, and one sentence for each benchmark.
+
+In: the artifacts `scores/<benchmark>/<policy>` and `repeats/<benchmark>/<name>`. Out: lines.
+"""
+
+import math
+from collections.abc import Sequence
+
+from seva_ray.artifacts import Artifact
+from seva_ray.stages.scores import benchmark_of, read_comparisons, title_of
+from seva_ray.statistics import Comparison
+
+HEADLINES = {"pope-": "POPE accuracy"}
+"""The metric that stands for a benchmark, by how the benchmark's name begins; of the others it is the first one."""
+
+
+def result_table(scores: Artifact) -> list[str]:
+    """Every metric of one benchmark: start, policy, difference, and the difference's 95 % interval."""
+    rows = read_comparisons(scores)
+    width = max(len(row.metric) for row in rows)
+    head = f"{'':{width}}  {'start':>7}  {'policy':>7}  difference [95 % interval]"
+    return [
+        f"{title_of(scores)}, {rows[0].num_images:,} images",
+        f"  {head}",
+        *(f"  {row.metric:{width}}  {number(row.start):>7}  {number(row.policy):>7}  {change(row)}" for row in rows),
+    ]
+
+
+def headlines(scores: Sequence[Artifact]) -> list[str]:
+    """One sentence for each benchmark: its main metric of both models, and how sure the difference is."""
+    return [headline(item, main_row(item)) for item in scores]
+
+
+def main_row(scores: Artifact) -> Comparison:
+    rows, benchmark = read_comparisons(scores), benchmark_of(scores)
+    wanted = [metric for start, metric in HEADLINES.items() if benchmark.startswith(start)]
+    return next((row for row in rows if row.metric in wanted), rows[0])
+
+
+def headline(scores: Artifact, row: Comparison) -> str:
+    values = f"{number(row.start)} -> {number(row.policy)}, {change(row).strip()}"
+    sentence = f"{row.metric} on {benchmark_of(scores)}: {values}"
+    return sentence if row.excludes_zero else f"{sentence}: not distinguishable from no change"
+
+
+def change(row: Comparison) -> str:
+    low, high = signed(row.difference_low), signed(row.difference_high)
+    return f"{signed(row.difference):>5} [{low}, {high}]"
+
+
+def number(value: float) -> str:
+    """In characters that every terminal has."""
+    return f"{value:.1f}" if math.isfinite(value) else "n/a"
+
+
+def signed(value: float) -> str:
+    return f"{value:+.1f}" if math.isfinite(value) else "n/a"
