@@ -174,3 +174,16 @@ def test_the_image_has_what_launchers_and_probes_call() -> None:
 def test_the_compiler_of_cuda_is_where_the_gpu_lock_puts_it() -> None:
     assert "CUDA_HOME=/opt/venv/lib/python3.11/site-packages/nvidia/cu13" in lines("ENV")[-1]
     assert lock("gpu")["nvidia-cuda-nvcc"].startswith("13.")
+
+
+def test_the_licence_is_in_the_repository_and_in_the_package() -> None:
+    assert PROJECT["license"] == "Apache-2.0"
+    assert [(ROOT / name).read_text().split()[:4] for name in PROJECT["license-files"]] == [
+        ["Apache", "License", "Version", "2.0,"]
+    ]
+
+
+def test_the_first_screen_of_the_readme_says_what_is_needed_and_what_was_never_run() -> None:
+    screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:25])
+    said = ("Linux", f"Python {PROJECT['requires-python'][2:6]}", "No run on a GPU", "Apache-2.0", "minutes", "GB")
+    assert [words for words in said if words not in screen] == []

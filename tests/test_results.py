@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.benchmarks.toy import ToyBenchmark
 from seva_ray.stages.evaluate import compare

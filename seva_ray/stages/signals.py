@@ -20,7 +20,7 @@ received: list[int] = []
 
 
 def stop_on_signals() -> None:
-    """From now on, in this process, the other signals raise KeyboardInterrupt too: Ray, when it waits, lets nothing else
+    """From now on the other signals raise KeyboardInterrupt in this process too: Ray, when it waits, lets nothing else
     through. One that is ignored, as under nohup, stays so."""
     for number in OTHERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
