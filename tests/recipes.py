@@ -1,7 +1,7 @@
 """Opens one artifact of every kind, as the presets and their stages do: what must open today must open for ever."""
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import full
@@ -117,9 +117,9 @@ def of_source(store: Store, name: str, source: Any) -> Artifact:
 
 def run(store: Store, name: str, preset: Any) -> Iterator[Artifact]:
     """What a preset makes, down to the policy."""
-    prompts = store.open(
-        f"prompts/{name}", config={"prepare": preset.prepare, "source": preset.source, "contents": None}
-    )
+    places = {"path": "/data/mix.json", "image_root": "/data/images"} if hasattr(preset.source, "path") else {}
+    source = replace(preset.source, **places)
+    prompts = store.open(f"prompts/{name}", config={"prepare": preset.prepare, "source": source, "contents": None})
     model = Model(name=name, directory="/data/model", fingerprint="0123456789abcdef")
     chosen, rejected = (
         open_responses(preset.generate, store, model, prompts, view) for view in (CLEAN, "diffusion-500")

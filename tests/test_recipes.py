@@ -7,7 +7,7 @@ from seva_ray.artifacts import Store
 from tests.recipes import opened
 
 GOLDEN = Path(__file__).parent / "golden_recipes.json"
-"""Recipes and fingerprints as commit 9fd8133 made them, by `python -m tests.test_recipes`. They are never written anew."""
+"""Recipes and fingerprints as commit 9fd8133 made them, by `python -m tests.test_recipes`. Never write them anew."""
 
 
 def test_every_artifact_of_the_first_version_is_found_complete_and_keeps_its_fingerprint(tmp_path: Path):
