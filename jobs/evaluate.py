@@ -24,7 +24,7 @@ from seva_ray.stages.prepare import Prepare
 from seva_ray.stages.results import result_table
 from seva_ray.stages.scores import Evaluate
 from seva_ray.stages.start import check_start, starting_model
-from seva_ray.toy.sft import ToyRecipe
+from seva_ray.toy.recipe import ToyRecipe
 
 MAX_NAME = 128
 """Characters of what becomes a directory's name."""

@@ -34,7 +34,7 @@ from seva_ray.stages.results import headlines
 from seva_ray.stages.scores import Evaluate
 from seva_ray.stages.start import check_name, check_start, starting_model
 from seva_ray.stages.train import check_training, train
-from seva_ray.toy.sft import ToyRecipe
+from seva_ray.toy.recipe import ToyRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

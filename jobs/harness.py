@@ -14,7 +14,7 @@ from seva_ray.stages.harness import score_tasks
 from seva_ray.stages.job import run
 from seva_ray.stages.scores import Evaluate
 from seva_ray.stages.start import check_start, starting_model
-from seva_ray.toy.sft import ToyRecipe
+from seva_ray.toy.recipe import ToyRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

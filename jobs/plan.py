@@ -35,7 +35,7 @@ from seva_ray.stages.remaining import Run, remaining
 from seva_ray.stages.start import check_start, is_policy, is_toy, of_seed, open_toy, starting_model
 from seva_ray.stages.worker import LOG
 from seva_ray.storage import exists, read_bytes, write_bytes
-from seva_ray.toy.sft import ToyRecipe
+from seva_ray.toy.recipe import ToyRecipe
 
 Settings = TypeVar("Settings", Rates, Sizes)
 

@@ -36,7 +36,7 @@ from seva_ray.stages.start import check_start, check_starts, is_toy, starting_mo
 from seva_ray.stages.study import Asked, study
 from seva_ray.stages.sweep import Search
 from seva_ray.stages.workshop import Bench
-from seva_ray.toy.sft import ToyRecipe
+from seva_ray.toy.recipe import ToyRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from seva_ray.stages.cluster import cluster
 from seva_ray.stages.job import run
 from seva_ray.stages.start import starting_model
 from seva_ray.stages.train import train
-from seva_ray.toy.sft import ToyRecipe
+from seva_ray.toy.recipe import ToyRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,8 @@ def random_model(directory: Path, seed: int) -> str:
 @pytest.fixture(scope="session")
 def trained_toy(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Directory of a toy model trained for about a minute: good enough for answers that are no near ties."""
-    from seva_ray.toy.sft import ToyRecipe, train
+    from seva_ray.toy.recipe import ToyRecipe
+    from seva_ray.toy.sft import train
 
     recipe = ToyRecipe(num_images=2000, vision_steps=80, sft_steps=120, gate_accuracy=0.0, num_gate_images=20)
     directory = tmp_path_factory.mktemp("trained") / "toy-base"

@@ -39,7 +39,7 @@ from seva_ray.stages.reference import open_logps
 from seva_ray.stages.scores import Evaluate
 from seva_ray.stages.start import open_toy
 from seva_ray.stages.train import Training
-from seva_ray.toy.sft import ToyRecipe
+from seva_ray.toy.recipe import ToyRecipe
 
 PRESETS = {
     f"{job}-{name}": preset for job, of in (("full", full), ("sweep", sweep)) for name, preset in of.PRESETS.items()

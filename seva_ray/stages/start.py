@@ -16,7 +16,7 @@ from seva_ray.stages.cluster import join
 from seva_ray.stages.places import TASK, check_places
 from seva_ray.stages.progress import listening, say
 from seva_ray.storage import exists, local_directory, write_directory
-from seva_ray.toy.sft import ToyRecipe, train
+from seva_ray.toy.recipe import ToyRecipe
 
 TOY = "toy"
 """Names the toy base where a model directory is expected; `toy-2` is the one of another seed."""
@@ -92,6 +92,8 @@ def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable
     recipe = of_seed(recipe, model)
     artifact = open_toy(store, recipe)
     if not artifact.complete:
+        from seva_ray.toy.sft import train  # torch and transformers: seconds
+
         with tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
             counts = train(recipe, f"{scratch}/model", report=report)
             write_directory(artifact.path("model"), f"{scratch}/model")
