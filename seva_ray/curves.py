@@ -7,11 +7,13 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 INK, MUTED, BLUE, ORANGE = "#1c2431", "#5b6675", "#0072B2", "#D55E00"  # blue and orange differ for every eye
 SMOOTH_FROM = 30
@@ -101,6 +103,8 @@ def training_curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
 
 def length_figure(start: Sequence[int], policy: Sequence[int]) -> bytes:
     """Histograms of lengths in words, in shares of the answers; the last bin holds all longer ones."""
+    from matplotlib.figure import Figure  # takes a second: not for jobs that draw nothing
+
     edges = length_edges([*start, *policy])
     figure = Figure(figsize=(5.0, 2.6), layout="constrained")
     axes = figure.add_subplot()
@@ -133,6 +137,8 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 
 def _draw(panel: Panel, drawn: Sequence[tuple[Line, np.ndarray]], smoothed: bool) -> bytes:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5.0, 2.9), layout="constrained")  # a Figure of its own: no pyplot, no global state
     axes = figure.add_subplot()
     if panel.level is not None:
@@ -151,7 +157,7 @@ def _draw(panel: Panel, drawn: Sequence[tuple[Line, np.ndarray]], smoothed: bool
     return svg_of(figure)
 
 
-def svg_of(figure: Figure) -> bytes:
+def svg_of(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
@@ -166,7 +172,7 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
     return (sums[last] - sums[first]) / (last - first)
 
 
-def style(axes: Axes, x_label: str, y_label: str) -> None:
+def style(axes: "Axes", x_label: str, y_label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#b7bfca")
     axes.grid(axis="y", color="#e6e9ee", linewidth=0.8)

@@ -8,8 +8,6 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from matplotlib.figure import Figure
-
 from seva_ray.curves import BLUE, INK, MUTED, style
 from seva_ray.footprint import Demand, Part
 from seva_ray.plan import Forecast, Stage, Work
@@ -180,6 +178,8 @@ def picture_of(plan: Plan) -> bytes:
     found = [item for item in plan.forecasts if item.generation and item.ideal_s]
     if not found:
         return b""
+    from matplotlib.figure import Figure  # takes a second: not for `--help`
+
     figure = Figure(figsize=(6.0, 3.6), layout="constrained")
     axes = figure.add_subplot()
     counts = [item.num_nodes for item in found]

@@ -14,7 +14,6 @@ from statistics import median
 from typing import Any, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.ticker import MaxNLocator
 
 from seva_ray.curves import length_figure, training_curves
 from seva_ray.samples import Answer, Picture, data_uri, sample_view
@@ -255,6 +254,8 @@ def forest(rows: Sequence[Interval]) -> dict[str, Any]:
     ends = [
         end for row in rows for end in (row.difference, row.difference_low, row.difference_high) if math.isfinite(end)
     ]
+    from matplotlib.ticker import MaxNLocator
+
     ticks = [float(tick) for tick in MaxNLocator(nbins=4).tick_values(min([0.0, *ends]), max([0.0, *ends]))]
     low, high = ticks[0], ticks[-1]
 

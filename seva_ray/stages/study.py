@@ -29,7 +29,6 @@ from seva_ray.stages.sweep import Outcome, Search, points_of, sweep
 from seva_ray.stages.workshop import Bench, Measured, Workshop, contrasted
 from seva_ray.storage import exists, read_bytes, write_bytes
 from seva_ray.study import POINT_FIELDS, Row, StudyContent, planned_pairs, standing
-from seva_ray.study_report import render
 
 Answers = Mapping[str, str]
 """Right answers by prompt_id."""
@@ -125,6 +124,8 @@ def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact
     if not artifact.complete and not again:
         failed = sum(bool(outcome.error) for outcome in outcomes)
         artifact = artifact.finish({"num_trials": len(outcomes), "num_failed": failed, "passes": asdict(passes)})
+    from seva_ray.study_report import render  # draws: not for jobs that only show their help
+
     write_bytes(artifact.path("index.html"), render(content).encode())
     for line in content.summary:
         say(f"study: {line}")

@@ -10,10 +10,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
-from ray import tune
 
 from seva_ray.dpo import Train
 from seva_ray.errors import ConfigError, UserError
@@ -22,8 +21,10 @@ from seva_ray.space import Point, Space
 from seva_ray.stages.lanes import Note
 from seva_ray.stages.progress import duration, here, listening
 from seva_ray.stages.room import check_room
-from seva_ray.stages.trial import trial
 from seva_ray.stages.workshop import Bench, Workshop
+
+if TYPE_CHECKING:
+    from ray import tune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +144,11 @@ def working(bench: Bench, teller: Teller, note: Note, name: str) -> Iterator[str
         ray.kill(actor)
 
 
-def tuner(search: Search, space: Space, bench: Bench, workshop: str, uri: str) -> tune.Tuner:
+def tuner(search: Search, space: Space, bench: Bench, workshop: str, uri: str) -> "tune.Tuner":
+    from ray import tune
+
+    from seva_ray.stages.trial import trial
+
     # A trial itself takes nothing: a CPU would be missing from the workers. Tune does not allow nothing at all.
     trainable = tune.with_resources(trial, {"cpu": 0, "memory": 1})
     config = {"workshop": workshop, "point": choices(search, space, bench.train)}
@@ -173,6 +178,8 @@ def tuner(search: Search, space: Space, bench: Bench, workshop: str, uri: str) -
 
 
 def choices(search: Search, space: Space, train: Train) -> Any:
+    from ray import tune
+
     if search.method == "optuna":
         return {name: tune.choice(list(values)) for name, values in space.axes(train).items()}
     return tune.grid_search([asdict(point) for point in points_of(search, space, train)])
@@ -188,6 +195,8 @@ def optuna_search(search: Search) -> Any:
 
 def scheduler(search: Search, space: Space, train: Train) -> Any:
     """Its time is the number of pairs: each rung is a whole training run on a part of the pairs of the next."""
+    from ray import tune
+
     if search.scheduler == "none":
         return None
     rungs = search.rungs(space.axes(train)["num_pairs"][0])
