@@ -4,6 +4,7 @@ Source: Rafailov et al. 2023 (arXiv 2305.18290), with the settings of SeVa (arXi
 """
 
 import importlib.util
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -132,14 +133,15 @@ class Train:
                 )
 
 
-def choose(pairs: pa.Table, config: Train) -> pa.Table:
-    """The pairs to train on, in an order that depends on nothing but their ids."""
-    ids = pairs["prompt_id"].to_pylist()
-    order = sorted(range(len(ids)), key=lambda place: key_of(config.seed, "pairs", ids[place]))[: config.num_pairs]
-    chosen = pairs.take(pa.array(order, pa.int64()))
-    if not config.swap_sides:
-        return chosen
-    return pa.Table.from_pylist([swapped(row, config.seed) for row in chosen.to_pylist()], chosen.schema)
+def choose(ids: Sequence[str], config: Train) -> np.ndarray:
+    """Places in `ids` of the pairs to train on, in an order that depends on nothing but their ids."""
+    keys = (key_of(config.seed, "pairs", prompt_id) for prompt_id in ids)
+    return by_key(keys, len(ids))[: config.num_pairs]
+
+
+def by_key(keys: Iterable[int], number: int) -> np.ndarray:
+    """Places of that many 128-bit keys, from the smallest key on. An array of bytes: Python's integers take 4 times."""
+    return np.argsort(np.fromiter((key.to_bytes(16, "big") for key in keys), "S16", number), kind="stable")
 
 
 def swapped(pair: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -155,30 +157,40 @@ def swapped(pair: dict[str, Any], seed: int) -> dict[str, Any]:
     return pair | sides
 
 
-def schedule(pairs: pa.Table, config: Train) -> pa.Table:
-    """What is trained on, step by step: every pair `num_repeats` times, shuffled, `global_batch_size` rows per step.
+def schedule(ids: Sequence[str], lengths: np.ndarray, config: Train) -> tuple[np.ndarray, np.ndarray]:
+    """What is trained on, step by step: every chosen pair `num_repeats` times, shuffled, `global_batch_size` a step.
 
-    The same for any number of workers. Within a step rows go by length, so that rows of one forward need little
+    Returns the places of the pairs in `ids`, int64 (N,), and their weights, float32 (N,). It moves no pair: one column
+    of all pairs' images or texts may be more than Arrow can take rows from (2 GiB), and more than the driver can hold.
+    The same for any number of workers. Within a step pairs go by length, so that rows of one forward need little
     padding. The last step is filled up with pairs of weight 0, and the others' weight makes its loss their mean.
     """
-    ids, size = pairs["prompt_id"].to_pylist(), config.global_batch_size
-    times = [(place, again) for again in range(config.num_repeats) for place in range(len(ids))]
-    times.sort(key=lambda time: key_of(config.seed, "order", time[1], ids[time[0]]))
-    lengths = pc.binary_length(pairs["question"]).to_numpy() + num_response_tokens(pairs)
-    rows: list[int] = []
-    weights: list[float] = []
+    chosen, size = choose(ids, config), config.global_batch_size
+    keys = (key_of(config.seed, "order", again, ids[place]) for again in range(config.num_repeats) for place in chosen)
+    times = np.tile(chosen, config.num_repeats)
+    times = times[by_key(keys, len(times))]
+    places, weights = [], []
     for start in range(0, len(times), size):
-        step = sorted((place for place, _ in times[start : start + size]), key=lambda place: lengths[place])
+        step = times[start : start + size]
+        step = step[np.argsort(lengths[step], kind="stable")]
         filling = size - len(step)
-        rows += [*step, *[step[0]] * filling]
-        weights += [size / len(step)] * len(step) + [0.0] * filling
-    return pairs.take(pa.array(rows, pa.int64())).append_column("weight", pa.array(weights, pa.float32()))
+        places += [step, np.repeat(step[:1], filling)]
+        weights += [np.full(len(step), size / len(step), np.float32), np.zeros(filling, np.float32)]
+    return np.concatenate(places), np.concatenate(weights)
+
+
+def lengths_of(pairs: pa.Table) -> np.ndarray:
+    """What each pair's length is judged by: the bytes of its question, and the tokens of all its responses."""
+    return pc.binary_length(pairs["question"]).to_numpy() + num_response_tokens(pairs)
 
 
 def num_response_tokens(pairs: pa.Table) -> np.ndarray:
     """Tokens of all responses of each pair."""
-    rejected = [sum(len(item["token_ids"]) for item in row) for row in pairs["rejected"].to_pylist()]
-    return pc.list_value_length(pairs["chosen_token_ids"]).to_numpy() + np.array(rejected, np.int64)
+    rejected = pairs["rejected"]
+    tokens = pc.list_value_length(pc.struct_field(pc.list_flatten(rejected), "token_ids")).to_numpy()
+    up_to = np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)])  # of all pairs' rejected responses, one by one
+    ends = np.cumsum(pc.list_value_length(rejected).to_numpy(), dtype=np.int64)
+    return pc.list_value_length(pairs["chosen_token_ids"]).to_numpy() + np.diff(up_to[ends], prepend=0)
 
 
 def deepspeed_config(config: Train) -> dict[str, Any] | None:

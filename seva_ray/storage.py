@@ -78,9 +78,26 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.read_table(file, columns=list(columns) if columns else None)
 
 
-def write_table(uri: str, table: pa.Table) -> None:
+def read_part(uri: str, part: int) -> pa.Table:
+    """One row group of a table's file."""
+    filesystem, path = locate(uri)
+    with filesystem.open(path, "rb") as file:
+        return pq.ParquetFile(file).read_row_group(part)
+
+
+def part_sizes(uri: str) -> list[int]:
+    """Rows in each row group of a table's file."""
+    filesystem, path = locate(uri)
+    with filesystem.open(path, "rb") as file:
+        metadata = pq.read_metadata(file)
+    return [metadata.row_group(part).num_rows for part in range(metadata.num_row_groups)]
+
+
+def write_table(uri: str, table: pa.Table, part_bytes: int | None = None) -> None:
+    """`part_bytes`: about as many bytes of the table go into each row group, and at least one row. None: all in one."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    rows = max(1, len(table) * part_bytes // max(1, table.nbytes)) if part_bytes else None
+    pq.write_table(table, sink, compression="zstd", row_group_size=rows)
     write_bytes(uri, sink.getvalue().to_pybytes())
 
 

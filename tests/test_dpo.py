@@ -5,7 +5,16 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from seva_ray.dpo import Train, choose, deepspeed_config, schedule
+from seva_ray.dpo import (
+    Train,
+    by_key,
+    choose,
+    deepspeed_config,
+    lengths_of,
+    num_response_tokens,
+    schedule,
+    swapped,
+)
 from seva_ray.errors import ConfigError
 from seva_ray.fingerprints import identity
 from seva_ray.records import PAIR_SCHEMA, table
@@ -83,93 +92,85 @@ def pairs(number: int) -> pa.Table:
     return table(rows, PAIR_SCHEMA)
 
 
-def ids(chosen: pa.Table) -> list[str]:
-    return chosen["prompt_id"].to_pylist()
+def ids(rows: pa.Table) -> list[str]:
+    return rows["prompt_id"].to_pylist()
+
+
+def chosen_ids(everything: pa.Table, config: Train) -> list[str]:
+    return [ids(everything)[place] for place in choose(ids(everything), config)]
 
 
 def test_all_pairs_are_taken_once_unless_fewer_are_wanted():
     everything = pairs(50)
     for number in (None, 50, 1000):
-        chosen = choose(everything, Train(num_pairs=number))
-        assert sorted(ids(chosen)) == sorted(ids(everything))
-        assert chosen.schema == PAIR_SCHEMA
+        assert sorted(chosen_ids(everything, Train(num_pairs=number))) == sorted(ids(everything))
 
 
 def test_a_smaller_set_is_part_of_a_larger_one():
     everything = pairs(200)
-    sets = [set(ids(choose(everything, Train(num_pairs=number)))) for number in (1, 10, 100, 150)]
+    sets = [set(chosen_ids(everything, Train(num_pairs=number))) for number in (1, 10, 100, 150)]
     assert [len(each) for each in sets] == [1, 10, 100, 150]
     assert sets[0] < sets[1] < sets[2] < sets[3]
 
 
 def test_a_set_grows_with_new_pairs_only_where_they_come_first():
     """More pairs in the pool may replace some of a set, but never reorder what stays."""
-    small, large = (choose(pairs(number), Train(num_pairs=50)) for number in (100, 200))
-    stayed = [each for each in ids(large) if each in ids(small)]
-    assert stayed == [each for each in ids(small) if each in ids(large)]
+    small, large = (chosen_ids(pairs(number), Train(num_pairs=50)) for number in (100, 200))
+    stayed = [each for each in large if each in small]
+    assert stayed == [each for each in small if each in large]
 
 
-def test_which_pairs_and_their_order_do_not_depend_on_the_rows_order_or_chunks():
+def test_which_pairs_and_their_order_do_not_depend_on_the_rows_order():
     everything = pairs(100)
     backwards = everything.take(pa.array(range(99, -1, -1)))
-    chunks = pa.concat_tables([everything.slice(0, 33), everything.slice(33, 1), everything.slice(34)])
-    for swap in (False, True):
-        config = Train(num_pairs=40, swap_sides=swap)
-        expected = choose(everything, config).to_pylist()
-        assert choose(backwards, config).to_pylist() == expected
-        assert choose(chunks, config).to_pylist() == expected
+    assert chosen_ids(backwards, Train(num_pairs=40)) == chosen_ids(everything, Train(num_pairs=40))
 
 
 def test_another_seed_takes_other_pairs():
-    one, other = (set(ids(choose(pairs(200), Train(num_pairs=50, seed=seed)))) for seed in (1, 2))
+    one, other = (set(chosen_ids(pairs(200), Train(num_pairs=50, seed=seed))) for seed in (1, 2))
     assert one != other
 
 
-def test_a_chosen_pair_is_its_whole_row():
-    everything = {row["prompt_id"]: row for row in pairs(100).to_pylist()}
-    assert all(row == everything[row["prompt_id"]] for row in choose(pairs(100), Train(num_pairs=30)).to_pylist())
+def test_keys_are_ordered_as_the_numbers_that_they_are():
+    keys = [256**power * times for power in (0, 1, 7, 8, 14, 15) for times in (255, 128, 127, 1)] + [0, 2**128 - 1]
+    assert by_key(keys, len(keys)).tolist() == sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def test_swapping_exchanges_both_sides_of_about_half_of_the_pairs_and_nothing_else():
-    config = Train(num_pairs=400)
-    plain = {row["prompt_id"]: row for row in choose(pairs(500), config).to_pylist()}
-    swapped = choose(pairs(500), replace(config, swap_sides=True))
-    assert swapped.schema == PAIR_SCHEMA
     number = 0
-    for row in swapped.to_pylist():
-        before = plain[row["prompt_id"]]
+    for before in pairs(400).to_pylist():
+        row = swapped(before, seed=42)
         if row != before:
             number += 1
             (was,), (now,) = before.pop("rejected"), row.pop("rejected")
             assert (row.pop("chosen"), row.pop("chosen_token_ids")) == (was["text"], was["token_ids"])
             assert (now["text"], now["token_ids"]) == (before.pop("chosen"), before.pop("chosen_token_ids"))
             assert row == before
-    assert len(swapped) == 400
     assert 160 < number < 240, "more than four standard deviations from half"
-    assert choose(pairs(500), replace(config, swap_sides=True)) == swapped
 
 
-def test_whether_a_pair_is_swapped_does_not_depend_on_the_others():
-    sides = [
-        {row["prompt_id"]: row["chosen"] for row in choose(pairs(number), Train(swap_sides=True)).to_pylist()}
-        for number in (20, 100)
-    ]
-    assert all(sides[1][prompt_id] == chosen for prompt_id, chosen in sides[0].items())
+def test_which_pairs_are_swapped_follows_from_the_seed():
+    def places(seed: int) -> list[int]:
+        return [place for place, row in enumerate(pairs(100).to_pylist()) if swapped(row, seed) != row]
+
+    assert places(1) == places(1) != places(2)
 
 
 def test_swapping_exchanges_the_reference_log_probabilities_too():
-    scored = pairs(40).append_column("ref_logps", pa.array([[-1.0, -2.0]] * 40, pa.list_(pa.float32())))
-    plain, swapped = (choose(scored, Train(swap_sides=swap)).to_pylist() for swap in (False, True))
-    for before, after in zip(plain, swapped, strict=True):
-        assert after["ref_logps"] == ([-1.0, -2.0] if after["chosen"] == before["chosen"] else [-2.0, -1.0])
+    for row in pairs(40).to_pylist():
+        after = swapped(row | {"ref_logps": [-1.0, -2.0]}, seed=42)
+        assert after["ref_logps"] == ([-1.0, -2.0] if after["chosen"] == row["chosen"] else [-2.0, -1.0])
 
 
 # The order of training
 
 
-def steps(config: Train, number: int) -> list[list[dict]]:
-    rows = schedule(pairs(number), config).to_pylist()
-    return [rows[start : start + config.global_batch_size] for start in range(0, len(rows), config.global_batch_size)]
+def steps(config: Train, everything: pa.Table) -> list[list[dict]]:
+    """Rows, each with its weight."""
+    rows = everything.to_pylist()
+    places, weights = schedule(ids(everything), lengths_of(everything), config)
+    found = [rows[place] | {"weight": weight} for place, weight in zip(places, weights.tolist(), strict=True)]
+    return [found[start : start + config.global_batch_size] for start in range(0, len(found), config.global_batch_size)]
 
 
 def of_size(size: int, **values: object) -> Train:
@@ -177,7 +178,7 @@ def of_size(size: int, **values: object) -> Train:
 
 
 def test_every_pair_is_seen_as_often_as_wanted_and_the_last_step_is_filled_up_with_pairs_that_do_not_count():
-    found = steps(of_size(8, num_repeats=2), 15)
+    found = steps(of_size(8, num_repeats=2), pairs(15))
     assert [len(step) for step in found] == [8] * 4
     seen = [row["prompt_id"] for step in found for row in step if row["weight"]]
     assert sorted(seen) == sorted(2 * [f"p{index}" for index in range(15)])
@@ -186,26 +187,47 @@ def test_every_pair_is_seen_as_often_as_wanted_and_the_last_step_is_filled_up_wi
 
 
 def test_the_order_is_shuffled_by_the_seed_and_does_not_depend_on_the_rows_order():
-    def ids_of(config: Train) -> list[set[str]]:
-        return [{row["prompt_id"] for row in step} for step in steps(config, 64)]
+    def ids_of(config: Train, everything: pa.Table) -> list[set[str]]:
+        return [{row["prompt_id"] for row in step} for step in steps(config, everything)]
 
-    assert ids_of(of_size(8)) == ids_of(of_size(8))
-    assert ids_of(of_size(8)) != ids_of(of_size(8, seed=7))
-    backwards = schedule(pairs(64).take(pa.array(range(63, -1, -1))), of_size(8)).to_pylist()
-    assert [{row["prompt_id"] for row in backwards[:8]}] == ids_of(of_size(8))[:1]
+    expected = ids_of(of_size(8), pairs(64))
+    assert ids_of(of_size(8), pairs(64)) == expected
+    assert ids_of(of_size(8, seed=7), pairs(64)) != expected
+    assert ids_of(of_size(8), pairs(64).take(pa.array(range(63, -1, -1)))) == expected
+
+
+def test_the_order_stays_what_it_was_so_that_a_run_begun_by_an_earlier_version_goes_on():
+    found = steps(of_size(4, num_pairs=5), pairs(9))
+    assert [[row["prompt_id"] for row in step] for step in found] == [
+        ["p2", "p5", "p7", "p5"],
+        ["p7", "p0", "p6", "p0"],
+        ["p6", "p2", "p6", "p6"],
+    ]
 
 
 def test_pairs_of_one_length_stand_together_within_a_step():
     rows = pairs(64).to_pylist()
     for index, row in enumerate(rows):
         row["chosen_token_ids"] = [1] * (index % 7)
-    found = schedule(table(rows, PAIR_SCHEMA), of_size(16, num_repeats=1)).to_pylist()
-    for start in range(0, 64, 16):
+    for step in steps(of_size(16, num_repeats=1), table(rows, PAIR_SCHEMA)):
         lengths = [
-            len(row["question"]) + len(row["chosen_token_ids"]) + len(row["rejected"][0]["token_ids"])
-            for row in found[start : start + 16]
+            len(row["question"]) + len(row["chosen_token_ids"]) + len(row["rejected"][0]["token_ids"]) for row in step
         ]
         assert lengths == sorted(lengths)
+
+
+def test_tokens_are_counted_in_every_chunk_of_pairs_whatever_their_number_of_rejected_responses():
+    rows = pairs(60).to_pylist()
+    for index, row in enumerate(rows):
+        row["chosen_token_ids"] = [1] * (index % 5)
+        row["rejected"] = [{"view": "v", "text": "", "token_ids": [1] * ((index + k) % 4)} for k in range(index % 3)]
+    whole = table(rows, PAIR_SCHEMA)
+    chunks = pa.concat_tables([whole.slice(0, 13), whole.slice(13, 0), whole.slice(13, 1), whole.slice(14)])
+    counted = [len(row["chosen_token_ids"]) + sum(len(item["token_ids"]) for item in row["rejected"]) for row in rows]
+    assert num_response_tokens(whole).tolist() == counted
+    assert num_response_tokens(chunks).tolist() == counted
+    assert num_response_tokens(whole.slice(7, 20)).tolist() == counted[7:27]
+    assert num_response_tokens(whole.slice(0, 0)).tolist() == []
 
 
 # DeepSpeed

@@ -15,11 +15,11 @@ import pytest
 from seva_ray.artifacts import Store
 from seva_ray.encoding import Encoder
 from seva_ray.engines import Decoding, Request, TransformersEngine
-from seva_ray.stages.pair import read_pairs
 from seva_ray.stages.prepare import shard_name
 from seva_ray.storage import read_table
 from seva_ray.verdicts import VERDICTS
 from seva_ray.views import Viewer
+from tests.kept import read_pairs
 
 JOBS = Path(__file__).parent.parent / "jobs"
 NUM_IMAGES = 100

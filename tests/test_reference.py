@@ -12,12 +12,13 @@ from seva_ray.errors import FingerprintMismatch, InputError
 from seva_ray.models import model_at
 from seva_ray.policy import load_model
 from seva_ray.preferences import PreferenceCollator, response_logps
-from seva_ray.stages.pair import Pair, lineage, pair, read_pairs
+from seva_ray.stages.pair import Pair, lineage, pair
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.reference import reference, references, with_reference
 from seva_ray.stages.shards import shards_in
 from seva_ray.toy.model import build, save
 from seva_ray.views import Viewer
+from tests.kept import read_pairs
 from tests.small_run import SmallRun
 
 CONFIG = Train(dtype="float32", num_workers=1, per_device_batch_size=4, global_batch_size=4)

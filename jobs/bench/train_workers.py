@@ -23,7 +23,9 @@ from seva_ray.artifacts import Store
 from seva_ray.dpo import Train
 from seva_ray.stages.progress import listening
 from seva_ray.stages.reference import Reading
+from seva_ray.stages.scheduled import Scheduled
 from seva_ray.stages.worker import Job
+from seva_ray.storage import write_table
 
 CASE = Case(num_tokens=25, num_rejected=1)
 NUM_STEPS = 6
@@ -65,7 +67,7 @@ def steps_of(num_workers: int) -> Steps:
         with listening() as ear:
             job = Job(
                 config=config,
-                pairs=pa.Table.from_pylist(rows_of(CASE, GLOBAL_BATCH_SIZE * NUM_STEPS)),
+                pairs=pairs_in(artifact.path("pairs.parquet")),
                 reading=Reading(directory=directory, system="", image_root=None, max_image_pixels=10**7),
                 packed=True,
                 views=(),
@@ -77,6 +79,14 @@ def steps_of(num_workers: int) -> Steps:
     (first_s, first_model_s), (last_s, last_model_s) = ends[1], ends[-1]
     counted = len(ends) - 2
     return Steps(step_s=(last_s - first_s) / counted, model_s=(last_model_s - first_model_s) / counted)
+
+
+def pairs_in(uri: str) -> Scheduled:
+    """Pairs of random tokens, which lie in a file as those of the stage do."""
+    rows = pa.Table.from_pylist(rows_of(CASE, GLOBAL_BATCH_SIZE * NUM_STEPS))
+    write_table(uri, rows)
+    places = {"file": [0] * len(rows), "part": [0] * len(rows), "row": range(len(rows))}
+    return Scheduled(files=[uri], rows=pa.table(places | {"ref_logps": rows["ref_logps"], "weight": rows["weight"]}))
 
 
 def clocked_work(loop_config: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow as pa
 import ray
 
 from seva_ray.artifacts import Artifact, Store
@@ -36,6 +35,9 @@ ANY = "any view"
 
 MAX_NAME = 200
 """Characters of the pairs' own name, which is a directory's."""
+
+PART_BYTES = 2**20
+"""Of pairs that are read together: a training worker that needs one pair reads about as much from its shard's file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,18 +215,13 @@ def pair_shard(
             pairs.append({key: row[key] for key in PAIR_SCHEMA.names if key in row} | answers)
     write_table(artifact.path("verdicts", shard), table(verdicts, VERDICT_SCHEMA))
     if pairs:
-        write_table(artifact.path("pairs", shard), table(pairs, PAIR_SCHEMA))
+        write_table(artifact.path("pairs", shard), table(pairs, PAIR_SCHEMA), PART_BYTES)
     return counts
 
 
 def files_of(pairs: Artifact) -> list[str]:
     """URIs of the shards that have kept pairs."""
     return [pairs.path("pairs", shard) for shard in shards_in(pairs.path("pairs"))]
-
-
-def read_pairs(pairs: Artifact) -> pa.Table:
-    """All kept pairs, in the prompts' order."""
-    return pa.concat_tables(read_each(read_table, files_of(pairs)))
 
 
 def official_json(pairs: Artifact) -> bytes:

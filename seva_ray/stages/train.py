@@ -11,15 +11,16 @@ import ray.train
 import ray.train.torch
 
 from seva_ray.artifacts import Artifact, Store
-from seva_ray.dpo import Train, choose, schedule
+from seva_ray.dpo import Train
 from seva_ray.errors import Fruitless
 from seva_ray.models import Model
 from seva_ray.stages import metrics
 from seva_ray.stages.cluster import join
-from seva_ray.stages.pair import lineage, read_pairs
+from seva_ray.stages.pair import lineage
 from seva_ray.stages.places import check_places, listed
 from seva_ray.stages.progress import listening, say
-from seva_ray.stages.reference import reading_of, reference, with_reference, worker_need
+from seva_ray.stages.reference import reading_of, reference, worker_need
+from seva_ray.stages.scheduled import scheduled
 from seva_ray.stages.waiting import Waiting
 from seva_ray.stages.worker import DIVERGED, Job, work
 from seva_ray.storage import exists, read_bytes, remove
@@ -90,11 +91,10 @@ def job_of(store: Store, training: Training, policy: Artifact, ear: Any) -> Job:
     config, pairs = training.config, training.pairs
     prompts, chosen, _ = lineage(store, pairs)
     logps = reference(config, store, training.model, pairs)
-    table = schedule(choose(with_reference(read_pairs(pairs), logps), config), config)
     remove(policy.path(DIVERGED))
     job = Job(
         config=config,
-        pairs=table,
+        pairs=scheduled(config, pairs, logps),
         reading=reading_of(training.model, prompts, chosen),
         packed=logps.counts["plain_because"] is None,
         views=tuple(pairs.counts["views"]) if len(pairs.counts["views"]) > 1 else (),
@@ -108,8 +108,8 @@ def job_of(store: Store, training: Training, policy: Artifact, ear: Any) -> Job:
 
 def counts_of(training: Training, job: Job) -> dict[str, Any]:
     return {
-        "num_pairs": len(set(job.pairs["prompt_id"].to_pylist())),
-        "num_steps": len(job.pairs) // training.config.global_batch_size,
+        "num_pairs": job.pairs.num_pairs,
+        "num_steps": len(job.pairs.rows) // training.config.global_batch_size,
         "start": asdict(training.model),
     }
 

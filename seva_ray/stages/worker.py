@@ -22,6 +22,7 @@ from seva_ray.preferences import PreferenceCollator
 from seva_ray.stages import metrics
 from seva_ray.stages.progress import duration
 from seva_ray.stages.reference import Reading
+from seva_ray.stages.scheduled import Scheduled, ScheduledCollator
 from seva_ray.storage import exists, is_local, local_directory, write_bytes, write_directory
 from seva_ray.views import Viewer
 
@@ -38,8 +39,7 @@ class Job:
     """One policy to be trained, as every worker is given it."""
 
     config: Train
-    pairs: pa.Table
-    """In the order of training, with the columns `ref_logps` and `weight`."""
+    pairs: Scheduled
     reading: Reading
     packed: bool
     """Whether image and question are computed once per pair."""
@@ -81,6 +81,7 @@ def do(job: Job) -> None:
     config = job.config
     directory = local_directory(job.reading.directory)
     encoder = Encoder(directory, job.reading.system)
+    viewer = Viewer(encoder=encoder, image_root=job.reading.image_root, max_pixels=job.reading.max_image_pixels)
     world, rank = ray.train.get_context().get_world_size(), ray.train.get_context().get_world_rank()
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
@@ -119,14 +120,14 @@ def do(job: Job) -> None:
                 report_to=list(config.trackers) if rank == 0 else "none",
                 disable_tqdm=True,
             ),
-            train_dataset=datasets.Dataset(job.pairs),
+            # Without a fingerprint of its own it would be pickled, to be hashed for one.
+            train_dataset=datasets.Dataset(pa.table({"place": range(len(job.pairs.rows))}), fingerprint="places"),
             processing_class=encoder.processor,
-            data_collator=PreferenceCollator(
-                viewer=Viewer(
-                    encoder=encoder, image_root=job.reading.image_root, max_pixels=job.reading.max_image_pixels
-                ),
-                packed=job.packed,
-                views=job.views,
+            data_collator=ScheduledCollator(
+                job.pairs,
+                config,
+                stride=world * config.per_device_batch_size,
+                collate=PreferenceCollator(viewer=viewer, packed=job.packed, views=job.views),
             ),
             peft_config=None if config.full else config.lora.peft(),
             callbacks=[callback],

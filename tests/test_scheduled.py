@@ -1,0 +1,174 @@
+"""Pairs in the order of training: the driver orders them without their images, workers read those that are due."""
+
+import pickle
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from bench.fresh import in_fresh_process, peak_mb
+
+from seva_ray.artifacts import Store
+from seva_ray.dpo import Train, swapped
+from seva_ray.models import Model
+from seva_ray.records import PAIR_SCHEMA, table
+from seva_ray.stages import scheduled as stage
+from seva_ray.stages.pair import PART_BYTES
+from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.reference import LOGPS_SCHEMA, open_logps
+from seva_ray.stages.scheduled import Scheduled, ScheduledCollator, scheduled
+from seva_ray.stages.train import Training, counts_of, job_of
+from seva_ray.stages.worker import Job
+from seva_ray.storage import part_sizes, write_table
+
+CONFIG = Train(num_workers=1, global_batch_size=8, per_device_batch_size=2)
+MODEL = Model(name="m", directory="nowhere", fingerprint="none")
+
+
+def pair_of(number: int, image_bytes: int) -> dict[str, Any]:
+    return {
+        "prompt_id": f"p{number}",
+        "image_id": f"i{number}",
+        "question": f"what is in number {number} ?",
+        "source": "toy",
+        "image_path": None,
+        "image_bytes": str(number).encode().ljust(image_bytes, b"x"),
+        "chosen": "a word",
+        "chosen_token_ids": [number, 1],
+        "rejected": [
+            {"view": f"v{k}", "text": f"another {k}", "token_ids": [number + k] * k} for k in range(1, 2 + number % 2)
+        ],
+    }
+
+
+def logps_of(number: int) -> list[float]:
+    return [-float(number), *(-float(k) for k in range(1, 2 + number % 2))]
+
+
+def training(
+    root: Path, num_pairs: int, image_bytes: int, part_bytes: int | None = PART_BYTES, size: int = 16
+) -> Training:
+    """On pairs and reference log-probabilities as the stages write them, `size` pairs in a shard."""
+    store = Store(str(root))
+    prompts = store.open("prompts/p", config={})
+    chosen = store.open("responses/m/p/clean", config={"system": "", "max_image_pixels": 1}, inputs=[prompts])
+    pairs = store.open("pairs/m/p/v", config={}, inputs=[prompts, chosen])
+    logps = open_logps(CONFIG, store, MODEL, pairs)
+    for start in range(0, num_pairs, size):
+        name, numbers = shard_name(start // size), range(start, min(start + size, num_pairs))
+        rows = [pair_of(number, image_bytes) for number in numbers]
+        write_table(pairs.path("pairs", name), table(rows, PAIR_SCHEMA), part_bytes)
+        scored = [{"prompt_id": f"p{number}", "ref_logps": logps_of(number)} for number in numbers]
+        write_table(logps.path(name), table(scored, LOGPS_SCHEMA))
+    prompts.finish({"image_root": None})
+    chosen.finish({})
+    logps.finish({"num_pairs": num_pairs, "plain_because": None})
+    pairs = pairs.finish({"verdicts": {"kept": num_pairs}, "views": {"v": {}}})
+    return Training(config=CONFIG, name="x", model=MODEL, pairs=pairs)
+
+
+def job(root: Path, training: Training) -> Job:
+    store = Store(str(root))
+    return job_of(store, training, training.open(store), ear=None)
+
+
+def collator(pairs: Scheduled, config: Train = CONFIG, stride: int = 2) -> ScheduledCollator:
+    return ScheduledCollator(pairs, config, stride, collate=list)
+
+
+def drawn(*places: int) -> list[dict[str, int]]:
+    return [{"place": place} for place in places]
+
+
+def number_of(row: dict[str, Any]) -> int:
+    return int(row["prompt_id"][1:])
+
+
+@pytest.mark.parametrize("part_bytes", [None, 2500])  # None: as earlier versions wrote them
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_pair_is_its_whole_row_with_its_reference_and_weight_in_files_of_one_part_or_of_many(
+    tmp_path: Path, part_bytes: int | None, swap: bool
+):
+    made = training(tmp_path, 37, 400, part_bytes)
+    config = replace(CONFIG, swap_sides=swap, num_pairs=30)
+    pairs = job(tmp_path, replace(made, config=config)).pairs
+    assert {len(part_sizes(uri)) > 1 for uri in pairs.files[:2]} == {part_bytes is not None}
+    assert (len(pairs.rows), pairs.num_pairs) == (64, 30)
+    rows = collator(pairs, config).read(range(64))
+    assert len({number_of(row) for row in rows}) == 30
+    for row in rows:
+        number = number_of(row)
+        expected = pair_of(number, 400) | {"ref_logps": logps_of(number)}
+        assert row.pop("weight") in ([1.0] if row not in rows[56:] else [2.0, 0.0])
+        assert row == (swapped(expected, config.seed) if swap else expected)
+
+
+def test_what_a_worker_is_given_does_not_grow_with_the_images_and_texts_of_the_pairs(tmp_path: Path):
+    made = training(tmp_path, 64, 100_000)
+    given = job(tmp_path, made)
+    assert counts_of(made, given)["num_pairs"] == 64
+    assert counts_of(made, given)["num_steps"] == 16
+    assert len(pickle.dumps(given)) < 20_000
+
+
+def test_the_pairs_of_the_next_batch_are_read_before_it_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stage, "KEPT_BYTES", 0)
+    pairs = job(tmp_path, training(tmp_path, 16, 400, part_bytes=1)).pairs  # each pair is a part
+    second = collator(pairs, stride=4)  # as the second of two workers has it, with two pairs a batch
+    first = second(drawn(2, 3))
+    assert second.begun[1] is not None
+    second.begun[1].result()
+    (file,) = pairs.files
+    Path(file).rename(f"{file}.away")
+    assert [row["prompt_id"] for row in second(drawn(6, 7))] != [row["prompt_id"] for row in first]
+    with pytest.raises(FileNotFoundError):
+        second(drawn(0, 1))
+    Path(f"{file}.away").rename(file)
+    assert second(drawn(2, 3)) == first
+    assert second(drawn(30, 31)) == collator(pairs).read([30, 31]), "the last batch has no next"
+
+
+def test_a_worker_keeps_what_it_read_last_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(stage, "KEPT_BYTES", 20_000)
+    pairs = job(tmp_path, training(tmp_path, 128, 1_000, part_bytes=4_000)).pairs
+    reading = collator(pairs)
+    for place in range(len(pairs.rows)):
+        (row,) = reading.read([place])
+        assert row["image_bytes"].rstrip(b"x") == str(number_of(row)).encode()
+        assert reading.num_bytes == sum(part.nbytes for part in reading.parts.values()) <= 20_000
+    assert len(reading.parts) > 2
+
+
+def test_reference_log_probabilities_of_other_pairs_are_refused(tmp_path: Path):
+    made = training(tmp_path / "one", 20, 10)
+    more = training(tmp_path / "other", 21, 10)
+    logps = open_logps(CONFIG, Store(str(tmp_path / "other")), MODEL, more.pairs)
+    with pytest.raises(AssertionError, match="is not of these pairs"):
+        scheduled(CONFIG, made.pairs, logps)
+
+
+NUM_LARGE, LARGE = 22_000, 100_000
+"""Pairs, and bytes of each one's image: more than 2 GiB in a column."""
+
+
+def peaks(root: Path, training: Training) -> dict[str, float]:
+    """MB: of this process before and after it ordered the pairs, and when it had drawn some hundred batches."""
+    found = {"start": peak_mb()}
+    pairs = job(root, training).pairs
+    found["driver"] = peak_mb()
+    assert len(pairs.rows) == 2 * NUM_LARGE
+    draw = collator(pairs)
+    for place in random.Random(0).sample(range(0, len(pairs.rows), 2), 400):
+        for row in draw(drawn(place, place + 1)):
+            assert row["image_bytes"] == pair_of(number_of(row), LARGE)["image_bytes"]
+    return found | {"worker": peak_mb()}
+
+
+def test_more_than_2_gib_of_images_are_trained_on_in_little_memory(tmp_path: Path):
+    made = training(tmp_path, NUM_LARGE, LARGE, size=200)
+    found = in_fresh_process(peaks, tmp_path, made)
+    print(f"{NUM_LARGE * LARGE / 1e9:.1f} GB of images; peak RSS, MB: {found}")
+    assert found["driver"] - found["start"] < 200
+    assert found["worker"] - found["driver"] < 2 * stage.KEPT_BYTES / 2**20 + 100
