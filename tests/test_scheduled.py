@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
-from bench.fresh import in_fresh_process, peak_mb
 
+from bench.fresh import in_fresh_process, peak_mb
 from seva_ray.artifacts import Store
 from seva_ray.dpo import Train, swapped
 from seva_ray.models import Model
@@ -113,21 +112,24 @@ def test_what_a_worker_is_given_does_not_grow_with_the_images_and_texts_of_the_p
     assert len(pickle.dumps(given)) < 20_000
 
 
-def test_the_pairs_of_the_next_batch_are_read_before_it_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_pairs_of_the_next_step_are_read_before_they_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stage, "KEPT_BYTES", 0)
     pairs = job(tmp_path, training(tmp_path, 16, 400, part_bytes=1)).pairs  # each pair is a part
-    second = collator(pairs, stride=4)  # as the second of two workers has it, with two pairs a batch
-    first = second(drawn(2, 3))
-    assert second.begun[1] is not None
-    second.begun[1].result()
     (file,) = pairs.files
+    expected = collator(pairs).read(range(len(pairs.rows)))
+    second = collator(pairs, stride=4)  # as the second of two workers has it: a step is 2, 3 and 6, 7
+    assert second(drawn(2, 3)) == expected[2:4]
+    for reading in second.begun.values():
+        reading.result()
     Path(file).rename(f"{file}.away")
-    assert [row["prompt_id"] for row in second(drawn(6, 7))] != [row["prompt_id"] for row in first]
+    assert second(drawn(6, 7)) == expected[6:8]
+    assert second(drawn(10, 11)) == expected[10:12]
     with pytest.raises(FileNotFoundError):
-        second(drawn(0, 1))
+        second(drawn(14, 15))
     Path(f"{file}.away").rename(file)
-    assert second(drawn(2, 3)) == first
-    assert second(drawn(30, 31)) == collator(pairs).read([30, 31]), "the last batch has no next"
+    assert second(drawn(26, 27)) == expected[26:28], "a run that goes on begins anywhere"
+    assert second(drawn(30, 31)) == expected[30:32]
+    assert not second.begun, "there is no next step"
 
 
 def test_a_worker_keeps_what_it_read_last_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

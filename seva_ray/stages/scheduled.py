@@ -74,25 +74,26 @@ def outline_of(uri: str) -> pa.Table:
 class ScheduledCollator:
     """Rows {"place": number of a row of the schedule} -> the batch that `collate` makes of their pairs.
 
-    A thread reads the pairs. While a batch is trained on it reads those of the next, which are `stride` places on.
+    A worker's batches are `stride` places apart. It draws all batches of a step at once, so that a thread reads the
+    next step's pairs while a step is computed.
     """
 
     def __init__(self, pairs: Scheduled, config: Train, stride: int, collate: Callable[[list[dict[str, Any]]], Any]):
         self.pairs, self.config, self.stride, self.collate = pairs, config, stride, collate
         self.reader = ThreadPoolExecutor(1)
-        self.begun: tuple[list[int], Future[list[dict[str, Any]]] | None] = ([], None)
+        self.begun: dict[tuple[int, ...], Future[list[dict[str, Any]]]] = {}
         self.parts: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
         self.num_bytes = 0
 
     def __call__(self, drawn: Sequence[Mapping[str, int]]) -> Any:
-        places = [item["place"] for item in drawn]
-        expected, reading = self.begun
-        if reading is None or expected != places:
-            reading = self.reader.submit(self.read, places)
-        following = [place + self.stride for place in places]
-        last = following[-1] >= len(self.pairs.rows)
-        self.begun = (following, None if last else self.reader.submit(self.read, following))
-        return self.collate(reading.result())
+        places = tuple(item["place"] for item in drawn)
+        if places not in self.begun:
+            self.begun.clear()  # the first batch: after a restart it may be any
+        for ahead in range(1 + self.config.global_batch_size // self.stride):
+            due = tuple(place + ahead * self.stride for place in places)
+            if due not in self.begun and due[-1] < len(self.pairs.rows):
+                self.begun[due] = self.reader.submit(self.read, due)
+        return self.collate(self.begun.pop(places).result())
 
     def read(self, places: Sequence[int]) -> list[dict[str, Any]]:
         """The pairs at these places of the schedule, with their `ref_logps` and `weight`."""
