@@ -113,8 +113,9 @@ class Store:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"root {self.root}: not writable ({reason})") from None
 
-    def open(self, name: str, *, config: Any, inputs: Sequence[Artifact] = ()) -> Artifact:
-        """The artifact `name` made from `config` and `inputs`: complete, half-made or new.
+    def open(self, name: str, *, config: Any, inputs: Sequence[Artifact] = (), older: Any = None) -> Artifact:
+        """The artifact `name` made from `config` and `inputs`: complete, half-made or new. `older` is how an older
+        version wrote the same config: what it made is still good.
 
         Raises: FingerprintMismatch where the name is taken by another recipe; the message lists the fields that differ.
         """
@@ -125,12 +126,12 @@ class Store:
                 write_bytes(artifact.path("recipe.json"), json.dumps(recipe, indent=1).encode())
             return artifact
         found = json.loads(read_bytes(artifact.path("recipe.json")))
-        if found != recipe:
+        if found not in (recipe, recipe | {"config": identity(older)}):
             raise FingerprintMismatch(
                 f"{name}: made by another recipe ({'; '.join(differences(found, recipe))}); "
                 f"choose another name, or remove {artifact.uri}"
             )
-        artifact = dataclasses.replace(artifact, recipe=found)  # 1 equals 1.0, but has another fingerprint
+        artifact = dataclasses.replace(artifact, recipe=found)  # an older one, or 1 where 1.0 was
         if not exists(artifact.path("record.json")):
             return artifact
         return dataclasses.replace(artifact, record=json.loads(read_bytes(artifact.path("record.json"))))

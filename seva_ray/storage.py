@@ -5,7 +5,8 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from seva_ray.errors import InputError
 from seva_ray.fingerprints import fingerprint_of
+
+NUM_READERS = 16
+"""Files that one process reads at once."""
 
 
 def locate(uri: str) -> tuple[Any, str]:
@@ -132,27 +136,82 @@ def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
     found = filesystem.find(path, detail=True)
     if not found:
         raise InputError(f"{uri}: no such directory")
-    listing = {name: [item["size"], str(item.get("ETag", ""))] for name, item in found.items()}
-    target = Path(cache).expanduser() / fingerprint_of({"uri": uri, "files": listing})
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with open(target.parent / ".lock", "w") as lock:
+    listing = {name: [item["size"], tag_of(item, (*TAGS, *TIMES))] for name, item in found.items()}
+    copies = Path(cache).expanduser()
+    # Without tags only the contents say whether a copy is still right: they are fetched each time, and kept once.
+    tagged = all(tag is not None for _, tag in listing.values())
+    target = copies / fingerprint_of({"uri": uri, "files": listing}) if tagged else None
+    if target is None or not target.exists():
+        copies.mkdir(parents=True, exist_ok=True)
+        with open(copies / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process
-            if not target.exists():
-                part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")
+            if target is None or not target.exists():
+                part = copies / f"{uuid.uuid4().hex}.part"
                 filesystem.get(path.rstrip("/") + "/", str(part), recursive=True)
-                part.rename(target)
+                target = target or copies / fingerprint_of({"uri": uri, "contents": contents(str(part))})
+                if target.exists():
+                    shutil.rmtree(part)
+                else:
+                    part.rename(target)
     return str(target)
 
 
+TAGS = ("md5Hash", "ETag", "etag", "generation", "version_id", "blob_id", "sha")
+"""What listings call a value that changes whenever a file is written with other contents: Google Cloud Storage md5Hash
+(but not for objects that were composed of parts), etag, and generation, S3 ETag, Azure etag, Hugging Face blob_id,
+GitHub sha. The first that a file has is taken."""
+
+TIMES = ("mtime", "modified", "LastModified", "last_modified", "last_write_time", "updated", "created")
+"""What listings call the time at which a file was written. It tells two writes apart, and is another for an equal
+copy."""
+
+
+def tag_of(item: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of the named entries that a file's listing has; None where it has none of them."""
+    return next((str(item[name]) for name in names if item.get(name)), None)
+
+
 def contents(uri: str) -> str:
-    """A digest of a file's bytes, or of a directory's file names and sizes."""
+    """A digest of a file's bytes, or of the names and contents of all files in a directory, wherever it is.
+
+    The files of a local directory are read whole, images too, by several threads: sizes do not tell two contents apart,
+    and times differ between equal copies. Hashing an image takes far less than decoding it, which follows. In an
+    object store, where reading costs more, the files' tags stand for their contents where the listing has them.
+    """
     filesystem, path = locate(uri)
-    if filesystem.isdir(path):
-        found = filesystem.find(path, detail=True)
-        return fingerprint_of({name.removeprefix(path): item["size"] for name, item in found.items()})
+    if not filesystem.isdir(path):
+        return sha256_of(filesystem, path)[:16]
+    found = filesystem.find(path, detail=True)
+
+    def digest(name: str) -> str:
+        tag = None if isinstance(filesystem, LocalFileSystem) else tag_of(found[name], TAGS)
+        if tag is not None:
+            return tag
+        try:
+            return sha256_of(filesystem, name) if filesystem.isfile(name) else "no file"
+        except (FileNotFoundError, PermissionError) as error:  # the rows that need the file will say so
+            return type(error).__name__
+
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        digests = dict(zip(found, readers.map(digest, found), strict=True))
+    return fingerprint_of({name.removeprefix(path).lstrip("/"): value for name, value in digests.items()})
+
+
+def names_and_sizes(uri: str) -> str:
+    """What `contents` was for a directory until it named contents; recipes of older artifacts hold it."""
+    filesystem, path = locate(uri)
+    found = filesystem.find(path, detail=True)
+    return fingerprint_of({name.removeprefix(path): item["size"] for name, item in found.items()})
+
+
+def is_directory(uri: str) -> bool:
+    filesystem, path = locate(uri)
+    return filesystem.isdir(path)
+
+
+def sha256_of(filesystem: Any, path: str) -> str:
     digest = hashlib.sha256()
     with filesystem.open(path, "rb") as file:
         while block := file.read(2**22):
             digest.update(block)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()

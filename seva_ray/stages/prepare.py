@@ -3,14 +3,14 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.errors import ConfigError, InputError
 from seva_ray.records import PROMPT_SCHEMA, Prompt, table
 from seva_ray.stages import metrics
 from seva_ray.stages.progress import say
-from seva_ray.storage import contents, exists, write_table
+from seva_ray.storage import contents, exists, is_directory, names_and_sizes, write_table
 
 
 class HasPrompts(Protocol):
@@ -40,11 +40,9 @@ def shard_name(index: int) -> str:
 
 def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Artifact:
     """Read the source once, in its order. Raises: InputError where it holds no prompt."""
-    path = getattr(source, "path", None)
-    recipe = {"prepare": config, "source": source, "contents": path and exists(path) and contents(path)}
-    others = [field for field in getattr(source, "__dataclass_fields__", ()) if field.endswith("_path")]
-    recipe |= {f"contents of {field}": contents(uri) for field in others if (uri := getattr(source, field))}
-    artifact = store.open(f"prompts/{name}", config=recipe)
+    recipe = {"prepare": config, "source": source}
+    new, older = digests_of(source)
+    artifact = store.open(f"prompts/{name}", config=recipe | new, older=recipe | older)
     if artifact.complete:
         return metrics.reused(artifact)
     num_prompts = num_failed = num_shards = 0
@@ -57,6 +55,17 @@ def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Art
     say(f"prepare {name}: {num_prompts:,} prompts in {num_shards:,} shards, {num_failed:,} unusable")
     counts = {"num_prompts": num_prompts, "num_shards": num_shards, "num_failed": num_failed}
     return artifact.finish(counts | {"image_root": source.image_root})
+
+
+def digests_of(source: HasPrompts) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the recipe says of the contents that the source reads; and what older versions wrote, which knew the files
+    of a directory by their names and sizes alone."""
+    path = getattr(source, "path", None)
+    others = [field for field in getattr(source, "__dataclass_fields__", ()) if field.endswith("_path")]
+    uris = {"contents": path} if path and exists(path) else {}
+    uris |= {f"contents of {field}": uri for field in others if (uri := getattr(source, field))}
+    new = {"contents": path and exists(path)} | {key: contents(uri) for key, uri in uris.items()}
+    return new, new | {key: names_and_sizes(uri) for key, uri in uris.items() if is_directory(uri)}
 
 
 def batches(rows: Iterator[Prompt], size: int) -> Iterator[list[Prompt]]:

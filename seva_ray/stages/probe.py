@@ -20,8 +20,8 @@ from seva_ray.stages.generate import Generate, commits, count_responses, encode_
 from seva_ray.stages.pair import ANY, Pair, Sides, pair_shard
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.progress import say
-from seva_ray.stages.shards import NUM_READERS, read_each
-from seva_ray.storage import locate, read_table, write_table
+from seva_ray.stages.shards import read_each
+from seva_ray.storage import NUM_READERS, locate, read_table, write_table
 from seva_ray.units import Unit
 
 

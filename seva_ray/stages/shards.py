@@ -8,10 +8,8 @@ from typing import Any, TypeVar
 
 import ray
 
-from seva_ray.storage import names_in
+from seva_ray.storage import NUM_READERS, names_in
 
-NUM_READERS = 16
-"""Files that one process reads at once."""
 NUM_TASKS = 20_000
 """Ray tasks that wait at once: more than any cluster has CPUs, fewer than shards of a large run."""
 

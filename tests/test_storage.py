@@ -1,0 +1,164 @@
+"""Contents of remote directories: what says that a node's copy is still right, and what stands in a recipe."""
+
+import base64
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from seva_ray.storage import contents, local_directory, names_and_sizes
+from tests.s3_server import s3_bucket
+
+Entry = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    with s3_bucket("storage") as uri:
+        yield uri
+
+
+class Listing(MemoryFileSystem):
+    """A store in memory, whose listing of a file is that of another kind of store."""
+
+    protocol = "listing"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    entry: ClassVar[Callable[[bytes, int], Entry]]
+    """From a file's bytes, and the number of the write."""
+
+    def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
+        found = super().ls(path, detail=True, **kwargs)
+        for item in found:
+            if item["type"] == "file":
+                data = self.store[item["name"]].getvalue()
+                number = int(item.pop("created") * 1e6)
+                item.update(type(self).entry(data, number))
+        return found if detail else sorted(item["name"] for item in found)
+
+
+def gcsfs_entry(data: bytes, number: int) -> Entry:
+    """As of gcsfs 2026.10, which forwards the object resource of Google Cloud Storage."""
+    return {
+        "kind": "storage#object",
+        "generation": str(number),
+        "metageneration": "1",
+        "storageClass": "STANDARD",
+        "md5Hash": base64.b64encode(hashlib.md5(data).digest()).decode(),
+        "crc32c": "AAAAAA==",
+        "etag": f"C{number}=",
+    }
+
+
+def gcsfs_composed(data: bytes, number: int) -> Entry:
+    """An object that was uploaded in parts has no md5Hash."""
+    return {name: value for name, value in gcsfs_entry(data, number).items() if name != "md5Hash"}
+
+
+def adlfs_entry(data: bytes, number: int) -> Entry:
+    """As of adlfs 2026.8."""
+    return {"metadata": None, "content_settings": {}, "etag": f'"0x8D{number:X}"', "tags": None}
+
+
+def sftp_entry(data: bytes, number: int) -> Entry:
+    return {"uid": 0, "gid": 0, "mtime": number / 1e6}
+
+
+def bare_entry(data: bytes, number: int) -> Entry:
+    return {}
+
+
+ENTRIES = [gcsfs_entry, gcsfs_composed, adlfs_entry, sftp_entry, bare_entry]
+STORES = ["memory", "s3", *(entry.__name__ for entry in ENTRIES)]
+
+
+@pytest.fixture
+def remote(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """The URI of an empty place in a store whose listings are those of `request.param`."""
+    if request.param == "s3":
+        yield f"{request.getfixturevalue('s3')}/{tmp_path.name}"
+        return
+    if request.param != "memory":
+        (entry,) = (entry for entry in ENTRIES if entry.__name__ == request.param)
+        monkeypatch.setattr(Listing, "entry", staticmethod(entry), raising=False)
+        fsspec.register_implementation("listing", Listing, clobber=True)
+    uri = f"{'memory' if request.param == 'memory' else 'listing'}://{tmp_path.name}"
+    yield uri
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem.rm(path, recursive=True)
+
+
+def put(uri: str, data: bytes) -> None:
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    filesystem.pipe_file(path, data)
+
+
+@pytest.mark.parametrize("remote", STORES, indirect=True)
+def test_a_model_that_was_made_again_with_equal_sizes_is_fetched_again(remote: str, tmp_path: Path):
+    cache = str(tmp_path / "cache")
+    for text in (b"OLD!", b"NEW!", b"OLD!"):
+        put(f"{remote}/model/config.json", b"{}")
+        put(f"{remote}/model/inner/weights", text)
+        copy = Path(local_directory(f"{remote}/model", cache))
+        assert (copy / "inner/weights").read_bytes() == text
+        assert local_directory(f"{remote}/model", cache) == str(copy)
+        assert not [name for name in os.listdir(cache) if name.endswith(".part")]
+
+
+@pytest.mark.parametrize("remote", STORES, indirect=True)
+def test_a_copy_is_left_as_it_is_while_the_store_has_the_same_files(remote: str, tmp_path: Path):
+    cache = str(tmp_path / "cache")
+    put(f"{remote}/model/weights", b"1234")
+    copy = Path(local_directory(f"{remote}/model", cache))
+    (copy / "weights").write_text("touched")
+    again = Path(local_directory(f"{remote}/model", cache))
+    assert again == copy
+    assert (again / "weights").read_text() == "touched", "it was fetched a second time and put in the first's place"
+    (copy / "weights").unlink()
+    copy.rmdir()
+    assert (Path(local_directory(f"{remote}/model", cache)) / "weights").read_bytes() == b"1234"
+
+
+@pytest.mark.parametrize("remote", STORES, indirect=True)
+def test_contents_of_a_remote_directory_change_when_a_file_is_edited_to_the_same_size(remote: str):
+    put(f"{remote}/data/a.jsonl", b'{"question": "Is it red?"}')
+    first = contents(f"{remote}/data")
+    assert contents(f"{remote}/data") == first
+    put(f"{remote}/data/a.jsonl", b'{"question": "Is it fox?"}')
+    assert contents(f"{remote}/data") != first
+    assert names_and_sizes(f"{remote}/data") == names_and_sizes(f"{remote}/data/")
+
+
+@pytest.mark.parametrize("remote", ["memory", "s3", "gcsfs_entry", "sftp_entry", "bare_entry"], indirect=True)
+def test_contents_of_an_equal_copy_are_equal_where_the_store_lets_them_be_known(remote: str):
+    for name in ("here", "there"):
+        put(f"{remote}/{name}/a.jsonl", b"one")
+        put(f"{remote}/{name}/deep/b.jsonl", b"two")
+    assert contents(f"{remote}/here") == contents(f"{remote}/there")
+
+
+def test_contents_of_a_local_directory_name_every_byte_and_no_time_or_place(tmp_path: Path):
+    for name in ("here", "there"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "a.bmp").write_bytes(b"an image")
+    first = contents(str(tmp_path / "here"))
+    os.utime(tmp_path / "there/deep/a.bmp", (1, 1))
+    assert contents(str(tmp_path / "there")) == first
+    (tmp_path / "here/deep/a.bmp").write_bytes(b"in mages")
+    assert contents(str(tmp_path / "here")) != first
+
+
+def test_what_is_no_readable_file_does_not_stop_the_digest_of_its_directory(tmp_path: Path):
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    (tmp_path / "lost.jpg").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "linked").symlink_to(tmp_path, target_is_directory=True)
+    first = contents(str(tmp_path))
+    assert contents(str(tmp_path)) == first
+    (tmp_path / "nowhere").write_bytes(b"there now")
+    assert contents(str(tmp_path)) != first
