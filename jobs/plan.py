@@ -119,7 +119,7 @@ def main(config: PlanJob) -> None:
             pair=config.pair,
             train=config.train,
         ),
-        replace(store, read_only=True),
+        store,
         present(config, store) if prompts else None,
         prompts,
         config.num_prompts or 0,
@@ -163,7 +163,7 @@ def prepared(config: PlanJob, store: Store) -> Artifact | None:
 def present(config: PlanJob, store: Store) -> Model | None:
     """The starting model, where it is there."""
     if is_toy(config.model):
-        there = open_toy(replace(store, read_only=True), of_seed(config.toy, config.model)).complete
+        there = open_toy(store, of_seed(config.toy, config.model)).complete
     else:
         there = is_policy(config.model) or exists(config.model)
     return starting_model(store, config.model, config.toy) if there else None

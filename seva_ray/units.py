@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from seva_ray.artifacts import Artifact
 from seva_ray.augmentations import CONTROL_BATCH, parse_view, temperature_of
 from seva_ray.engines import Generator, Request
 from seva_ray.errors import UserError
@@ -43,6 +44,9 @@ class Unit:
     image_root: str | None
     num_rows: int
     """At most; its encoding asks for memory by it."""
+    artifact: str = ""
+    """That the responses are a part of: its name, URI and recipe as JSON. Its name is taken with its first file. Empty
+    where that is done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +136,10 @@ def encode_row(
 
 
 def answer(encoded: Encoded, generator: Generator) -> list[Response]:
-    """Generate a unit's responses and commit them in one step."""
+    """Generate a unit's responses and commit them in one step.
+
+    Raises: FingerprintMismatch where another job has taken the artifact's name meanwhile.
+    """
     answered = {
         response.prompt_id: checked(response, encoded.image_token_id)
         for batch in batches(encoded.requests(), encoded.unit.view)
@@ -141,6 +148,8 @@ def answer(encoded: Encoded, generator: Generator) -> list[Response]:
     responses = [
         answered.get(row.prompt_id) or Response(prompt_id=row.prompt_id, error=row.error) for row in encoded.rows
     ]
+    if encoded.unit.artifact:
+        Artifact(**json.loads(encoded.unit.artifact)).begin()
     write_table(encoded.unit.responses_uri, table(responses, RESPONSE_SCHEMA))
     return responses
 

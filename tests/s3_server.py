@@ -22,7 +22,7 @@ def s3_bucket(name: str) -> Iterator[str]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", name)
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir(name)
+        s3fs.S3FileSystem().makedirs(name, exist_ok=True)  # moto keeps it while the process lives
         yield f"s3://{name}"
         s3fs.S3FileSystem.clear_instance_cache()
     server.stop()

@@ -22,6 +22,7 @@ from seva_ray.storage import (
     local_directory,
     read_bytes,
     read_table,
+    remove,
     write_bytes,
     write_directory,
     write_table,
@@ -294,7 +295,7 @@ def test_a_finished_artifact_is_reused(anywhere):
 
 
 def test_a_half_made_artifact_is_continued(anywhere):
-    first = anywhere.open("pairs/a", config=Config())
+    first = anywhere.open("pairs/a", config=Config()).begin()
     write_bytes(first.path("shards", "0.parquet"), b"half of the work")
     second = anywhere.open("pairs/a", config=Config())
     assert not second.complete
@@ -313,14 +314,14 @@ def test_another_recipe_is_refused_with_the_fields_that_differ(anywhere):
 
 
 def test_another_recipe_is_refused_while_the_artifact_is_half_made(anywhere):
-    anywhere.open("pairs/a", config=Config())
+    anywhere.open("pairs/a", config=Config()).begin()
     with pytest.raises(FingerprintMismatch, match=r"config\.size: 3 -> 4"):
         anywhere.open("pairs/a", config=Config(size=4))
 
 
 def test_other_inputs_are_refused_by_name(anywhere):
     old, new = (anywhere.open(f"prompts/{name}", config=name).finish({}) for name in "ab")
-    anywhere.open("pairs/a", config=Config(), inputs=[old])
+    anywhere.open("pairs/a", config=Config(), inputs=[old]).begin()
     with pytest.raises(FingerprintMismatch) as caught:
         anywhere.open("pairs/a", config=Config(), inputs=[new])
     assert f'inputs.prompts/a: "{old.fingerprint}" -> ' in str(caught.value)
@@ -328,7 +329,7 @@ def test_other_inputs_are_refused_by_name(anywhere):
 
 
 def test_a_field_that_an_older_recipe_lacks_is_named(anywhere):
-    anywhere.open("pairs/a", config={"size": 3})
+    anywhere.open("pairs/a", config={"size": 3}).begin()
     with pytest.raises(FingerprintMismatch, match=r"config\.cap: absent -> null"):
         anywhere.open("pairs/a", config={"size": 3, "cap": None})
 
@@ -339,9 +340,8 @@ def test_a_whole_number_written_as_a_float_is_the_same_recipe(anywhere):
 
 
 def test_the_recipe_is_written_first_and_the_record_last(anywhere):
-    artifact = anywhere.open("pairs/a", config=Config())
-    filesystem, path = fsspec.core.url_to_fs(artifact.uri)
-    assert [name.removeprefix(path) for name in filesystem.find(path)] == ["/recipe.json"]
+    artifact = anywhere.open("pairs/a", config=Config()).begin()
+    assert files_of(artifact) == {"recipe.json"}
     with pytest.raises(AssertionError, match="not complete"):
         _ = artifact.counts
     artifact.finish({"num_pairs": 7})
@@ -352,10 +352,58 @@ def test_the_recipe_is_written_first_and_the_record_last(anywhere):
     assert record["versions"]["torch"]
 
 
+def files_of(artifact: Artifact) -> set[str]:
+    filesystem, path = fsspec.core.url_to_fs(artifact.uri)
+    return {name.removeprefix(path).lstrip("/") for name in filesystem.find(path)}
+
+
+def test_to_open_an_artifact_writes_nothing_so_that_a_try_that_fails_leaves_the_name_free(anywhere):
+    first = anywhere.open("pairs/a", config=Config())
+    assert files_of(first) == set()
+    other = anywhere.open("pairs/a", config=Config(size=4)).begin()
+    with pytest.raises(FingerprintMismatch, match=r"config\.size: 4 -> 3"):
+        first.begin()
+    assert json.loads(read_bytes(other.path("recipe.json"))) == other.recipe
+
+
+def test_jobs_of_one_recipe_share_the_name_and_only_the_first_may_take_it_back(anywhere):
+    first, second = (anywhere.open("pairs/a", config=Config()) for _ in range(2))
+    first, second = first.begin(), second.begin()
+    write_bytes(second.path("pairs", "0.parquet"), b"0")
+    write_bytes(anywhere.uri("pairs/a/within/recipe.json"), b"an artifact of its own")
+    second.discard()
+    assert files_of(first) == {"recipe.json", "pairs/0.parquet", "within/recipe.json"}
+    first.discard()
+    assert files_of(first) == {"within/recipe.json"}
+    assert not anywhere.open("pairs/a", config=Config(size=4)).begun
+
+
+def test_a_record_is_refused_where_the_recipe_is_no_longer_its_own(anywhere):
+    artifact = anywhere.open("pairs/a", config=Config()).begin()
+    remove(artifact.path("recipe.json"))
+    with pytest.raises(InputError, match=r"pairs/a: .*/recipe.json was removed while this job was at work; start it"):
+        artifact.finish({})
+    anywhere.open("pairs/a", config=Config(size=4)).begin()
+    with pytest.raises(FingerprintMismatch, match=r"pairs/a: made by another recipe \(config\.size: 4 -> 3\)"):
+        artifact.finish({})
+    assert files_of(artifact) == {"recipe.json"}
+
+
+def test_a_recipe_that_an_older_version_left_alone_takes_no_name_and_one_with_files_does(anywhere):
+    taken = json.dumps({"config": "another", "inputs": {}}, indent=1).encode()  # without a new line at the end
+    write_bytes(anywhere.uri("pairs/a/recipe.json"), taken)
+    write_bytes(anywhere.uri("pairs/b/recipe.json"), taken)
+    write_bytes(anywhere.uri("pairs/b/verdicts/0.parquet"), b"0")
+    done = anywhere.open("pairs/a", config=Config()).finish({})
+    assert anywhere.open("pairs/a", config=Config()) == done
+    with pytest.raises(FingerprintMismatch, match="pairs/b: made by another recipe"):
+        anywhere.open("pairs/b", config=Config())
+
+
 def test_find_gives_complete_artifacts_only(anywhere):
     with pytest.raises(InputError, match=r"pairs/a: not in .*, or not complete"):
         anywhere.find("pairs/a")
-    half = anywhere.open("pairs/a", config=Config())
+    half = anywhere.open("pairs/a", config=Config()).begin()
     with pytest.raises(InputError, match="not complete"):
         anywhere.find("pairs/a")
     done = half.finish({"num_pairs": 7})
@@ -365,7 +413,7 @@ def test_find_gives_complete_artifacts_only(anywhere):
 def test_names_lists_complete_artifacts_under_a_prefix(anywhere):
     for name in ("pairs/m/b", "pairs/m/a", "pairs/z", "pairs2/a", "scores/a"):
         anywhere.open(name, config=Config()).finish({})
-    anywhere.open("pairs/half", config=Config())
+    anywhere.open("pairs/half", config=Config()).begin()
     assert anywhere.names("pairs") == ["pairs/m/a", "pairs/m/b", "pairs/z"]
     assert anywhere.names("policies") == []
 

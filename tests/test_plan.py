@@ -283,7 +283,7 @@ def store(tmp_path) -> Store:
 def looked(store, prompts=None, num_prompts=0, run=RUN) -> Work:
     """What is left; looking leaves no file behind."""
     before = sorted(Path(store.root).rglob("*"))
-    found = remaining(run, replace(store, read_only=True), MODEL if prompts else None, prompts, num_prompts)
+    found = remaining(run, store, MODEL if prompts else None, prompts, num_prompts)
     assert sorted(Path(store.root).rglob("*")) == before
     return found
 

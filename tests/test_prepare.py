@@ -2,15 +2,18 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from seva_ray.artifacts import Store
-from seva_ray.errors import FingerprintMismatch
+from seva_ray.errors import FingerprintMismatch, InputError
+from seva_ray.records import Prompt
 from seva_ray.sources import Table
 from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.storage import write_bytes
 
 DIGEST_OF_OLD = "74508370e643cda1"
 """What the version that named a directory's files by their sizes wrote for `table_in` of one red question."""
@@ -57,3 +60,84 @@ def test_contents_of_a_directory_that_moved_are_the_same(store: Store, tmp_path:
     moved = Table(path=str(tmp_path / "moved"), image_root=str(tmp_path / "moved"))
     again = prepare(Prepare(), store, "y", moved)
     assert again.recipe["config"]["contents"] == made.recipe["config"]["contents"]
+
+
+# What failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """As many prompts as `errors`; where one is text it is that prompt's error, or what the source raises."""
+
+    errors: tuple[str | None, ...]
+    raises: bool = False
+    image_root: str | None = None
+
+    def prompts(self) -> Iterator[Prompt]:
+        for number, error in enumerate(self.errors):
+            if error and self.raises:
+                raise InputError(error)
+            yield Prompt(prompt_id=f"p{number}", image_id="i", question="what?", source="rows", error=error)
+
+
+def left_in(store: Store) -> list[str]:
+    return sorted(str(path.relative_to(store.root)) for path in Path(store.root).rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("place", [0, 5])
+def test_a_source_that_cannot_be_read_leaves_nothing_and_the_name_free(store: Store, place: int):
+    broken = Rows(errors=(None,) * place + ("row 5: the disk is gone",), raises=True)
+    with pytest.raises(InputError, match="the disk is gone"):
+        prepare(Prepare(shard_size=2), store, "x", broken)
+    assert left_in(store) == []
+    assert prepare(Prepare(), store, "x", Rows(errors=(None,))).counts["num_prompts"] == 1
+
+
+def test_prompts_that_are_all_unusable_are_one_line_with_the_most_frequent_reason_and_leave_nothing(store: Store):
+    errors = (
+        "row 0: no image",
+        "row 1: 'a' is no image",
+        "row 2: 'b' is no image",
+        "row 3: no image",
+        "row 4: no image",
+    )
+    with pytest.raises(InputError) as caught:
+        prepare(Prepare(shard_size=2), store, "x", Rows(errors=errors))
+    assert str(caught.value) == (
+        "source of x: none of its 5 prompts can be used; 3 failed as 'p0' did: row 0: no image"
+    )
+    assert left_in(store) == []
+    assert prepare(Prepare(), store, "x", Rows(errors=(None,))).counts["num_prompts"] == 1
+
+
+def test_what_an_earlier_run_of_the_same_recipe_had_made_stays_when_the_source_fails(store: Store):
+    source = Rows(errors=(None, None, "row 2: the disk is gone"), raises=True)
+    half = store.open(
+        "prompts/x", config={"prepare": Prepare(shard_size=2), "source": source, "contents": None}
+    ).begin()
+    write_bytes(half.path("shard-000000.parquet"), b"made before the machine went down")
+    with pytest.raises(InputError, match="the disk is gone"):
+        prepare(Prepare(shard_size=2), store, "x", source)
+    assert left_in(store) == ["prompts/x/recipe.json", "prompts/x/shard-000000.parquet"]
+
+
+def test_the_reasons_of_unusable_prompts_are_said_most_frequent_first_and_three_at_most(
+    store: Store, capsys: pytest.CaptureFixture[str]
+):
+    numbers = {"the question is empty": 4, "column 'image': no image": 3, "column 'text': no text": 2, "odd": 1}
+    errors = [f"row {number}: {reason}" for reason, count in numbers.items() for number in range(count)]
+    prepare(Prepare(), store, "x", Rows(errors=(None, *errors)))
+    assert capsys.readouterr().err.splitlines() == [
+        "prepare x: 11 prompts in 1 shards, 10 unusable",
+        "prepare x: 4 failed as 'p1' did: row 0: the question is empty",
+        "prepare x: 3 failed as 'p5' did: row 0: column 'image': no image",
+        "prepare x: 2 failed as 'p8' did: row 0: column 'text': no text",
+    ]
+
+
+def test_prompts_of_an_older_version_of_which_none_can_be_used_are_refused(store: Store):
+    source = Rows(errors=("row 0: no image",))
+    recipe = {"prepare": Prepare(), "source": source, "contents": None}
+    store.open("prompts/x", config=recipe).finish({"num_prompts": 1, "num_failed": 1, "num_shards": 1})
+    with pytest.raises(InputError, match=f"prompts/x: no prompt in it can be used; remove {store.root}/prompts/x"):
+        prepare(Prepare(), store, "x", source)

@@ -1,6 +1,7 @@
-"""Contents of remote directories: what says that a node's copy is still right, and what stands in a recipe."""
+"""Contents of directories, as a node's copy and a recipe follow them; and files that are written once."""
 
 import base64
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from seva_ray.storage import contents, local_directory, names_and_sizes
+from seva_ray.storage import contents, local_directory, names_and_sizes, read_bytes, write_new
 from tests.s3_server import s3_bucket
 
 Entry = dict[str, Any]
@@ -162,3 +163,31 @@ def test_what_is_no_readable_file_does_not_stop_the_digest_of_its_directory(tmp_
     assert contents(str(tmp_path)) == first
     (tmp_path / "nowhere").write_bytes(b"there now")
     assert contents(str(tmp_path)) != first
+
+
+# A file that is written only where there is none
+
+
+@pytest.mark.parametrize("remote", ["memory", "s3", "bare_entry"], indirect=True)
+def test_a_new_file_is_never_written_over_another_one(remote: str):
+    check_write_new(remote)
+
+
+def test_a_new_file_on_a_disk_is_never_written_over_another_one_and_leaves_no_part(tmp_path: Path):
+    check_write_new(f"{tmp_path}/inner")
+    assert os.listdir(tmp_path / "inner") == ["file"]
+
+
+def test_a_disk_without_links_has_new_files_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def link(part: str, path: str) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "link", link)
+    check_write_new(f"{tmp_path}/inner")
+    assert os.listdir(tmp_path / "inner") == ["file"]
+
+
+def check_write_new(root: str) -> None:
+    assert write_new(f"{root}/file", b"first")
+    assert not write_new(f"{root}/file", b"second")
+    assert read_bytes(f"{root}/file") == b"first"

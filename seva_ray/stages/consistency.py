@@ -132,8 +132,9 @@ def compare_again(
         )
         for side in sides
     )
-    write_tallies(artifact, before, after)
     rows = paired_bootstrap(before, after, metrics, num_resamples=evaluate.num_resamples, seed=evaluate.seed)
+    artifact = artifact.begin()
+    write_tallies(artifact, before, after)
     write_comparisons(artifact, rows)
     say(f"evaluate {asked}: {config.num_answers} sampled answers to each of {len(usable):,} questions")
     num_prompts = part.counts["num_prompts"]

@@ -5,7 +5,7 @@ import math
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from seva_ray.artifacts import Artifact
 from seva_ray.report import StageTime
@@ -53,7 +53,7 @@ def seconds_of(bench: Bench, measured: Found, points: Sequence[Point], began: fl
 
 def made_by_stage(bench: Bench, measured: Found, points: Sequence[Point]) -> dict[str, list[Artifact]]:
     """The study's artifacts, each once."""
-    store = replace(bench.store, read_only=True)
+    store = bench.store
     logps, pairs, policies = dict[str, Artifact](), dict[str, Artifact](), dict[str, Artifact]()
     for found in measured.values():
         for start, of_pairs, policy in zip(bench.starts, found.pairs, found.policies, strict=True):

@@ -119,6 +119,7 @@ def compare(
         start, aligned, counts["judging"] = judged_tallies(judge, store, benchmark, artifact, responses)
     else:
         start, aligned = (benchmark.tally(of_model) for of_model in responses)
+    artifact = artifact.begin()
     if isinstance(benchmark, Decides):
         counts["flips"] = write_outcomes(artifact, benchmark, *responses)
     if isinstance(benchmark, NamesObjects):

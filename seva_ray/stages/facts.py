@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -48,7 +48,7 @@ def passes_of(bench: Bench, points: Sequence[Point], began: float) -> Passes:
 def responses_of(bench: Bench, points: Sequence[Point]) -> list[Artifact]:
     """To the training prompts, in every view that the points need, complete or not. Nothing is written."""
     views = {(point.prompt_seed, view) for point in points for view in (CLEAN, *point.views)}
-    store = replace(bench.store, read_only=True)
+    store = bench.store
     found = {}
     for start in bench.starts:
         for seed, view in sorted(views, key=str):

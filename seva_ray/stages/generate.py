@@ -142,6 +142,7 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
 
 def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact) -> list[Unit]:
     done = names_in(artifact.uri)
+    claimed = json.dumps({"name": artifact.name, "uri": artifact.uri, "recipe": artifact.recipe})
     return [
         Unit(
             model=model.name,
@@ -151,6 +152,7 @@ def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact
             view=view,
             image_root=prompts.counts["image_root"],
             num_rows=rows_per_unit(prompts),
+            artifact=claimed,
         )
         for name in map(shard_name, range(prompts.counts["num_shards"]))
         if name not in done

@@ -70,7 +70,7 @@ def run_all(config: Harness, store: Store, work: Sequence[tuple[str, Model]]) ->
     say(f"harness: {len(missing)} runs of {NAME} {VERSION} to do")
     run = run_task.options(**options(need))
     waiting = {
-        run.remote(config, task, model.directory, runs[task, name].uri, "cuda" if need["GPU"] else "cpu"): (task, name)
+        run.remote(config, task, model.directory, runs[task, name], "cuda" if need["GPU"] else "cpu"): (task, name)
         for (task, name), model in missing.items()
     }
     failures = []
@@ -110,8 +110,8 @@ def digest_of(folder: Path) -> str:
 
 
 @ray.remote
-def run_task(config: Harness, task: str, model_directory: str, uri: str, device: str) -> int:
-    """One run, whose files are written under `uri`. Returns the number of questions.
+def run_task(config: Harness, task: str, model_directory: str, artifact: Artifact, device: str) -> int:
+    """One run, whose files are written as those of `artifact`. Returns the number of questions.
 
     Raises: InputError with the first error in the log, and the log's place.
     """
@@ -128,18 +128,23 @@ def run_task(config: Harness, task: str, model_directory: str, uri: str, device:
                 stderr=subprocess.STDOUT,
             ).returncode
         log = TERMINAL_COLOURS.sub("", Path(scratch, "log").read_text(errors="replace"))
-        write_bytes(f"{uri}/log.txt", log.encode())
         results = sorted(Path(scratch, "out").rglob("*_results.json"))
+        fault = ""
         if code or not results:  # it also ends with 0 after an error
             hint = " (--harness.download fetches data)" if "OfflineMode" in first_error(log) else ""
-            raise InputError(f"{first_error(log)}{hint}; its log: {uri}/log.txt")
-        if unanswered := num_unanswered(log):
-            raise InputError(f"the model failed on {unanswered:,} questions; its log: {uri}/log.txt")
+            fault = f"{first_error(log)}{hint}"
+        elif unanswered := num_unanswered(log):
+            fault = f"the model failed on {unanswered:,} questions"
+        else:
+            artifact.begin()  # a run that failed takes no name
+        write_bytes(artifact.path("log.txt"), log.encode())
+        if fault:
+            raise InputError(f"{fault}; its log: {artifact.path('log.txt')}")
         for path in Path(scratch, "out").rglob("*.jsonl"):
             if match := SAMPLES_FILE.fullmatch(path.name):
-                write_bytes(f"{uri}/samples/{match[1]}", path.read_bytes())
-        write_bytes(f"{uri}/results.json", results[0].read_bytes())
-    return len(scores_of_run(uri).asked)
+                write_bytes(artifact.path("samples", match[1]), path.read_bytes())
+        write_bytes(artifact.path("results.json"), results[0].read_bytes())
+    return len(scores_of_run(artifact.uri).asked)
 
 
 def scores_of_run(uri: str) -> Scores:
@@ -162,6 +167,7 @@ def compare_runs(
         rows = compare_scores(of_start, of_policy, num_resamples=evaluate.num_resamples, seed=evaluate.seed)
     except InputError as error:
         raise InputError(f"{task}: {error}; remove {start.uri} or {policy.uri}") from None
+    artifact = artifact.begin()
     write_bytes(artifact.path("comparisons.json"), json.dumps([asdict(row) for row in rows], indent=1).encode())
     counts = {
         "protocol": f"{NAME} {VERSION} {task}",

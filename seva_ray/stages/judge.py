@@ -76,6 +76,7 @@ def judged_tallies(
     repeats = [
         tallies_of(benchmark, image_ids, answers, asked, verdicts, repeat) for repeat in range(judge.num_repeats)
     ]
+    artifact.begin()
     write_table(artifact.path("verdicts.parquet"), verdict_table(asked, verdicts))
     write_bytes(artifact.path("repeats.json"), json.dumps(metrics_of(benchmark, repeats), indent=1).encode())
     every = [verdict for of_prompt in verdicts.values() for verdict in of_prompt]

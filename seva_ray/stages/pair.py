@@ -20,6 +20,7 @@ from seva_ray.errors import ConfigError, Fruitless
 from seva_ray.filters import Filters
 from seva_ray.fingerprints import execution
 from seva_ray.quotas import last_keys, quota_key
+from seva_ray.reasons import Reasons
 from seva_ray.records import PAIR_SCHEMA, VERDICT_SCHEMA, Response, table
 from seva_ray.stages import metrics
 from seva_ray.stages.cluster import join
@@ -74,7 +75,10 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
     sides = Sides(prompts=prompts, chosen=chosen, rejected={view_of(artifact): artifact for artifact in rejected})
     last = quota_keys(config, sides, shards) if config.max_per_source else {}
     counts: dict[str, Counter[str]] = {view: Counter(dict.fromkeys(VERDICTS, 0)) for view in (ANY, *views)}
-    for of_shard in results_of(pair_shard.remote(config, sides, artifact, last, shard) for shard in shards):
+    reasons = Reasons()
+    artifact = artifact.begin()
+    for of_shard, failed in results_of(pair_shard.remote(config, sides, artifact, last, shard) for shard in shards):
+        reasons.update(failed)
         for view, verdicts in of_shard.items():
             counts[view].update(verdicts)
     for view, verdicts in counts.items():
@@ -82,15 +86,27 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
     metrics.judged(artifact, {view: counts[view] for view in views})
     shown = ", ".join(f"{n:,} {verdict}" for verdict, n in counts[ANY].items() if n or verdict not in OPTIONAL)
     say(f"pair {label}: {shown}")
+    for line in reasons.lines():
+        say(f"pair {label}: {line}")
     if not counts[ANY]["kept"] and not set(views) <= set(CONTROLS):
-        filtered = any(counts[ANY][verdict] for verdict in OPTIONAL)
-        advice = "loosen its filters" if filtered else "a stronger augmentation gives more unequal answers"
-        raise Fruitless(f"{artifact.name}: no pair is left ({shown}); {advice}")
+        artifact.discard()
+        raise Fruitless(f"{artifact.name}: no pair is left ({shown}); {advice(counts[ANY], reasons)}")
     write_bytes(artifact.path("pairs.json"), official_json(artifact))
     of_views = {view: dict(counts[view]) for view in views}
     return artifact.finish(
         {"num_prompts": prompts.counts["num_prompts"], "verdicts": dict(counts[ANY]), "views": of_views}
     )
+
+
+def advice(verdicts: Counter[str], reasons: Reasons) -> str:
+    """What may help where no prompt is kept."""
+    if verdicts["failed"] == max(verdicts.values()):
+        return reasons.lines()[0]
+    if any(verdicts[verdict] for verdict in OPTIONAL):
+        return "loosen its filters"
+    if verdicts["truncated"] == max(verdicts.values()):
+        return "allow longer answers, or keep_truncated"
+    return "a stronger augmentation gives more unequal answers"
 
 
 def open_pairs(
@@ -190,16 +206,20 @@ def kept_keys(config: Pair, sides: Sides, shard: str) -> dict[str, list[int]]:
 @ray.remote
 def pair_shard(
     config: Pair, sides: Sides, artifact: Artifact, last: Mapping[str, int], shard: str
-) -> dict[str, Counter[str]]:
-    """Verdicts and pairs of one shard; their counts by view. `last`: source -> the greatest key in its quota."""
+) -> tuple[dict[str, Counter[str]], Reasons]:
+    """Verdicts and pairs of one shard; their counts by view, and why prompts failed in all views. `last`: source -> the
+    greatest key in its quota."""
     verdicts: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
     counts: dict[str, Counter[str]] = {view: Counter() for view in (ANY, *sides.rejected)}
+    reasons = Reasons()
     for row, clean, found in judged(config, sides, shard):
         if row["source"] in last and quota_key(row["prompt_id"]) > last[row["source"]]:
             for item in found:
                 item.verdict = "surplus" if item.verdict == "kept" else item.verdict
         counts[ANY][of_prompt(found)] += 1
+        if of_prompt(found) == "failed":
+            reasons.add(row["prompt_id"], found[0].error or "")
         for item in found:
             counts[item.view][item.verdict] += 1
             texts = {"chosen": clean.text, "rejected": item.response.text}
@@ -216,7 +236,7 @@ def pair_shard(
     write_table(artifact.path("verdicts", shard), table(verdicts, VERDICT_SCHEMA))
     if pairs:
         write_table(artifact.path("pairs", shard), table(pairs, PAIR_SCHEMA), PART_BYTES)
-    return counts
+    return counts, reasons
 
 
 def files_of(pairs: Artifact) -> list[str]:

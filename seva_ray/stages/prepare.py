@@ -1,12 +1,13 @@
 """prepare: a source's or benchmark's prompts -> the artifact `prompts/<name>`, shards of PROMPT_SCHEMA rows."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.errors import ConfigError, InputError
+from seva_ray.reasons import Reasons
 from seva_ray.records import PROMPT_SCHEMA, Prompt, table
 from seva_ray.stages import metrics
 from seva_ray.stages.progress import say
@@ -39,22 +40,47 @@ def shard_name(index: int) -> str:
 
 
 def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Artifact:
-    """Read the source once, in its order. Raises: InputError where it holds no prompt."""
+    """Read the source once, in its order. What goes wrong before its last prompt leaves nothing behind.
+
+    Raises: InputError where it holds no prompt that can be used.
+    """
     recipe = {"prepare": config, "source": source}
     new, older = digests_of(source)
     artifact = store.open(f"prompts/{name}", config=recipe | new, older=recipe | older)
     if artifact.complete:
+        if artifact.counts.get("num_failed") == artifact.counts["num_prompts"]:  # as older versions let it be
+            raise InputError(f"{artifact.name}: no prompt in it can be used; remove {artifact.uri}")
         return metrics.reused(artifact)
-    num_prompts = num_failed = num_shards = 0
-    for num_shards, rows in enumerate(batches(source.prompts(), config.shard_size), 1):
+    shards = batches(source.prompts(), config.shard_size)
+    first = next(shards, None)
+    if first is None:
+        raise InputError(f"source of {name}: no prompts in it")
+    artifact = artifact.begin()
+    try:
+        counts = write_shards(name, artifact, itertools.chain([first], shards))
+    except BaseException:  # an interrupt too: the next try begins with the first prompt again
+        artifact.discard()
+        raise
+    return artifact.finish(counts | {"image_root": source.image_root})
+
+
+def write_shards(name: str, artifact: Artifact, shards: Iterable[list[Prompt]]) -> dict[str, int]:
+    """Their counts. Raises: InputError where no prompt can be used, with the most frequent reason."""
+    num_prompts = num_shards = 0
+    reasons = Reasons()
+    for num_shards, rows in enumerate(shards, 1):
         write_table(artifact.path(shard_name(num_shards - 1)), table(rows, PROMPT_SCHEMA))
         num_prompts += len(rows)
-        num_failed += sum(row.error is not None for row in rows)
-    if not num_prompts:
-        raise InputError(f"source of {name}: no prompts in it")
+        for row in rows:
+            if row.error is not None:
+                reasons.add(row.prompt_id, row.error)
+    num_failed = reasons.counts.total()
+    if num_failed == num_prompts:
+        raise InputError(f"source of {name}: none of its {num_prompts:,} prompts can be used; {reasons.lines()[0]}")
     say(f"prepare {name}: {num_prompts:,} prompts in {num_shards:,} shards, {num_failed:,} unusable")
-    counts = {"num_prompts": num_prompts, "num_shards": num_shards, "num_failed": num_failed}
-    return artifact.finish(counts | {"image_root": source.image_root})
+    for line in reasons.lines():
+        say(f"prepare {name}: {line}")
+    return {"num_prompts": num_prompts, "num_shards": num_shards, "num_failed": num_failed}
 
 
 def digests_of(source: HasPrompts) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -61,6 +61,7 @@ def probe(
     artifact = store.open(f"probes/{config.name}", config=recipe, inputs=[prompts])
     if artifact.complete:
         return artifact
+    artifact = artifact.begin()
     shards = copy_rows(prompts, artifact, config.num_rows)
     units = [
         Unit(
@@ -78,7 +79,11 @@ def probe(
     say(f"probe {config.name}: up to {config.num_rows:,} prompts, in {len(views)} views")
     join()
     asked = time.time()
-    done = list(commits(alone, units))
+    try:
+        done = list(commits(alone, units))
+    except Exception:
+        artifact.discard()
+        raise
     began, ended = min(row["began_at"] for row in done), max(row["committed_at"] for row in done)
     num_rows = sum(int(row["num_rows"]) for row in done)
     counts = {

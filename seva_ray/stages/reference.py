@@ -202,6 +202,7 @@ class Scorer:
             some = [rows[place] for place in order[start : start + self.config.per_device_batch_size]]
             found |= {row["prompt_id"]: logps for row, logps in zip(some, self.score(some), strict=True)}
         scored = [{"prompt_id": row["prompt_id"], "ref_logps": found[row["prompt_id"]]} for row in rows]
+        self.logps.begin()
         write_table(self.logps.path(shard), pa.Table.from_pylist(scored, LOGPS_SCHEMA))
 
     def score(self, rows: Sequence[dict[str, Any]]) -> list[list[float]]:

@@ -29,6 +29,7 @@ def repeats(
     if artifact.complete:
         return artifact
     rows = repeated(config, benchmark, scores)
+    artifact = artifact.begin()
     write_comparisons(artifact, rows)
     counts: dict[str, Any] = {
         "policies": [item.name.rsplit("/", 1)[-1] for item in scores],

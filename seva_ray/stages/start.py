@@ -96,6 +96,7 @@ def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable
 
         with tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
             counts = train(recipe, f"{scratch}/model", report=report)
+            artifact = artifact.begin()
             write_directory(artifact.path("model"), f"{scratch}/model")
         artifact = artifact.finish(counts)
     return model_of(artifact)

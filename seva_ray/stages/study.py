@@ -25,6 +25,7 @@ from seva_ray.stages.facts import Passes, passes_of, test_time_scores, tokens_of
 from seva_ray.stages.generate import open_responses
 from seva_ray.stages.pair import open_pairs
 from seva_ray.stages.progress import say
+from seva_ray.stages.room import check_room
 from seva_ray.stages.sweep import Outcome, Search, points_of, sweep
 from seva_ray.stages.workshop import Bench, Measured, Workshop, contrasted
 from seva_ray.storage import exists, read_bytes, write_bytes
@@ -63,11 +64,15 @@ def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact
     config = {"space": asked.space, "search": asked.search, "bench": bench.identity(), "test_time": asked.test_time}
     inputs = {item.name: item for item in (*bench.prompts.values(), *bench.tests)}
     artifact = store.open(f"studies/{asked.name}", config=config, inputs=list(inputs.values()))
-    began, holdings = first_began(artifact, asked.began), Holdings(artifact.uri)
+    holdings = Holdings(artifact.uri)
+    if not artifact.complete:
+        check_names(bench, points_of(asked.search, asked.space, bench.train))
+        check_room(bench.generate, bench.train, [*bench.prompts.values(), *bench.tests], bench.capacity, bench.on_gpus)
+        artifact = artifact.begin()
+    began = first_began(artifact, asked.began)
     if artifact.complete:
         outcomes = [outcome_of(item) for item in json.loads(read_bytes(artifact.path("trials.json")))]
     else:
-        check_names(bench, points_of(asked.search, asked.space, bench.train))
         outcomes = sweep(asked.search, asked.space, bench, asked.name, artifact.uri, holdings)
         write_bytes(artifact.path("trials.json"), json.dumps([asdict(item) for item in outcomes], indent=1).encode())
     again = [outcome for outcome in outcomes if not outcome.lasts]
@@ -148,7 +153,7 @@ def first_began(artifact: Artifact, now: float) -> float:
 
 def check_names(bench: Bench, points: Sequence[Point]) -> None:
     """Before anything is generated. Raises: FingerprintMismatch or ConfigError where a point would."""
-    store = replace(bench.store, read_only=True)
+    store = bench.store
     for start in bench.starts:
         for tests in bench.tests:
             open_responses(bench.generate, store, start, tests, CLEAN)

@@ -20,7 +20,6 @@ from seva_ray.fingerprints import execution
 from seva_ray.space import Point, Space
 from seva_ray.stages.lanes import Note
 from seva_ray.stages.progress import duration, here, listening
-from seva_ray.stages.room import check_room
 from seva_ray.stages.workshop import Bench, Workshop
 
 if TYPE_CHECKING:
@@ -83,13 +82,9 @@ class Outcome:
 
 
 def sweep(search: Search, space: Space, bench: Bench, name: str, uri: str, note: Note) -> list[Outcome]:
-    """Tries the points; Tune's state is kept under `uri`. `note`: as of a `Workshop`.
-
-    Raises: InputError where the cluster is too small for one training run or one engine.
-    """
+    """Tries the points; Tune's state is kept under `uri`. `note`: as of a `Workshop`."""
     # Else Tune takes an interrupt for the end of the search, and what it has so far for all of it.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    check_room(bench.generate, bench.train, [*bench.prompts.values(), *bench.tests], bench.capacity, bench.on_gpus)
     with listening() as ear:
         teller = Teller(ear, space.axes(bench.train), num_measures(search, space, bench))
         with working(bench, teller, note, name) as workshop:

@@ -22,8 +22,8 @@ from seva_ray.stages.progress import listening, say
 from seva_ray.stages.reference import reading_of, reference, worker_need
 from seva_ray.stages.scheduled import scheduled
 from seva_ray.stages.waiting import Waiting
-from seva_ray.stages.worker import DIVERGED, Job, work
-from seva_ray.storage import exists, read_bytes, remove
+from seva_ray.stages.worker import DIVERGED, LOG, Job, work
+from seva_ray.storage import exists, locate, read_bytes, remove
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +63,25 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
         with listening() as ear:
             jobs = [job_of(store, trainings[place], policies[place], ear) for place in missing]
             # The last one's place: it stays the same while there is anything to go on with.
-            run_workers(jobs, policies[missing[-1]].uri)
+            try:
+                for place in missing:
+                    policies[place] = policies[place].begin()
+                run_workers(jobs, policies[missing[-1]].uri)
+            except Exception:
+                if not any(has_checkpoint(policies[place]) for place in missing):
+                    for place in missing:
+                        policies[place].discard()
+                raise
         for place, job in zip(missing, jobs, strict=True):
             if not exists(policies[place].path(DIVERGED)):
                 policies[place] = policies[place].finish(counts_of(trainings[place], job))
     return policies
+
+
+def has_checkpoint(policy: Artifact) -> bool:
+    """Whether training would go on from something that it has written there."""
+    filesystem, path = locate(policy.uri)
+    return any("/checkpoint_" in name or name.endswith((f"/{LOG}", f"/{DIVERGED}")) for name in filesystem.find(path))
 
 
 def check_training(config: Train, store: Store, name: str) -> None:
@@ -154,4 +168,7 @@ def stop_if_diverged(policy: Artifact) -> None:
     """Raises: Fruitless where training ended with numbers that are none."""
     uri = policy.path(DIVERGED)
     if not policy.complete and exists(uri):
-        raise Fruitless(f"{policy.name}: {read_bytes(uri).decode()}; try a lower learning_rate, or dtype float32")
+        raise Fruitless(
+            f"{policy.name}: {read_bytes(uri).decode()}; try a lower learning_rate, or dtype float32, under another "
+            f"name or after removing {policy.uri}"
+        )
