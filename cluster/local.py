@@ -60,6 +60,8 @@ def claim(directory: Path) -> None:
 
 
 def launch(port: int, directory: Path) -> None:
+    from seva_ray.stages import machine  # imports Ray, which the other commands do without
+
     with socket.socket() as probe:
         if probe.connect_ex((HOST, port)) == 0:
             raise InputError(f"port {port} of {HOST}: is taken, by another Ray or something else; choose with --port")
@@ -68,6 +70,7 @@ def launch(port: int, directory: Path) -> None:
         "--include-dashboard=true", f"--dashboard-host={HOST}", f"--dashboard-port={port}",
         "--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}",
         "--disable-usage-stats", f"--temp-dir={directory / 'ray'}",
+        f"--num-cpus={machine.num_cpus()}", f"--num-gpus={machine.num_gpus()}",
     ]  # fmt: skip
     log = directory / "head.log"
     with log.open("w") as output:

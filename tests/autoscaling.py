@@ -80,6 +80,7 @@ def autoscaling_cluster(
             port,
             f"--autoscaling-config={config}",
             f"--num-cpus={head['CPU']}",
+            f"--num-gpus={head.get('GPU', 0)}",
             PYTHONPATH=str(Path(__file__).parent.parent),
             RAY_FAKE_CLUSTER="1",
             RAY_enable_autoscaler_v2="1",

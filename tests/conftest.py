@@ -68,12 +68,16 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One Ray cluster of two CPUs for the whole session, in a directory of its own, shut down at the end."""
+    """One Ray cluster of two CPUs for the whole session, in a directory of its own, shut down at the end. It has the
+    GPUs that torch can use."""
     import ray
+
+    from seva_ray.stages import machine
 
     # Ray's sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=directory)
+        gpus = machine.num_gpus()
+        ray.init(num_cpus=2, num_gpus=gpus, include_dashboard=False, log_to_driver=False, _temp_dir=directory)
         yield
         ray.shutdown()
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from seva_ray.stages import machine
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -35,7 +37,8 @@ def ray_head(port: int, *options: str, **environment: str) -> Iterator[dict[str,
             [
                 str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
                 f"--port={port}", "--object-store-memory=200000000", "--include-dashboard=false",
-                "--disable-usage-stats", f"--temp-dir={directory}/t", *options,
+                "--disable-usage-stats", f"--temp-dir={directory}/t",
+                f"--num-gpus={machine.num_gpus()}", *options,
             ],
             env=os.environ | joining | environment,
             stdout=subprocess.DEVNULL,

@@ -11,6 +11,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import ray
 
+from seva_ray.stages import machine
+
 ONE_CORE = {"VLLM_CPU_OMP_THREADS_BIND": "0", "OMP_NUM_THREADS": "1"}
 """Environment in which vLLM computes on the first core only; to be set before a process loads torch."""
 
@@ -26,13 +28,15 @@ def in_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 
 @contextmanager
 def own_cluster(**options: Any) -> Iterator[None]:
-    """A Ray cluster in a directory of its own, whose path is short because sockets need it so."""
+    """A Ray cluster in a directory of its own, whose path is short because sockets need it so. It has the GPUs that
+    torch can use."""
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:
         ray.init(
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.WARNING,
             _temp_dir=directory,
+            num_gpus=machine.num_gpus(),
             **options,
         )
         try:

@@ -11,7 +11,7 @@ import ray
 from ray._private import ray_constants
 
 from seva_ray.errors import InputError
-from seva_ray.stages import metrics
+from seva_ray.stages import machine, metrics
 from seva_ray.stages.places import tell_node_types
 from seva_ray.stages.signals import kept
 
@@ -31,7 +31,8 @@ def join(spare_cpus: int = 0) -> None:
     """Connect to Ray if that is still to be done. Stages call this when they have work: a job without any stays quick.
 
     A running cluster is joined where `RAY_ADDRESS` names it, as `ray job submit` does. One that is started here counts
-    `spare_cpus` more CPUs than there are: what then runs beside the others is short, or waits for others itself.
+    the GPUs that torch can use, and `spare_cpus` more CPUs than there are: what then runs beside the others is short,
+    or waits for others itself. Raises: InputError where there is no connection, or torch cannot use the machine's GPUs.
     """
     if ray.is_initialized():
         return
@@ -54,7 +55,8 @@ def join(spare_cpus: int = 0) -> None:
             ray.init(
                 address=address,
                 include_dashboard=False if address == "local" else None,
-                num_cpus=(os.cpu_count() or 1) + spare_cpus if address == "local" else None,
+                num_cpus=machine.num_cpus() + spare_cpus if address == "local" else None,
+                num_gpus=machine.num_gpus() if address == "local" else None,
                 logging_level=logging.WARNING,
                 log_to_driver=False,  # stages say what a person needs; workers' lines are in Ray's session directory
             )
