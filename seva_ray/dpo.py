@@ -6,7 +6,7 @@ Source: Rafailov et al. 2023 (arXiv 2305.18290), with the settings of SeVa (arXi
 import importlib.util
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,8 @@ LossName = Literal["sigmoid", "softmax", "ipo", "hinge", "robust", "rpo", "lengt
 @dataclass(frozen=True, kw_only=True)
 class Loss:
     """Which loss, and its own parameters; formulas and sources are in losses.py."""
+
+    kind: ClassVar[str] = "Loss"
 
     name: LossName = "sigmoid"
     """sigmoid is DPO; softmax has all rejected views of a pair in one softmax; rpo adds an SFT term."""
@@ -43,6 +45,8 @@ class Loss:
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """Direct Preference Optimization. The defaults are the paper's (LLaVA-1.5, 8 GPUs)."""
+
+    kind: ClassVar[str] = "Train"
 
     beta: float = 0.1
     """Strength of the pull towards the reference."""

@@ -15,7 +15,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from seva_ray.errors import ConfigError, InputError
@@ -35,6 +35,8 @@ SECRET_FROM = 8
 @dataclass(frozen=True, kw_only=True)
 class Judge:
     """The model that judges answers, behind any endpoint with OpenAI's chat protocol; vLLM serves one."""
+
+    kind: ClassVar[str] = "Judge"
 
     model: str = ""
     """As the endpoint names it; part of the record. Empty: no judge."""

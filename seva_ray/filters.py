@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from seva_ray.errors import ConfigError
 
@@ -81,6 +82,8 @@ FILTERS: Mapping[str, tuple[Callable[[Words, Words], float], str]] = {
 @dataclass(frozen=True, kw_only=True)
 class Filters:
     """What a pair's answers must be like; None is off. Limits belong to what is kept."""
+
+    kind: ClassVar[str] = "Filters"
 
     repetition: int | None = None
     """Each answer may have any four words in a row at most so often, from 1: an answer that loops is dropped."""

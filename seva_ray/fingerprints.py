@@ -4,7 +4,11 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+FIRST: Mapping[str, Mapping[str, Any]] = json.loads(Path(__file__).with_name("first_recipes.json").read_text())
+"""The fields that the first version wrote into recipes, by kind, with their defaults. It is never changed."""
 
 EXECUTION = {"execution": True}
 """Metadata of a config field that says where and how fast, not what: it is left out of the fingerprint."""
@@ -18,11 +22,23 @@ def execution(default: Any) -> Any:
 def identity(value: Any) -> Any:
     """`value` as JSON data: what its results depend on, so without the execution fields of dataclasses.
 
-    Raises: TypeError for a value whose identity is not plain data.
+    A dataclass is named by its constant `kind`, so that its class may be renamed. A field that is not in FIRST is left
+    out while it has its default: a class that gets a new field, with a default that changes nothing, makes the same
+    recipes as before. For the same reason a field in FIRST that the class has lost is written with its old default.
+    So the default of a field must never change: a field with another default needs another name.
+
+    Raises: TypeError for a value whose identity is not plain data, and for a dataclass without a kind.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = vars(type(value)).get("kind")
+        if not isinstance(kind, str):
+            raise TypeError(f"{type(value).__name__} has no constant `kind`, which names it in recipes")
+        first = FIRST.get(kind, {})
         fields = [field for field in dataclasses.fields(value) if not field.metadata.get("execution")]
-        return {"kind": type(value).__name__} | {field.name: identity(getattr(value, field.name)) for field in fields}
+        now = {field.name: getattr(value, field.name) for field in fields}
+        usual = {field.name: default_of(field) for field in fields}
+        written = {name: identity(item) for name, item in now.items() if name in first or item != usual[name]}
+        return {"kind": kind} | {name: default for name, default in first.items() if name not in now} | written
     if isinstance(value, Mapping):
         return {str(key): identity(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -30,6 +46,11 @@ def identity(value: Any) -> Any:
     if (value is None or isinstance(value, (bool, int, float, str))) and value == value:  # NaN equals no recipe
         return value
     raise TypeError(f"{value!r} of type {type(value).__name__} has no place in a fingerprint")
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """MISSING, which equals no value, if the field has no default."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def fingerprint_of(recipe: Mapping[str, Any]) -> str:

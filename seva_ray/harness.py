@@ -10,7 +10,7 @@ import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,8 @@ SECRET = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)$", re.IGNORECASE)
 @dataclass(frozen=True, kw_only=True)
 class Harness:
     """How lmms-eval is asked."""
+
+    kind: ClassVar[str] = "Harness"
 
     python: str = execution(".venv-harness/bin/python")
     """Of the environment that lmms-eval is installed in; `make harness` makes this one."""

@@ -4,7 +4,7 @@ The reference of DPO is the same model with the adapter off. Vision tower, proje
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from seva_ray.encoding import Encoder
 from seva_ray.errors import ConfigError
@@ -19,6 +19,8 @@ LANGUAGE_MODEL_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate
 @dataclass(frozen=True, kw_only=True)
 class Lora:
     """The adapter. The defaults are the paper's."""
+
+    kind: ClassVar[str] = "Lora"
 
     rank: int = 1024
     """Rank of each update."""

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from seva_ray.augmentations import drawn, parse_view
 from seva_ray.dpo import LossName, Train
@@ -25,6 +25,8 @@ MAX_POINTS = 100_000
 @dataclass(frozen=True, kw_only=True)
 class Space:
     """The axes. One that is empty stays at the job's own setting."""
+
+    kind: ClassVar[str] = "Space"
 
     views: tuple[str, ...] = ("diffusion-100:900:200",)
     """Rejected views. `diffusion-100:900:200` stands for 100, 300, 500, 700 and 900."""

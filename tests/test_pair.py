@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import tyro
@@ -27,6 +28,7 @@ LOOP = "a dog and a cat and " * 4
 class TwoSources:
     """Prompts of ocr_vqa and textvqa in turn."""
 
+    kind: ClassVar[str] = "TwoSources"
     image_root: str | None = None
 
     def prompts(self) -> Iterator[Prompt]:

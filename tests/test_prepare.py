@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -69,6 +70,7 @@ def test_contents_of_a_directory_that_moved_are_the_same(store: Store, tmp_path:
 class Rows:
     """As many prompts as `errors`; where one is text it is that prompt's error, or what the source raises."""
 
+    kind: ClassVar[str] = "Rows"
     errors: tuple[str | None, ...]
     raises: bool = False
     image_root: str | None = None

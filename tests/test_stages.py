@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -36,6 +36,7 @@ class Run:
 class OneBadRow:
     """Toy prompts, and a row that no source could use."""
 
+    kind: ClassVar[str] = "OneBadRow"
     image_root: str | None = None
 
     def prompts(self) -> Iterator[Prompt]:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import ModuleType
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from PIL import Image
@@ -54,7 +54,9 @@ def fixed(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """An augmentation's name is its class's, in snake case; in its label, the dial follows where it was turned."""
+    """An augmentation's name is its kind, in snake case; in its label, the dial follows where it was turned."""
+
+    kind: ClassVar[str]
 
     def __post_init__(self) -> None:
         if chosen := self.dial_field():
@@ -67,7 +69,7 @@ class Labelled:
 
     @classmethod
     def name(cls) -> str:
-        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.kind).lower()
 
     @classmethod
     def dial_field(cls) -> Field | None:

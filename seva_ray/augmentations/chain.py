@@ -1,6 +1,7 @@
 """Several augmentations as one: `rand_flip+diffusion-300`."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,8 @@ from seva_ray.errors import ConfigError
 @dataclass(frozen=True, kw_only=True)
 class Chain:
     """Members in the order in which they are applied. They draw from one generator, one after the other."""
+
+    kind: ClassVar[str] = "Chain"
 
     members: tuple[Augmentation, ...]
     """First those that work on the image, then those that work on its normalised pixels."""

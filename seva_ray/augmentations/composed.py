@@ -6,6 +6,7 @@ Source: SeVa (arXiv 2404.10501), the list of its ablation; policies of torchvisi
 
 from dataclasses import dataclass
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -16,6 +17,8 @@ from seva_ray.augmentations.base import TorchvisionAugmentation, Transform, dial
 @dataclass(frozen=True, kw_only=True)
 class Moco(TorchvisionAugmentation):
     """Crop, flip, colours, grey, blur, in this order: the view of MoCo v2, with colours and blur always."""
+
+    kind: ClassVar[str] = "Moco"
 
     min_scale: float = dial(0.2, low=0.01, high=1)
     """Smallest part of the image's area that the crop keeps, 0.01 to 1; the largest is 1."""
@@ -52,6 +55,8 @@ class Moco(TorchvisionAugmentation):
 class Byol(Moco):
     """As `Moco`, with smaller crops."""
 
+    kind: ClassVar[str] = "Byol"
+
     min_scale: float = dial(0.08, low=0.01, high=1)
     """Smallest part of the image's area that the crop keeps, 0.01 to 1; the largest is 1."""
 
@@ -59,6 +64,8 @@ class Byol(Moco):
 @dataclass(frozen=True, kw_only=True)
 class Simclr(Moco):
     """As `Moco`, with any hue and no blur."""
+
+    kind: ClassVar[str] = "Simclr"
 
     jitter: tuple[float, float, float, float] = fixed((0.4, 0.4, 0.4, 0.4))
     """Largest change of brightness, contrast, saturation and hue."""
@@ -69,6 +76,8 @@ class Simclr(Moco):
 @dataclass(frozen=True, kw_only=True)
 class RandAugment(TorchvisionAugmentation):
     """A few random operations of one magnitude: arXiv 1909.13719."""
+
+    kind: ClassVar[str] = "RandAugment"
 
     magnitude: int = dial(9, low=0, high=30)
     """Of every operation, 0 to 30."""
@@ -84,6 +93,8 @@ class RandAugment(TorchvisionAugmentation):
 @dataclass(frozen=True, kw_only=True)
 class AutoAugment(TorchvisionAugmentation):
     """One of the pairs of operations that were learned on a data set: arXiv 1805.09501."""
+
+    kind: ClassVar[str] = "AutoAugment"
 
     policy: str = fixed("imagenet")
     """The data set."""

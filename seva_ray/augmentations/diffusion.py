@@ -7,6 +7,7 @@ Source: SeVa (arXiv 2404.10501) section 3.2; schedule of the official code at d9
 
 from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 
@@ -30,6 +31,8 @@ def alpha_bar() -> np.ndarray:
 @dataclass(frozen=True, kw_only=True)
 class Diffusion(PixelAugmentation):
     """Noise of one step of the forward diffusion process."""
+
+    kind: ClassVar[str] = "Diffusion"
 
     noise_step: int = dial(low=0, high=NUM_NOISE_STEPS - 1)
     """Index into the schedule, 0 to 999; 0 is not clean. The released models use 500 and 800."""

@@ -6,6 +6,7 @@ Source: SeVa (arXiv 2404.10501), the list of its ablation; transforms of torchvi
 
 from dataclasses import dataclass
 from types import ModuleType
+from typing import ClassVar
 
 from seva_ray.augmentations.base import TorchvisionAugmentation, Transform, dial, fixed
 
@@ -13,6 +14,8 @@ from seva_ray.augmentations.base import TorchvisionAugmentation, Transform, dial
 @dataclass(frozen=True, kw_only=True)
 class Pad(TorchvisionAugmentation):
     """A black border, so that the content is smaller in the model's view."""
+
+    kind: ClassVar[str] = "Pad"
 
     border_px: int = dial(50, low=0, high=2000)
     """Width of the border on every side, 0 to 2000 px."""
@@ -25,6 +28,8 @@ class Pad(TorchvisionAugmentation):
 class CenterCrop(TorchvisionAugmentation):
     """The square in the middle; a smaller image gets black borders up to that size."""
 
+    kind: ClassVar[str] = "CenterCrop"
+
     size_px: int = dial(128, low=1, high=4000)
     """Side of the square, 1 to 4000 px."""
 
@@ -36,6 +41,8 @@ class CenterCrop(TorchvisionAugmentation):
 class RandomCrop(TorchvisionAugmentation):
     """A square anywhere in the image. An image that is smaller on one side is an error on its row."""
 
+    kind: ClassVar[str] = "RandomCrop"
+
     size_px: int = dial(224, low=1, high=4000)
     """Side of the square, 1 to 4000 px."""
 
@@ -46,6 +53,8 @@ class RandomCrop(TorchvisionAugmentation):
 @dataclass(frozen=True, kw_only=True)
 class RandomResizedCrop(TorchvisionAugmentation):
     """A part of the image, of random size, shape (3:4 to 4:3) and place, resized to a square."""
+
+    kind: ClassVar[str] = "RandomResizedCrop"
 
     min_scale: float = dial(0.36, low=0.01, high=0.64)
     """Smallest part of the image's area, 0.01 to 0.64."""
@@ -62,6 +71,8 @@ class RandomResizedCrop(TorchvisionAugmentation):
 class RandFlip(TorchvisionAugmentation):
     """Left and right exchanged, or nothing."""
 
+    kind: ClassVar[str] = "RandFlip"
+
     p: float = fixed(0.5)
     """Probability of the exchange."""
 
@@ -72,6 +83,8 @@ class RandFlip(TorchvisionAugmentation):
 @dataclass(frozen=True, kw_only=True)
 class RandomPerspective(TorchvisionAugmentation):
     """The image as if seen from aside. Impossible, and an error on its row, for an image of one line of pixels."""
+
+    kind: ClassVar[str] = "RandomPerspective"
 
     distortion: float = dial(0.6, low=0, high=1)
     """How far a corner may move towards the middle, as part of the way, 0 to 1."""
@@ -86,6 +99,8 @@ class RandomPerspective(TorchvisionAugmentation):
 class RandomRotation(TorchvisionAugmentation):
     """Turned around the middle by a uniform random angle; corners that leave the frame are lost."""
 
+    kind: ClassVar[str] = "RandomRotation"
+
     max_degrees: float = dial(180.0, low=0, high=360)
     """Largest angle, counter-clockwise, 0 to 360; the smallest is 0."""
 
@@ -96,6 +111,8 @@ class RandomRotation(TorchvisionAugmentation):
 @dataclass(frozen=True, kw_only=True)
 class RandomAffine(TorchvisionAugmentation):
     """Turned, shifted and made smaller inside its frame."""
+
+    kind: ClassVar[str] = "RandomAffine"
 
     degrees: tuple[float, float] = fixed((30.0, 70.0))
     """Smallest and largest angle, clockwise."""

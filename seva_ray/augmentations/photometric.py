@@ -6,6 +6,7 @@ Source: SeVa (arXiv 2404.10501), the list of its ablation; transforms of torchvi
 
 from dataclasses import dataclass
 from types import ModuleType
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -17,6 +18,8 @@ from seva_ray.augmentations.base import ImageAugmentation, TorchvisionAugmentati
 class Grayscale(TorchvisionAugmentation):
     """Without colour, always."""
 
+    kind: ClassVar[str] = "Grayscale"
+
     def transform(self, transforms: ModuleType) -> Transform:
         return transforms.Grayscale(num_output_channels=3)
 
@@ -24,6 +27,8 @@ class Grayscale(TorchvisionAugmentation):
 @dataclass(frozen=True, kw_only=True)
 class ColorJitter(TorchvisionAugmentation):
     """Random brightness, contrast, saturation and hue, in random order."""
+
+    kind: ClassVar[str] = "ColorJitter"
 
     factor: float = dial(1.0, low=0, high=5)
     """On all four values below, 0 to 5; 0 changes nothing, and at 5 a hue may become any other."""
@@ -45,6 +50,8 @@ class ColorJitter(TorchvisionAugmentation):
 class RandomInvert(TorchvisionAugmentation):
     """The negative, or nothing."""
 
+    kind: ClassVar[str] = "RandomInvert"
+
     p: float = fixed(0.5)
     """Probability of a change."""
 
@@ -55,6 +62,8 @@ class RandomInvert(TorchvisionAugmentation):
 @dataclass(frozen=True, kw_only=True)
 class RandomPosterize(TorchvisionAugmentation):
     """Few levels for each colour, or nothing."""
+
+    kind: ClassVar[str] = "RandomPosterize"
 
     bits: int = dial(2, low=1, high=8)
     """Left of each colour, 1 to 8; 8 changes nothing."""
@@ -69,6 +78,8 @@ class RandomPosterize(TorchvisionAugmentation):
 class RandomSolarize(TorchvisionAugmentation):
     """Bright levels inverted, or nothing."""
 
+    kind: ClassVar[str] = "RandomSolarize"
+
     threshold: int = dial(128, low=0, high=255)
     """The darkest level that is inverted, 0 to 255."""
     p: float = fixed(0.5)
@@ -82,6 +93,8 @@ class RandomSolarize(TorchvisionAugmentation):
 class RandomEqualize(TorchvisionAugmentation):
     """Levels spread so that all are equally frequent, or nothing."""
 
+    kind: ClassVar[str] = "RandomEqualize"
+
     p: float = fixed(0.5)
     """Probability of a change."""
 
@@ -92,6 +105,8 @@ class RandomEqualize(TorchvisionAugmentation):
 @dataclass(frozen=True, kw_only=True)
 class RandomAdjustSharpness(TorchvisionAugmentation):
     """Softer or sharper edges, or nothing."""
+
+    kind: ClassVar[str] = "RandomAdjustSharpness"
 
     sharpness: float = dial(0.0, low=0, high=10)
     """0 (smoothed) to 10; 1 changes nothing, 2 doubles what smoothing would take away."""
@@ -106,6 +121,8 @@ class RandomAdjustSharpness(TorchvisionAugmentation):
 class RandomAutocontrast(TorchvisionAugmentation):
     """Levels stretched until the darkest is 0 and the brightest 255, or nothing."""
 
+    kind: ClassVar[str] = "RandomAutocontrast"
+
     p: float = fixed(0.5)
     """Probability of a change."""
 
@@ -116,6 +133,8 @@ class RandomAutocontrast(TorchvisionAugmentation):
 @dataclass(frozen=True, kw_only=True)
 class GaussianBlur(ImageAugmentation):
     """PIL's Gaussian blur, always, with a uniform random sigma."""
+
+    kind: ClassVar[str] = "GaussianBlur"
 
     max_sigma: float = dial(2.0, low=0.1, high=100)
     """Largest sigma, 0.1 to 100 px of the original image."""

@@ -17,7 +17,7 @@ Asked as LLaVA-1.5 asks for short answers. The script wants exactly Yes or No; h
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -68,6 +68,8 @@ class Annotated:
 @dataclass(frozen=True, kw_only=True)
 class AmberGenerative:
     """Descriptions, judged by the nouns in them."""
+
+    kind: ClassVar[str] = "AmberGenerative"
 
     path: str
     """AMBER's folder `data`."""
@@ -130,6 +132,8 @@ class AmberGenerative:
 @dataclass(frozen=True, kw_only=True)
 class AmberDiscriminative:
     """Yes/no questions; no is the positive answer, because it is what a model that hallucinates does not say."""
+
+    kind: ClassVar[str] = "AmberDiscriminative"
 
     path: str
     """AMBER's folder `data`."""

@@ -14,7 +14,7 @@ before which the published file has a second space are found, which the tool los
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -84,6 +84,8 @@ class Image:
 @dataclass(frozen=True, kw_only=True)
 class Chair:
     """Descriptions of a seeded sample of images."""
+
+    kind: ClassVar[str] = "Chair"
 
     path: str
     """Folder with instances_val2014.json and captions_val2014.json."""

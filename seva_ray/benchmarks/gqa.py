@@ -10,7 +10,7 @@ in lower case, without periods at its end, must equal the label.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class Question:
 @dataclass(frozen=True, kw_only=True)
 class Gqa:
     """All questions of one balanced file."""
+
+    kind: ClassVar[str] = "Gqa"
 
     path: str
     """testdev_balanced_questions.json."""

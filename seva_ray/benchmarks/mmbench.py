@@ -77,6 +77,8 @@ class Question:
 class MMBench:
     """All questions of one TSV file."""
 
+    kind: ClassVar[str] = "MMBench"
+
     path: str
     """The TSV file, of a split with answers: dev."""
     language: Literal["en", "cn"] = "en"

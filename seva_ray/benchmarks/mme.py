@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -43,6 +43,8 @@ class Question:
 @dataclass(frozen=True, kw_only=True)
 class Mme:
     """All fourteen tasks."""
+
+    kind: ClassVar[str] = "Mme"
 
     path: str
     """The folder MME_Benchmark_release_version."""

@@ -9,7 +9,7 @@ adds LLaVA-1.5's request for a single word. Both read answers by the same rule, 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -42,6 +42,8 @@ class Question:
 @dataclass(frozen=True, kw_only=True)
 class Pope:
     """The three POPE label files as one benchmark; a tally has one row per image over all three."""
+
+    kind: ClassVar[str] = "Pope"
 
     path: str
     """Folder with coco_pope_random.json, coco_pope_popular.json and coco_pope_adversarial.json."""

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -39,6 +39,8 @@ class Question:
 @dataclass(frozen=True, kw_only=True)
 class ScienceQa:
     """The test split's questions with an image."""
+
+    kind: ClassVar[str] = "ScienceQa"
 
     path: str
     """Folder with problems.json and pid_splits.json."""

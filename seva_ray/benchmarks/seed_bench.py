@@ -10,7 +10,7 @@ Asked as LLaVA-1.5 does. Scored as LLaVA's script does: the answer must be the l
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -46,6 +46,8 @@ class Question:
 @dataclass(frozen=True, kw_only=True)
 class SeedBench:
     """The image questions of SEED-Bench."""
+
+    kind: ClassVar[str] = "SeedBench"
 
     path: str
     """SEED-Bench.json."""

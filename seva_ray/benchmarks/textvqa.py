@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,6 +63,8 @@ class Question:
 @dataclass(frozen=True, kw_only=True)
 class TextVqa:
     """The validation questions."""
+
+    kind: ClassVar[str] = "TextVqa"
 
     path: str
     """TextVQA_0.5.1_val.json."""

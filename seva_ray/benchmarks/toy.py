@@ -8,7 +8,7 @@ said (recall), and the mean number of words.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -26,6 +26,8 @@ DESCRIBE_COUNTS = ("describe_asked", "describe_words", "describe_said", "describ
 @dataclass(frozen=True, kw_only=True)
 class ToyBenchmark:
     """About 6.6 questions on each image; every third image has yes/no questions of the same POPE category."""
+
+    kind: ClassVar[str] = "ToyBenchmark"
 
     num_images: int = 600
     """How many scenes; at least 3, so that every category has questions."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from seva_ray.seeds import key_of
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
     """How a response is decoded. The defaults are the paper's: greedy, at most 512 tokens."""
+
+    kind: ClassVar[str] = "Decoding"
 
     max_new_tokens: int = 512
     """Token limit of a response; one that reaches it is `truncated`."""

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
@@ -23,6 +24,8 @@ from seva_ray.records import Response
 @dataclass(frozen=True, kw_only=True)
 class FakeEngine:
     """Answers each request with words drawn from a hash of its tokens and pixels, and of its draw where it has one."""
+
+    kind: ClassVar[str] = "FakeEngine"
 
     seconds_per_request: float = execution(0.0)
     """Service time of one request, s; one is served after the other, as by an engine at full throughput."""

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from seva_ray.encoding import Encoder
 from seva_ray.engines.base import Decoding, Request, decoding_of
@@ -15,6 +15,8 @@ from seva_ray.records import Response
 @dataclass(frozen=True, kw_only=True)
 class TransformersEngine:
     """`AutoModelForImageTextToText.generate` with left padding."""
+
+    kind: ClassVar[str] = "TransformersEngine"
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of weights and activations."""

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from seva_ray.encoding import Encoder
 from seva_ray.engines.base import Decoding, Request, decoding_of
@@ -35,6 +35,8 @@ AS_GIVEN = {
 @dataclass(frozen=True, kw_only=True)
 class VllmEngine:
     """One vLLM replica."""
+
+    kind: ClassVar[str] = "VllmEngine"
 
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
     """Of weights and activations; the paper's answers are float16."""

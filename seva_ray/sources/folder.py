@@ -5,6 +5,7 @@ In: image files, at any depth. Out: prompts in the order of the files' names, th
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from seva_ray.errors import ConfigError, InputError
 from seva_ray.records import Prompt
@@ -14,6 +15,8 @@ from seva_ray.sources.base import absolute, check_names, checked, locate
 @dataclass(frozen=True, kw_only=True)
 class Folder:
     """Every question about every image."""
+
+    kind: ClassVar[str] = "Folder"
 
     path: str
     """A local directory or an fsspec URI. Files and folders whose names begin with a dot are left out."""

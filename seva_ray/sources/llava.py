@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from seva_ray.errors import ConfigError, InputError
 from seva_ray.records import Prompt
@@ -30,6 +30,8 @@ Row = dict[str, Any]
 @dataclass(frozen=True, kw_only=True)
 class LlavaJson:
     """A seeded sample of images per source and of questions per image; the order of the file does not change it."""
+
+    kind: ClassVar[str] = "LlavaJson"
 
     path: str
     """The JSON file: a local path or an fsspec URI."""

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pyarrow as pa
@@ -27,6 +27,8 @@ BATCH_ROWS = 64
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """One prompt per row."""
+
+    kind: ClassVar[str] = "Table"
 
     path: str
     """A .parquet or .jsonl file, or a directory of them (read by name, sub-directories too): local or an fsspec URI."""

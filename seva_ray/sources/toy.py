@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from seva_ray.errors import ConfigError
 from seva_ray.records import Prompt
@@ -13,6 +13,8 @@ from seva_ray.toy.world import Question, make_scene
 @dataclass(frozen=True, kw_only=True)
 class ToyWorld:
     """Scenes of the unbiased world that neither training nor a benchmark has; about six questions each."""
+
+    kind: ClassVar[str] = "ToyWorld"
 
     num_images: int = 800
     """How many scenes; at least 1. More scenes keep the earlier ones as they are."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from statistics import fmean
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,8 @@ PART = "-part-"
 class Consistency:
     """How often the same question is asked again, and which ones are."""
 
+    kind: ClassVar[str] = "Consistency"
+
     num_answers: int = 0
     """Sampled answers to each question, at least 2; 0: consistency is not measured."""
     temperature: float = 0.7
@@ -66,6 +69,8 @@ OFF = Consistency()
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """Some of the prompts of an artifact, in its order."""
+
+    kind: ClassVar[str] = "Part"
 
     whole: str
     """Its fingerprint."""

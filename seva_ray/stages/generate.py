@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import pyarrow.compute as pc
 import ray
@@ -51,6 +51,8 @@ Work = tuple[Model, Artifact, str]
 @dataclass(frozen=True, kw_only=True)
 class Generate:
     """How responses are generated."""
+
+    kind: ClassVar[str] = "Generate"
 
     engine: Annotated[VllmEngine | TransformersEngine | FakeEngine, tyro.conf.AvoidSubcommands] = field(
         default_factory=VllmEngine

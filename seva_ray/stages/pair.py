@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 
@@ -44,6 +44,8 @@ PART_BYTES = 2**20
 @dataclass(frozen=True, kw_only=True)
 class Pair:
     """Which pairs are kept."""
+
+    kind: ClassVar[str] = "Pair"
 
     keep_truncated: bool = True
     """Keep a pair of which a response was cut at the token limit (without an end-of-sequence token)."""

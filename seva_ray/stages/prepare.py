@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.errors import ConfigError, InputError
@@ -26,6 +26,8 @@ class HasPrompts(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
     """How prompts are cut into shards."""
+
+    kind: ClassVar[str] = "Prepare"
 
     shard_size: int = 256
     """Prompts per shard: the unit of work that is generated, committed and, after a crash, redone."""

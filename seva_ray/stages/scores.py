@@ -7,6 +7,7 @@ Artifacts `scores/<benchmark>/<policy>` hold them (evaluate.py), as do those bes
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,8 @@ Contest = tuple[Model, Model]
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
     """How scores are compared."""
+
+    kind: ClassVar[str] = "Evaluate"
 
     num_resamples: int = 2000
     """Bootstrap resamples of the images."""

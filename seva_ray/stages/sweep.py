@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import ray
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """Which points of the space are tried, and for how long."""
+
+    kind: ClassVar[str] = "Search"
 
     method: Literal["grid", "random", "optuna"] = "grid"
     """grid tries every point; random a sample of them; optuna proposes points by what it has seen (TPE)."""

@@ -1,6 +1,7 @@
 """How the toy base model is trained, without what trains it: importing this costs nothing."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from seva_ray.errors import ConfigError
 
@@ -8,6 +9,8 @@ from seva_ray.errors import ConfigError
 @dataclass(frozen=True, kw_only=True)
 class ToyRecipe:
     """How the toy base model is trained. Every field changes the weights."""
+
+    kind: ClassVar[str] = "ToyRecipe"
 
     seed: int = 1
     """Of the weights, the scenes and their order; at least 0."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from seva_ray.artifacts import Artifact, Store
 from seva_ray.engines import FakeEngine
@@ -24,6 +25,7 @@ REFUSED = "the fake engine was told to fail"
 class Damaged:
     """Toy prompts; the image file of the third prompt of each shard breaks off."""
 
+    kind: ClassVar[str] = "Damaged"
     image_root: str | None = None
 
     def prompts(self) -> Iterator[Prompt]:

@@ -9,6 +9,7 @@ judge prompt is our own.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -36,6 +37,8 @@ CHOICES = {"first": 1.0, "second": 2.0, "tie": 0.0}
 @dataclass(frozen=True, kw_only=True)
 class Competition:
     """Both models on the questions of LLaVA-Bench."""
+
+    kind: ClassVar[str] = "Competition"
 
     path: str
     """Folder with questions.jsonl, context.jsonl, answers_gpt4.jsonl and images/."""

@@ -9,6 +9,7 @@ which is our own.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -56,6 +57,8 @@ class Question:
 @dataclass(frozen=True, kw_only=True)
 class LlavaBench:
     """The questions of LLaVA-Bench, judged with our own prompt."""
+
+    kind: ClassVar[str] = "LlavaBench"
 
     path: str
     """Folder with questions.jsonl, context.jsonl, answers_gpt4.jsonl and images/."""

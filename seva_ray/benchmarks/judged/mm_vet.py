@@ -8,6 +8,7 @@ over all questions and over those that need each ability. As published, an answe
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 
@@ -52,6 +53,8 @@ class Question:
 @dataclass(frozen=True, kw_only=True)
 class MmVet:
     """The questions of MM-Vet, judged with our own prompt."""
+
+    kind: ClassVar[str] = "MmVet"
 
     path: str
     """Folder with mm-vet.json and images/."""

@@ -9,7 +9,7 @@ our own and has no examples.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,6 +63,8 @@ class Question:
 @dataclass(frozen=True, kw_only=True)
 class MmHal:
     """The questions of MMHal-Bench, judged with our own prompt."""
+
+    kind: ClassVar[str] = "MmHal"
 
     path: str
     """Folder with response_template.json and images/."""

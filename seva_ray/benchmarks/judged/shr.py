@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import numpy as np
@@ -67,6 +67,8 @@ class Picture:
 @dataclass(frozen=True, kw_only=True)
 class Shr:
     """The images of SHR, judged with our own prompt."""
+
+    kind: ClassVar[str] = "Shr"
 
     path: str
     """Folder of SHR."""
