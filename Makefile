@@ -40,7 +40,7 @@ chaos: dev ## generation while everything dies, by turns and often: 44 kills
 	CHAOS_ROUNDS=6 $(PYTHON) -m pytest -m "slow or not slow" tests/chaos
 
 bench-%: install ## a benchmark: bench-generate, bench-train, bench-sweep, bench-plan measure against named rivals (20, 10, 25, 3 minutes)
-	PYTHONPATH=$(CURDIR)/jobs $(PYTHON) -m bench.$*
+	$(PYTHON) -m bench.$*
 
 check: dev ## style, import boundaries, types
 	.venv/bin/ruff check

@@ -24,8 +24,8 @@ import urllib.request
 from pathlib import Path
 from typing import NoReturn
 
-from seva_ray.artifacts import git_commit
-from seva_ray.errors import InputError, UserError
+from seva_ray.core.artifacts import git_commit
+from seva_ray.core.errors import InputError, UserError
 
 HOST = "127.0.0.1"
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -60,7 +60,7 @@ def claim(directory: Path) -> None:
 
 
 def launch(port: int, directory: Path) -> None:
-    from seva_ray.stages import machine  # imports Ray, which the other commands do without
+    from seva_ray.runtime import machine  # imports Ray, which the other commands do without
 
     with socket.socket() as probe:
         if probe.connect_ex((HOST, port)) == 0:

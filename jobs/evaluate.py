@@ -9,21 +9,21 @@ Several policies are several seeds of one training: `repeats/<benchmark>/<name>`
 from dataclasses import dataclass, field
 
 from presets import LLAVA_GENERATE, TOY_GENERATE
-from seva_ray.artifacts import Store
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
-from seva_ray.endpoint import Judge
-from seva_ray.errors import ConfigError
-from seva_ray.stages.cluster import cluster
+from seva_ray.benchmarks.judged.endpoint import Judge
+from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.runtime.cli import run
+from seva_ray.runtime.cluster import cluster
+from seva_ray.stages.base_model import check_start, starting_model
 from seva_ray.stages.consistency import Consistency
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.generate import Generate
-from seva_ray.stages.job import run
 from seva_ray.stages.judge import open_judge
 from seva_ray.stages.prepare import Prepare
 from seva_ray.stages.results import result_table
-from seva_ray.stages.scores import Evaluate
-from seva_ray.stages.start import check_start, starting_model
+from seva_ray.stages.score_files import Evaluate
 from seva_ray.toy.recipe import ToyRecipe
 
 MAX_NAME = 128

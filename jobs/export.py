@@ -6,9 +6,9 @@ python jobs/export.py --name toy --export.to exported/toy
 import os
 from dataclasses import dataclass, field
 
-from seva_ray.artifacts import Store
+from seva_ray.core.artifacts import Store
+from seva_ray.runtime.cli import run
 from seva_ray.stages.export import Export, export
-from seva_ray.stages.job import run
 
 
 @dataclass(frozen=True, kw_only=True)

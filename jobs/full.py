@@ -12,29 +12,29 @@ import time
 from dataclasses import dataclass, field, replace
 
 from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN
-from seva_ray.artifacts import Store
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
-from seva_ray.dpo import Train
-from seva_ray.endpoint import Judge
-from seva_ray.errors import ConfigError
-from seva_ray.models import model_of
+from seva_ray.benchmarks.judged.endpoint import Judge
+from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.dpo.config import Train
+from seva_ray.runtime.cli import run
+from seva_ray.runtime.cluster import cluster
 from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
-from seva_ray.stages.cluster import cluster
+from seva_ray.stages.base_model import check_name, check_start, starting_model
 from seva_ray.stages.consistency import Consistency
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.generate import Generate, generate
-from seva_ray.stages.job import run
 from seva_ray.stages.judge import open_judge
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.report import Report, report
 from seva_ray.stages.results import headlines
-from seva_ray.stages.scores import Evaluate
-from seva_ray.stages.start import check_name, check_start, starting_model
-from seva_ray.stages.train import check_training, train
+from seva_ray.stages.score_files import Evaluate
+from seva_ray.stages.training.train import check_training, train
 from seva_ray.toy.recipe import ToyRecipe
+from seva_ray.vlm.models import model_of
 
 
 @dataclass(frozen=True, kw_only=True)

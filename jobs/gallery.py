@@ -14,11 +14,11 @@ import tyro
 from PIL import Image, ImageDraw, ImageFont
 
 from seva_ray.augmentations import AUGMENTATIONS, CLEAN, parse_view
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.images import load_image, pad_to_square
-from seva_ray.seeds import generator
-from seva_ray.stages.job import run
-from seva_ray.submission import check_lasts
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.seeds import generator
+from seva_ray.core.submission import check_lasts
+from seva_ray.runtime.cli import run
+from seva_ray.vlm.images import load_image, pad_to_square
 
 NOISE_VIEWS = tuple(f"diffusion-{step}" for step in (300, 500, 600, 800, 999))
 VIEWS = (CLEAN, *NOISE_VIEWS, *(name for name in AUGMENTATIONS if name != "diffusion"))

@@ -6,13 +6,13 @@ python jobs/generate.py --prompts toy --views clean diffusion-300 diffusion-500
 from dataclasses import dataclass, field
 
 from presets import LLAVA_GENERATE, TOY_GENERATE
-from seva_ray.artifacts import Store
 from seva_ray.augmentations import CLEAN, parse_view
-from seva_ray.errors import ConfigError
-from seva_ray.stages.cluster import cluster
+from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.runtime.cli import run
+from seva_ray.runtime.cluster import cluster
+from seva_ray.stages.base_model import starting_model
 from seva_ray.stages.generate import Generate, generate
-from seva_ray.stages.job import run
-from seva_ray.stages.start import starting_model
 from seva_ray.toy.recipe import ToyRecipe
 
 

@@ -6,14 +6,14 @@ python jobs/harness.py --start toy --policy policies/toy --tasks mme scienceqa_i
 
 from dataclasses import dataclass, field
 
-from seva_ray.artifacts import Store
-from seva_ray.errors import ConfigError
-from seva_ray.harness import Harness, check_installed
-from seva_ray.stages.cluster import cluster
+from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.runtime.cli import run
+from seva_ray.runtime.cluster import cluster
+from seva_ray.scoring.lmms_eval import Harness, check_installed
+from seva_ray.stages.base_model import check_start, starting_model
 from seva_ray.stages.harness import score_tasks
-from seva_ray.stages.job import run
-from seva_ray.stages.scores import Evaluate
-from seva_ray.stages.start import check_start, starting_model
+from seva_ray.stages.score_files import Evaluate
 from seva_ray.toy.recipe import ToyRecipe
 
 

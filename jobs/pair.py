@@ -9,11 +9,11 @@ jobs/train.py takes either.
 
 from dataclasses import dataclass, field
 
-from seva_ray.artifacts import Store
 from seva_ray.augmentations import CLEAN
-from seva_ray.errors import ConfigError
-from seva_ray.stages.cluster import cluster
-from seva_ray.stages.job import run
+from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.runtime.cli import run
+from seva_ray.runtime.cluster import cluster
 from seva_ray.stages.pair import Pair, pair
 
 

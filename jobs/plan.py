@@ -13,29 +13,29 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
 from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN
-from seva_ray.artifacts import Artifact, Store
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
-from seva_ray.dpo import Train
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.footprint import Sizes, demands, parts
-from seva_ray.models import Model
-from seva_ray.plan import forecast
-from seva_ray.plan_table import Plan, picture_of, text_of
-from seva_ray.prices import POOLS, read_prices
-from seva_ray.rates import Fleet, Rates
-from seva_ray.simulation import Faults
-from seva_ray.stages.cluster import cluster
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.storage import exists, read_bytes, write_bytes
+from seva_ray.dpo.config import Train
+from seva_ray.pages.plan_page import Plan, picture_of, text_of
+from seva_ray.planning.footprint import Sizes, demands, parts
+from seva_ray.planning.forecast import forecast
+from seva_ray.planning.prices import POOLS, read_prices
+from seva_ray.planning.rates import Fleet, Rates
+from seva_ray.planning.simulation import Faults
+from seva_ray.runtime.cli import run
+from seva_ray.runtime.cluster import cluster
+from seva_ray.runtime.progress import say
+from seva_ray.stages.base_model import check_start, is_policy, is_toy, of_seed, open_toy, starting_model
 from seva_ray.stages.generate import Generate
-from seva_ray.stages.job import run
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare
 from seva_ray.stages.probe import Probe, probe
-from seva_ray.stages.progress import say
-from seva_ray.stages.remaining import Run, remaining
-from seva_ray.stages.start import check_start, is_policy, is_toy, of_seed, open_toy, starting_model
-from seva_ray.stages.worker import LOG
-from seva_ray.storage import exists, read_bytes, write_bytes
+from seva_ray.stages.remaining_work import Run, remaining
+from seva_ray.stages.training.worker import LOG
 from seva_ray.toy.recipe import ToyRecipe
+from seva_ray.vlm.models import Model
 
 Settings = TypeVar("Settings", Rates, Sizes)
 

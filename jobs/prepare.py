@@ -5,9 +5,9 @@ python jobs/prepare.py --name photos source:folder --source.path photos
 
 from dataclasses import dataclass, field
 
-from seva_ray.artifacts import Store
+from seva_ray.core.artifacts import Store
+from seva_ray.runtime.cli import run
 from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
-from seva_ray.stages.job import run
 from seva_ray.stages.prepare import Prepare, prepare
 
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from seva_ray.dpo import Train
+from seva_ray.dpo.config import Train
+from seva_ray.dpo.policy import Lora
 from seva_ray.engines import Decoding, VllmEngine
-from seva_ray.policy import Lora
 from seva_ray.stages.generate import Generate
 
 TOY_GENERATE = Generate(

@@ -7,8 +7,8 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from seva_ray.artifacts import Store
-from seva_ray.stages.job import run
+from seva_ray.core.artifacts import Store
+from seva_ray.runtime.cli import run
 from seva_ray.stages.report import Report, report
 
 

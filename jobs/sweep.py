@@ -16,26 +16,26 @@ from typing import Any
 from full import PRESETS as FULL_PRESETS
 from full import Full
 from presets import LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN
-from seva_ray.artifacts import Artifact, Store
 from seva_ray.benchmarks import Benchmark, Benchmarks
-from seva_ray.dpo import Train
-from seva_ray.errors import ConfigError
-from seva_ray.fingerprints import execution
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.fingerprints import execution
+from seva_ray.dpo.config import Train
+from seva_ray.runtime.cli import run, words_of
+from seva_ray.runtime.cluster import cluster, join
+from seva_ray.runtime.resources import capacity, has_gpus
 from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
-from seva_ray.space import Point, Space
-from seva_ray.stages.cluster import cluster, join
+from seva_ray.stages.base_model import check_start, check_starts, is_toy, starting_models
 from seva_ray.stages.evaluate import prepare_benchmarks
 from seva_ray.stages.generate import Generate
-from seva_ray.stages.job import run, words_of
 from seva_ray.stages.pair import Pair
-from seva_ray.stages.places import capacity, has_gpus
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.stages.room import check_room
-from seva_ray.stages.scores import Evaluate
-from seva_ray.stages.start import check_start, check_starts, is_toy, starting_models
-from seva_ray.stages.study import Asked, study
-from seva_ray.stages.sweep import Search
-from seva_ray.stages.workshop import Bench
+from seva_ray.stages.score_files import Evaluate
+from seva_ray.stages.study.cluster_check import check_room
+from seva_ray.stages.study.driver import Asked, study
+from seva_ray.stages.study.study_server import Bench
+from seva_ray.stages.study.sweep import Search
+from seva_ray.studies.space import Point, Space
 from seva_ray.toy.recipe import ToyRecipe
 
 

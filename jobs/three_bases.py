@@ -14,12 +14,12 @@ import numpy as np
 
 from full import PRESETS, Full
 from full import main as full
-from seva_ray.artifacts import Store
 from seva_ray.benchmarks import Benchmark, Benchmarks
-from seva_ray.stages.cluster import cluster
-from seva_ray.stages.job import run as run_job
-from seva_ray.stages.scores import read_tallies
-from seva_ray.statistics import Comparison, pooled_bootstrap, student_half_width
+from seva_ray.core.artifacts import Store
+from seva_ray.runtime.cli import run as run_job
+from seva_ray.runtime.cluster import cluster
+from seva_ray.scoring.intervals import Comparison, pooled_bootstrap, student_half_width
+from seva_ray.stages.score_files import read_tallies
 
 
 @dataclass(frozen=True, kw_only=True)

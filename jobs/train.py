@@ -6,12 +6,12 @@ python jobs/train.py --name beta02 --pairs toy-1/toy/diffusion-300 --train.beta 
 from dataclasses import dataclass, field
 
 from presets import LLAVA_TRAIN, TOY_TRAIN
-from seva_ray.artifacts import Store
-from seva_ray.dpo import Train
-from seva_ray.stages.cluster import cluster
-from seva_ray.stages.job import run
-from seva_ray.stages.start import starting_model
-from seva_ray.stages.train import train
+from seva_ray.core.artifacts import Store
+from seva_ray.dpo.config import Train
+from seva_ray.runtime.cli import run
+from seva_ray.runtime.cluster import cluster
+from seva_ray.stages.base_model import starting_model
+from seva_ray.stages.training.train import train
 from seva_ray.toy.recipe import ToyRecipe
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from seva_ray.artifacts import Artifact, Store
-from seva_ray.records import RESPONSE_SCHEMA, Response, table
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
+from seva_ray.core.storage import read_table, write_table
 from seva_ray.stages.prepare import shard_name
-from seva_ray.storage import read_table, write_table
 
 
 def responses(store: Store, prompts: Artifact, model: str, answers: Mapping[str, str], view: str = "clean") -> Artifact:

@@ -72,7 +72,7 @@ def ray_cluster() -> Iterator[None]:
     GPUs that torch can use."""
     import ray
 
-    from seva_ray.stages import machine
+    from seva_ray.runtime import machine
 
     # Ray's sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:

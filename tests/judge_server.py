@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from seva_ray.endpoint import Judge
+from seva_ray.benchmarks.judged.endpoint import Judge
 
 KEY = "sk-a-very-secret-key-0123456789"
 

@@ -2,9 +2,9 @@
 
 import pyarrow as pa
 
-from seva_ray.artifacts import Artifact
-from seva_ray.stages.pair import files_of
-from seva_ray.storage import read_table
+from seva_ray.core.artifacts import Artifact
+from seva_ray.core.storage import read_table
+from seva_ray.pairs.files import files_of
 
 
 def read_pairs(pairs: Artifact) -> pa.Table:

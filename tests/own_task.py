@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 from PIL import Image
 
-from seva_ray.records import Prompt
+from seva_ray.core.records import Prompt
 from seva_ray.toy.prompts import prompts_about
 from seva_ray.toy.world import Question, make_scene
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from seva_ray.stages import machine
+from seva_ray.runtime import machine
 
 
 def free_port() -> int:

@@ -6,7 +6,6 @@ from typing import Any
 
 import full
 import sweep
-from seva_ray.artifacts import Artifact, Store
 from seva_ray.augmentations import AUGMENTATIONS, CLEAN, CONTROLS, sampled
 from seva_ray.benchmarks import (
     AmberDiscriminative,
@@ -22,24 +21,25 @@ from seva_ray.benchmarks import (
     ToyBenchmark,
 )  # fmt: skip
 from seva_ray.benchmarks.judged import Competition, LlavaBench, MmHal, MmVet, Shr
-from seva_ray.dpo import Loss, Train
-from seva_ray.endpoint import Judge
+from seva_ray.benchmarks.judged.endpoint import Judge
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.dpo.config import Loss, Train
+from seva_ray.dpo.policy import Lora
 from seva_ray.engines import Decoding, FakeEngine, TransformersEngine
-from seva_ray.filters import Filters
-from seva_ray.harness import Harness
-from seva_ray.models import Model
-from seva_ray.policy import Lora
+from seva_ray.pairs.filters import Filters
+from seva_ray.scoring.lmms_eval import Harness
 from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
+from seva_ray.stages.base_model import open_toy
 from seva_ray.stages.consistency import Consistency, Part
 from seva_ray.stages.generate import Generate, open_responses
 from seva_ray.stages.judge import judge_recipe
 from seva_ray.stages.pair import Pair, open_pairs
 from seva_ray.stages.prepare import Prepare
-from seva_ray.stages.reference import open_logps
-from seva_ray.stages.scores import Evaluate
-from seva_ray.stages.start import open_toy
-from seva_ray.stages.train import Training
+from seva_ray.stages.score_files import Evaluate
+from seva_ray.stages.training.reference import open_logps
+from seva_ray.stages.training.train import Training
 from seva_ray.toy.recipe import ToyRecipe
+from seva_ray.vlm.models import Model
 
 PRESETS = {
     f"{job}-{name}": preset for job, of in (("full", full), ("sweep", sweep)) for name, preset in of.PRESETS.items()
@@ -54,7 +54,7 @@ def label(name: str) -> str:
 
 def without_files(kind: type, **values: Any) -> Any:
     """A benchmark whose published files are not here."""
-    benchmark = object.__new__(kind)
+    benchmark: Any = object.__new__(kind)
     for item in fields(kind):
         object.__setattr__(benchmark, item.name, values.get(item.name, item.default))
     return benchmark
@@ -86,7 +86,8 @@ def opened(store: Store) -> Iterator[Artifact]:
     views = [*map(label, AUGMENTATIONS), "rand_flip+diffusion-300", *CONTROLS, "diffusion-300=2", sampled(0.7, 1)]
     rejected = {view: open_responses(Generate(), store, MODEL, prompts, view) for view in views}
     yield from (chosen, *rejected.values())
-    for number, engine in enumerate((TransformersEngine(), FakeEngine())):
+    engines: tuple[Any, ...] = (TransformersEngine(), FakeEngine())
+    for number, engine in enumerate(engines):
         model = Model(name=f"model{number}", directory="/data/model", fingerprint="0123456789abcdef")
         config = Generate(engine=engine, decoding=Decoding(temperature=0.5, seed=3), system="", seed=2)
         yield open_responses(config, store, model, prompts, "moco")
@@ -96,9 +97,9 @@ def opened(store: Store) -> Iterator[Artifact]:
     pairs = open_pairs(Pair(), store, prompts, chosen, [rejected["moco"]])
     yield pairs
     yield open_pairs(filtered, store, prompts, chosen, [rejected["moco"], rejected["diffusion-500"]])
-    for name, config in TRAININGS.items():
-        yield open_logps(config, store, MODEL, pairs)
-        yield Training(config=config, name=name, model=MODEL, pairs=pairs).open(store)
+    for name, training in TRAININGS.items():
+        yield open_logps(training, store, MODEL, pairs)
+        yield Training(config=training, name=name, model=MODEL, pairs=pairs).open(store)
     yield open_toy(store, ToyRecipe(seed=2))
     for benchmark in benchmarks():
         yield from scored(store, benchmark)

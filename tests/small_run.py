@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from seva_ray.artifacts import Artifact, Store
+from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.engines import Decoding, TransformersEngine
-from seva_ray.models import Model, model_at
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import Generate, generate
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.vlm.models import Model, model_at
 
 VIEWS = ("diffusion-900", "moco")
 """Rejected ones; every pair has both."""

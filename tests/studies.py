@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 
-from seva_ray.report import StageTime
-from seva_ray.space import SWAPPED
-from seva_ray.statistics import Comparison
-from seva_ray.study import POINT_FIELDS, Row, StudyContent, ViewFacts
+from seva_ray.core.artifacts import StageTime
+from seva_ray.scoring.intervals import Comparison
+from seva_ray.studies.space import SWAPPED
+from seva_ray.studies.study_rows import POINT_FIELDS, Row, StudyContent, ViewFacts
 
 STEPS = (100, 300, 400, 500, 600, 700, 900)
 VIEWS = (*(f"diffusion-{step}" for step in STEPS), "moco")

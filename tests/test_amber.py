@@ -6,8 +6,8 @@ import pytest
 
 from seva_ray.benchmarks.amber import AmberDiscriminative, AmberGenerative
 from seva_ray.benchmarks.base import Benchmark
-from seva_ray.errors import InputError
-from seva_ray.records import Response
+from seva_ray.core.errors import InputError
+from seva_ray.core.records import Response
 
 RELATION = {
     "person": ["people", "man"],

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from seva_ray.artifacts import Artifact, Store
-from seva_ray.benchmarks.toy import ToyBenchmark
-from seva_ray.endpoint import Endpoint
-from seva_ray.records import Response
+from seva_ray.benchmarks.judged.endpoint import Endpoint
+from seva_ray.benchmarks.toy_scenes import ToyBenchmark
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.records import Response
 from seva_ray.stages import answers
 from seva_ray.stages.evaluate import compare
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.stages.scores import Evaluate, protocol_of, title_of
+from seva_ray.stages.score_files import Evaluate, protocol_of, title_of
 from tests import judged_files
 from tests.answered import responses
 from tests.judge_server import JudgeServer, says

@@ -14,11 +14,11 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from seva_ray import artifacts, fingerprints
-from seva_ray.artifacts import Artifact, Store
-from seva_ray.errors import ConfigError, FingerprintMismatch, InputError
-from seva_ray.fingerprints import execution, fingerprint_of, identity
-from seva_ray.storage import (
+from seva_ray.core import artifacts, fingerprints
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
+from seva_ray.core.fingerprints import execution, fingerprint_of, identity
+from seva_ray.core.storage import (
     contents,
     local_directory,
     read_bytes,

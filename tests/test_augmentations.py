@@ -14,14 +14,14 @@ from diffusers import DDPMScheduler
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-from seva_ray.artifacts import Store
 from seva_ray.augmentations import AUGMENTATIONS, CLEAN, Augmentation, Chain, parse_view, sampled, temperature_of
 from seva_ray.augmentations.diffusion import alpha_bar
 from seva_ray.augmentations.geometric import RandFlip, RandomRotation
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.fingerprints import fingerprint_of, identity
-from seva_ray.images import load_image
-from seva_ray.seeds import generator
+from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.fingerprints import fingerprint_of, identity
+from seva_ray.core.seeds import generator
+from seva_ray.vlm.images import load_image
 from tests.real_photos import photo, write_photos
 
 # The paper's list in torchvision's words, written out a second time. Blur is PIL's: see BLUR.

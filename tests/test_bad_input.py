@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from full import PRESETS, main
-from seva_ray.stages import job
+from seva_ray.runtime import cli as job
 
 
 def error_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *words: str) -> str:

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from seva_ray.card import CardContent, model_card
-from seva_ray.statistics import Comparison
+from seva_ray.pages.card import CardContent, model_card
+from seva_ray.scoring.intervals import Comparison
 
 ROW = Comparison(
     metric="VQA accuracy", start=80.0, start_low=78.0, start_high=82.0, policy=84.26, policy_low=82.0,

@@ -6,8 +6,8 @@ import pytest
 
 from seva_ray.benchmarks.chair import Chair, Synonyms, read_synonyms
 from seva_ray.benchmarks.nouns import singular
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.records import Response
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.records import Response
 
 SYNONYMS = """person, man, woman, baby, rider
 bird, duck

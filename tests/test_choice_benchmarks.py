@@ -13,9 +13,9 @@ from seva_ray.benchmarks.gqa import Gqa
 from seva_ray.benchmarks.scienceqa import ScienceQa
 from seva_ray.benchmarks.scienceqa import letter_in as letter_in_scienceqa
 from seva_ray.benchmarks.seed_bench import SeedBench
-from seva_ray.errors import InputError
-from seva_ray.outcomes import Decides
-from seva_ray.records import Response
+from seva_ray.core.errors import InputError
+from seva_ray.core.records import Response
+from seva_ray.scoring.right_wrong import Decides
 
 LETTER = "Answer with the option's letter from the given choices directly."
 SHORT = "Answer the question using a single word or phrase."

@@ -5,7 +5,7 @@ import sys
 
 LISTENERS = """
 import os, psutil, ray
-from seva_ray.stages.cluster import cluster, join
+from seva_ray.runtime.cluster import cluster, join
 
 with cluster():
     join()

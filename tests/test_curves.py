@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from seva_ray.curves import NUM_BINS, SMOOTH_FROM, _running_mean, length_edges, length_figure, training_curves
+from seva_ray.pages.figures import NUM_BINS, SMOOTH_FROM, _running_mean, length_edges, length_figure, training_curves
 
 
 def rows(num_steps: int) -> list[dict[str, Any]]:

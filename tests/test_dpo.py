@@ -5,7 +5,10 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from seva_ray.dpo import (
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.fingerprints import identity
+from seva_ray.core.records import PAIR_SCHEMA, table
+from seva_ray.dpo.config import (
     Train,
     by_key,
     choose,
@@ -15,9 +18,6 @@ from seva_ray.dpo import (
     schedule,
     swapped,
 )
-from seva_ray.errors import ConfigError
-from seva_ray.fingerprints import identity
-from seva_ray.records import PAIR_SCHEMA, table
 
 # Configuration
 

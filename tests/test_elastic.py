@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from seva_ray.artifacts import Store
+from seva_ray.core.artifacts import Store
+from seva_ray.core.storage import read_table
 from seva_ray.stages.prepare import shard_name
-from seva_ray.storage import read_table
 from tests.autoscaling import autoscaling_cluster
 
 DRIVER = """
@@ -18,11 +18,11 @@ import json, sys, threading, time
 import ray
 import pytest
 
-from seva_ray.artifacts import Store
+from seva_ray.core.artifacts import Store
 from seva_ray.engines import FakeEngine
-from seva_ray.models import Model
+from seva_ray.vlm.models import Model
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.cluster import join
+from seva_ray.runtime.cluster import join
 from seva_ray.stages.generate import Generate, generate
 from seva_ray.stages.prepare import Prepare, prepare
 

@@ -5,8 +5,16 @@ import time
 
 import pytest
 
-from seva_ray.endpoint import MAX_BYTES, BudgetSpent, Endpoint, Judge, Refused, Unanswered, retry_after
-from seva_ray.errors import ConfigError, InputError
+from seva_ray.benchmarks.judged.endpoint import (
+    MAX_BYTES,
+    BudgetSpent,
+    Endpoint,
+    Judge,
+    Refused,
+    Unanswered,
+    retry_after,
+)
+from seva_ray.core.errors import ConfigError, InputError
 from tests.judge_server import (
     KEY,
     Behaviour,

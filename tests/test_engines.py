@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seva_ray.encoding import Encoder
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.fingerprints import identity
 from seva_ray.engines import Decoding, FakeEngine, Request, TransformersEngine, VllmEngine
-from seva_ray.errors import ConfigError
-from seva_ray.fingerprints import identity
 from seva_ray.toy.model import EOS, VOCABULARY
 from seva_ray.toy.world import make_scene, render
+from seva_ray.vlm.encoding import Encoder
 
 QUESTIONS = ("how many objects are there ?", "what color ?", "is there a red ring and a blue ring there ?")
 

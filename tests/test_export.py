@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from seva_ray.artifacts import Store
-from seva_ray.storage import write_directory
+from seva_ray.core.artifacts import Store
+from seva_ray.core.storage import write_directory
 from tests.hub import Hub, serving
 
 TOKEN = "hf_thisisasecret"

@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 
-from seva_ray.errors import ConfigError
-from seva_ray.filters import FILTERS, OFF, Filters, edit_distance, length_ratio, repetition, word_overlap, words_of
+from seva_ray.core.errors import ConfigError
+from seva_ray.pairs.filters import (
+    FILTERS,
+    OFF,
+    Filters,
+    edit_distance,
+    length_ratio,
+    repetition,
+    word_overlap,
+    words_of,
+)
 
 LOOP = "a dog and a cat " * 3
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from gallery import GAP_PX, LINE_PX, SIZE_PX, VIEWS, Gallery, captions, main, tile
 from seva_ray.augmentations import AUGMENTATIONS, CLEAN
-from seva_ray.errors import ConfigError, InputError
+from seva_ray.core.errors import ConfigError, InputError
 from tests.real_photos import photo, photo_path
 
 ROOT = Path(__file__).parent.parent

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from seva_ray.artifacts import Artifact, Store
-from seva_ray.dpo import Train
-from seva_ray.errors import Fruitless
-from seva_ray.models import Model
-from seva_ray.stages.groups import Groups
-from seva_ray.stages.lanes import Lanes
-from seva_ray.stages.train import Training
-from seva_ray.storage import write_bytes
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import Fruitless
+from seva_ray.core.storage import write_bytes
+from seva_ray.dpo.config import Train
+from seva_ray.stages.study.resource_requests import Lanes
+from seva_ray.stages.study.worker_groups import Groups
+from seva_ray.stages.training.train import Training
+from seva_ray.vlm.models import Model
 from tests.test_lanes import until
 
 MODEL = Model(name="fake", directory="nowhere", fingerprint="fake")
@@ -51,8 +51,8 @@ def may_begin() -> threading.Event:
 @pytest.fixture
 def workers(tmp_path: Path, may_begin: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Workers:
     workers = Workers(Store(str(tmp_path)), may_begin)
-    monkeypatch.setattr("seva_ray.stages.groups.train_all", workers.train_all)
-    monkeypatch.setattr("seva_ray.stages.groups.GATHERING_S", 0.1)
+    monkeypatch.setattr("seva_ray.stages.study.worker_groups.train_all", workers.train_all)
+    monkeypatch.setattr("seva_ray.stages.study.worker_groups.GATHERING_S", 0.1)
     return workers
 
 

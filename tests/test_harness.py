@@ -13,15 +13,23 @@ import pytest
 from PIL import Image
 
 from harness import HarnessJob, main
-from seva_ray.artifacts import Store
-from seva_ray.encoding import Encoder
+from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.engines import Decoding, Request, TransformersEngine
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.harness import NAME, VERSION, Harness, check_installed, compare_scores, first_error, num_unanswered
-from seva_ray.models import Model
+from seva_ray.scoring.lmms_eval import (
+    NAME,
+    VERSION,
+    Harness,
+    check_installed,
+    compare_scores,
+    first_error,
+    num_unanswered,
+)
 from seva_ray.stages.answers import notes
 from seva_ray.stages.harness import compare_runs, open_run, scores_of_run
-from seva_ray.stages.scores import Evaluate, read_comparisons, title_of
+from seva_ray.stages.score_files import Evaluate, read_comparisons, title_of
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.models import Model
 from tests.conftest import random_model
 from tests.own_task import MAX_NEW_TOKENS, TASK, questions, write_task
 

@@ -14,8 +14,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image, ImageFile, PngImagePlugin
 
-from seva_ray.errors import InputError
-from seva_ray.images import load_image, pad_to_square
+from seva_ray.core.errors import InputError
+from seva_ray.vlm.images import load_image, pad_to_square
 from tests.real_photos import photo, write_photos
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from seva_ray.harness import VERSION
+from seva_ray.scoring.lmms_eval import VERSION
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "cluster" / "images"

@@ -13,17 +13,17 @@ from ray.exceptions import RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 
 from full import PRESETS
-from seva_ray.dpo import Loss
-from seva_ray.errors import ConfigError, FingerprintMismatch, InputError, UserError
+from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError, UserError
+from seva_ray.dpo.config import Loss
+from seva_ray.runtime.cli import users_line, words_of
 from seva_ray.sources import LlavaJson, ToyWorld
-from seva_ray.stages.job import users_line, words_of
 from seva_ray.stages.pair import Pair
 
 COUNTS = {"ocr_vqa": 1, "textvqa": 2, "gqa": 3, "vg": 4, "coco": 5}
 JOB = '''
 from dataclasses import dataclass
-from seva_ray.errors import ConfigError
-from seva_ray.stages.job import run
+from seva_ray.core.errors import ConfigError
+from seva_ray.runtime.cli import run
 
 @dataclass(frozen=True, kw_only=True)
 class Job:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from seva_ray.endpoint import Endpoint
-from seva_ray.errors import InputError
-from seva_ray.judge import NUM_ASKS, STOP_AFTER, JudgePrompt, Marks, ask_all
+from seva_ray.benchmarks.judged.endpoint import Endpoint
+from seva_ray.benchmarks.judged.judgement import NUM_ASKS, STOP_AFTER, JudgePrompt, Marks, ask_all
+from seva_ray.core.errors import InputError
 from tests.judge_server import (
     KEY,
     Behaviour,
@@ -110,8 +110,8 @@ def test_when_the_budget_is_spent_the_rest_is_named_and_the_next_run_asks_for_it
 
 SCRIPT = """
 import sys
-from seva_ray.endpoint import Endpoint, Judge
-from seva_ray.judge import JudgePrompt, ask_all
+from seva_ray.benchmarks.judged.endpoint import Endpoint, Judge
+from seva_ray.benchmarks.judged.judgement import JudgePrompt, ask_all
 url, directory = sys.argv[1:]
 judge = Judge(model="judge-1", num_repeats=1, base_url=url, max_concurrent=2)
 ask_all(Endpoint(judge), directory, [JudgePrompt(text=str(n)) for n in range(8)], lambda text: (float(text),))

@@ -8,21 +8,21 @@ from pathlib import Path
 import pytest
 
 import evaluate as evaluate_job
-from seva_ray.artifacts import Artifact, Store
 from seva_ray.benchmarks import Benchmark
 from seva_ray.benchmarks.judged import Competition, JudgedBenchmark, MmVet, Shr
-from seva_ray.benchmarks.toy import ToyBenchmark
-from seva_ray.endpoint import Endpoint, Judge
+from seva_ray.benchmarks.judged.endpoint import Endpoint, Judge
+from seva_ray.benchmarks.toy_scenes import ToyBenchmark
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import FingerprintMismatch, InputError
+from seva_ray.core.storage import read_table
 from seva_ray.engines import FakeEngine
-from seva_ray.errors import FingerprintMismatch, InputError
-from seva_ray.models import model_at
-from seva_ray.stages import job
+from seva_ray.runtime import cli as job
 from seva_ray.stages.evaluate import compare, evaluate, prepare_benchmarks
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.judge import prompt_hash
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.stages.scores import Evaluate, read_comparisons, title_of
-from seva_ray.storage import read_table
+from seva_ray.stages.score_files import Evaluate, read_comparisons, title_of
+from seva_ray.vlm.models import model_at
 from tests import judged_files
 from tests.answered import responses
 from tests.judge_server import KEY, Call, Handler, JudgeServer, fails, first, says

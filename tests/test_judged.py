@@ -10,9 +10,9 @@ import pytest
 from seva_ray.benchmarks.judged import Competition, JudgedBenchmark, JudgedBenchmarks, LlavaBench, MmHal, MmVet, Shr
 from seva_ray.benchmarks.judged import shr as shr_module
 from seva_ray.benchmarks.judged.base import tagged
+from seva_ray.benchmarks.judged.judgement import Marks
 from seva_ray.benchmarks.judged.shr import entries, sentences
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.judge import Marks
+from seva_ray.core.errors import ConfigError, InputError
 from tests import judged_files
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
-from seva_ray.stages.job import run
+from seva_ray.runtime.cli import run
 
 jsonschema = pytest.importorskip("jsonschema")  # a dependency of Ray's
 ROOT = Path(__file__).parent.parent

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from seva_ray.errors import InputError
-from seva_ray.stages.lanes import Claim, Lanes, check_fits
+from seva_ray.core.errors import InputError
+from seva_ray.stages.study.resource_requests import Claim, Lanes, check_fits
 
 
 class Claimant:

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from seva_ray.dpo import Loss, LossName
-from seva_ray.errors import ConfigError
-from seva_ray.losses import LOSSES, Answers, losses_of
+from seva_ray.core.errors import ConfigError
+from seva_ray.dpo.config import Loss, LossName
+from seva_ray.dpo.losses import LOSSES, Answers, losses_of
 
 BETA = 0.3
 # One pair with K = 1, one with K = 2: policy and reference log-probabilities, and lengths, of chosen and rejected.

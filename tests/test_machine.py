@@ -18,8 +18,8 @@ from tests.ray_head import free_port
 REPOSITORY = str(Path(__file__).parent.parent)
 RAY_ALONE_AND_JOINED = """
 import json, ray
-from seva_ray.stages.cluster import cluster, join
-from seva_ray.stages.places import capacity, has_gpus
+from seva_ray.runtime.cluster import cluster, join
+from seva_ray.runtime.resources import capacity, has_gpus
 ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 found = [capacity().get("GPU", 0), has_gpus()]
 ray.shutdown()
@@ -28,8 +28,8 @@ with cluster():
     print(json.dumps([*found, capacity().get("GPU", 0), has_gpus()]))
 """
 JOINED = """
-from seva_ray.stages.cluster import cluster, join
-from seva_ray.stages.places import capacity
+from seva_ray.runtime.cluster import cluster, join
+from seva_ray.runtime.resources import capacity
 with cluster():
     join()
     print(capacity()["CPU"])
@@ -57,7 +57,7 @@ def test_gpus_that_torch_cannot_use_are_not_counted_and_a_line_says_why(number: 
 
 
 def test_where_no_gpu_is_or_all_are_hidden_nothing_is_said_and_torch_is_not_loaded(tmp_path: Path):
-    code = "import json, sys\nfrom seva_ray.stages import machine\nfound = machine.num_gpus()\n"
+    code = "import json, sys\nfrom seva_ray.runtime import machine\nfound = machine.num_gpus()\n"
     code += "print(json.dumps([found, 'torch' in sys.modules]))"
     assert said(code, listing_gpus(0, tmp_path)) == ([0, False], [])
     assert said(code, listing_gpus(2, tmp_path) | {"CUDA_VISIBLE_DEVICES": ""}) == ([0, False], [])
@@ -65,8 +65,8 @@ def test_where_no_gpu_is_or_all_are_hidden_nothing_is_said_and_torch_is_not_load
 
 BUILT_FOR_GPUS = """
 import json, torch, warnings
-from seva_ray.errors import InputError
-from seva_ray.stages import machine
+from seva_ray.core.errors import InputError
+from seva_ray.runtime import machine
 torch.version.cuda = "13.0"
 usable = {usable}
 def available():

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from seva_ray.artifacts import Store
-from seva_ray.encoding import Encoder
+from seva_ray.core.artifacts import Store
+from seva_ray.core.storage import read_table
 from seva_ray.engines import Decoding, Request, TransformersEngine
+from seva_ray.pairs.verdicts import VERDICTS
 from seva_ray.stages.prepare import shard_name
-from seva_ray.storage import read_table
-from seva_ray.verdicts import VERDICTS
-from seva_ray.views import Viewer
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.views import Viewer
 from tests.kept import read_pairs
 
 JOBS = Path(__file__).parent.parent / "jobs"
@@ -171,10 +171,10 @@ ADAPTER_IN_VLLM = """
 import json, sys
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
-from seva_ray.encoding import Encoder
+from seva_ray.vlm.encoding import Encoder
 from seva_ray.engines.vllm import AS_GIVEN
-from seva_ray.storage import read_table
-from seva_ray.views import Viewer
+from seva_ray.core.storage import read_table
+from seva_ray.vlm.views import Viewer
 
 start, adapter, prompts, number, limit = sys.argv[1:]
 viewer = Viewer(encoder=Encoder(start), image_root=None, max_pixels=10**6)

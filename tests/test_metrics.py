@@ -16,9 +16,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from ray.util.metrics import Metric
 
-from seva_ray.artifacts import Store
-from seva_ray.stages import metrics
-from seva_ray.storage import read_bytes
+from seva_ray.core.artifacts import Store
+from seva_ray.core.storage import read_bytes
+from seva_ray.runtime import metrics
 from tests.ray_head import free_port, ray_head, wait_for
 
 ROOT = Path(__file__).parent.parent
@@ -30,11 +30,11 @@ DEFINED = {value.info["name"]: value.info["tag_keys"] for value in vars(metrics)
 VIEWS = """
 import sys
 
-from seva_ray.artifacts import Store
+from seva_ray.core.artifacts import Store
 from seva_ray.engines import FakeEngine
-from seva_ray.models import Model
+from seva_ray.vlm.models import Model
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.cluster import cluster
+from seva_ray.runtime.cluster import cluster
 from seva_ray.stages.generate import Generate, generate
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
@@ -51,10 +51,10 @@ with cluster():
 TRAINING = """
 import sys
 
-from seva_ray.dpo import Train
-from seva_ray.policy import Lora
-from seva_ray.stages.cluster import cluster
-from seva_ray.stages.train import train
+from seva_ray.dpo.config import Train
+from seva_ray.dpo.policy import Lora
+from seva_ray.runtime.cluster import cluster
+from seva_ray.stages.training.train import train
 from tests.small_run import small_run
 
 config = Train(

@@ -7,14 +7,14 @@ from typing import Literal
 import pytest
 from PIL import Image
 
-from seva_ray.artifacts import Store
 from seva_ray.benchmarks.mmbench import MMBench, letter_in
-from seva_ray.errors import InputError
-from seva_ray.records import Prompt, Response
+from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import InputError
+from seva_ray.core.records import Prompt, Response
 from seva_ray.stages import answers
 from seva_ray.stages.evaluate import compare
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.stages.scores import Evaluate
+from seva_ray.stages.score_files import Evaluate
 from tests.answered import responses
 
 COLUMNS = ["index", "question", "hint", "A", "B", "C", "D", "answer", "category", "image", "source", "l2-category"]

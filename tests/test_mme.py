@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from seva_ray.benchmarks.mme import COGNITION, PERCEPTION, Mme, said
-from seva_ray.errors import InputError
-from seva_ray.records import Response
+from seva_ray.core.errors import InputError
+from seva_ray.core.records import Response
 
 ALL = (*PERCEPTION, *COGNITION)
 NESTED = ("landmark", "celebrity")  # Tasks whose published folders have images/ and questions_answers_YN/.

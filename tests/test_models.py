@@ -7,10 +7,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from seva_ray.artifacts import Store
-from seva_ray.errors import InputError
-from seva_ray.models import model_at, model_of
-from seva_ray.storage import local_directory, write_directory
+from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import InputError
+from seva_ray.core.storage import local_directory, write_directory
+from seva_ray.vlm.models import model_at, model_of
 
 
 @pytest.fixture

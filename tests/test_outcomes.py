@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, chi2
 
-from seva_ray.benchmarks.toy import ToyBenchmark
-from seva_ray.outcomes import agreement, clustered_mcnemar, flips_of, mcnemar, repeated_flips
-from seva_ray.records import Response
+from seva_ray.benchmarks.toy_scenes import ToyBenchmark
+from seva_ray.core.records import Response
+from seva_ray.scoring.right_wrong import agreement, clustered_mcnemar, flips_of, mcnemar, repeated_flips
 
 
 @pytest.mark.parametrize(

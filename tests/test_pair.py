@@ -10,14 +10,15 @@ import pytest
 import tyro
 
 from pair import PairJob
-from seva_ray.artifacts import Artifact, Store
-from seva_ray.errors import ConfigError, FingerprintMismatch, Fruitless
-from seva_ray.filters import Filters
-from seva_ray.records import PAIR_SCHEMA, RESPONSE_SCHEMA, Prompt, Response, table
-from seva_ray.stages.pair import Pair, files_of, pair
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError, FingerprintMismatch, Fruitless
+from seva_ray.core.records import PAIR_SCHEMA, RESPONSE_SCHEMA, Prompt, Response, table
+from seva_ray.core.storage import exists, read_bytes, read_table, write_table
+from seva_ray.pairs.files import files_of
+from seva_ray.pairs.filters import Filters
+from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS
+from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.storage import exists, read_bytes, read_table, write_table
-from seva_ray.verdicts import OPTIONAL, VERDICTS
 from tests.kept import read_pairs
 
 NUM_PROMPTS = 60

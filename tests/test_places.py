@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 
 from presets import TOY_GENERATE
-from seva_ray.errors import InputError
-from seva_ray.stages.generate import engine_need
-from seva_ray.stages.places import (
+from seva_ray.core.errors import InputError
+from seva_ray.runtime.resources import (
     HEAD,
     NodeType,
     can_be_added,
@@ -19,7 +18,8 @@ from seva_ray.stages.places import (
     no_place,
     options,
 )
-from seva_ray.stages.reference import worker_need
+from seva_ray.stages.generate import engine_need
+from seva_ray.stages.training.reference import worker_need
 from tests.autoscaling import configuration
 
 GIB = 2**30

@@ -8,22 +8,22 @@ from pathlib import Path
 import pytest
 
 import plan as job
-from seva_ray.artifacts import Store
+from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
+from seva_ray.core.storage import write_bytes
 from seva_ray.engines import FakeEngine, VllmEngine
-from seva_ray.errors import ConfigError, FingerprintMismatch, InputError
-from seva_ray.footprint import Sizes, demands, parts
-from seva_ray.models import Model, model_of
-from seva_ray.plan import Pass, Work, forecast, units_of
-from seva_ray.plan_table import span
-from seva_ray.prices import read_prices
-from seva_ray.rates import Fleet, Rates
-from seva_ray.simulation import Faults
+from seva_ray.pages.plan_page import span
+from seva_ray.planning.footprint import Sizes, demands, parts
+from seva_ray.planning.forecast import Pass, Work, forecast, units_of
+from seva_ray.planning.prices import read_prices
+from seva_ray.planning.rates import Fleet, Rates
+from seva_ray.planning.simulation import Faults
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import Generate, open_responses
 from seva_ray.stages.pair import Pair, open_pairs
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.stages.remaining import Run, remaining
-from seva_ray.storage import write_bytes
+from seva_ray.stages.remaining_work import Run, remaining
+from seva_ray.vlm.models import Model, model_of
 
 MODEL = Model(name="fake", directory=".", fingerprint="")
 RATES = Rates(

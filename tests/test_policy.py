@@ -11,11 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-from seva_ray.encoding import Encoder, check_model
-from seva_ray.errors import ConfigError
-from seva_ray.models import model_at
-from seva_ray.policy import Lora, export, load_model, load_policy
+from seva_ray.core.errors import ConfigError
+from seva_ray.dpo.policy import Lora, export, load_model, load_policy
 from seva_ray.toy.model import build
+from seva_ray.vlm.encoding import Encoder, check_model
+from seva_ray.vlm.models import model_at
 
 
 def adapted(model, lora):

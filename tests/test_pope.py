@@ -8,9 +8,9 @@ import pytest
 
 from seva_ray.benchmarks.base import Benchmark
 from seva_ray.benchmarks.pope import Pope
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.outcomes import Decides
-from seva_ray.records import Response
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.records import Response
+from seva_ray.scoring.right_wrong import Decides
 
 CATEGORIES = ("random", "popular", "adversarial")
 

@@ -13,11 +13,8 @@ from PIL import Image
 from torch.nn.functional import logsigmoid
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
-from seva_ray.dpo import Train
-from seva_ray.encoding import Encoder
-from seva_ray.images import MAX_PIXELS
-from seva_ray.policy import Lora, load_model
-from seva_ray.preferences import (
+from seva_ray.core.records import PAIR_SCHEMA, table
+from seva_ray.dpo.batch import (
     NOTHING,
     PreferenceCollator,
     attention_mask,
@@ -25,11 +22,14 @@ from seva_ray.preferences import (
     response_logps,
     responses_of,
 )
-from seva_ray.records import PAIR_SCHEMA, table
-from seva_ray.stages.trainer import PreferenceTrainer
+from seva_ray.dpo.config import Train
+from seva_ray.dpo.policy import Lora, load_model
+from seva_ray.stages.training.trainer import PreferenceTrainer
 from seva_ray.toy.model import IMAGE, VOCABULARY
 from seva_ray.toy.world import make_scene, render
-from seva_ray.views import Viewer
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.images import MAX_PIXELS
+from seva_ray.vlm.views import Viewer
 from tests.processors import llama_style
 
 BETA = 0.2

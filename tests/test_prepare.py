@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import pytest
 
-from seva_ray.artifacts import Store
-from seva_ray.errors import FingerprintMismatch, InputError
-from seva_ray.records import Prompt
+from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import FingerprintMismatch, InputError
+from seva_ray.core.records import Prompt
+from seva_ray.core.storage import write_bytes
 from seva_ray.sources import Table
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.storage import write_bytes
 
 DIGEST_OF_OLD = "74508370e643cda1"
 """What the version that named a directory's files by their sizes wrote for `table_in` of one red question."""

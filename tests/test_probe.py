@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import pytest
 
-from seva_ray.artifacts import Store
+from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import FingerprintMismatch
+from seva_ray.core.storage import read_table
 from seva_ray.engines import FakeEngine
-from seva_ray.errors import FingerprintMismatch
-from seva_ray.models import Model
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.probe import Probe, probe
-from seva_ray.storage import read_table
+from seva_ray.vlm.models import Model
 
 MODEL = Model(name="fake", directory=".", fingerprint="")
 VIEWS = ("clean", "diffusion-900")

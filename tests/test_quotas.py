@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 
-from seva_ray.quotas import last_keys, quota_key
+from seva_ray.pairs.quotas import last_keys, quota_key
 
 IDS = [f"ocr_vqa/{index}" for index in range(300)]
 

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from seva_ray.artifacts import Artifact, Store
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.storage import read_table
 from seva_ray.engines import Decoding, VllmEngine
-from seva_ray.models import model_at
 from seva_ray.sources import LlavaJson
 from seva_ray.stages.generate import Generate, generate
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.storage import read_table
+from seva_ray.vlm.models import model_at
 from tests.real_photos import write_photos
 
 BAD_IMAGES = {"missing.jpg": None, "truncated.jpg": b"\xff\xd8\xff\xe0\x00\x10JFIF", "text.jpg": b"not an image"}

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import pytest
 
-from seva_ray import filters
-from seva_ray.artifacts import Store
-from seva_ray.fingerprints import FIRST, execution, identity
+from seva_ray.core.artifacts import Store
+from seva_ray.core.fingerprints import FIRST, execution, identity
+from seva_ray.pairs import filters
 from tests.recipes import opened
 
 GOLDEN = Path(__file__).parent / "golden_recipes.json"

@@ -4,8 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from seva_ray.records import PAIR_SCHEMA, PROMPT_SCHEMA, RESPONSE_SCHEMA, Prompt, Response, table
-from seva_ray.storage import read_table, write_table
+from seva_ray.core.records import PAIR_SCHEMA, PROMPT_SCHEMA, RESPONSE_SCHEMA, Prompt, Response, table
+from seva_ray.core.storage import read_table, write_table
 
 
 @pytest.mark.parametrize(("kind", "schema"), [(Prompt, PROMPT_SCHEMA), (Response, RESPONSE_SCHEMA)])

@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from seva_ray.dpo import Train
-from seva_ray.encoding import Encoder
-from seva_ray.errors import FingerprintMismatch, InputError
-from seva_ray.models import model_at
-from seva_ray.policy import load_model
-from seva_ray.preferences import PreferenceCollator, response_logps
-from seva_ray.stages.pair import Pair, lineage, pair
+from seva_ray.core.errors import FingerprintMismatch, InputError
+from seva_ray.core.shards import shards_in
+from seva_ray.dpo.batch import PreferenceCollator, response_logps
+from seva_ray.dpo.config import Train
+from seva_ray.dpo.policy import load_model
+from seva_ray.pairs.files import lineage
+from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import shard_name
-from seva_ray.stages.reference import reference, references, with_reference
-from seva_ray.stages.shards import shards_in
+from seva_ray.stages.training.reference import reference, references, with_reference
 from seva_ray.toy.model import build, save
-from seva_ray.views import Viewer
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.models import model_at
+from seva_ray.vlm.views import Viewer
 from tests.kept import read_pairs
 from tests.small_run import SmallRun
 

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from evaluate import EvaluateJob
-from seva_ray.artifacts import Artifact, Store
-from seva_ray.benchmarks.toy import ToyBenchmark
-from seva_ray.endpoint import Endpoint
-from seva_ray.errors import ConfigError
-from seva_ray.models import Model
-from seva_ray.report import ReportContent, ScoreTable, render
+from seva_ray.benchmarks.judged.endpoint import Endpoint
+from seva_ray.benchmarks.toy_scenes import ToyBenchmark
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.pages.run_page import ReportContent, ScoreTable, render
+from seva_ray.scoring.intervals import Repeated, repeated_bootstrap
 from seva_ray.stages import answers
 from seva_ray.stages.evaluate import compare, evaluate
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.repeats import read_outcomes, repeats, repeats_of
-from seva_ray.stages.scores import Evaluate, protocol_of, read_comparisons, read_tallies, title_of
-from seva_ray.statistics import Repeated, repeated_bootstrap
+from seva_ray.stages.score_files import Evaluate, protocol_of, read_comparisons, read_tallies, title_of
+from seva_ray.vlm.models import Model
 from tests import judged_files
 from tests.answered import responses
 from tests.judge_server import JudgeServer, says

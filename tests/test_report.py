@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from seva_ray.report import (
+from seva_ray.pages.pair_cards import ANSWER_LIMIT, marked_differences
+from seva_ray.pages.run_page import (
     NUM_HALLUCINATED,
     Flip,
     Funnel,
@@ -20,9 +21,8 @@ from seva_ray.report import (
     StageTime,
     render,
 )
-from seva_ray.samples import ANSWER_LIMIT, marked_differences
-from seva_ray.statistics import Comparison, Repeated
-from seva_ray.verdicts import OPTIONAL, VERDICTS
+from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS
+from seva_ray.scoring.intervals import Comparison, Repeated
 
 HOSTILE = """'"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(1)> {{ 7 * 7 }} <!-- </style>"""
 

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from seva_ray.artifacts import Artifact, Store
-from seva_ray.benchmarks.toy import ToyBenchmark
+from seva_ray.benchmarks.toy_scenes import ToyBenchmark
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.scoring.intervals import Comparison
 from seva_ray.stages.evaluate import compare
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.results import headlines, result_table
-from seva_ray.stages.scores import Evaluate, write_comparisons
-from seva_ray.statistics import Comparison
+from seva_ray.stages.score_files import Evaluate, write_comparisons
 from tests.answered import responses
 
 BENCHMARK = ToyBenchmark(num_images=9)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from seva_ray.scaling import Z_95, Measurement, ScalingLaw, fit
+from seva_ray.studies.scaling import Z_95, Measurement, ScalingLaw, fit
 
 SIZES = (125, 250, 500, 1000)
 

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 
 from bench.fresh import in_fresh_process, peak_mb
-from seva_ray.artifacts import Store
-from seva_ray.dpo import Train, swapped
-from seva_ray.models import Model
-from seva_ray.records import PAIR_SCHEMA, table
-from seva_ray.stages import scheduled as stage
+from seva_ray.core.artifacts import Store
+from seva_ray.core.records import PAIR_SCHEMA, table
+from seva_ray.core.storage import part_sizes, write_table
+from seva_ray.dpo.config import Train, swapped
 from seva_ray.stages.pair import PART_BYTES
 from seva_ray.stages.prepare import shard_name
-from seva_ray.stages.reference import LOGPS_SCHEMA, open_logps
-from seva_ray.stages.scheduled import Scheduled, ScheduledCollator, scheduled
-from seva_ray.stages.train import Training, counts_of, job_of
-from seva_ray.stages.worker import Job
-from seva_ray.storage import part_sizes, write_table
+from seva_ray.stages.training import scheduled as stage
+from seva_ray.stages.training.reference import LOGPS_SCHEMA, open_logps
+from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator, scheduled
+from seva_ray.stages.training.train import Training, counts_of, job_of
+from seva_ray.stages.training.worker import Job
+from seva_ray.vlm.models import Model
 
 CONFIG = Train(num_workers=1, global_batch_size=8, per_device_batch_size=2)
 MODEL = Model(name="m", directory="nowhere", fingerprint="none")

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from seva_ray.seeds import generator, key_of
+from seva_ray.core.seeds import generator, key_of
 
 
 def test_the_stream_follows_from_seed_and_keys_alone():
@@ -23,7 +23,7 @@ def test_the_stream_is_pinned_so_that_results_do_not_change_with_a_version():
 
 
 def test_another_process_with_another_hash_seed_draws_the_same_numbers():
-    code = "from seva_ray.seeds import generator; print(generator(3, 'a', 'b').standard_normal(3).tolist())"
+    code = "from seva_ray.core.seeds import generator; print(generator(3, 'a', 'b').standard_normal(3).tolist())"
     command = [sys.executable, "-c", code]
     drawn = [
         subprocess.run(command, env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True).stdout

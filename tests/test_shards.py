@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier
 
-from seva_ray.stages.shards import in_order, read_each, shards_in
-from seva_ray.storage import NUM_READERS
+from seva_ray.core.shards import in_order, read_each, shards_in
+from seva_ray.core.storage import NUM_READERS
 
 
 def test_no_more_is_begun_than_the_limit_and_what_was_taken():

@@ -13,9 +13,9 @@ JOB = """
 import sys, time
 from dataclasses import dataclass
 import ray.train
-from seva_ray.stages.cluster import cluster, join
-from seva_ray.stages.job import run
-from seva_ray.stages.train import Trainer
+from seva_ray.runtime.cluster import cluster, join
+from seva_ray.runtime.cli import run
+from seva_ray.stages.training.train import Trainer
 
 @dataclass(frozen=True, kw_only=True)
 class Job:

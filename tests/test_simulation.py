@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from seva_ray.errors import ConfigError
-from seva_ray.simulation import Crew, Faults, simulate
+from seva_ray.core.errors import ConfigError
+from seva_ray.planning.simulation import Crew, Faults, simulate
 
 ALONE = Crew(num_nodes=1, engines_per_node=1, rows_per_s=10, start_s=5)
 NOTHING = Faults()

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 import tyro
 
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.images import load_image
-from seva_ray.records import PROMPT_SCHEMA, Prompt, table
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
 from seva_ray.sources import Folder, LlavaJson, Source, Table
 from seva_ray.sources.llava import clean_question
+from seva_ray.vlm.images import load_image
 from tests.real_photos import photo_path, write_photos
 
 SHORTLY = "Answer the question using a single word or phrase."

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from seva_ray.augmentations import parse_view
-from seva_ray.dpo import Train
-from seva_ray.errors import ConfigError
-from seva_ray.policy import Lora
-from seva_ray.seeds import generator
-from seva_ray.space import Point, Space, expanded, strength
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.seeds import generator
+from seva_ray.dpo.config import Train
+from seva_ray.dpo.policy import Lora
+from seva_ray.studies.space import Point, Space, expanded, strength
 
 TRAIN = Train(num_pairs=100, lora=Lora(rank=8, alpha=16))
 

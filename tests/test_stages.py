@@ -7,18 +7,19 @@ from typing import Any, ClassVar
 
 import pytest
 
-from seva_ray.artifacts import Artifact, Store
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import FingerprintMismatch, Fruitless
+from seva_ray.core.records import Prompt
+from seva_ray.core.storage import read_table
 from seva_ray.engines import FakeEngine
-from seva_ray.errors import FingerprintMismatch, Fruitless
-from seva_ray.models import Model, model_at
-from seva_ray.records import Prompt
+from seva_ray.engines.units import Unit
+from seva_ray.pairs.files import lineage
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import Generate, commits, encoding_need, generate, missing_units, open_responses
-from seva_ray.stages.pair import Pair, lineage, pair
+from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.stages.reference import reading_of
-from seva_ray.storage import read_table
-from seva_ray.units import Unit
+from seva_ray.stages.training.reference import reading_of
+from seva_ray.vlm.models import Model, model_at
 
 SYSTEM = "Answer in short."
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from seva_ray import statistics
 from seva_ray.benchmarks.base import Tally
-from seva_ray.statistics import Comparison, paired_bootstrap, pooled_bootstrap, repeated_bootstrap, student_t
+from seva_ray.scoring import intervals as statistics
+from seva_ray.scoring.intervals import Comparison, paired_bootstrap, pooled_bootstrap, repeated_bootstrap, student_t
 
 NAMES = ("right", "asked")
 

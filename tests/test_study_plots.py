@@ -5,11 +5,12 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 
-from seva_ray import study_plots, study_views
-from seva_ray.curves import svg_of
-from seva_ray.space import SWAPPED
-from seva_ray.study import ViewFacts
-from seva_ray.study_plots import Mark, Series
+from seva_ray.pages import study_figures as study_plots
+from seva_ray.pages import view_figures as study_views
+from seva_ray.pages.figures import svg_of
+from seva_ray.pages.study_figures import Mark, Series
+from seva_ray.studies.space import SWAPPED
+from seva_ray.studies.study_rows import ViewFacts
 from tests.studies import ARMS, START, STEPS, row
 
 CONTROLS = [f"{SWAPPED}diffusion-{step}" for step in (500, 800)]

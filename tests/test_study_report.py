@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from seva_ray import study_plots
-from seva_ray.space import SWAPPED
-from seva_ray.study import (
+from seva_ray.pages import study_figures as study_plots
+from seva_ray.pages.study_page import _growths, render
+from seva_ray.studies.space import SWAPPED
+from seva_ray.studies.study_rows import (
     Row,
     StudyContent,
     ViewFacts,
@@ -20,7 +21,6 @@ from seva_ray.study import (
     is_stopped,
     reference_of,
 )
-from seva_ray.study_report import _growths, render
 from tests.studies import ARMS, BETAS, OBJECTIVE, failed, point, row, whole_study
 from tests.test_report import HOSTILE, Page
 
@@ -140,7 +140,7 @@ def test_no_number_is_printed_that_is_none() -> None:
     assert sections(found) == ["best", "strength", "points"]
 
 
-@pytest.mark.parametrize("template", ["study.html.j2", "pieces.html.j2"])
+@pytest.mark.parametrize("template", ["study_page.html.j2", "pieces.html.j2"])
 def test_every_difference_has_its_interval_beside_it(template: str) -> None:
     lines = (Path(study_plots.__file__).parent / template).read_text().splitlines()
     signed = [line for line in lines if "| signed }}" in line and 'class="range">[' not in line]

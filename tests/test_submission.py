@@ -10,10 +10,10 @@ import pytest
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
-from seva_ray.artifacts import Store, git_commit
-from seva_ray.errors import ConfigError
+from seva_ray.core.artifacts import Store, git_commit
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.submission import RAYS_VARIABLE, current_submission
 from seva_ray.stages.export import Export, export
-from seva_ray.submission import RAYS_VARIABLE, current_submission
 
 CHECKOUT = Path(__file__).parent.parent
 SECRET = "hunter2"

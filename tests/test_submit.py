@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from seva_ray.artifacts import Store, git_commit
+from seva_ray.core.artifacts import Store, git_commit
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.prepare import Prepare, prepare
 from tests.chaos import driver

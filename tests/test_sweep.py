@@ -16,8 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from seva_ray.artifacts import Store
-from seva_ray.stages.sweep import line_of
+from seva_ray.core.artifacts import Store
+from seva_ray.stages.study.sweep import line_of
 
 JOBS = Path(__file__).parent.parent / "jobs"
 

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from seva_ray.artifacts import Artifact, Store
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.storage import read_table
 from seva_ray.engines import Decoding, Engine, TransformersEngine, VllmEngine
-from seva_ray.models import Model, architecture, model_at
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import Generate, generate, generate_all
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.storage import read_table
 from seva_ray.toy.model import build, save
+from seva_ray.vlm.models import Model, architecture, model_at
 from tests.conftest import random_model
 
 ENGINES = (

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from seva_ray.benchmarks.textvqa import CONTRACTIONS, TextVqa, normalised, worths
-from seva_ray.errors import InputError
-from seva_ray.records import Response
+from seva_ray.core.errors import InputError
+from seva_ray.core.records import Response
 
 SHORT = "Answer the question using a single word or phrase."
 

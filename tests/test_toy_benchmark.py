@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seva_ray.benchmarks.toy import ToyBenchmark, mentions
-from seva_ray.errors import ConfigError
-from seva_ray.records import PROMPT_SCHEMA, Response, table
-from seva_ray.sources.toy import ToyWorld
+from seva_ray.benchmarks.toy_scenes import ToyBenchmark, mentions
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.records import PROMPT_SCHEMA, Response, table
+from seva_ray.sources.toy_world import ToyWorld
 from seva_ray.toy.world import COLOR_NAMES, SHAPES, make_scene, questions, render
 
 BENCHMARK = ToyBenchmark(num_images=30)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seva_ray.errors import ConfigError, UserError
-from seva_ray.seeds import generator
+from seva_ray.core.errors import ConfigError, UserError
+from seva_ray.core.seeds import generator
 from seva_ray.toy.lessons import LABEL_WORDS, Lessons, accuracy_by_kind, answers, batches_of_like_length, patch_labels
 from seva_ray.toy.model import build
 from seva_ray.toy.optimizer import Muon, Optimizer, orthogonalised

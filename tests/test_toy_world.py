@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from seva_ray.errors import ConfigError
-from seva_ray.sources.toy import ToyWorld
+from seva_ray.core.errors import ConfigError
+from seva_ray.sources.toy_world import ToyWorld
 from seva_ray.toy.world import (
     CLEAN,
     COLORS,

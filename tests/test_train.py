@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seva_ray.artifacts import Artifact
-from seva_ray.dpo import Train
-from seva_ray.errors import ConfigError, Fruitless
-from seva_ray.models import model_at
-from seva_ray.policy import Lora
-from seva_ray.stages.train import Training, train, train_all
-from seva_ray.storage import exists, read_bytes
+from seva_ray.core.artifacts import Artifact
+from seva_ray.core.errors import ConfigError, Fruitless
+from seva_ray.core.storage import exists, read_bytes
+from seva_ray.dpo.config import Train
+from seva_ray.dpo.policy import Lora
+from seva_ray.stages.training.train import Training, train, train_all
+from seva_ray.vlm.models import model_at
 from tests.small_run import VIEWS, SmallRun
 
 CONFIG = Train(

@@ -13,11 +13,11 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from seva_ray.artifacts import Store
-from seva_ray.errors import UserError
+from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import UserError
+from seva_ray.core.storage import read_bytes, read_table
 from seva_ray.sources import Table
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.storage import read_bytes, read_table
 from tests.s3_server import s3_bucket
 
 NUM_QUESTIONS = {"A": 6, "B": 9}

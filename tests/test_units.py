@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from seva_ray.core.records import Response
+from seva_ray.core.storage import read_table
 from seva_ray.engines import Request
-from seva_ray.records import Response
-from seva_ray.storage import read_table
-from seva_ray.units import Encoded, Row, Unit, answer
+from seva_ray.engines.units import Encoded, Row, Unit, answer
 
 IMAGE_TOKEN = 3
 

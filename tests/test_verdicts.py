@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from seva_ray.filters import FILTERS, Filters
-from seva_ray.records import Response
-from seva_ray.verdicts import OPTIONAL, VERDICTS, verdict_of
+from seva_ray.core.records import Response
+from seva_ray.pairs.filters import FILTERS, Filters
+from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS, verdict_of
 
 
 def said(text: str, finish_reason: str = "stop") -> Response:

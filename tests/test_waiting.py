@@ -7,9 +7,9 @@ from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.controller import state as states
 
-from seva_ray.errors import InputError
-from seva_ray.stages import waiting
-from seva_ray.stages.waiting import NUM_STARTS, Waiting
+from seva_ray.core.errors import InputError
+from seva_ray.stages.training import node_wait as waiting
+from seva_ray.stages.training.node_wait import NUM_STARTS, Waiting
 
 TIMED_OUT = states.ReschedulingState(ControllerError(WorkerGroupStartupTimeoutError(num_workers=2)))
 FAILED = states.ReschedulingState(ControllerError(WorkerGroupStartupFailedError("a worker died")))

@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from seva_ray.artifacts import Artifact, Store
-from seva_ray.dpo import Train
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import Fruitless, InputError, UserError
+from seva_ray.dpo.config import Train
 from seva_ray.engines import FakeEngine
-from seva_ray.errors import Fruitless, InputError, UserError
-from seva_ray.models import Model
 from seva_ray.sources import ToyWorld
-from seva_ray.space import Point
-from seva_ray.stages.cost import Holdings, at_work
 from seva_ray.stages.generate import Generate
-from seva_ray.stages.lanes import Lanes
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.stages.room import claim_of_generation, claim_of_training
-from seva_ray.stages.scores import Evaluate
-from seva_ray.stages.study import best_of
-from seva_ray.stages.workshop import Bench, Order, Workshop, settled
+from seva_ray.stages.score_files import Evaluate
+from seva_ray.stages.study.cluster_check import claim_of_generation, claim_of_training
+from seva_ray.stages.study.cost import Holdings, at_work
+from seva_ray.stages.study.driver import best_of
+from seva_ray.stages.study.resource_requests import Lanes
+from seva_ray.stages.study.study_server import Bench, Order, Workshop, settled
+from seva_ray.studies.space import Point
+from seva_ray.vlm.models import Model
 from tests import studies
 
 MODEL = Model(name="fake", directory="nowhere", fingerprint="fake")
@@ -160,7 +160,7 @@ def test_engines_are_no_more_than_the_study_may_use(bench: Bench, monkeypatch: p
         used.append(config.max_engines)
         return []
 
-    monkeypatch.setattr("seva_ray.stages.workshop.generated", generated)
+    monkeypatch.setattr("seva_ray.stages.study.study_server.generated", generated)
     many = replace(bench, generate=replace(bench.generate, max_engines=8), capacity={"GPU": 2}, on_gpus=True)
     order = Order(work=[(MODEL, bench.prompts[None], "clean")], answered=Future())
     Workshop(many).answer([order], last=False)

@@ -12,14 +12,14 @@ SCRIPT = """
 import sys
 import datasets, pyarrow as pa, torch, trl
 from PIL import Image
-from seva_ray.encoding import Encoder
-from seva_ray.images import MAX_PIXELS
-from seva_ray.policy import Lora, load_model
-from seva_ray.preferences import PreferenceCollator
-from seva_ray.dpo import Train, deepspeed_config
-from seva_ray.stages.worker import merge, skip_compiled_collectives
-from seva_ray.stages.trainer import PreferenceTrainer
-from seva_ray.views import Viewer
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.images import MAX_PIXELS
+from seva_ray.dpo.policy import Lora, load_model
+from seva_ray.dpo.batch import PreferenceCollator
+from seva_ray.dpo.config import Train, deepspeed_config
+from seva_ray.stages.training.worker import merge, skip_compiled_collectives
+from seva_ray.stages.training.trainer import PreferenceTrainer
+from seva_ray.vlm.views import Viewer
 
 model, scratch = sys.argv[1:]
 torch.distributed.init_process_group("gloo", init_method=f"file://{scratch}/store", rank=0, world_size=1)

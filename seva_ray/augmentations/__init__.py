@@ -35,7 +35,7 @@ from seva_ray.augmentations.photometric import (
     RandomPosterize,
     RandomSolarize,
 )
-from seva_ray.errors import ConfigError
+from seva_ray.core.errors import ConfigError
 
 CLEAN = "clean"
 """The view without augmentation."""

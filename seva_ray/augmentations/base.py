@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Protocol, Self
 import numpy as np
 from PIL import Image
 
-from seva_ray.errors import ConfigError, InputError
+from seva_ray.core.errors import ConfigError, InputError
 
 Transform = Callable[[Image.Image], Image.Image]
 

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from seva_ray.augmentations.base import Augmentation, PixelAugmentation
-from seva_ray.errors import ConfigError
+from seva_ray.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

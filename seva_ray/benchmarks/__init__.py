@@ -14,8 +14,8 @@ from seva_ray.benchmarks.pope import Pope
 from seva_ray.benchmarks.scienceqa import ScienceQa
 from seva_ray.benchmarks.seed_bench import SeedBench
 from seva_ray.benchmarks.textvqa import TextVqa
-from seva_ray.benchmarks.toy import ToyBenchmark
-from seva_ray.errors import ConfigError
+from seva_ray.benchmarks.toy_scenes import ToyBenchmark
+from seva_ray.core.errors import ConfigError
 
 __all__ = [
     "AmberDiscriminative",

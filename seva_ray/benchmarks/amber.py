@@ -37,8 +37,8 @@ from seva_ray.benchmarks.files import (
     unique,
 )
 from seva_ray.benchmarks.nouns import singular, words
-from seva_ray.errors import InputError
-from seva_ray.records import Prompt, Response
+from seva_ray.core.errors import InputError
+from seva_ray.core.records import Prompt, Response
 
 GENERATIVE = "generative"
 DIMENSIONS = {

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from seva_ray.records import Prompt, Response
+from seva_ray.core.records import Prompt, Response
 
 LOW_IS_GOOD = ", low is good"
 """Ends the name of a metric whose lower values are the better ones."""

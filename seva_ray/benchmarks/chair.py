@@ -31,9 +31,9 @@ from seva_ray.benchmarks.files import (
     unique,
 )
 from seva_ray.benchmarks.nouns import singular, words
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.records import Prompt, Response
-from seva_ray.seeds import key_of
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.records import Prompt, Response
+from seva_ray.core.seeds import key_of
 
 QUESTION = "Please describe this image in detail."
 COUNTS = ("descriptions", "wrong_descriptions", "mentions", "wrong_mentions", "present", "found", "words")

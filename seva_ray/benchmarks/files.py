@@ -9,10 +9,9 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.records import Prompt
-from seva_ray.sources.base import absolute
-from seva_ray.storage import locate
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.records import Prompt
+from seva_ray.core.storage import absolute, locate
 
 Item = TypeVar("Item")
 

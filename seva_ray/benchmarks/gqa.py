@@ -17,8 +17,8 @@ import numpy as np
 from seva_ray.benchmarks.base import Tally, accuracies, is_right, tally_of, text_of
 from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
 from seva_ray.benchmarks.files import adjacent, image_at, object_at, read_json, settle_paths, text_at
-from seva_ray.errors import InputError
-from seva_ray.records import Prompt, Response
+from seva_ray.core.errors import InputError
+from seva_ray.core.records import Prompt, Response
 
 KINDS = ("binary", "open")
 

@@ -28,8 +28,8 @@ from pyarrow import csv
 from seva_ray.benchmarks.base import Tally, accuracies, percent, tally_of, text_of
 from seva_ray.benchmarks.choices import LETTER_ANSWER, LETTERS, ask
 from seva_ray.benchmarks.files import adjacent, choice_at, read_file, settle_paths, text_at
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.records import Prompt, Response
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.records import Prompt, Response
 
 ROTATION = 1_000_000
 """What is added to a question's index for each of its rotated rows."""

@@ -20,9 +20,9 @@ import numpy as np
 from seva_ray.benchmarks.base import Tally, percent, tally_of, text_of
 from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
 from seva_ray.benchmarks.files import brief, read_text, settle_paths
-from seva_ray.errors import InputError
-from seva_ray.records import Prompt, Response
-from seva_ray.storage import locate
+from seva_ray.core.errors import InputError
+from seva_ray.core.records import Prompt, Response
+from seva_ray.core.storage import locate
 
 PERCEPTION = ["existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR"]
 COGNITION = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"]

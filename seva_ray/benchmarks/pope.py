@@ -26,8 +26,8 @@ from seva_ray.benchmarks.files import (
     text_at,
     unique,
 )
-from seva_ray.errors import ConfigError
-from seva_ray.records import Prompt, Response
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.records import Prompt, Response
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,8 @@ import numpy as np
 from seva_ray.benchmarks.base import Tally, accuracies, is_right, tally_of, text_of
 from seva_ray.benchmarks.choices import LETTERS, ask
 from seva_ray.benchmarks.files import choice_at, image_at, items_at, object_at, read_json, settle_paths, text_at, unique
-from seva_ray.errors import InputError
-from seva_ray.records import Prompt, Response
+from seva_ray.core.errors import InputError
+from seva_ray.core.records import Prompt, Response
 
 SPLIT = "test"
 OPTIONS = LETTERS[:5]

@@ -28,8 +28,8 @@ from seva_ray.benchmarks.files import (
     text_at,
     unique,
 )
-from seva_ray.errors import InputError
-from seva_ray.records import Prompt, Response
+from seva_ray.core.errors import InputError
+from seva_ray.core.records import Prompt, Response
 
 IMAGE_DIMENSIONS = tuple("123456789")
 """Question types 10 to 12 are about videos."""

@@ -31,8 +31,8 @@ from seva_ray.benchmarks.files import (
     text_at,
     unique,
 )
-from seva_ray.errors import InputError
-from seva_ray.records import Prompt, Response
+from seva_ray.core.errors import InputError
+from seva_ray.core.records import Prompt, Response
 
 NUM_PEOPLE = 10
 NUMBER_WORDS = "zero one two three four five six seven eight nine ten"

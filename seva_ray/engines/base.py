@@ -6,10 +6,10 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from seva_ray.encoding import Encoder
-from seva_ray.errors import ConfigError
-from seva_ray.records import Response
-from seva_ray.seeds import key_of
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.records import Response
+from seva_ray.core.seeds import key_of
+from seva_ray.vlm.encoding import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)

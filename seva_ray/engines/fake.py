@@ -14,11 +14,11 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from seva_ray.encoding import Encoder
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.fingerprints import execution
+from seva_ray.core.records import Response
 from seva_ray.engines.base import Decoding, Request
-from seva_ray.errors import ConfigError
-from seva_ray.fingerprints import execution
-from seva_ray.records import Response
+from seva_ray.vlm.encoding import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from seva_ray.encoding import Encoder
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.fingerprints import execution
+from seva_ray.core.records import Response
 from seva_ray.engines.base import Decoding, Request, decoding_of
-from seva_ray.errors import ConfigError
-from seva_ray.fingerprints import execution
-from seva_ray.records import Response
+from seva_ray.vlm.encoding import Encoder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from seva_ray.encoding import Encoder
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.fingerprints import execution
+from seva_ray.core.records import Response
 from seva_ray.engines.base import Decoding, Request, decoding_of
-from seva_ray.errors import ConfigError
-from seva_ray.fingerprints import execution
-from seva_ray.records import Response
+from seva_ray.vlm.encoding import Encoder
 
 # The pixels are ready: vLLM's own image processor must only pass them on.
 AS_GIVEN = {

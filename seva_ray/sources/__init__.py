@@ -4,6 +4,6 @@ from seva_ray.sources.base import Source
 from seva_ray.sources.folder import Folder
 from seva_ray.sources.llava import LlavaJson
 from seva_ray.sources.table import Table
-from seva_ray.sources.toy import ToyWorld
+from seva_ray.sources.toy_world import ToyWorld
 
 __all__ = ["Folder", "LlavaJson", "Source", "Table", "ToyWorld"]

@@ -3,15 +3,14 @@
 A bad row never stops a source: it becomes a prompt with an error. A source that cannot be read at all is an InputError.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from typing import Protocol
 
 import fsspec
 
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.records import Prompt
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.records import Prompt
 
 PLACEHOLDER = "<image>"
 """Where LLaVA's texts put the image. Left in a question it would ask the engine for an image that is not there."""
@@ -48,11 +47,6 @@ def checked(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
 def failed(prompt_id: str, error: str, source: str = "") -> Prompt:
     """What a row becomes that does not have the shape of a prompt."""
     return Prompt(prompt_id=prompt_id, image_id="", question="", source=source, error=error)
-
-
-def absolute(uri: str) -> str:
-    """Readable from every worker's directory; URIs stay as they are."""
-    return uri if "://" in uri or "::" in uri else os.path.abspath(os.path.expanduser(uri))
 
 
 def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.records import Prompt
-from seva_ray.sources.base import absolute, check_names, checked, locate
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.records import Prompt
+from seva_ray.core.storage import absolute
+from seva_ray.sources.base import check_names, checked, locate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.records import Prompt
-from seva_ray.seeds import generator, key_of
-from seva_ray.sources.base import PLACEHOLDER, absolute, check_directory, check_names, checked, failed, locate
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.records import Prompt
+from seva_ray.core.seeds import generator, key_of
+from seva_ray.core.storage import absolute
+from seva_ray.sources.base import PLACEHOLDER, check_directory, check_names, checked, failed, locate
 
 log = logging.getLogger(__name__)
 

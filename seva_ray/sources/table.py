@@ -14,9 +14,10 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seva_ray.errors import InputError
-from seva_ray.records import Prompt
-from seva_ray.sources.base import PLACEHOLDER, absolute, check_directory, check_names, checked, failed, locate
+from seva_ray.core.errors import InputError
+from seva_ray.core.records import Prompt
+from seva_ray.core.storage import absolute
+from seva_ray.sources.base import PLACEHOLDER, check_directory, check_names, checked, failed, locate
 
 SUFFIXES = (".parquet", ".jsonl")
 

@@ -1,1 +1,1 @@
-"""Stages: the verbs of a run, each from artifacts to artifacts; the only modules that import Ray."""
+"""The verbs: each stage reads artifacts and writes one."""

@@ -16,21 +16,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from seva_ray.artifacts import Artifact, Store
 from seva_ray.augmentations import sampled
 from seva_ray.benchmarks.base import percent, tally_of
-from seva_ray.errors import ConfigError
-from seva_ray.filters import word_overlap, words_of
-from seva_ray.fingerprints import EXECUTION
-from seva_ray.outcomes import agreement
-from seva_ray.records import Prompt, Response
-from seva_ray.seeds import key_of
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.fingerprints import EXECUTION
+from seva_ray.core.records import Prompt, Response
+from seva_ray.core.seeds import key_of
+from seva_ray.core.storage import read_table
+from seva_ray.pairs.filters import word_overlap, words_of
+from seva_ray.runtime.progress import say
+from seva_ray.scoring.intervals import paired_bootstrap
+from seva_ray.scoring.right_wrong import agreement
 from seva_ray.stages.generate import name_of, read_responses
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.stages.progress import say
-from seva_ray.stages.scores import Contest, Evaluate, write_comparisons, write_tallies
-from seva_ray.statistics import paired_bootstrap
-from seva_ray.storage import read_table
+from seva_ray.stages.score_files import Contest, Evaluate, write_comparisons, write_tallies
 
 COUNTS = ("asked", "equal", "shared")
 PART = "-part-"

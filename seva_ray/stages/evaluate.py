@@ -13,24 +13,24 @@ from typing import Any
 
 import pyarrow as pa
 
-from seva_ray.artifacts import Artifact, Store
 from seva_ray.augmentations import CLEAN
 from seva_ray.benchmarks.base import Benchmark, text_of
 from seva_ray.benchmarks.judged import JudgedBenchmark
-from seva_ray.endpoint import Endpoint
-from seva_ray.errors import ConfigError
-from seva_ray.outcomes import AsksInParts, Decides, NamesObjects, flips_of
-from seva_ray.records import Response
-from seva_ray.stages import metrics
+from seva_ray.benchmarks.judged.endpoint import Endpoint
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.records import Response
+from seva_ray.core.storage import write_table
+from seva_ray.runtime import metrics
+from seva_ray.runtime.progress import say
+from seva_ray.scoring.intervals import paired_bootstrap
+from seva_ray.scoring.right_wrong import AsksInParts, Decides, NamesObjects, flips_of
 from seva_ray.stages.consistency import OFF, Consistency, compare_again, part_of
 from seva_ray.stages.generate import Generate, generate_all, name_of, read_responses
 from seva_ray.stages.judge import SIDES, judge_recipe, judged_tallies
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.stages.progress import say
 from seva_ray.stages.repeats import repeats
-from seva_ray.stages.scores import Contest, Evaluate, fate_of, write_comparisons, write_tallies
-from seva_ray.statistics import paired_bootstrap
-from seva_ray.storage import write_table
+from seva_ray.stages.score_files import Contest, Evaluate, fate_of, write_comparisons, write_tallies
 
 OUTCOME_SCHEMA = pa.schema(
     [

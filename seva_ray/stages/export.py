@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from seva_ray.artifacts import Artifact, Store, versions
-from seva_ray.card import CardContent, model_card
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.stages.progress import say
-from seva_ray.stages.scores import read_comparisons, scores_of, title_of
-from seva_ray.storage import exists, fetch_directory, write_directory
-from seva_ray.submission import check_lasts
+from seva_ray.core.artifacts import Artifact, Store, versions
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.storage import exists, fetch_directory, write_directory
+from seva_ray.core.submission import check_lasts
+from seva_ray.pages.card import CardContent, model_card
+from seva_ray.runtime.progress import say
+from seva_ray.stages.score_files import read_comparisons, scores_of, title_of
 
 
 @dataclass(frozen=True, kw_only=True)

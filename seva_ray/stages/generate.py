@@ -20,24 +20,24 @@ import pyarrow.compute as pc
 import ray
 import tyro
 
-from seva_ray.artifacts import Artifact, Store
 from seva_ray.augmentations import CONTROLS, parse_view, temperature_of, undrawn
-from seva_ray.encoding import VICUNA_V1, Encoder
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.fingerprints import execution
+from seva_ray.core.records import Response
+from seva_ray.core.shards import read_each
+from seva_ray.core.storage import local_directory, names_in, read_table
 from seva_ray.engines import Decoding, Engine, FakeEngine, TransformersEngine, VllmEngine
-from seva_ray.errors import ConfigError
-from seva_ray.fingerprints import execution
-from seva_ray.models import Model, architecture
-from seva_ray.records import Response
-from seva_ray.stages import metrics
-from seva_ray.stages.cluster import join
-from seva_ray.stages.places import GENERATION, check_places, has_gpus, kind, options
-from seva_ray.stages.pool import rows_of, told
+from seva_ray.engines.units import UNITS_PER_CALL, Encoded, Unit, answer, encode
+from seva_ray.runtime import metrics
+from seva_ray.runtime.actors import rows_of, told
+from seva_ray.runtime.cluster import join
+from seva_ray.runtime.progress import Progress, say
+from seva_ray.runtime.resources import GENERATION, check_places, has_gpus, kind, options
 from seva_ray.stages.prepare import shard_name
-from seva_ray.stages.progress import Progress, say
-from seva_ray.stages.shards import read_each
-from seva_ray.storage import local_directory, names_in, read_table
-from seva_ray.units import UNITS_PER_CALL, Encoded, Unit, answer, encode
-from seva_ray.views import Viewer
+from seva_ray.vlm.encoding import VICUNA_V1, Encoder
+from seva_ray.vlm.models import Model, architecture
+from seva_ray.vlm.views import Viewer
 
 ROW_BYTES = 2 * 2**20
 """Memory that is asked for to make the pixels of one row: of 336 px they are 1.35 MB."""

@@ -18,9 +18,14 @@ from pathlib import Path
 
 import ray
 
-from seva_ray.artifacts import Artifact, Store
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.harness import (
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.storage import local_directory, names_in, read_bytes, write_bytes
+from seva_ray.runtime.cli import users_line
+from seva_ray.runtime.cluster import join
+from seva_ray.runtime.progress import say
+from seva_ray.runtime.resources import GENERATION, check_places, has_gpus, kind, options
+from seva_ray.scoring.lmms_eval import (
     NAME,
     VERSION,
     Harness,
@@ -31,13 +36,8 @@ from seva_ray.harness import (
     num_unanswered,
     read_scores,
 )
-from seva_ray.models import Model
-from seva_ray.stages.cluster import join
-from seva_ray.stages.job import users_line
-from seva_ray.stages.places import GENERATION, check_places, has_gpus, kind, options
-from seva_ray.stages.progress import say
-from seva_ray.stages.scores import Evaluate
-from seva_ray.storage import local_directory, names_in, read_bytes, write_bytes
+from seva_ray.stages.score_files import Evaluate
+from seva_ray.vlm.models import Model
 
 TERMINAL_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 SAMPLES_FILE = re.compile(r"\d+_\d+_samples_(.+\.jsonl)")

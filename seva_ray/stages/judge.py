@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seva_ray.artifacts import Artifact, Store
 from seva_ray.benchmarks.base import Tally, tally_of
 from seva_ray.benchmarks.judged import JudgedBenchmark
-from seva_ray.endpoint import Endpoint, Judge
-from seva_ray.errors import ConfigError
-from seva_ray.judge import JudgePrompt, Verdict, ask_all
-from seva_ray.outcomes import agreement
-from seva_ray.records import Response
-from seva_ray.stages.progress import Progress, say
-from seva_ray.storage import write_bytes, write_table
+from seva_ray.benchmarks.judged.endpoint import Endpoint, Judge
+from seva_ray.benchmarks.judged.judgement import JudgePrompt, Verdict, ask_all
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.records import Response
+from seva_ray.core.storage import write_bytes, write_table
+from seva_ray.runtime.progress import Progress, say
+from seva_ray.scoring.right_wrong import agreement
 
 SIDES = ("start", "policy")
 Answers = Mapping[str, str]

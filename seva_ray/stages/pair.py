@@ -14,22 +14,24 @@ from typing import Any, ClassVar
 
 import ray
 
-from seva_ray.artifacts import Artifact, Store
 from seva_ray.augmentations import CONTROLS
-from seva_ray.errors import ConfigError, Fruitless
-from seva_ray.filters import Filters
-from seva_ray.fingerprints import execution
-from seva_ray.quotas import last_keys, quota_key
-from seva_ray.reasons import Reasons
-from seva_ray.records import PAIR_SCHEMA, VERDICT_SCHEMA, Response, table
-from seva_ray.stages import metrics
-from seva_ray.stages.cluster import join
-from seva_ray.stages.places import TASK, check_places
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError, Fruitless
+from seva_ray.core.fingerprints import execution
+from seva_ray.core.reasons import Reasons
+from seva_ray.core.records import PAIR_SCHEMA, VERDICT_SCHEMA, Response, table
+from seva_ray.core.shards import read_each
+from seva_ray.core.storage import read_table, write_bytes, write_table
+from seva_ray.pairs.files import files_of
+from seva_ray.pairs.filters import Filters
+from seva_ray.pairs.quotas import last_keys, quota_key
+from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS, verdict_of
+from seva_ray.runtime import metrics
+from seva_ray.runtime.actors import results_of
+from seva_ray.runtime.cluster import join
+from seva_ray.runtime.progress import say
+from seva_ray.runtime.resources import TASK, check_places
 from seva_ray.stages.prepare import shard_name
-from seva_ray.stages.progress import say
-from seva_ray.stages.shards import read_each, results_of, shards_in
-from seva_ray.storage import read_table, write_bytes, write_table
-from seva_ray.verdicts import OPTIONAL, VERDICTS, verdict_of
 
 ANY = "any view"
 """Where verdicts are counted: the prompts that are kept in one view at least."""
@@ -136,12 +138,6 @@ class Sides:
     """By view."""
 
 
-def lineage(store: Store, pairs: Artifact) -> tuple[Artifact, Artifact, list[Artifact]]:
-    """The prompts, and the chosen and the rejected responses, that pairs were made from."""
-    prompts, chosen, *rejected = (store.find(name) for name in pairs.recipe["inputs"])
-    return prompts, chosen, rejected
-
-
 @dataclass(kw_only=True)
 class Judged:
     """One rejected response of a prompt."""
@@ -239,11 +235,6 @@ def pair_shard(
     if pairs:
         write_table(artifact.path("pairs", shard), table(pairs, PAIR_SCHEMA), PART_BYTES)
     return counts, reasons
-
-
-def files_of(pairs: Artifact) -> list[str]:
-    """URIs of the shards that have kept pairs."""
-    return [pairs.path("pairs", shard) for shard in shards_in(pairs.path("pairs"))]
 
 
 def official_json(pairs: Artifact) -> bytes:

@@ -5,13 +5,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from seva_ray.artifacts import Artifact, Store
-from seva_ray.errors import ConfigError, InputError
-from seva_ray.reasons import Reasons
-from seva_ray.records import PROMPT_SCHEMA, Prompt, table
-from seva_ray.stages import metrics
-from seva_ray.stages.progress import say
-from seva_ray.storage import contents, exists, is_directory, names_and_sizes, write_table
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.reasons import Reasons
+from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
+from seva_ray.core.storage import contents, exists, is_directory, names_and_sizes, write_table
+from seva_ray.runtime import metrics
+from seva_ray.runtime.progress import say
 
 
 class HasPrompts(Protocol):

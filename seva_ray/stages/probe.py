@@ -12,17 +12,17 @@ from dataclasses import asdict, dataclass, replace
 
 import ray
 
-from seva_ray.artifacts import Artifact, Store
-from seva_ray.errors import ConfigError
-from seva_ray.models import Model
-from seva_ray.stages.cluster import join
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.shards import read_each
+from seva_ray.core.storage import NUM_READERS, locate, read_table, write_table
+from seva_ray.engines.units import Unit
+from seva_ray.runtime.cluster import join
+from seva_ray.runtime.progress import say
 from seva_ray.stages.generate import Generate, commits, count_responses, encode_unit
 from seva_ray.stages.pair import ANY, Pair, Sides, pair_shard
 from seva_ray.stages.prepare import shard_name
-from seva_ray.stages.progress import say
-from seva_ray.stages.shards import read_each
-from seva_ray.storage import NUM_READERS, locate, read_table, write_table
-from seva_ray.units import Unit
+from seva_ray.vlm.models import Model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from seva_ray.artifacts import Artifact, Store
 from seva_ray.benchmarks.base import Benchmark
 from seva_ray.benchmarks.judged import JudgedBenchmark
-from seva_ray.outcomes import repeated_flips
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.storage import read_table
+from seva_ray.runtime.progress import say
+from seva_ray.scoring.intervals import Repeated, repeated_bootstrap
+from seva_ray.scoring.right_wrong import repeated_flips
 from seva_ray.stages.judge import SIDES
-from seva_ray.stages.progress import say
-from seva_ray.stages.scores import Evaluate, read_tallies, write_comparisons
-from seva_ray.statistics import Repeated, repeated_bootstrap
-from seva_ray.storage import read_table
+from seva_ray.stages.score_files import Evaluate, read_tallies, write_comparisons
 
 
 def repeats(

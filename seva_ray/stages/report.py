@@ -10,22 +10,23 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from seva_ray.artifacts import Artifact, Store, versions
 from seva_ray.augmentations import CLEAN, CONTROLS
-from seva_ray.encoding import Encoder
-from seva_ray.errors import ConfigError, UserError
-from seva_ray.models import Model
-from seva_ray.report import Funnel, ReportContent, Sample, ScoreTable, StageTime, render
-from seva_ray.seeds import key_of
+from seva_ray.core.artifacts import Artifact, StageTime, Store, versions
+from seva_ray.core.errors import ConfigError, UserError
+from seva_ray.core.seeds import key_of
+from seva_ray.core.storage import local_directory, read_bytes, read_table, write_bytes
+from seva_ray.pages.run_page import Funnel, ReportContent, Sample, ScoreTable, render
+from seva_ray.pairs.files import files_of, lineage
+from seva_ray.runtime.progress import say
 from seva_ray.stages import answers
 from seva_ray.stages.consistency import consistency_of
-from seva_ray.stages.pair import ANY, files_of, lineage
-from seva_ray.stages.progress import say
+from seva_ray.stages.pair import ANY
 from seva_ray.stages.repeats import repeats_of
 from seva_ray.stages.results import headlines
-from seva_ray.stages.scores import protocol_of, read_comparisons, scores_of, title_of
-from seva_ray.storage import local_directory, read_bytes, read_table, write_bytes
-from seva_ray.views import Viewer
+from seva_ray.stages.score_files import protocol_of, read_comparisons, scores_of, title_of
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.models import Model
+from seva_ray.vlm.views import Viewer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ In: the artifacts `scores/<benchmark>/<policy>` and `repeats/<benchmark>/<name>`
 import math
 from collections.abc import Sequence
 
-from seva_ray.artifacts import Artifact
-from seva_ray.stages.scores import benchmark_of, read_comparisons, title_of
-from seva_ray.statistics import Comparison
+from seva_ray.core.artifacts import Artifact
+from seva_ray.scoring.intervals import Comparison
+from seva_ray.stages.score_files import benchmark_of, read_comparisons, title_of
 
 HEADLINES = {"pope-": "POPE accuracy"}
 """The metric that stands for a benchmark, by how the benchmark's name begins; of the others it is the first one."""

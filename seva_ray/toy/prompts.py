@@ -5,7 +5,7 @@ from io import BytesIO
 
 from PIL import Image
 
-from seva_ray.records import Prompt
+from seva_ray.core.records import Prompt
 from seva_ray.toy.world import CAMERAS, Question, Scene, questions, render
 
 

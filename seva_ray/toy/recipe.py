@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from seva_ray.errors import ConfigError
+from seva_ray.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ import torch
 from torch.nn.functional import cross_entropy, rms_norm
 from transformers import LlavaForConditionalGeneration
 
-from seva_ray.errors import UserError
-from seva_ray.seeds import generator
+from seva_ray.core.errors import UserError
+from seva_ray.core.seeds import generator
 from seva_ray.toy import packed
 from seva_ray.toy.lessons import LABEL_WORDS, Lessons, accuracy_by_kind, batches_of_like_length, patch_labels
 from seva_ray.toy.model import UNK, build, save

@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from seva_ray.errors import ConfigError
-from seva_ray.seeds import generator
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.seeds import generator
 
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 COLORS = {

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from seva_ray.models import Model, model_at
+from seva_ray.vlm.models import Model, model_at
 from tests.chaos.machines import Machines
 from tests.s3_server import s3_bucket
 

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from seva_ray.artifacts import Store
+from seva_ray.core.artifacts import Store
 from seva_ray.engines import Decoding, FakeEngine, VllmEngine
-from seva_ray.models import model_at
+from seva_ray.runtime.cli import run
 from seva_ray.stages.generate import Generate, generate
-from seva_ray.stages.job import run
+from seva_ray.vlm.models import model_at
 
 
 @dataclass(frozen=True, kw_only=True)

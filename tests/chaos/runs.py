@@ -7,11 +7,11 @@ import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from seva_ray.artifacts import Artifact, Store
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.storage import locate
 from seva_ray.engines import FakeEngine
-from seva_ray.models import Model
 from seva_ray.stages.generate import Generate, UnitWorker, encode_unit, finish_responses, missing_units, open_responses
-from seva_ray.storage import locate
+from seva_ray.vlm.models import Model
 from tests.chaos import driver
 from tests.chaos.machines import PATIENCE_S, Machines
 

@@ -5,10 +5,10 @@ from random import Random
 
 import pytest
 
-from seva_ray.artifacts import Store
-from seva_ray.models import Model
+from seva_ray.core.artifacts import Store
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.vlm.models import Model
 from tests.chaos.machines import ENGINE_ACTOR, VLLM_ENGINE, Machines, wait_for
 from tests.chaos.runs import Run, shards
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from seva_ray.artifacts import Artifact, Store
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.storage import read_table
 from seva_ray.engines import FakeEngine
-from seva_ray.models import Model
+from seva_ray.runtime.cli import users_line
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import Generate, generate
-from seva_ray.stages.job import users_line
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.storage import read_table
+from seva_ray.vlm.models import Model
 from tests.chaos.runs import shards, uninterrupted
 
 VIEWS = ("clean", "diffusion-500")

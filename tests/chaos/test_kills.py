@@ -9,12 +9,12 @@ from random import Random
 
 import pytest
 
-from seva_ray.artifacts import Store
-from seva_ray.models import Model
+from seva_ray.core.artifacts import Store
+from seva_ray.core.storage import read_table
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import read_responses
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.storage import read_table
+from seva_ray.vlm.models import Model
 from tests.chaos.driver import PRESETS
 from tests.chaos.machines import ENCODING_TASK, ENGINE_ACTOR, Machines, wait_for
 from tests.chaos.runs import Run, shards, uninterrupted

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from presets import TOY_TRAIN
-from seva_ray.stages.train import train
-from seva_ray.storage import read_bytes
+from seva_ray.core.storage import read_bytes
+from seva_ray.stages.training.train import train
 from tests.chaos.machines import TRAINING_WORKER, Machines, processes_on, wait_for
 from tests.chaos.runs import Run
 from tests.small_run import SmallRun

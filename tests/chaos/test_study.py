@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
-from seva_ray.artifacts import Store
-from seva_ray.storage import read_bytes
+from seva_ray.core.artifacts import Store
+from seva_ray.core.storage import read_bytes
 from tests.chaos.machines import TRAINING_WORKER, Machines, processes_on, wait_for
 from tests.chaos.runs import Run
 from tests.test_sweep import JOBS, command

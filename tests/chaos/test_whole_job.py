@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from seva_ray.artifacts import Store
+from seva_ray.core.artifacts import Store
 from tests.autoscaling import Autoscaling, autoscaling_cluster, vanish
 from tests.chaos.machines import PATIENCE_S, wait_for
 from tests.chaos.runs import shards

@@ -9,7 +9,7 @@ from seva_ray.benchmarks.judged.llava_bench import LlavaBench
 from seva_ray.benchmarks.judged.mm_vet import MmVet
 from seva_ray.benchmarks.judged.mmhal import MmHal
 from seva_ray.benchmarks.judged.shr import Shr
-from seva_ray.errors import ConfigError
+from seva_ray.core.errors import ConfigError
 
 __all__ = ["Competition", "JudgedBenchmark", "JudgedBenchmarks", "LlavaBench", "MmHal", "MmVet", "Shr"]
 

@@ -10,8 +10,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from seva_ray.judge import JudgePrompt, Marks
-from seva_ray.records import Prompt
+from seva_ray.benchmarks.judged.judgement import JudgePrompt, Marks
+from seva_ray.core.records import Prompt
 
 OWN_PROMPT = "own-prompt"
 TEXTS_ONLY = (

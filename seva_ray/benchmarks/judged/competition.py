@@ -16,9 +16,9 @@ import numpy as np
 from seva_ray.benchmarks.base import percent
 from seva_ray.benchmarks.files import adjacent, settle_paths
 from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, one_line
+from seva_ray.benchmarks.judged.judgement import JudgePrompt, Marks
 from seva_ray.benchmarks.judged.llava_bench import Question, beside, read_questions
-from seva_ray.judge import JudgePrompt, Marks
-from seva_ray.records import Prompt
+from seva_ray.core.records import Prompt
 
 INSTRUCTIONS = f"""\
 Compare two answers to a question about an image. A description of what is in the image stands for it.

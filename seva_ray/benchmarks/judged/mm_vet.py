@@ -24,9 +24,9 @@ from seva_ray.benchmarks.files import (
     unique,
 )
 from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, one_line, tagged
-from seva_ray.errors import InputError
-from seva_ray.judge import JudgePrompt, Marks
-from seva_ray.records import Prompt
+from seva_ray.benchmarks.judged.judgement import JudgePrompt, Marks
+from seva_ray.core.errors import InputError
+from seva_ray.core.records import Prompt
 
 ABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 INSTRUCTIONS = f"""\

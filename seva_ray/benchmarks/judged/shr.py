@@ -31,9 +31,9 @@ from seva_ray.benchmarks.files import (
     unique,
 )
 from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, tagged
-from seva_ray.errors import InputError
-from seva_ray.judge import JudgePrompt, Marks
-from seva_ray.records import Prompt
+from seva_ray.benchmarks.judged.judgement import JudgePrompt, Marks
+from seva_ray.core.errors import InputError
+from seva_ray.core.records import Prompt
 
 QUESTION = "Describe this image in detail."
 FACTS = ("shr_factual_part1.jsonl", "shr_factual_part2.jsonl")

@@ -1,0 +1,51 @@
+"""A process and a Ray cluster for each side of a comparison, so that no side finds the other's leavings."""
+
+import logging
+import multiprocessing
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import ray
+
+from seva_ray.runtime import machine
+
+ONE_CORE = {"VLLM_CPU_OMP_THREADS_BIND": "0", "OMP_NUM_THREADS": "1"}
+"""Environment in which vLLM computes on the first core only; to be set before a process loads torch."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What a module's function returns in a new interpreter."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(function, *args, **kwargs).result()
+
+
+@contextmanager
+def own_cluster(**options: Any) -> Iterator[None]:
+    """A Ray cluster in a directory of its own, whose path is short because sockets need it so. It has the GPUs that
+    torch can use."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:
+        ray.init(
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            _temp_dir=directory,
+            num_gpus=machine.num_gpus(),
+            **options,
+        )
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def peak_mb() -> float:
+    """Of this process; getrusage would also count the process that started it."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024

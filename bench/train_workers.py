@@ -1,0 +1,138 @@
+"""Ray Train workers as the stage runs them, with a clock in their trainer: steps of one worker, and of two.
+
+Each worker has one core, as Ray gives it. Forward and backward are the model's own; gradients' way between workers,
+though a part of `backward`, is not counted among them, and neither are data, optimiser, callbacks and figures.
+"""
+
+import functools
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+import seva_ray.stages.training.train as stage
+from bench.fresh import own_cluster
+from bench.train_step import LORA, Case, rows_of
+from bench.workload import LLAVA_SHAPED
+from seva_ray.core.artifacts import Store
+from seva_ray.core.storage import write_table
+from seva_ray.dpo.config import Train
+from seva_ray.runtime.progress import listening
+from seva_ray.stages.training.reference import Reading
+from seva_ray.stages.training.scheduled import Scheduled
+from seva_ray.stages.training.worker import Job
+
+CASE = Case(num_tokens=25, num_rejected=1)
+NUM_STEPS = 6
+"""The first two are left out: they hold the start of everything."""
+GLOBAL_BATCH_SIZE = 4
+stage_work = stage.work
+COLLECTIVES = ("all_reduce", "reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast", "barrier")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Means over the counted steps of the first worker."""
+
+    step_s: float
+    model_s: float
+    """In forward and backward."""
+
+    @property
+    def outside(self) -> float:
+        return 1 - self.model_s / self.step_s
+
+
+def steps_of(num_workers: int) -> Steps:
+    """Measured in this process, which must be a fresh one: the stage's worker is replaced by one with a clock."""
+    config = Train(
+        lora=LORA,
+        dtype="float32",
+        gradient_checkpointing=False,
+        num_workers=num_workers,
+        per_device_batch_size=1,
+        global_batch_size=GLOBAL_BATCH_SIZE,
+        trackers=(),
+        max_failures=0,
+    )
+    directory = LLAVA_SHAPED.model.directory
+    stage.work = clocked_work
+    with own_cluster(num_cpus=2), tempfile.TemporaryDirectory() as scratch:
+        artifact = Store(scratch).open("policies/bench", config={})
+        with listening() as ear:
+            job = Job(
+                config=config,
+                pairs=pairs_in(artifact.path("pairs.parquet")),
+                reading=Reading(directory=directory, system="", image_root=None, max_image_pixels=10**7),
+                packed=True,
+                views=(),
+                policy_uri=artifact.uri,
+                ear=ear,
+            )
+            stage.run_workers([job], artifact.uri)
+        ends = json.loads(Path(artifact.path("clock.json")).read_text())
+    (first_s, first_model_s), (last_s, last_model_s) = ends[1], ends[-1]
+    counted = len(ends) - 2
+    return Steps(step_s=(last_s - first_s) / counted, model_s=(last_model_s - first_model_s) / counted)
+
+
+def pairs_in(uri: str) -> Scheduled:
+    """Pairs of random tokens, which lie in a file as those of the stage do."""
+    rows = pa.Table.from_pylist(rows_of(CASE, GLOBAL_BATCH_SIZE * NUM_STEPS))
+    write_table(uri, rows)
+    places = {"file": [0] * len(rows), "part": [0] * len(rows), "row": range(len(rows))}
+    return Scheduled(files=[uri], rows=pa.table(places | {"ref_logps": rows["ref_logps"], "weight": rows["weight"]}))
+
+
+def clocked_work(loop_config: dict[str, Any]) -> None:
+    """The stage's worker; the first writes when each step ended, and the time in the model until then."""
+    import deepspeed
+    import ray
+    import torch
+    import transformers
+
+    import seva_ray.stages.training.trainer as trainer
+
+    model_s, ends, depth = 0.0, [], 0
+
+    def timed(function: Callable, sign: int) -> Callable:
+        """Add the function's time to the model's, or take it away where it is a part of that."""
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal model_s, depth
+            if sign < 0 and not depth:
+                return function(*args, **kwargs)
+            began = time.perf_counter()
+            depth += sign
+            try:
+                return function(*args, **kwargs)
+            finally:
+                depth -= sign
+                model_s += sign * (time.perf_counter() - began)
+
+        return call
+
+    class Clock(transformers.TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            ends.append((time.perf_counter(), model_s))
+
+    class Clocked(trainer.PreferenceTrainer):
+        def __init__(self, **arguments: Any):
+            super().__init__(**arguments)
+            self.add_callback(Clock)
+
+    trainer.PreferenceTrainer = Clocked  # type: ignore[misc]
+    trainer.response_logps = timed(trainer.response_logps, 1)
+    deepspeed.DeepSpeedEngine.backward = timed(deepspeed.DeepSpeedEngine.backward, 1)
+    for name in COLLECTIVES:
+        setattr(torch.distributed, name, timed(getattr(torch.distributed, name), -1))
+    stage_work(loop_config)
+    if ray.train.get_context().get_world_rank() == 0:
+        uri = ray.get(loop_config["jobs"])[0].policy_uri
+        Path(uri, "clock.json").write_text(json.dumps(ends))

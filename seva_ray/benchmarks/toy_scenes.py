@@ -1,0 +1,163 @@
+"""The toy world's benchmark: exact-match questions, POPE-like yes/no questions, CHAIR-like scored descriptions.
+
+In: scenes that nothing is trained on, behind a clean camera or the noisy deployment camera. Out: accuracies in
+percent; of the descriptions, which part of the objects said is there (precision), which part of the objects there is
+said (recall), and the mean number of words.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from seva_ray.benchmarks import yesno
+from seva_ray.benchmarks.base import Tally, text_of
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.records import Prompt, Response
+from seva_ray.toy.prompts import prompts_about
+from seva_ray.toy.world import COLOR_NAMES, SHAPES, Question, Scene, make_scene
+
+EXACT_KINDS = ("color", "shape", "where", "count", "ocr")
+DESCRIBE_COUNTS = ("describe_asked", "describe_words", "describe_said", "describe_said_right", "describe_present")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyBenchmark:
+    """About 6.6 questions on each image; every third image has yes/no questions of the same POPE category."""
+
+    kind: ClassVar[str] = "ToyBenchmark"
+
+    num_images: int = 600
+    """How many scenes; at least 3, so that every category has questions."""
+    seed: int = 2024
+    """Of the scenes and questions; at least 0."""
+    camera: Literal["clean", "deployment"] = "deployment"
+    """`deployment` asks about noisy pictures, `clean` about the same scenes without noise."""
+
+    def __post_init__(self) -> None:
+        if self.num_images < 3:
+            raise ConfigError(f"num_images must be at least 3, not {self.num_images}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must not be negative, not {self.seed}")
+        if self.camera not in ("clean", "deployment"):
+            raise ConfigError(f"camera must be clean or deployment, not {self.camera!r}")
+
+    @property
+    def name(self) -> str:
+        return f"toy-test-{self.camera}-{self.seed}-{self.num_images}"
+
+    @property
+    def protocol(self) -> str:
+        return "toy"
+
+    @property
+    def image_root(self) -> None:
+        """The images are in the prompts."""
+        return None
+
+    def prompts(self) -> Iterator[Prompt]:
+        for _, asked in self._by_scene():
+            for prompt, _ in asked:
+                yield prompt
+
+    def tally(self, responses: Mapping[str, Response]) -> Tally:
+        """The counts of every image; a question without a usable response counts as answered wrongly."""
+        names = count_names()
+        image_ids, rows = [], []
+        for scene, asked in self._by_scene():
+            counts = dict.fromkeys(names, 0.0)
+            for prompt, question in asked:
+                for name, value in count(scene, question, text_of(responses, prompt.prompt_id)).items():
+                    counts[name] += value
+            image_ids.append(asked[0][0].image_id)
+            rows.append(list(counts.values()))
+        return Tally(image_ids=image_ids, names=names, counts=np.array(rows, dtype=np.float64))
+
+    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+        """Of all questions but those that ask for a description."""
+        return {
+            prompt.prompt_id: is_right(question, text_of(responses, prompt.prompt_id))
+            for _, asked in self._by_scene()
+            for prompt, question in asked
+            if question.kind != "describe"
+        }
+
+    def hallucinated(self, responses: Mapping[str, Response]) -> dict[str, list[str]]:
+        """Of the descriptions."""
+        return {
+            prompt.prompt_id: sorted(" ".join(pair) for pair in mentions(text) - present(scene))
+            for scene, asked in self._by_scene()
+            for prompt, question in asked
+            if question.kind == "describe" and (text := text_of(responses, prompt.prompt_id))
+        }
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """In percent, but for the mean number of words of a description."""
+        without_count = [kind for kind in EXACT_KINDS if kind != "count"]
+        named = {
+            "VQA accuracy": _accuracy(sums, EXACT_KINDS),
+            "VQA accuracy without count": _accuracy(sums, without_count),
+        }
+        named |= {f"{kind} accuracy": _accuracy(sums, [kind]) for kind in EXACT_KINDS}
+        named |= yesno.metrics(sums)
+        named["describe precision"] = 100 * _ratio(sums["describe_said_right"], sums["describe_said"])
+        named["describe recall"] = 100 * _ratio(sums["describe_said_right"], sums["describe_present"])
+        named["describe words"] = _ratio(sums["describe_words"], sums["describe_asked"])
+        return named
+
+    def _by_scene(self) -> Iterator[tuple[Scene, list[tuple[Prompt, Question]]]]:
+        name = f"toy-test-{self.camera}-{self.seed}"
+        for index in range(self.num_images):
+            scene = make_scene(self.seed, "test", index)
+            yield scene, list(prompts_about(scene, self.camera, name))
+
+
+def count_names() -> list[str]:
+    """The names of all counts, in the order of a tally's columns."""
+    exact = [f"{kind}_{what}" for kind in EXACT_KINDS for what in ("asked", "right")]
+    return [*exact, *DESCRIBE_COUNTS, *yesno.count_names()]
+
+
+def count(scene: Scene, question: Question, text: str | None) -> dict[str, float]:
+    """The counts of one answer; None is no answer, and wrong."""
+    if question.kind == "exist":
+        assert question.category is not None
+        label_yes = question.answer == "yes"
+        said_yes = yesno.says_yes(text) if text is not None else not label_yes
+        return yesno.count(question.category, label_yes, said_yes)
+    if question.kind == "describe":
+        said, there = mentions(text or ""), present(scene)
+        values = (1, len((text or "").split()), len(said), len(said & there), len(there))
+        return dict(zip(DESCRIBE_COUNTS, map(float, values), strict=True))
+    return {f"{question.kind}_asked": 1.0, f"{question.kind}_right": float(is_right(question, text))}
+
+
+def is_right(question: Question, text: str | None) -> bool:
+    if question.kind == "exist":
+        return text is not None and yesno.says_yes(text) == (question.answer == "yes")
+    return text == question.answer
+
+
+def present(scene: Scene) -> set[tuple[str, str]]:
+    """The (colour, shape) pairs of a scene."""
+    return {(thing.color, thing.shape) for thing in scene.things}
+
+
+def mentions(text: str) -> set[tuple[str, str]]:
+    """The (colour, shape) pairs that a text names, each once."""
+    words = text.split()
+    return {pair for pair in pairwise(words) if pair[0] in COLOR_NAMES and pair[1] in SHAPES}
+
+
+def _accuracy(sums: Mapping[str, np.ndarray], kinds: list[str] | tuple[str, ...]) -> np.ndarray:
+    right, asked = (np.sum([sums[f"{kind}_{what}"] for kind in kinds], axis=0) for what in ("right", "asked"))
+    return 100 * _ratio(right, asked)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, nan where `whole` is 0."""
+    ratio = np.full(np.shape(whole), np.nan)
+    np.divide(part, whole, out=ratio, where=whole != 0)
+    return ratio

@@ -1,0 +1,288 @@
+"""Files on a local disk or in an object store, by URI: whole or not at all."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from seva_ray.core.errors import InputError
+from seva_ray.core.fingerprints import fingerprint_of
+
+NUM_READERS = 16
+"""Files that one process reads at once."""
+
+
+def locate(uri: str) -> tuple[Any, str]:
+    """The filesystem and the path in it. Without its cache of listings, which knows nothing of what others write."""
+    return fsspec.core.url_to_fs(uri, use_listings_cache=False)
+
+
+def absolute(uri: str) -> str:
+    """Readable from every worker's directory; URIs stay as they are."""
+    return uri if "://" in uri or "::" in uri else os.path.abspath(os.path.expanduser(uri))
+
+
+def is_local(uri: str) -> bool:
+    return isinstance(locate(uri)[0], LocalFileSystem)
+
+
+def exists(uri: str) -> bool:
+    filesystem, path = locate(uri)
+    return filesystem.exists(path)
+
+
+def names_in(uri: str) -> set[str]:
+    """Names of the files in a directory; none where there is no such directory."""
+    filesystem, path = locate(uri)
+    return {name.rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)} if filesystem.exists(path) else set()
+
+
+def read_bytes(uri: str) -> bytes:
+    filesystem, path = locate(uri)
+    return filesystem.cat_file(path)
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """All or nothing: a rename on a local disk, a single put in an object store. Writing twice is harmless."""
+    filesystem, path = locate(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        with written(path, data) as part:
+            os.replace(part, path)
+    else:
+        filesystem.pipe_file(path, data)
+
+
+EXCLUSIVE = {"s3", "gs", "abfs", "memory"}
+"""Stores that can be told to write a file only where there is none of that name."""
+
+NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
+
+SETTLING_S = 1.0
+"""After it, all who have just written one file at the same moment read what the last of them wrote."""
+
+
+def write_new(uri: str, data: bytes) -> bool:
+    """As `write_bytes`, but never in place of another file: of all who write one name at the same moment, one is told
+    that its file is there.
+
+    Exact on disks that know links, NFS among them, and in S3, Google Cloud Storage and Azure. Elsewhere the last who
+    wrote within `SETTLING_S` has it.
+    """
+    filesystem, path = locate(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        with written(path, data) as part:
+            try:
+                os.link(part, path)
+                return True
+            except FileExistsError:
+                return os.stat(part).st_nlink == 2  # over NFS: the first answer was lost, and the client asked again
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+    protocols = [filesystem.protocol] if isinstance(filesystem.protocol, str) else filesystem.protocol
+    if EXCLUSIVE & set(protocols):
+        try:
+            filesystem.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+    elif filesystem.exists(path):
+        return False
+    else:
+        write_bytes(uri, data)
+        time.sleep(SETTLING_S)
+    return filesystem.cat_file(path) == data
+
+
+@contextmanager
+def written(path: str, data: bytes) -> Iterator[str]:
+    """The data in a file beside `path`, which is there for as long as it takes to give it its name."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    part = f"{path}.{uuid.uuid4().hex}.part"
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield part
+    except OSError as error:
+        error.filename = path  # a full disk's error does not say where
+        raise
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
+
+
+def remove(uri: str) -> None:
+    """Without an error where there is no such file."""
+    filesystem, path = locate(uri)
+    if filesystem.exists(path):
+        filesystem.rm_file(path)
+
+
+def remove_files(uri: str, last: str) -> None:
+    """All files of a directory, the one named `last` after the others, but not those of directories in it that have a
+    file of that name themselves."""
+    filesystem, path = locate(uri)
+    names = [name[len(path.rstrip("/")) + 1 :] for name in filesystem.find(path)]
+    others = tuple(name.removesuffix(last) for name in names if name.endswith(f"/{last}"))
+    for name in sorted((name for name in names if not name.startswith(others or "/")), key=lambda name: name == last):
+        filesystem.rm_file(f"{path.rstrip('/')}/{name}")
+    if isinstance(filesystem, LocalFileSystem):
+        for directory, _, _ in os.walk(path, topdown=False):
+            with contextlib.suppress(OSError):  # it is not empty
+                os.rmdir(directory)
+
+
+def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    filesystem, path = locate(uri)
+    with filesystem.open(path, "rb") as file:
+        return pq.read_table(file, columns=list(columns) if columns else None)
+
+
+def read_part(uri: str, part: int) -> pa.Table:
+    """One row group of a table's file."""
+    filesystem, path = locate(uri)
+    with filesystem.open(path, "rb") as file:
+        return pq.ParquetFile(file).read_row_group(part)
+
+
+def part_sizes(uri: str) -> list[int]:
+    """Rows in each row group of a table's file."""
+    filesystem, path = locate(uri)
+    with filesystem.open(path, "rb") as file:
+        metadata = pq.read_metadata(file)
+    return [metadata.row_group(part).num_rows for part in range(metadata.num_row_groups)]
+
+
+def write_table(uri: str, table: pa.Table, part_bytes: int | None = None) -> None:
+    """`part_bytes`: about as many bytes of the table go into each row group, and at least one row. None: all in one."""
+    sink = pa.BufferOutputStream()
+    rows = max(1, len(table) * part_bytes // max(1, table.nbytes)) if part_bytes else None
+    pq.write_table(table, sink, compression="zstd", row_group_size=rows)
+    write_bytes(uri, sink.getvalue().to_pybytes())
+
+
+def write_directory(uri: str, directory: str) -> None:
+    """Moves or uploads a finished local directory to `uri`, in place of what is there."""
+    filesystem, path = locate(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        shutil.rmtree(path, ignore_errors=True)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        shutil.move(directory, path)
+    else:
+        if filesystem.exists(path):
+            filesystem.rm(path, recursive=True)
+        filesystem.put(directory.rstrip("/") + "/", path, recursive=True)
+
+
+def fetch_directory(uri: str, directory: str) -> None:
+    """A copy of a directory, local or remote, at the local path `directory`."""
+    filesystem, path = locate(uri)
+    filesystem.get(path.rstrip("/") + "/", directory, recursive=True)
+
+
+def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
+    """The directory itself where it is local, else a copy of it on this machine, made once: a node's encoding tasks
+    and engines, which all start together, wait for the one among them that fetches it.
+
+    Raises: InputError where there is no such remote directory.
+    """
+    filesystem, path = locate(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        return path
+    found = filesystem.find(path, detail=True)
+    if not found:
+        raise InputError(f"{uri}: no such directory")
+    listing = {name: [item["size"], tag_of(item, (*TAGS, *TIMES))] for name, item in found.items()}
+    copies = Path(cache).expanduser()
+    # Without tags only the contents say whether a copy is still right: they are fetched each time, and kept once.
+    tagged = all(tag is not None for _, tag in listing.values())
+    target = copies / fingerprint_of({"uri": uri, "files": listing}) if tagged else None
+    if target is None or not target.exists():
+        copies.mkdir(parents=True, exist_ok=True)
+        with open(copies / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process
+            if target is None or not target.exists():
+                part = copies / f"{uuid.uuid4().hex}.part"
+                filesystem.get(path.rstrip("/") + "/", str(part), recursive=True)
+                target = target or copies / fingerprint_of({"uri": uri, "contents": contents(str(part))})
+                if target.exists():
+                    shutil.rmtree(part)
+                else:
+                    part.rename(target)
+    return str(target)
+
+
+TAGS = ("md5Hash", "ETag", "etag", "generation", "version_id", "blob_id", "sha")
+"""What listings call a value that changes whenever a file is written with other contents: Google Cloud Storage md5Hash
+(but not for objects that were composed of parts), etag, and generation, S3 ETag, Azure etag, Hugging Face blob_id,
+GitHub sha. The first that a file has is taken."""
+
+TIMES = ("mtime", "modified", "LastModified", "last_modified", "last_write_time", "updated", "created")
+"""What listings call the time at which a file was written. It tells two writes apart, and is another for an equal
+copy."""
+
+
+def tag_of(item: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of the named entries that a file's listing has; None where it has none of them."""
+    return next((str(item[name]) for name in names if item.get(name)), None)
+
+
+def contents(uri: str) -> str:
+    """A digest of a file's bytes, or of the names and contents of all files in a directory, wherever it is.
+
+    The files of a local directory are read whole, images too, by several threads: sizes do not tell two contents apart,
+    and times differ between equal copies. Hashing an image takes far less than decoding it, which follows. In an
+    object store, where reading costs more, the files' tags stand for their contents where the listing has them.
+    """
+    filesystem, path = locate(uri)
+    if not filesystem.isdir(path):
+        return sha256_of(filesystem, path)[:16]
+    found = filesystem.find(path, detail=True)
+
+    def digest(name: str) -> str:
+        tag = None if isinstance(filesystem, LocalFileSystem) else tag_of(found[name], TAGS)
+        if tag is not None:
+            return tag
+        try:
+            return sha256_of(filesystem, name) if filesystem.isfile(name) else "no file"
+        except (FileNotFoundError, PermissionError) as error:  # the rows that need the file will say so
+            return type(error).__name__
+
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        digests = dict(zip(found, readers.map(digest, found), strict=True))
+    return fingerprint_of({name.removeprefix(path).lstrip("/"): value for name, value in digests.items()})
+
+
+def names_and_sizes(uri: str) -> str:
+    """What `contents` was for a directory until it named contents; recipes of older artifacts hold it."""
+    filesystem, path = locate(uri)
+    found = filesystem.find(path, detail=True)
+    return fingerprint_of({name.removeprefix(path): item["size"] for name, item in found.items()})
+
+
+def is_directory(uri: str) -> bool:
+    filesystem, path = locate(uri)
+    return filesystem.isdir(path)
+
+
+def sha256_of(filesystem: Any, path: str) -> str:
+    digest = hashlib.sha256()
+    with filesystem.open(path, "rb") as file:
+        while block := file.read(2**22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,144 @@
+"""Pairs -> the batch that a model scores, with exact tokens; and the log-probabilities of its responses.
+
+The prompt's ids are those that generation used, and a response's ids are those that the engine emitted: TRL's own
+tokenisation loses BOS and EOS and adds stray spaces under LLaVA's template. Every response is scored on the clean
+image.
+
+Two layouts give the same numbers. `plain`: one row per response, prompt and all. `packed`: one row per pair,
+
+    prompt[:-1] | last + chosen | last + rejected 1 | ... | last + rejected K
+
+where `last` is the prompt's last token. The image and the question are computed once. Position ids restart after the
+prompt, and a 4-D mask lets each response see the prompt and itself. In both the prompt is padded on its left, so that
+the responses lie at the end of every row, and logits are computed there only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seva_ray.vlm.views import Viewer
+
+PROMPT, NOTHING = 0, -1
+"""Branches of a row beside its responses, which are 1, 2, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceCollator:
+    """Rows of PAIR_SCHEMA -> tensors, of R rows (packed: B; plain: as many as there are responses) and T tokens.
+
+    input_ids, position_ids, branch (R, T): tokens, their positions, and which part of the row each belongs to.
+    slot (R, L): for the last L tokens of a row, the place b * (1 + K) + k of the response that the token is of; or -1.
+    pixel_values (R, C, H, W). num_tokens (B, 1 + K): length of each response, 0 for none. Where the rows have
+    them: ref_logps (B, 1 + K), and weight (B,).
+    """
+
+    viewer: Viewer
+    packed: bool = True
+    views: Sequence[str] = ()
+    """Rejected views that figures are split by: `view` (B, K) is the place in it of each rejected response's, or -1."""
+
+    def __call__(self, pairs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        encoder = self.viewer.encoder
+        responses = [responses_of(pair) for pair in pairs]
+        width = max(map(len, responses))
+        rows: list[tuple[list[int], list[tuple[int, Sequence[int]]]]] = []
+        pixels = []
+        for place, (pair, answers) in enumerate(zip(pairs, responses, strict=True)):
+            prompt = encoder.expand(encoder.prompt_ids(pair["question"]))
+            slots = [(place * width + number, answer) for number, answer in enumerate(answers)]
+            groups = [slots] if self.packed else [[slot] for slot in slots]
+            rows += [(prompt, group) for group in groups]
+            pixels += [torch.from_numpy(self.viewer.pixels(pair))] * len(groups)
+        batch = layout(rows, encoder.pad_id) | {"pixel_values": torch.stack(pixels)}
+        batch["num_tokens"] = torch.tensor(
+            [[len(answer) for answer in answers] + [0] * (width - len(answers)) for answers in responses]
+        )
+        if self.views:
+            named = [[self.views.index(rejected["view"]) for rejected in pair["rejected"]] for pair in pairs]
+            batch["view"] = torch.tensor([[*row, *[-1] * (width - 1 - len(row))] for row in named])
+        if "ref_logps" in pairs[0]:
+            references = [pair["ref_logps"] for pair in pairs]
+            batch["ref_logps"] = torch.tensor([[*row, *[0.0] * (width - len(row))] for row in references])
+        if "weight" in pairs[0]:
+            batch["weight"] = torch.tensor([pair["weight"] for pair in pairs])
+        return batch
+
+
+def responses_of(pair: Mapping[str, Any]) -> list[Sequence[int]]:
+    """Token ids of the chosen and of each rejected response."""
+    return [pair["chosen_token_ids"], *(rejected["token_ids"] for rejected in pair["rejected"])]
+
+
+def layout(rows: Sequence[tuple[list[int], list[tuple[int, Sequence[int]]]]], pad_id: int) -> dict[str, Tensor]:
+    """Rows of (prompt, [(slot, response), ...]) as tensors; see PreferenceCollator."""
+    before = max(len(prompt) - 1 for prompt, _ in rows)
+    after = max(sum(1 + len(response) for _, response in responses) for _, responses in rows)
+    shape = len(rows), before + after
+    ids, positions = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
+    branch, slot = torch.full(shape, NOTHING), torch.full((len(rows), after), -1)
+    for row, (prompt, responses) in enumerate(rows):
+        start, length = before - len(prompt) + 1, len(prompt) - 1
+        ids[row, start:before] = torch.tensor(prompt[:-1])
+        positions[row, start:before] = torch.arange(length)
+        branch[row, start:before] = PROMPT
+        end = before
+        for number, (place, response) in enumerate(responses, 1):
+            begin, end = end, end + 1 + len(response)
+            ids[row, begin:end] = torch.tensor([prompt[-1], *response])
+            positions[row, begin:end] = torch.arange(length, length + end - begin)
+            branch[row, begin:end] = number
+            slot[row, begin + 1 - before : end - before] = place
+    return {"input_ids": ids, "position_ids": positions, "branch": branch, "slot": slot}
+
+
+def attention_mask(branch: Tensor) -> Tensor:
+    """(R, 1, T, T), True where a token may look: back, at the prompt and at its own response, never at padding."""
+    query, key = branch[:, :, None], branch[:, None, :]
+    back = torch.ones(branch.shape[1], branch.shape[1], dtype=torch.bool, device=branch.device).tril()
+    allowed = back & ((key == PROMPT) | (key == query)) & (key != NOTHING)
+    return (allowed | torch.eye(branch.shape[1], dtype=torch.bool, device=branch.device))[:, None]
+
+
+def response_logps(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """log pi(response | image, question), summed over its tokens: float32 (B, 1 + K), 0 where there is none."""
+    slot = batch["slot"]
+    logits = model(
+        input_ids=batch["input_ids"],
+        attention_mask=attention_mask(batch["branch"]),
+        position_ids=batch["position_ids"],
+        pixel_values=batch["pixel_values"],
+        logits_to_keep=slot.shape[1],
+        use_cache=False,
+    ).logits[:, :-1]
+    targets, slot = batch["input_ids"][:, -slot.shape[1] + 1 :], slot[:, 1:]
+    scored = slot >= 0
+    logps = -torch.nn.functional.cross_entropy(logits[scored].float(), targets[scored], reduction="none")
+    sums = logps.new_zeros(batch["num_tokens"].numel()).index_add(0, slot[scored], logps)
+    return sums.view_as(batch["num_tokens"])
+
+
+def packing_fails(model: Any, viewer: Viewer, pairs: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why the packed layout cannot be used with this model, from a trial on a few pairs; None where it can.
+
+    A model may refuse the mask, or attend in another way than the mask says (to an image in both directions, or with
+    positions of its own), which shows in the numbers.
+    """
+    device, dtype = next((weight.device, weight.dtype) for weight in model.parameters())
+    found = []
+    for packed in (False, True):
+        batch = PreferenceCollator(viewer=viewer, packed=packed)(pairs)
+        try:
+            with torch.no_grad():
+                found.append(response_logps(model, {name: values.to(device) for name, values in batch.items()}))
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:
+            if not packed:
+                raise
+            return (str(error).splitlines() or [type(error).__name__])[0]
+    allowed = (1e-4 if dtype == torch.float32 else 0.03) * found[0].abs() + (0.01 if dtype == torch.float32 else 1)
+    if bool(((found[0] - found[1]).abs() > allowed).any()):
+        return f"log-probabilities differ by up to {(found[0] - found[1]).abs().max():.3g} nats from the plain layout's"
+    return None

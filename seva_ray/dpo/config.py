@@ -1,0 +1,219 @@
+"""How Direct Preference Optimization is done: its settings, which pairs it sees, and DeepSpeed's part of it.
+
+Source: Rafailov et al. 2023 (arXiv 2305.18290), with the settings of SeVa (arXiv 2404.10501) as defaults.
+"""
+
+import importlib.util
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.fingerprints import execution
+from seva_ray.core.seeds import key_of
+from seva_ray.dpo.policy import Lora
+
+LossName = Literal["sigmoid", "softmax", "ipo", "hinge", "robust", "rpo", "length_normalised"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """Which loss, and its own parameters; formulas and sources are in losses.py."""
+
+    kind: ClassVar[str] = "Loss"
+
+    name: LossName = "sigmoid"
+    """sigmoid is DPO; softmax has all rejected views of a pair in one softmax; rpo adds an SFT term."""
+    label_smoothing: float = 0.0
+    """robust: the share of pairs whose sides are taken to be exchanged, 0 to below 0.5."""
+    sft_weight: float = 1.0
+    """rpo: weight of the chosen response's negative log-likelihood per token."""
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(LossName):
+            raise ConfigError(f"loss {self.name}: must be one of {', '.join(get_args(LossName))}")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise ConfigError(f"label_smoothing {self.label_smoothing}: must be 0 or more and below 0.5")
+        if not 0 <= self.sft_weight < float("inf"):
+            raise ConfigError(f"sft_weight {self.sft_weight}: must be 0 or more, and finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Direct Preference Optimization. The defaults are the paper's (LLaVA-1.5, 8 GPUs)."""
+
+    kind: ClassVar[str] = "Train"
+
+    beta: float = 0.1
+    """Strength of the pull towards the reference."""
+    loss: Loss = field(default_factory=Loss)
+    """How a pair's rewards become its loss."""
+    learning_rate: float = 2e-6
+    """Peak of the cosine schedule."""
+    warmup_ratio: float = 0.03
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = 0.0
+    """AdamW's."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    num_repeats: int = 2
+    """How often each pair is seen, in one shuffled epoch."""
+    num_pairs: int | None = None
+    """At most this many pairs, chosen by a hash of prompt_id: a smaller set is part of a larger one."""
+    global_batch_size: int = 128
+    """Pairs per optimiser step."""
+    seed: int = 42
+    """Of the adapter's start and of the order of pairs."""
+    swap_sides: bool = False
+    """Control: exchange chosen and rejected in half of the pairs, at random. A gain that survives is not SeVa's."""
+    lora: Lora = field(default_factory=Lora)
+    """The adapter."""
+    full: bool = False
+    """Train all weights of the language model instead of an adapter."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the frozen weights and of autocast."""
+    zero_stage: Literal[0, 1, 2, 3] = execution(2)
+    """DeepSpeed ZeRO stage: 1 shards the optimiser, 2 also gradients, 3 also weights; 0 is plain data parallel."""
+    num_workers: int = execution(8)
+    """One GPU each, or one CPU where the cluster has no GPU."""
+    min_workers: int | None = execution(None)
+    """Start and go on with as few as this where the cluster has no more. Needs zero_stage 0: DeepSpeed's checkpoints
+    belong to one number of workers. None: always num_workers."""
+    per_device_batch_size: int = execution(2)
+    """Pairs per forward of one worker."""
+    shared_prefix: bool = execution(True)
+    """Compute image and question once for all responses of a pair, where the model allows it."""
+    gradient_checkpointing: bool = execution(True)
+    """Recompute activations in the backward pass: less memory, slower."""
+    save_steps: int = execution(50)
+    """Optimiser steps between checkpoints."""
+    offload: bool = execution(False)
+    """Keep the optimiser's states, and under ZeRO-3 the weights, in CPU memory: for models that a GPU cannot hold.
+    The numbers are the same; the optimiser's step is slower, and where workers have no GPU nothing is saved."""
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = execution(("tensorboard",))
+    """Where curves go besides the report; wandb and mlflow read their own environment variables."""
+    max_failures: int = execution(3)
+    """How often a run goes on after losing workers. Nodes that were taken away on notice do not count."""
+    wait_s: float = execution(3600.0)
+    """How long workers may wait for their nodes, s, at the start and whenever nodes were lost: what spot capacity may
+    take to come back."""
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "learning_rate", "max_grad_norm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} {getattr(self, name)}: must be above 0, and finite")
+        if not 0 <= self.warmup_ratio < 1:
+            raise ConfigError(f"warmup_ratio {self.warmup_ratio}: must be 0 or more and below 1")
+        for name in ("weight_decay", "seed", "max_failures", "wait_s"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 0")
+        for name in ("num_repeats", "global_batch_size", "num_workers", "per_device_batch_size", "save_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
+        if self.offload and self.zero_stage == 0:
+            raise ConfigError("offload: needs a zero_stage from 1 to 3")
+        for tracker in self.trackers:
+            if importlib.util.find_spec(tracker) is None:
+                raise ConfigError(f"trackers {tracker}: not installed; `pip install {tracker}` into the environment")
+        if self.num_pairs is not None and self.num_pairs < 1:
+            raise ConfigError(f"num_pairs {self.num_pairs}: must be at least 1")
+        fewest = self.num_workers if self.min_workers is None else self.min_workers
+        if not 1 <= fewest <= self.num_workers:
+            raise ConfigError(f"min_workers {fewest}: must be 1 to num_workers {self.num_workers}")
+        if fewest < self.num_workers and self.zero_stage:
+            raise ConfigError(
+                f"min_workers {fewest}: with zero_stage {self.zero_stage} a checkpoint can only be read by as many "
+                "workers as wrote it; zero_stage 0 allows it"
+            )
+        for number in range(fewest, self.num_workers + 1):
+            if self.global_batch_size % (number * self.per_device_batch_size):
+                raise ConfigError(
+                    f"global_batch_size {self.global_batch_size}: must be a multiple of num_workers "
+                    f"{number} x per_device_batch_size {self.per_device_batch_size}"
+                )
+
+
+def choose(ids: Sequence[str], config: Train) -> np.ndarray:
+    """Places in `ids` of the pairs to train on, in an order that depends on nothing but their ids."""
+    keys = (key_of(config.seed, "pairs", prompt_id) for prompt_id in ids)
+    return by_key(keys, len(ids))[: config.num_pairs]
+
+
+def by_key(keys: Iterable[int], number: int) -> np.ndarray:
+    """Places of that many 128-bit keys, from the smallest key on. An array of bytes: Python's integers take 4 times."""
+    return np.argsort(np.fromiter((key.to_bytes(16, "big") for key in keys), "S16", number), kind="stable")
+
+
+def swapped(pair: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The pair, or in half of the cases the one with its chosen and its first rejected response exchanged."""
+    if key_of(seed, "swap", pair["prompt_id"]) % 2 == 0:
+        return pair
+    first, *others = pair["rejected"]
+    exchanged = first | {"text": pair["chosen"], "token_ids": pair["chosen_token_ids"]}
+    sides = {"chosen": first["text"], "chosen_token_ids": first["token_ids"], "rejected": [exchanged, *others]}
+    if "ref_logps" in pair:
+        of_chosen, of_first, *of_others = pair["ref_logps"]
+        sides["ref_logps"] = [of_first, of_chosen, *of_others]
+    return pair | sides
+
+
+def schedule(ids: Sequence[str], lengths: np.ndarray, config: Train) -> tuple[np.ndarray, np.ndarray]:
+    """What is trained on, step by step: every chosen pair `num_repeats` times, shuffled, `global_batch_size` a step.
+
+    Returns the places of the pairs in `ids`, int64 (N,), and their weights, float32 (N,). It moves no pair: one column
+    of all pairs' images or texts may be more than Arrow can take rows from (2 GiB), and more than the driver can hold.
+    The same for any number of workers. Within a step pairs go by length, so that rows of one forward need little
+    padding. The last step is filled up with pairs of weight 0, and the others' weight makes its loss their mean.
+    """
+    chosen, size = choose(ids, config), config.global_batch_size
+    keys = (key_of(config.seed, "order", again, ids[place]) for again in range(config.num_repeats) for place in chosen)
+    times = np.tile(chosen, config.num_repeats)
+    times = times[by_key(keys, len(times))]
+    places, weights = [], []
+    for start in range(0, len(times), size):
+        step = times[start : start + size]
+        step = step[np.argsort(lengths[step], kind="stable")]
+        filling = size - len(step)
+        places += [step, np.repeat(step[:1], filling)]
+        weights += [np.full(len(step), size / len(step), np.float32), np.zeros(filling, np.float32)]
+    return np.concatenate(places), np.concatenate(weights)
+
+
+def lengths_of(pairs: pa.Table) -> np.ndarray:
+    """What each pair's length is judged by: the bytes of its question, and the tokens of all its responses."""
+    return pc.binary_length(pairs["question"]).to_numpy() + num_response_tokens(pairs)
+
+
+def num_response_tokens(pairs: pa.Table) -> np.ndarray:
+    """Tokens of all responses of each pair."""
+    rejected = pairs["rejected"]
+    tokens = pc.list_value_length(pc.struct_field(pc.list_flatten(rejected), "token_ids")).to_numpy()
+    up_to = np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)])  # of all pairs' rejected responses, one by one
+    ends = np.cumsum(pc.list_value_length(rejected).to_numpy(), dtype=np.int64)
+    return pc.list_value_length(pairs["chosen_token_ids"]).to_numpy() + np.diff(up_to[ends], prepend=0)
+
+
+def deepspeed_config(config: Train) -> dict[str, Any] | None:
+    """ZeRO of the wanted stage; sizes come from the trainer. No optimiser block: it would compile an op for minutes."""
+    if config.zero_stage == 0:
+        return None
+    zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False, "contiguous_gradients": True}
+    if config.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if config.offload:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if config.offload and config.zero_stage == 3:
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,  # else offload demands an optimiser that is compiled for minutes
+        "bf16": {"enabled": "auto"},
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+    }

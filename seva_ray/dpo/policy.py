@@ -1,0 +1,75 @@
+"""The policy: the starting model with a LoRA adapter on its language model, and its export.
+
+The reference of DPO is the same model with the adapter off. Vision tower, projector and output head stay as they were.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from seva_ray.core.errors import ConfigError
+from seva_ray.vlm.encoding import Encoder
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+LANGUAGE_MODEL_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+"""By full name: plain names such as `q_proj` would also match the vision tower's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """The adapter. The defaults are the paper's."""
+
+    kind: ClassVar[str] = "Lora"
+
+    rank: int = 1024
+    """Rank of each update."""
+    alpha: int = 2048
+    """Updates are scaled by alpha / rank."""
+
+    def __post_init__(self) -> None:
+        for field in ("rank", "alpha"):
+            if getattr(self, field) < 1:
+                raise ConfigError(f"{field} {getattr(self, field)}: must be at least 1")
+
+    def peft(self) -> "LoraConfig":
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=0.0,
+            bias="none",
+            target_modules=LANGUAGE_MODEL_LINEARS,
+            task_type="CAUSAL_LM",
+        )
+
+
+def load_model(directory: str, dtype: str) -> Any:
+    """The vision-language model of a directory, from safetensors, without remote code."""
+    from transformers import AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype, use_safetensors=True)
+
+
+def freeze_all_but_language(model: Any) -> None:
+    """Full training is of the language model and its head: what an image looks like to it stays as it was."""
+    for name, weight in model.named_parameters():
+        weight.requires_grad_("language_model" in name or "lm_head" in name)
+
+
+def load_policy(directory: str, adapter: str, dtype: str) -> Any:
+    """The starting model with a saved adapter, in CPU memory."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(load_model(directory, dtype), adapter, torch_device="cpu")
+
+
+def export(model: Any, encoder: Encoder, directory: str) -> None:
+    """Merge the adapter and save everything that vLLM and transformers need to load the policy.
+
+    A model loaded from the published key names is saved under them again, which is what vLLM reads.
+    """
+    merged = model.merge_and_unload()
+    merged.save_pretrained(directory)
+    encoder.processor.save_pretrained(directory)

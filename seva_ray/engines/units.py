@@ -1,0 +1,171 @@
+"""The unit of generation: one shard of prompts in one view. Encoded on any CPU, answered and committed by an engine.
+
+Between the two travels one `Encoded` unit: a header and the pixels. Questions about one image share its pixels, so
+each image is read, preprocessed and sent once; an augmented view is drawn anew for every prompt.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from seva_ray.augmentations import CONTROL_BATCH, parse_view, temperature_of
+from seva_ray.core.artifacts import Artifact
+from seva_ray.core.errors import UserError
+from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
+from seva_ray.core.seeds import key_of
+from seva_ray.core.storage import read_table, write_table
+from seva_ray.engines import Generator, Request
+from seva_ray.vlm.views import Viewer
+
+UNITS_PER_CALL = 100_000
+"""That Ray Data is given at once: it keeps about 11 KB of each in the driver. The next call's engines start anew."""
+
+PAIRS_PER_UNIT = 64
+"""That the reference scores in one unit, about: shards that have few pairs go together, and each is still one file."""
+
+CONTROL_BATCH_SIZE = 8
+"""Requests that view `control-batch` gives the engine at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """One shard in one view, for one model."""
+
+    model: str
+    """Its name."""
+    model_directory: str
+    prompts_uri: str
+    responses_uri: str
+    view: str
+    image_root: str | None
+    num_rows: int
+    """At most; its encoding asks for memory by it."""
+    artifact: str = ""
+    """That the responses are a part of: its name, URI and recipe as JSON. Its name is taken with its first file. Empty
+    where that is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One prompt of a unit, ready for the engine; or its error."""
+
+    prompt_id: str
+    prompt_ids: Sequence[int] = ()
+    image: int = -1
+    """Place of its pixels in the unit."""
+    pixels_id: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A unit that an engine can answer."""
+
+    unit: Unit
+    rows: Sequence[Row]
+    pixels: np.ndarray
+    """Normalised, float32 (images, C, H, W)."""
+    image_token_id: int
+    """It stands for the image in a prompt, and for nothing in an answer."""
+
+    def requests(self) -> list[Request]:
+        """Of the rows without an error, in their order."""
+        temperature = temperature_of(self.unit.view)
+        return [
+            Request(
+                prompt_id=row.prompt_id,
+                prompt_ids=row.prompt_ids,
+                pixels=self.pixels[row.image],
+                pixels_id=row.pixels_id,
+                temperature=temperature,
+                draw="" if temperature is None else self.unit.view,
+            )
+            for row in self.rows
+            if row.error is None
+        ]
+
+    def header(self) -> str:
+        """All but the pixels, as JSON."""
+        rows = [asdict(row) for row in self.rows]
+        return json.dumps({"unit": asdict(self.unit), "rows": rows, "image_token_id": self.image_token_id})
+
+    @classmethod
+    def of(cls, header: str, pixels: np.ndarray) -> "Encoded":
+        data = json.loads(header)
+        rows = [Row(**row) for row in data["rows"]]
+        return cls(unit=Unit(**data["unit"]), rows=rows, pixels=pixels, image_token_id=data["image_token_id"])
+
+
+def encode(unit: Unit, viewer: Viewer) -> Encoded:
+    """Read a shard and make its rows ready. A row that fails carries its error on and costs the others nothing."""
+    rows: list[Row] = []
+    images: list[np.ndarray] = []
+    seen: dict[tuple[Any, ...], tuple[int, str]] = {}
+    for row in read_table(unit.prompts_uri).to_pylist():
+        try:
+            rows.append(encode_row(row, unit.view, viewer, images, seen))
+        except UserError as error:
+            rows.append(Row(prompt_id=row["prompt_id"], error=str(error)))
+    blank = np.zeros((1, 1, 1, 1), np.float32)
+    pixels = np.stack(images) if images else blank
+    return Encoded(unit=unit, rows=rows, pixels=pixels, image_token_id=viewer.encoder.image_token_id)
+
+
+def encode_row(
+    row: Mapping[str, Any],
+    view: str,
+    viewer: Viewer,
+    images: list[np.ndarray],
+    seen: dict[tuple[Any, ...], tuple[int, str]],
+) -> Row:
+    """The row's tokens and the place of its pixels, which are added to `images` where they are not there yet."""
+    if row["error"]:
+        return Row(prompt_id=row["prompt_id"], error=row["error"])
+    prompt_ids = viewer.encoder.prompt_ids(row["question"])
+    drawn_from = (row["image_path"], row["image_bytes"], parse_view(view) and row["prompt_id"])
+    if drawn_from not in seen:
+        pixels = viewer.pixels(row, view)
+        seen[drawn_from] = len(images), hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
+        images.append(pixels)
+    image, pixels_id = seen[drawn_from]
+    return Row(prompt_id=row["prompt_id"], prompt_ids=prompt_ids, image=image, pixels_id=pixels_id)
+
+
+def answer(encoded: Encoded, generator: Generator) -> list[Response]:
+    """Generate a unit's responses and commit them in one step.
+
+    Raises: FingerprintMismatch where another job has taken the artifact's name meanwhile.
+    """
+    answered = {
+        response.prompt_id: checked(response, encoded.image_token_id)
+        for batch in batches(encoded.requests(), encoded.unit.view)
+        for response in generator.generate(batch)
+    }
+    responses = [
+        answered.get(row.prompt_id) or Response(prompt_id=row.prompt_id, error=row.error) for row in encoded.rows
+    ]
+    if encoded.unit.artifact:
+        Artifact(**json.loads(encoded.unit.artifact)).begin()
+    write_table(encoded.unit.responses_uri, table(responses, RESPONSE_SCHEMA))
+    return responses
+
+
+def checked(response: Response, image_token_id: int) -> Response:
+    """A model that is hardly trained may answer with the image's placeholder, which no forward pass can take back."""
+    if image_token_id not in response.token_ids:
+        return response
+    return Response(prompt_id=response.prompt_id, error="the answer holds the image placeholder")
+
+
+def batches(requests: Sequence[Request], view: str) -> Iterator[Sequence[Request]]:
+    """All at once; in the control view few at a time and in another order, so that other rows are computed together."""
+    if view != CONTROL_BATCH:
+        yield requests
+        return
+    shuffled = sorted(requests, key=lambda request: key_of(0, CONTROL_BATCH, request.prompt_id))
+    for start in range(0, len(shuffled), CONTROL_BATCH_SIZE):
+        yield shuffled[start : start + CONTROL_BATCH_SIZE]

@@ -1,0 +1,109 @@
+"""The model card of a policy, as text: what it is, how it was made, what became of the prompts, and what it scores."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+from seva_ray.scoring.intervals import Comparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardContent:
+    """All that the card says; plain data."""
+
+    name: str
+    start: str
+    """Name of the model it started from."""
+    what: str
+    """`merged` or `adapter`."""
+    num_pairs: int
+    num_steps: int
+    views: Mapping[str, Mapping[str, int]]
+    """Prompts by verdict, for each rejected view."""
+    scores: Mapping[str, Sequence[Comparison]]
+    """By benchmark."""
+    recipe: Mapping[str, Any]
+    """Settings of training."""
+    versions: Mapping[str, str]
+    fingerprint: str
+
+
+def model_card(content: CardContent) -> str:
+    """Markdown with the front matter that model hubs read."""
+    use = (
+        "Load it with `AutoModelForImageTextToText.from_pretrained` or give its directory to vLLM."
+        if content.what == "merged"
+        else f"A LoRA adapter for {content.start}: load it with PEFT, or with vLLM's `enable_lora` up to rank 512."
+    )
+    lines = [
+        "---",
+        "library_name: " + ("transformers" if content.what == "merged" else "peft"),
+        "pipeline_tag: image-text-to-text",
+        "tags: [seva, dpo, vision-language]",
+        "---",
+        "",
+        f"# {plain(content.name)}",
+        "",
+        f"{plain(content.start)}, aligned without labels by self-supervised visual preference alignment (SeVa, arXiv "
+        f"2404.10501): DPO on {content.num_pairs:,} pairs for {content.num_steps:,} steps. {use}",
+        "",
+        "## Scores",
+        "",
+        *score_lines(content.scores),
+        "## What became of the prompts",
+        "",
+        *funnel_lines(content.views),
+        "## Recipe",
+        "",
+        "| setting | value |",
+        "|---|---|",
+        *(f"| {name} | {plain(str(value))} |" for name, value in flat(content.recipe)),
+        "",
+        f"Fingerprint {content.fingerprint}; made with "
+        + ", ".join(f"{name} {version}" for name, version in content.versions.items())
+        + ".",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def score_lines(scores: Mapping[str, Sequence[Comparison]]) -> list[str]:
+    if not scores:
+        return ["Not evaluated.", ""]
+    lines = [
+        "Percent; differences with their 95 % interval, a paired bootstrap over images (lmms-eval: over questions).",
+        "",
+    ]
+    for benchmark, rows in scores.items():
+        lines += [f"| {plain(benchmark)} | start | policy | difference |", "|---|---|---|---|"]
+        for row in rows:
+            interval = f"{row.difference:+.1f} [{row.difference_low:+.1f}, {row.difference_high:+.1f}]"
+            interval = interval if isfinite(row.difference_low) else "no interval"
+            lines.append(f"| {plain(row.metric)} | {row.start:.1f} | {row.policy:.1f} | {interval} |")
+        lines.append("")
+    return lines
+
+
+def funnel_lines(views: Mapping[str, Mapping[str, int]]) -> list[str]:
+    verdicts = list(dict.fromkeys(name for counts in views.values() for name, count in counts.items() if count))
+    lines = [f"| view | {' | '.join(verdicts)} |", "|---" * (1 + len(verdicts)) + "|"]
+    for view, counts in views.items():
+        lines.append(f"| {plain(view)} | {' | '.join(f'{counts.get(name, 0):,}' for name in verdicts)} |")
+    return [*lines, ""]
+
+
+def flat(recipe: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Leaves of nested settings, with dotted names."""
+    found: list[tuple[str, Any]] = []
+    for name, value in recipe.items():
+        if isinstance(value, Mapping):
+            found += flat(value, f"{prefix}{name}.")
+        elif name != "kind":
+            found.append((f"{prefix}{name}", value))
+    return found
+
+
+def plain(text: str) -> str:
+    """Without what would end a table's cell or begin markup: names come from users' directories."""
+    return "".join(" " if character in "|\n\r<>`[]" else character for character in text)

@@ -1,0 +1,15 @@
+"""The files of an artifact of pairs, and the artifacts that it was made from."""
+
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.shards import shards_in
+
+
+def files_of(pairs: Artifact) -> list[str]:
+    """URIs of the shards that have kept pairs."""
+    return [pairs.path("pairs", shard) for shard in shards_in(pairs.path("pairs"))]
+
+
+def lineage(store: Store, pairs: Artifact) -> tuple[Artifact, Artifact, list[Artifact]]:
+    """The prompts, and the chosen and the rejected responses, that pairs were made from."""
+    prompts, chosen, *rejected = (store.find(name) for name in pairs.recipe["inputs"])
+    return prompts, chosen, rejected

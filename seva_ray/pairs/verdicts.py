@@ -1,0 +1,38 @@
+"""What becomes of a prompt: the verdict on its two responses. Pure functions; a changed rule needs no GPU."""
+
+from seva_ray.core.records import Response
+from seva_ray.pairs.filters import FILTERS, OFF, Filters
+
+VERDICTS = {
+    "kept": "a training pair",
+    "equal": "both answers are the same",
+    "empty": "one answer has no text",
+    "truncated": "an answer was cut at the token limit",
+    **{name: meaning for name, (_, meaning) in FILTERS.items()},
+    "surplus": "a good pair, but its source has enough of them",
+    "failed": "the image or the engine gave an error",
+}
+"""Every prompt ends as exactly one of these, and what it means; between kept and failed in the order of the rules."""
+
+OPTIONAL = (*FILTERS, "surplus")
+"""Only given where a filter or quota is on."""
+
+
+def verdict_of(
+    chosen: Response, rejected: Response, keep_truncated: bool, filters: Filters = OFF
+) -> tuple[str, str | None]:
+    """The verdict, and the error where it is `failed`. What is kept here may still be its source's surplus.
+
+    Equality is that of the cleaned texts, so no pair with chosen == rejected survives.
+    Source: SeVa (arXiv 2404.10501) section 3.2, "filter out equal answers".
+    """
+    error = chosen.error or rejected.error
+    if error:
+        return "failed", error
+    if chosen.text == rejected.text:
+        return "equal", None
+    if not chosen.text or not rejected.text:
+        return "empty", None
+    if not keep_truncated and "length" in (chosen.finish_reason, rejected.finish_reason):
+        return "truncated", None
+    return filters.dropped_by(chosen.text, rejected.text) or "kept", None

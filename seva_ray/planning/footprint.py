@@ -1,0 +1,143 @@
+"""What a run leaves in storage and sends over the network, and what it asks of the places that give way first.
+
+In: the work, bytes of one row of each kind, and the forecast. Out: bytes by kind; and the demands on the object store,
+the driver and the nodes' memory, each beside its limit where one is known.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+from seva_ray.core.errors import ConfigError
+from seva_ray.engines.units import UNITS_PER_CALL
+from seva_ray.planning.forecast import Forecast, Work
+from seva_ray.planning.rates import Rates
+
+DRIVER_BYTES_PER_UNIT = 11_000
+"""What Ray Data keeps of each unit, measured up to 3,907 units: docs/LOG.md."""
+PUTS_PER_S, GETS_PER_S = 3_500, 5_500
+"""Requests that S3 serves for one prefix. Source: Amazon S3 user guide, "Best practices design patterns"."""
+NAMES_PER_LIST = 1_000
+"""That one request of S3 lists."""
+CHECKPOINTS = 2
+"""That training keeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Bytes of one of each. None: unknown."""
+
+    prompt_bytes: float | None = None
+    """A prompt in its shard, with its image where that is in there."""
+    image_bytes: float | None = None
+    """An image that lies beside the shards; 0 where it is in them."""
+    pixel_bytes: float | None = None
+    """A prompt's pixels on their way to the engine."""
+    response_bytes: float | None = None
+    """A response in its file."""
+    model_bytes: float | None = None
+    """The model's weights."""
+    trained_parameters: float | None = None
+    """The adapter's, or with full training the language model's."""
+    weight_bytes: int = 2
+    """Of a weight in training: 2 for bfloat16, 4 for float32."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ConfigError(f"{item.name} {value}: must be at least 0, and finite")
+
+    def checkpoint_bytes(self, full: bool) -> float | None:
+        """Under ZeRO: the trained weights twice (for transformers and for DeepSpeed) and 12 bytes of optimiser for
+        each: a float32 copy and AdamW's two moments. With full training the whole model is written in both places."""
+        if self.trained_parameters is None or (full and self.model_bytes is None):
+            return None
+        weights = self.model_bytes if full else self.trained_parameters * self.weight_bytes
+        return 2 * (weights or 0.0) + 12 * self.trained_parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Bytes that are stored or moved for one purpose; None where a size is unknown."""
+
+    name: str
+    stored: float | None = 0.0
+    moved: float | None = 0.0
+
+
+def parts(work: Work, rates: Rates, sizes: Sizes, full: bool, num_starts: int) -> list[Part]:
+    """Upper bounds where rows can share: an image for several questions is read and sent once.
+
+    `num_starts`: of nodes with engines, each of which fetches the model.
+    """
+    prompts, kept = work.num_prompts, work.kept(rates)
+    left = sum(count * rows for count, rows in [*work.units, *work.tests])
+    every = prompts * (1 + work.num_rejected)
+    checkpoint = sizes.checkpoint_bytes(full)
+    adapter = 0.0 if full else times(sizes.trained_parameters, sizes.weight_bytes)
+    return [
+        Part(name="prompts", stored=times(prompts, sizes.prompt_bytes), moved=times(left, sizes.prompt_bytes)),
+        Part(name="images beside them", moved=times(left, sizes.image_bytes)),
+        Part(name="pixels to engines", moved=times(left, sizes.pixel_bytes)),
+        Part(
+            name="responses",
+            stored=times(sum(item.num_rows for item in work.passes), sizes.response_bytes),
+            moved=0.0 if work.paired else times(every, sizes.response_bytes),
+        ),
+        Part(name="verdicts", stored=times(2 * prompts * work.num_rejected, sizes.response_bytes)),
+        Part(
+            name="pairs",
+            stored=plus(times(kept, sizes.prompt_bytes), times(kept, 1 + work.num_rejected, sizes.response_bytes)),
+        ),
+        Part(name="model to engines", moved=times(num_starts, sizes.model_bytes)),
+        Part(name="policy", stored=plus(sizes.model_bytes, adapter)),
+        Part(name=f"{CHECKPOINTS} checkpoints", stored=times(CHECKPOINTS, checkpoint)),
+    ]
+
+
+def times(*factors: float | None) -> float | None:
+    known = [factor for factor in factors if factor is not None]
+    return math.prod(known) if len(known) == len(factors) else None
+
+
+def plus(*terms: float | None) -> float | None:
+    known = [term for term in terms if term is not None]
+    return sum(known) if len(known) == len(terms) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """On a place that gives way first as a run grows; what is done about each is in docs/SCALE.md."""
+
+    name: str
+    value: float | None
+    unit: str
+    limit: float | None = None
+
+
+def demands(work: Work, rates: Rates, sizes: Sizes, full: bool, forecast: Forecast) -> list[Demand]:
+    num_units, kept = sum(item.num_left for item in work.passes), work.kept(rates)
+    num_files, at_once = work.num_files(rates), min(num_units, UNITS_PER_CALL)
+    rows_per_s = times(forecast.num_engines, forecast.rows_per_s)
+    held = 2 * work.units_per_engine * work.shard_size * forecast.num_engines / forecast.num_nodes
+    by_path = sizes.image_bytes != 0  # an unknown size is no reason to hide the requests
+    of_pair = plus(sizes.prompt_bytes, times(1 + work.num_rejected, sizes.response_bytes))
+    return [
+        Demand(name="driver's memory for units", value=at_once * DRIVER_BYTES_PER_UNIT, unit="B"),
+        Demand(name="driver's memory for pairs, at least", value=times(kept, of_pair), unit="B"),
+        Demand(name="pixels in memory, each node", value=times(held, sizes.pixel_bytes), unit="B"),
+        Demand(name="puts, one prefix", value=times(rows_per_s, 1 / work.shard_size), unit="/s", limit=PUTS_PER_S),
+        Demand(name="gets of images, one prefix", value=rows_per_s if by_path else 0.0, unit="/s", limit=GETS_PER_S),
+        # Prompts and verdicts, pairs and reference, beside the responses.
+        Demand(
+            name="files",
+            value=2 * work.num_shards + 2 * num_files + sum(item.num_units for item in work.passes),
+            unit="",
+        ),
+        Demand(
+            name="list requests at each start",
+            value=sum(math.ceil(item.num_units / NAMES_PER_LIST) for item in work.passes),
+            unit="",
+        ),
+        Demand(name="one checkpoint", value=sizes.checkpoint_bytes(full), unit="B"),
+    ]

@@ -1,0 +1,273 @@
+"""What a run will take, stage by stage: wall time, hours of GPUs and CPUs, hours of nodes.
+
+In: the work that is left, how fast each part of it goes, and the cluster. Out: a forecast for a number of nodes.
+What nobody knows is None and named, never guessed: without a step's seconds there is no training time.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from seva_ray.core.errors import ConfigError
+from seva_ray.engines.units import PAIRS_PER_UNIT, UNITS_PER_CALL
+from seva_ray.planning.rates import Fleet, Rates
+from seva_ray.planning.simulation import Crew, Faults, Outcome, Units, simulate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """The starting model over one set of prompts in one view."""
+
+    name: str
+    num_rows: int
+    num_units: int
+    left: Units
+    """Those whose responses are not there yet."""
+
+    @property
+    def num_left(self) -> int:
+        return sum(count for count, _ in self.left)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a run consists of, and what of it is left."""
+
+    num_prompts: int
+    shard_size: int
+    num_rejected: int
+    """Views of each pair."""
+    passes: Sequence[Pass]
+    tests: Units
+    """Which the policy answers."""
+    gpus_per_engine: int
+    units_per_engine: int
+    num_workers: int
+    """Of training."""
+    global_batch_size: int
+    num_repeats: int
+    most_pairs: int | None
+    """To train on; None for all."""
+    num_kept: int | None = None
+    """Pairs, where they are there already."""
+    prepared: bool = False
+    paired: bool = False
+    scored: bool = False
+    trained: bool = False
+
+    @property
+    def num_shards(self) -> int:
+        return math.ceil(self.num_prompts / self.shard_size)
+
+    @property
+    def units(self) -> list[tuple[int, int]]:
+        """All that the starting model has to do."""
+        return [run for item in self.passes for run in item.left]
+
+    def kept(self, rates: Rates) -> int | None:
+        if self.num_kept is not None or rates.kept_share is None:
+            return self.num_kept
+        return round(rates.kept_share * self.num_prompts)
+
+    def num_files(self, rates: Rates) -> int:
+        """Shards that have pairs, at most."""
+        kept = self.kept(rates)
+        return self.num_shards if kept is None else min(kept, self.num_shards)
+
+    def num_steps(self, rates: Rates) -> int | None:
+        if (kept := self.kept(rates)) is None:
+            return None
+        return math.ceil(min(kept, self.most_pairs or kept) * self.num_repeats / self.global_batch_size)
+
+
+def units_of(num_rows: int, shard_size: int) -> list[tuple[int, int]]:
+    """The units of one view: full shards, and the last one."""
+    full, rest = divmod(num_rows, shard_size)
+    return [run for run in ((full, shard_size), (1, rest)) if all(run)]
+
+
+def num_rows(units: Units) -> int:
+    return sum(count * rows for count, rows in units)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Of a forecast: what is known of it. With `unknown` rates the numbers are bounds from below."""
+
+    name: str
+    work: str
+    wall_s: float = 0.0
+    driver_s: float = 0.0
+    """The part of it in which the driver works alone, and no node is needed."""
+    gpu_hours: float = 0.0
+    cpu_hours: float = 0.0
+    unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """Of a run with a number of nodes for engines."""
+
+    num_nodes: int
+    num_engines: int
+    rows_per_s: float | None
+    """Of one engine, in this cluster."""
+    slowed_by_encoding: bool
+    ideal_s: float | None
+    """Of the starting model's units: were all engines ready at once and at work until the end."""
+    generation: Outcome | None
+    """Of the starting model's units, as simulated."""
+    stages: Sequence[Stage]
+    node_hours: Mapping[str, float]
+    """By pool."""
+
+    @property
+    def total(self) -> Stage:
+        """All stages as one."""
+        sums = {
+            name: sum(getattr(stage, name) for stage in self.stages)
+            for name in ("wall_s", "driver_s", "gpu_hours", "cpu_hours")
+        }
+        unknown = tuple(dict.fromkeys(name for stage in self.stages for name in stage.unknown))
+        return Stage(name="total", work="", unknown=unknown, **sums)
+
+
+def forecast(work: Work, rates: Rates, fleet: Fleet, faults: Faults, num_nodes: int) -> Forecast:
+    """Raises: ConfigError where the cluster cannot do the work."""
+    per_node = fleet.engines_per_node(work.gpus_per_engine)
+    speed = encoding_speed(rates, fleet, num_nodes, per_node * num_nodes)
+    rows_per_s = rates.rows_per_s and min(rates.rows_per_s, speed)
+    outcome: Outcome | None = None
+    tested: Outcome | None = None
+    if rows_per_s:
+        crew = Crew(
+            num_nodes=num_nodes,
+            engines_per_node=per_node,
+            rows_per_s=rows_per_s,
+            start_s=rates.start_s or 0.0,
+            units_ahead=2 * work.units_per_engine,
+            units_per_s=rates.commits_per_s,
+        )
+        outcome, tested = (simulate(units, crew, faults) for units in (work.units, work.tests))
+    generated = generation("generate", work.units, work, rates, fleet, outcome)
+    evaluated = generation("evaluate", work.tests, work, rates, fleet, tested)
+    paired = pair(work, rates, fleet.cpus(num_nodes))
+    trained = [reference(work, rates, fleet), train(work, rates, fleet)]
+    on_nodes = sum(item.engine_s / per_node for item in (outcome, tested) if item)
+    return Forecast(
+        num_nodes=num_nodes,
+        num_engines=per_node * num_nodes,
+        rows_per_s=rows_per_s,
+        slowed_by_encoding=rows_per_s == speed,
+        ideal_s=rows_per_s and num_rows(work.units) / (rows_per_s * per_node * num_nodes),
+        generation=outcome,
+        stages=[prepare(work, rates), generated, paired, *trained, evaluated],
+        node_hours={
+            # Without nodes of their own for it, the engines' nodes pair too.
+            "generation": (on_nodes + (0 if fleet.cpu_nodes else num_nodes * busy(paired))) / 3600,
+            "training": fleet.training_nodes(work.num_workers) * busy(*trained) / 3600,
+            "cpu": fleet.cpu_nodes * busy(generated, paired, evaluated) / 3600,
+        },
+    )
+
+
+def busy(*stages: Stage) -> float:
+    """Seconds in which a stage needs its nodes."""
+    return sum(stage.wall_s - stage.driver_s for stage in stages)
+
+
+def encoding_speed(rates: Rates, fleet: Fleet, num_nodes: int, num_engines: int) -> float:
+    """Rows/s that the cluster's other CPUs encode for each engine."""
+    spare = fleet.cpus(num_nodes) - num_engines
+    if spare < 1:
+        raise ConfigError(f"cpus_per_node {fleet.cpus_per_node}: the engines take all, and none is left to encode")
+    return math.inf if rates.encode_rows_per_s is None else rates.encode_rows_per_s * spare / num_engines
+
+
+def prepare(work: Work, rates: Rates) -> Stage:
+    if work.prepared:
+        return Stage(name="prepare", work="there already")
+    seconds, unknown = spent(rates, prepare_rows_per_s=work.num_prompts)
+    about = f"{work.num_prompts:,} prompts, in the driver"
+    return Stage(
+        name="prepare", work=about, wall_s=seconds, driver_s=seconds, cpu_hours=seconds / 3600, unknown=unknown
+    )
+
+
+def generation(name: str, units: Units, work: Work, rates: Rates, fleet: Fleet, outcome: Outcome | None) -> Stage:
+    """Engines and encoding; at its end the driver reads every file's counts."""
+    count, rows = sum(count for count, _ in units), num_rows(units)
+    if not count:
+        return Stage(name=name, work="nothing to do")
+    finish_s, slow = spent(rates, read_files_per_s=count)
+    encode_s, blind = spent(rates, encode_rows_per_s=rows)
+    engine_hours = outcome.engine_s / 3600 if outcome else 0.0
+    return Stage(
+        name=name,
+        work=f"{count:,} units, {rows:,} responses",
+        wall_s=(outcome.wall_s if outcome else 0.0) + (count - 1) // UNITS_PER_CALL * (rates.start_s or 0.0) + finish_s,
+        driver_s=finish_s,
+        gpu_hours=engine_hours * work.gpus_per_engine if fleet.gpus_per_node else 0.0,
+        cpu_hours=encode_s / 3600 + (0.0 if fleet.gpus_per_node else engine_hours),
+        unknown=(*missing(rates, "rows_per_s", "start_s"), *blind, *slow),
+    )
+
+
+def pair(work: Work, rates: Rates, num_cpus: int) -> Stage:
+    if work.paired:
+        return Stage(name="pair", work="there already")
+    seconds, unknown = spent(rates, pair_rows_per_s=work.num_prompts * work.num_rejected)
+    files = work.num_files(rates)
+    read_s, slow = spent(rates, read_files_per_s=files)
+    return Stage(
+        name="pair",
+        work=f"{work.num_prompts * work.num_rejected:,} comparisons, {files:,} files in the driver",
+        wall_s=seconds / min(num_cpus, work.num_shards) + read_s,
+        driver_s=read_s,
+        cpu_hours=(seconds + read_s) / 3600,
+        unknown=(*unknown, *slow),
+    )
+
+
+def reference(work: Work, rates: Rates, fleet: Fleet) -> Stage:
+    if work.scored:
+        return Stage(name="reference", work="there already")
+    if (kept := work.kept(rates)) is None:
+        unknown = ("kept_share", *missing(rates, "reference_pairs_per_s"))
+        return Stage(name="reference", work="pairs", unknown=unknown)
+    seconds, unknown = spent(rates, reference_pairs_per_s=kept)
+    units = min(work.num_files(rates), math.ceil(kept / PAIRS_PER_UNIT))
+    wall_s = max(seconds / work.num_workers, units / (rates.commits_per_s or math.inf))
+    return on_workers("reference", f"{kept:,} pairs in {units:,} units", wall_s, unknown, work, fleet)
+
+
+def train(work: Work, rates: Rates, fleet: Fleet) -> Stage:
+    if work.trained:
+        return Stage(name="train", work="there already")
+    read_s, slow = spent(rates, read_files_per_s=2 * work.num_files(rates))
+    unknown = (*slow, *missing(rates, "train_start_s", "step_s"))
+    if (steps := work.num_steps(rates)) is None:
+        return Stage(name="train", work="steps", unknown=("kept_share", *unknown))
+    about = f"{steps:,} steps of {work.global_batch_size:,} pairs"
+    on_gpus = on_workers(
+        "train", about, steps * (rates.step_s or 0.0) + (rates.train_start_s or 0.0), unknown, work, fleet
+    )
+    return replace(
+        on_gpus, wall_s=on_gpus.wall_s + read_s, driver_s=read_s, cpu_hours=on_gpus.cpu_hours + read_s / 3600
+    )
+
+
+def on_workers(name: str, about: str, wall_s: float, unknown: tuple[str, ...], work: Work, fleet: Fleet) -> Stage:
+    worker_hours = work.num_workers * wall_s / 3600
+    kind = "gpu_hours" if fleet.gpus_per_node else "cpu_hours"
+    return Stage(name=name, work=about, wall_s=wall_s, unknown=unknown, **{kind: worker_hours})
+
+
+def spent(rates: Rates, **amounts: float) -> tuple[float, tuple[str, ...]]:
+    """Seconds for an amount at the rate of its name; and that name where the rate is unknown, and the seconds 0."""
+    known = {name: amount / getattr(rates, name) for name, amount in amounts.items() if getattr(rates, name)}
+    return sum(known.values()), tuple(name for name in amounts if name not in known)
+
+
+def missing(rates: Rates, *names: str) -> tuple[str, ...]:
+    return tuple(name for name in names if getattr(rates, name) is None)

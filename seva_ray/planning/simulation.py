@@ -1,0 +1,263 @@
+"""A pool of engines at work, as discrete events: nodes come, are preempted and come again; units are done and lost.
+
+In: units of work and what the cluster is like. Out: when the last unit is committed, and what that took. No clock and
+no Ray: the same arguments give the same numbers.
+"""
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.seeds import generator
+
+MOST_ATTEMPTS = 1000.0
+"""Expected of a unit; with more neither the run nor its simulation would end."""
+
+Units = Sequence[tuple[int, int]]
+"""(how many, rows of each), in the order in which they are handed out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Faults:
+    """What goes wrong in a cluster. The defaults: nothing."""
+
+    arrival_s: float = 0.0
+    """Mean wait for a node, exponential, s: at the start, and again after each preemption."""
+    preemptions_per_hour: float = 0.0
+    """Of each node, exponential."""
+    preempted_at_s: tuple[float, ...] = ()
+    """The first nodes are also preempted at these times, s from the start; each at one of them."""
+    unit_spread: float = 0.0
+    """Standard deviation over mean of the time that a unit takes; lognormal."""
+    slow_share: float = 0.0
+    """Share of the nodes that are slow."""
+    slow_factor: float = 1.0
+    """How many times as long a slow node takes for a unit."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("arrival_s", "preemptions_per_hour", "unit_spread", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 0, and finite")
+        if not 0 <= self.slow_share <= 1:
+            raise ConfigError(f"slow_share {self.slow_share}: must be 0 to 1")
+        if not 1 <= self.slow_factor < math.inf:
+            raise ConfigError(f"slow_factor {self.slow_factor}: must be at least 1, and finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """The engines."""
+
+    num_nodes: int
+    engines_per_node: int
+    rows_per_s: float
+    """Of one engine."""
+    start_s: float = 0.0
+    """From a node's arrival until its engines are ready."""
+    units_ahead: int = 4
+    """Units that an engine holds at once, the one it works on among them: no other engine takes them from it."""
+    units_per_s: float | None = None
+    """Most units that are committed each second, over all engines; None for no limit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What it took. Seconds of engines are sums over engines."""
+
+    wall_s: float
+    """From asking for the nodes to the last commit."""
+    engine_s: float
+    """Of nodes that were there, from their arrival on: what is paid for."""
+    useful_s: float
+    """Spent on units that were committed."""
+    lost_s: float
+    """Spent on units that a preemption took."""
+    num_units: int
+    num_redone: int
+    num_preemptions: int
+    num_starts: int
+    """Of nodes."""
+
+    @property
+    def utilisation(self) -> float:
+        return self.useful_s / self.engine_s if self.engine_s else 0.0
+
+
+@dataclass(frozen=True)
+class Life:
+    """A node from its arrival to its preemption."""
+
+    arrival: float
+    end: float
+
+
+class Node:
+    """One place in the cluster: when it is lost, another node is asked for."""
+
+    def __init__(self, number: int, faults: Faults):
+        self.faults = faults
+        self.draws = exponentials(faults.seed, number)
+        first = self.next_life(0.0)
+        at = faults.preempted_at_s[number] if number < len(faults.preempted_at_s) else math.inf
+        self.lives = [Life(first.arrival, at) if first.arrival < at < first.end else first]
+
+    def next_life(self, asked: float) -> Life:
+        arrival = asked + next(self.draws) * self.faults.arrival_s
+        per_hour = self.faults.preemptions_per_hour
+        return Life(arrival, arrival + 3600 * next(self.draws) / per_hour if per_hour else math.inf)
+
+    def life_at(self, time: float) -> Life:
+        """The first that lasts beyond `time`."""
+        while self.lives[-1].end <= time:
+            self.lives.append(self.next_life(self.lives[-1].end))
+        return next(life for life in self.lives if life.end > time)
+
+
+@dataclass(slots=True)
+class Engine:
+    node: Node
+    s_per_row: float
+    life: Life
+    held: list[int] = field(default_factory=list)
+    """Rows of its units; it works on the first."""
+    began: float | None = None
+    """When it began with that one; None where it works on none."""
+    fresh: bool = True
+    """It has not been ready yet."""
+
+
+class Queue:
+    """Units that no engine holds."""
+
+    def __init__(self, units: Units):
+        self.runs = deque([count, rows] for count, rows in units if count)
+        self.returned: list[int] = []
+        """Rows of units that a preemption gave back; they go first."""
+        self.num_left = sum(count for count, _ in units)
+
+    def take(self) -> int:
+        self.num_left -= 1
+        if self.returned:
+            return self.returned.pop()
+        run = self.runs[0]
+        run[0] -= 1
+        if not run[0]:
+            self.runs.popleft()
+        return run[1]
+
+    def give_back(self, units: Sequence[int]) -> None:
+        self.returned += units
+        self.num_left += len(units)
+
+
+def simulate(units: Units, crew: Crew, faults: Faults) -> Outcome:
+    """All units through the crew: about 2 s of CPU time for each million units, whatever the number of nodes.
+
+    An engine works on one unit after the other at its full rate: that two overlap in it keeps its batch full, and
+    does not make it faster. A unit that waits for its commit stops its engine.
+
+    Raises: ConfigError where a node hardly ever lives long enough to complete a unit.
+    """
+    check_ends(units, crew, faults)
+    queue, factors = Queue(units), spreads(faults)
+    nodes = [Node(number, faults) for number in range(crew.num_nodes)]
+    engines = [
+        Engine(node, pace(crew, faults, number), node.lives[0])
+        for number, node in enumerate(nodes)
+        for _ in range(crew.engines_per_node)
+    ]
+    events = [(engine.life.arrival + crew.start_s, number) for number, engine in enumerate(engines)]
+    heapq.heapify(events)
+    idle: list[int] = []
+    num_units, num_fresh = queue.num_left, len(engines)
+    num_done = num_redone = 0
+    wall_s = useful_s = lost_s = free = 0.0
+    gap = 1 / crew.units_per_s if crew.units_per_s else 0.0
+    while num_done < num_units:
+        now, number = events[0]
+        engine = engines[number]
+        if now >= engine.life.end:  # its node is lost: while it worked, loaded or waited
+            if engine.began is not None:
+                lost_s += max(0.0, engine.life.end - engine.began)
+                num_redone += 1
+                engine.began = None
+            queue.give_back(engine.held)
+            engine.held.clear()
+            engine.life = engine.node.life_at(now)
+            heapq.heapreplace(events, (max(now, engine.life.arrival + crew.start_s), number))
+            if queue.num_left:
+                for waiting in idle:
+                    heapq.heappush(events, (now, waiting))
+                idle.clear()
+            continue
+        if engine.began is not None:
+            useful_s += now - engine.began
+            engine.held.pop(0)
+            num_done += 1
+            wall_s = max(now, free)
+            free = wall_s + gap
+            now = wall_s
+        room = crew.units_ahead - len(engine.held)
+        if engine.fresh:  # the first units are dealt evenly
+            room, num_fresh, engine.fresh = min(room, math.ceil(queue.num_left / num_fresh)), num_fresh - 1, False
+        for _ in range(min(room, queue.num_left)):
+            engine.held.append(queue.take())
+        if not engine.held:
+            engine.began = None
+            heapq.heappop(events)
+            idle.append(number)
+            continue
+        engine.began = now
+        end = now + engine.held[0] * engine.s_per_row * next(factors)
+        heapq.heapreplace(events, (min(end, engine.life.end), number))
+    return Outcome(
+        wall_s=wall_s,
+        engine_s=crew.engines_per_node * sum(paid(node, wall_s) for node in nodes),
+        useful_s=useful_s,
+        lost_s=lost_s,
+        num_units=num_units,
+        num_redone=num_redone,
+        num_preemptions=sum(life.end <= wall_s for node in nodes for life in node.lives),
+        num_starts=sum(life.arrival < wall_s for node in nodes for life in node.lives),
+    )
+
+
+def check_ends(units: Units, crew: Crew, faults: Faults) -> None:
+    slowest = faults.slow_factor if faults.slow_share else 1.0
+    unit_s = max((rows for count, rows in units if count), default=0) * slowest / crew.rows_per_s
+    if faults.preemptions_per_hour * (crew.start_s + unit_s) / 3600 > math.log(MOST_ATTEMPTS):
+        raise ConfigError(
+            f"preemptions_per_hour {faults.preemptions_per_hour:g}: a node hardly ever lives for the "
+            f"{crew.start_s:.0f} s of its start and the {unit_s:.0f} s of a unit"
+        )
+
+
+def pace(crew: Crew, faults: Faults, node: int) -> float:
+    """Seconds per row of a node's engines; the first nodes are the slow ones."""
+    slow = node < round(faults.slow_share * crew.num_nodes)
+    return (faults.slow_factor if slow else 1.0) / crew.rows_per_s
+
+
+def paid(node: Node, until: float) -> float:
+    """Seconds for which the node, and those in its place, were there."""
+    node.life_at(until)
+    return sum(max(0.0, min(life.end, until) - life.arrival) for life in node.lives)
+
+
+def exponentials(seed: int, node: int) -> Iterator[float]:
+    """Of mean 1; those of a node do not depend on how many nodes there are."""
+    random = generator(seed, "node", node)
+    while True:
+        yield from random.exponential(size=16).tolist()
+
+
+def spreads(faults: Faults) -> Iterator[float]:
+    """Factors of mean 1, one for each unit that is begun."""
+    sigma = math.sqrt(math.log1p(faults.unit_spread**2))
+    random = generator(faults.seed, "units")
+    while True:
+        yield from random.lognormal(-(sigma**2) / 2, sigma, size=4096).tolist() if sigma else [1.0] * 4096

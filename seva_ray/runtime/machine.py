@@ -1,0 +1,59 @@
+"""machine: what a Ray cluster that is started on this machine counts: the CPUs that this process may use, and the GPUs
+that torch can use. Ray by itself counts every GPU that the driver lists, whatever torch is installed.
+"""
+
+import warnings
+
+from ray._private import accelerators
+from ray._private.utils import get_num_cpus
+
+from seva_ray.core.errors import InputError
+from seva_ray.runtime.progress import say
+
+LEAST_CPUS = 2
+"""An engine takes a CPU, and what encodes its images takes another. On a single core they take turns."""
+
+
+def num_cpus() -> int:
+    """As Ray counts them, so that a container's limit holds; at least LEAST_CPUS."""
+    return max(LEAST_CPUS, int(get_num_cpus(override_docker_cpu_warning=True)))
+
+
+def num_gpus() -> int:
+    """GPUs that torch can use. A line says so if these are fewer than there are.
+
+    Raises: InputError if torch is built for GPUs and can use none of those that are there.
+    """
+    found = num_listed()
+    if not found:
+        return 0
+    import torch  # takes two seconds, which a machine without GPUs is spared
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    listed = f"this machine has {found} GPU{'s' if found > 1 else ''}"
+    if usable >= found:
+        return found
+    if usable:
+        say(f"{listed}, and torch can use {usable} of them: the job uses {usable}")
+    elif torch.version.cuda or torch.version.hip:
+        reason = " ".join(str(caught[0].message).split()) if caught else "torch.cuda.is_available() is false"
+        raise InputError(
+            f"{listed}, and torch {torch.__version__} can use none: {reason.rstrip('.')}; "
+            "CUDA_VISIBLE_DEVICES= (empty) makes the job run on CPUs"
+        )
+    else:
+        say(
+            f"{listed}, but torch {torch.__version__} is built for CPUs: the job runs on CPUs; "
+            "cluster/images/install.sh gpu installs the CUDA build"
+        )
+    return usable
+
+
+def num_listed() -> int:
+    """GPUs that Ray would count by itself: those that the driver lists and CUDA_VISIBLE_DEVICES does not hide."""
+    manager = accelerators.get_accelerator_manager_for_resource("GPU")
+    visible = manager.get_current_process_visible_accelerator_ids()
+    number = manager.get_current_node_num_accelerators()
+    return number if visible is None else min(number, len(visible))

@@ -1,0 +1,90 @@
+"""Prometheus metrics of a run: what it has done so far, and how it is doing. cluster/grafana.json draws them.
+
+Each is recorded in the process where it happens. Ray's agent on that node collects them and serves them with `ray_`
+before their names, beside Ray's own metrics. Counters only grow: rates are made where they are read. A gauge that is
+not set again is gone after two of Ray's report intervals, 20 s.
+Recording changes a number in this process and nothing else; a job that finds all its work done starts no Ray, and
+what it would count is seen by nobody.
+"""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+import ray
+from ray.util.metrics import Counter, Gauge
+
+from seva_ray.core.artifacts import Artifact
+from seva_ray.core.records import Response
+from seva_ray.engines import Generator
+from seva_ray.engines.units import Unit
+
+WATCH_EVERY_S = 2.0
+"""Between two looks at an engine."""
+
+UNIT = ("model", "view")
+UNITS = Counter("seva_units_total", "Units (shard of prompts x view) committed by engines.", UNIT)
+ROWS = Counter("seva_rows_total", "Responses in them, also those with an error.", UNIT)
+OUTPUT_TOKENS = Counter("seva_output_tokens_total", "Tokens of these responses.", UNIT)
+CACHED_TOKENS = Counter("seva_engine_cached_tokens_total", "Prompt tokens that vLLM's prefix cache had.", UNIT)
+QUEUE = Gauge("seva_engine_queue", "Requests that an engine has taken and not yet answered.")
+REUSED = Counter("seva_reused_total", "Artifacts that were complete and were not made again.", ("kind",))
+VERDICTS = Counter("seva_verdicts_total", "Verdicts on a prompt's responses.", ("model", "view", "verdict"))
+REWARD_MARGIN = Gauge("seva_reward_margin", "Mean reward of chosen minus rejected in the last step.", ("policy",))
+CHECKPOINT = Gauge("seva_checkpoint_timestamp_seconds", "When the last checkpoint was saved, Unix time.", ("policy",))
+
+EARLY: list[tuple[Counter, int, dict[str, str]]] = []
+"""What was counted before this process had joined Ray, which would forget it."""
+
+
+def committed(unit: Unit, responses: Sequence[Response]) -> None:
+    tags = {"model": unit.model, "view": unit.view}
+    add(UNITS, 1, tags)
+    add(ROWS, len(responses), tags)
+    add(OUTPUT_TOKENS, sum(len(response.token_ids) for response in responses), tags)
+    add(CACHED_TOKENS, sum(response.num_cached_tokens for response in responses), tags)
+
+
+def watch(generator: Generator) -> None:
+    """From now on, in a thread that ends with this process."""
+
+    def look() -> None:
+        while True:
+            QUEUE.set(generator.num_unanswered)
+            time.sleep(WATCH_EVERY_S)
+
+    threading.Thread(target=look, daemon=True).start()
+
+
+def reused(artifact: Artifact) -> Artifact:
+    """The same artifact, counted by its kind: `responses`, `pairs`, `policies`, ..."""
+    add(REUSED, 1, {"kind": artifact.name.partition("/")[0]})
+    return artifact
+
+
+def judged(pairs: Artifact, counts: Mapping[str, Mapping[str, int]]) -> None:
+    """`counts`: view -> verdict -> prompts."""
+    model = pairs.name.split("/")[1]
+    for view, verdicts in counts.items():
+        for verdict, count in verdicts.items():
+            add(VERDICTS, count, {"model": model, "view": view, "verdict": verdict})
+
+
+def trained(policy_uri: str, margin: float | None, saved: float | None) -> None:
+    """`saved`: when the last checkpoint was, Unix time in s. What is None stays as it is."""
+    tags = {"policy": policy_uri.rsplit("/", 1)[-1]}
+    REWARD_MARGIN.set(margin, tags)
+    CHECKPOINT.set(saved, tags)
+
+
+def add(counter: Counter, amount: int, tags: dict[str, str]) -> None:
+    if not ray.is_initialized():
+        EARLY.append((counter, amount, tags))
+    elif amount:  # Ray's counters refuse 0
+        counter.inc(amount, tags)
+
+
+def joined() -> None:
+    """This process has joined Ray."""
+    while EARLY:
+        add(*EARLY.pop())

@@ -1,0 +1,203 @@
+"""Places: what the cluster's nodes offer, and those that its autoscaler can add; whether what a stage needs fits there.
+
+Nodes for engines declare a Ray resource `generation`, nodes for training `training`, one for each of their GPUs. Where
+any node type does, stages ask for it, so that one cluster serves them all; where none does (a laptop), they do not.
+"""
+
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import yaml
+from ray._private.state import state
+from ray.autoscaler._private.kuberay.autoscaling_config import _generate_available_node_types_from_ray_cr_spec
+from ray.autoscaler.v2.sdk import get_cluster_resource_state
+from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeStatus
+
+from seva_ray.core.errors import InputError
+
+GENERATION, TRAINING = "generation", "training"
+
+COUNTED = ("CPU", "GPU", GENERATION, TRAINING)
+
+NODE_TYPES = "SEVA_NODE_TYPES"
+"""Variable with the path of the cluster's description: the YAML of `ray up`, or KubeRay's RayCluster. Without it: what
+`ray up` leaves on the head."""
+
+HEAD = "head"
+
+Amounts = Mapping[str, float]
+"""Of each resource, in Ray's names; memory in bytes."""
+
+TASK: Amounts = {"CPU": 1}
+"""What Ray's tasks take where nothing else is said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeType:
+    name: str
+    resources: Amounts
+    """Of one node."""
+    number: float = 1
+    """Of nodes, at most."""
+
+
+def tell_node_types() -> None:
+    """Keep in the cluster which node types its autoscaler can add: Ray has a place for them, and leaves it empty."""
+    path = Path(os.environ.get(NODE_TYPES, "~/ray_bootstrap_config.yaml")).expanduser()
+    if NODE_TYPES in os.environ or path.exists():
+        gcs().report_cluster_config(described(path).SerializeToString())
+
+
+def gcs() -> Any:
+    """Where Ray keeps what it knows of the cluster."""
+    return ray._private.worker.global_worker.gcs_client
+
+
+def described(path: Path) -> Any:
+    """The node types of a cluster description, as Ray's message. Raises: InputError."""
+    config = ClusterConfig()
+    try:
+        cluster = yaml.safe_load(path.read_text())
+        if cluster.get("kind") == "RayCluster":
+            types = _generate_available_node_types_from_ray_cr_spec(cluster["spec"])
+            cluster = {"available_node_types": types, "head_node_type": "headgroup"}
+        for name, entry in cluster["available_node_types"].items():
+            is_head = name == cluster.get("head_node_type")
+            resources = {resource: int(amount) for resource, amount in entry.get("resources", {}).items()}
+            number = entry.get("max_workers", 0 if is_head else cluster.get("max_workers", 0))
+            for group, most in {name: number, **({HEAD: 1} if is_head else {})}.items():
+                config.node_group_configs.add(name=group, max_count=most, resources=resources)
+    except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path}: no cluster description ({type(error).__name__}: {reason})") from None
+    return config
+
+
+def node_types() -> list[NodeType]:
+    """Each node that is there, as a type of its own, and what the autoscaler can add to them."""
+    there = [
+        NodeType(
+            name=HEAD if "node:__internal_head__" in node.total_resources else node.ray_node_type_name or "node",
+            resources=dict(node.total_resources),
+        )
+        for node in get_cluster_resource_state(gcs()).node_states
+        if node.status != NodeStatus.DEAD
+    ]
+    return there + can_be_added(state.get_cluster_config(), Counter(node.name for node in there))
+
+
+def can_be_added(config: Any, there: Mapping[str, int]) -> list[NodeType]:
+    """`config`: Ray's message, or None; `there`: how many nodes of each type there are."""
+    types = [
+        NodeType(
+            name=group.name,
+            resources=dict(group.resources),
+            number=math.inf if group.max_count < 0 else max(0, group.max_count - there.get(group.name, 0)),
+        )
+        for group in (config.node_group_configs if config else [])
+    ]
+    return [item for item in types if item.number]
+
+
+def kind(name: str, amount: int = 1) -> dict[str, float]:
+    """What to ask for to be placed on nodes of that kind: nothing where no node type declares it."""
+    return {name: amount} if any(item.resources.get(name) for item in node_types()) else {}
+
+
+def has_gpus() -> bool:
+    """Whether a node of the cluster has GPUs, or one that can be added."""
+    return any(item.resources.get("GPU") for item in node_types())
+
+
+def capacity() -> dict[str, float]:
+    """What the cluster has of each counted resource, once it has grown as far as it can."""
+    total: dict[str, float] = {}
+    for item in node_types():
+        for name in COUNTED:
+            if amount := item.resources.get(name):
+                total[name] = total.get(name, 0) + amount * item.number
+    return total
+
+
+def options(need: Amounts) -> dict[str, Any]:
+    """What is needed, in the words of `map_batches`."""
+    words = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+    custom = {name: amount for name, amount in need.items() if name not in words}
+    given = {word: need[name] for name, word in words.items() if name in need}
+    return given | ({"resources": custom} if custom else {})
+
+
+Need = tuple[str, int, Amounts]
+"""What it is, how many of it there are to be at the same time, and what each takes of one node."""
+
+
+def check_places(*needs: Need) -> None:
+    """Whether all of it has a place at once in the cluster, grown as far as it can; the most particular first.
+
+    Raises: InputError where it would wait for ever.
+    """
+    line = no_place(needs, node_types())
+    if line and os.environ.get("RAY_ADDRESS", "local") != "local" and state.get_cluster_config() is None:
+        line += f". If it can add nodes: {NODE_TYPES} is to name its description"
+    if line:
+        raise InputError(line)
+
+
+def no_place(needs: Sequence[Need], types: Sequence[NodeType]) -> str:
+    """The line that says what is missing, and which node types would give it; empty where nothing is."""
+    most = sum(number for _, number, _ in needs)
+    # Plain nodes are filled first: what is special is left for those who need it.
+    plain_first = sorted(types, key=lambda item: sum(bool(item.resources.get(name)) for name in COUNTED))
+    free = [dict(item.resources) for item in plain_first for _ in range(int(min(item.number, most)))]
+    for what, number, need in needs:
+        for placed in range(number):
+            node = next((node for node in free if holds(node, need)), None)
+            if node is None:
+                return too_few(what, number, placed, need, types) or too_small(what, need, types)
+            for name, amount in need.items():
+                node[name] = node.get(name, 0) - amount
+    return ""
+
+
+def holds(node: Amounts, need: Amounts) -> bool:
+    return all(node.get(name, 0) >= amount for name, amount in need.items())
+
+
+def too_few(what: str, number: int, placed: int, need: Amounts, types: Sequence[NodeType]) -> str:
+    giving = sorted({item.name for item in types if holds(item.resources, need)})
+    if not giving:
+        return ""
+    each = f"{number} needed, each with {listed(need)}" if number > 1 else f"needs {listed(need)}"
+    room = f"there is room for {placed}" if placed else "the rest of the job leaves no room"
+    return f"{what}: {each}, and {room}; more nodes of {' or '.join(giving)} would give it"
+
+
+def too_small(what: str, need: Amounts, types: Sequence[NodeType]) -> str:
+    short = {
+        name: amount
+        for name, amount in need.items()
+        if not any(holds(item.resources, {name: amount}) for item in types)
+    }
+    numbers: dict[str, float] = {}
+    for item in types:
+        shape = f"{item.name} ({listed({name: item.resources.get(name, 0) for name in need})})"
+        numbers[shape] = numbers.get(shape, 0) + item.number
+    shapes = ", ".join(shape if number == 1 else f"{number:g} x {shape}" for shape, number in numbers.items())
+    lacking = f"none has {listed(short)}" if short else "none has all of it"
+    return f"{what}: needs a node with {listed(need)}, and {lacking}; there are, or can be: {shapes}"
+
+
+def listed(amounts: Amounts) -> str:
+    """`GPU 2, memory 0.5 GiB`."""
+    words = [
+        f"{name} {amount / 2**30:.1f} GiB" if name == "memory" else f"{name} {amount:g}"
+        for name, amount in amounts.items()
+        if amount
+    ]
+    return ", ".join(words) or "none of it"

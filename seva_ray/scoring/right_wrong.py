@@ -1,0 +1,140 @@
+"""Questions that are right or wrong: which ones a policy gained and lost, and whether that is more than chance.
+
+In: per question whether the starting model and the policy are right. Out: the four counts with McNemar's exact test;
+for several policies of one setting what each gained and lost, with McNemar's test for clusters.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Protocol, runtime_checkable
+
+from seva_ray.core.records import Response
+
+
+@runtime_checkable
+class Decides(Protocol):
+    """A benchmark, all or some of whose questions are either right or wrong."""
+
+    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+        """By prompt_id; a prompt without a response, or with an error, is wrong. Others than such are left out."""
+        ...
+
+
+@runtime_checkable
+class AsksInParts(Protocol):
+    """A benchmark whose questions are several prompts each; its outcomes go by the first prompt_id of each."""
+
+    def told(self, responses: Mapping[str, Response], prompt_id: str) -> str | None:
+        """What was answered to all prompts of a question, to be read; None where an answer is missing."""
+        ...
+
+
+@runtime_checkable
+class NamesObjects(Protocol):
+    """A benchmark that knows what is in its images, and what some of its answers say is there."""
+
+    def hallucinated(self, responses: Mapping[str, Response]) -> dict[str, list[str]]:
+        """By prompt_id: each thing that the answer names and that is not in the image, once."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flips:
+    """Questions by what both models made of them."""
+
+    right: int
+    """Both are right."""
+    gained: int
+    """Only the policy is right."""
+    lost: int
+    """Only the starting model is right."""
+    wrong: int
+    """Neither is right."""
+    p_value: float
+    """McNemar's exact test, two-sided. It takes questions as independent; those of one image rarely are."""
+
+
+def flips_of(start: Mapping[str, bool], policy: Mapping[str, bool]) -> Flips:
+    """Raises: ValueError where the two are of different questions."""
+    if start.keys() != policy.keys():
+        raise ValueError("outcomes of different questions")
+    pairs = [(start[prompt_id], policy[prompt_id]) for prompt_id in start]
+    gained, lost = pairs.count((False, True)), pairs.count((True, False))
+    return Flips(
+        right=pairs.count((True, True)),
+        gained=gained,
+        lost=lost,
+        wrong=pairs.count((False, False)),
+        p_value=mcnemar(gained, lost),
+    )
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """How likely at least so uneven a split is where each flip goes either way with chance 1/2; 1 without flips.
+
+    p = min(1, 2 * sum_{i <= min(gained, lost)} C(n, i) / 2^n), n = gained + lost, in exact integers.
+    Source: McNemar, Psychometrika 12 (1947), with the binomial in place of its chi-squared approximation.
+    """
+    total, tail, term = gained + lost, 0, 1
+    for i in range(min(gained, lost) + 1):
+        tail += term
+        term = term * (total - i) // (i + 1)
+    return min(1.0, 2 * tail / 2**total)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatedFlips:
+    """Flips of several policies of one setting, each against its start, on the same questions."""
+
+    num_questions: int
+    num_images: int
+    gained: Sequence[int]
+    """By each policy."""
+    lost: Sequence[int]
+    p_value: float
+    """McNemar's test for clusters: all that the policies made of one image's questions is one piece of evidence. It
+    holds the choice of images, not that of the policies."""
+
+
+def repeated_flips(
+    pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]], image_of: Mapping[str, str]
+) -> RepeatedFlips:
+    """`pairs` of start and policy; `image_of` a prompt_id. Raises: ValueError where they are of different questions."""
+    flips = [flips_of(start, policy) for start, policy in pairs]
+    if any(start.keys() != pairs[0][0].keys() for start, _ in pairs):
+        raise ValueError("outcomes of different questions")
+    of_images: dict[str, list[int]] = defaultdict(list)
+    for start, policy in pairs:
+        for prompt_id, was_right in start.items():
+            of_images[image_of[prompt_id]].append(policy[prompt_id] - was_right)
+    return RepeatedFlips(
+        num_questions=len(pairs[0][0]),
+        num_images=len(of_images),
+        gained=[of_policy.gained for of_policy in flips],
+        lost=[of_policy.lost for of_policy in flips],
+        p_value=clustered_mcnemar(of_images.values()),
+    )
+
+
+def clustered_mcnemar(clusters: Iterable[Sequence[int]]) -> float:
+    """McNemar's test where outcomes within a cluster depend on each other; each outcome is +1 gained, -1 lost or 0.
+
+    d_k = mean of cluster k; chi^2 = (sum d_k)^2 / sum d_k^2 with one degree of freedom; 1 without flips. With clusters
+    of one it is McNemar's chi^2 without correction. An approximation for many clusters; each weighs the same.
+    Source: Durkalski et al., Statistics in Medicine 22 (2003), doi 10.1002/sim.1438.
+    """
+    means = [sum(outcomes) / len(outcomes) for outcomes in clusters]
+    squares = math.fsum(mean * mean for mean in means)
+    return math.erfc(math.sqrt(math.fsum(means) ** 2 / squares / 2)) if squares else 1.0
+
+
+def agreement(answers: Iterable[Sequence[Hashable]]) -> float:
+    """The share of equal pairs among the repeats of one thing, averaged over all things; nan where there is no pair."""
+    shares = []
+    for repeats in answers:
+        if pairs := list(combinations(repeats, 2)):
+            shares.append(sum(one == other for one, other in pairs) / len(pairs))
+    return sum(shares) / len(shares) if shares else float("nan")

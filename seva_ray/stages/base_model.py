@@ -1,0 +1,102 @@
+"""start: the model that a run begins with: a directory made elsewhere, or the toy base, trained once as an artifact."""
+
+import re
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.storage import exists, local_directory, write_directory
+from seva_ray.runtime.cluster import join
+from seva_ray.runtime.progress import listening, say
+from seva_ray.runtime.resources import TASK, check_places
+from seva_ray.toy.recipe import ToyRecipe
+from seva_ray.vlm.encoding import check_model
+from seva_ray.vlm.models import Model, model_at, model_of
+
+TOY = "toy"
+"""Names the toy base where a model directory is expected; `toy-2` is the one of another seed."""
+
+
+def check_start(store: Store, model: str) -> None:
+    """Cheap checks before the first stage. Raises: InputError where `starting_model` would."""
+    if is_policy(model):
+        store.find(model)
+    elif not is_toy(model):
+        check_model(local_directory(model))
+
+
+def check_name(name: str, model: str, recipe: ToyRecipe) -> None:
+    """Raises: ConfigError where a policy would have the name of the model that it starts from, and so its scores."""
+    if name_of_start(model, recipe) == name:
+        raise ConfigError(f"name {name}: the starting model has it; choose another for the policy")
+
+
+def check_starts(models: Sequence[str], recipe: ToyRecipe) -> None:
+    """Raises: ConfigError where two models would have one name, and so their responses."""
+    named: dict[str, str] = {}
+    for model in models:
+        other = named.setdefault(name_of_start(model, recipe), model)
+        if other.rstrip("/") != model.rstrip("/"):
+            raise ConfigError(f"models {other} and {model}: both have the name {name_of_start(model, recipe)}")
+
+
+def name_of_start(model: str, recipe: ToyRecipe) -> str:
+    return f"{TOY}-{of_seed(recipe, model).seed}" if is_toy(model) else model.rstrip("/").rpartition("/")[2]
+
+
+def is_toy(model: str) -> bool:
+    return re.fullmatch(rf"{TOY}(-\d+)?", model) is not None
+
+
+def is_policy(model: str) -> bool:
+    return model.startswith("policies/") and not exists(model)
+
+
+def starting_models(store: Store, models: Sequence[str], recipe: ToyRecipe) -> list[Model]:
+    """Several of them; toy bases that are still to be trained are trained side by side on the cluster."""
+    toys = sorted({model for model in models if is_toy(model)})
+    if any(not open_toy(store, of_seed(recipe, model)).complete for model in toys):
+        join()
+        check_places(("what trains a toy base", 1, TASK))
+        with listening() as ear:
+            ray.get([make_toy.remote(store, model, recipe, ear) for model in toys])
+    return [starting_model(store, model, recipe) for model in models]
+
+
+@ray.remote
+def make_toy(store: Store, model: str, recipe: ToyRecipe, ear: Any) -> None:
+    starting_model(store, model, recipe, report=lambda line: ear.tell.remote(f"{model}: {line}"))
+
+
+def of_seed(recipe: ToyRecipe, model: str) -> ToyRecipe:
+    """The recipe of the toy base `model`."""
+    _, _, seed = model.partition("-")
+    return replace(recipe, seed=int(seed)) if seed else recipe
+
+
+def open_toy(store: Store, recipe: ToyRecipe) -> Artifact:
+    return store.open(f"models/toy-{recipe.seed}", config=recipe)
+
+
+def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable[[str], None] = say) -> Model:
+    """The model in directory `model`, or the policy `policies/<name>`; or for `toy` the one that `recipe` makes."""
+    if is_policy(model):
+        return model_of(store.find(model))
+    if not is_toy(model):
+        return model_at(model)
+    recipe = of_seed(recipe, model)
+    artifact = open_toy(store, recipe)
+    if not artifact.complete:
+        from seva_ray.toy.sft import train  # torch and transformers: seconds
+
+        with tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
+            counts = train(recipe, f"{scratch}/model", report=report)
+            artifact = artifact.begin()
+            write_directory(artifact.path("model"), f"{scratch}/model")
+        artifact = artifact.finish(counts)
+    return model_of(artifact)

@@ -1,0 +1,92 @@
+"""remaining: what of a run is there already, by the stages' own names and recipes; nothing is written.
+
+In: what a job would be given. Out: the work that is left for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from seva_ray.augmentations import CLEAN
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.dpo.config import Train
+from seva_ray.engines import VllmEngine
+from seva_ray.planning.forecast import Pass, Work, units_of
+from seva_ray.stages.generate import Generate, missing_units, open_responses
+from seva_ray.stages.pair import Pair, open_pairs
+from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.training.reference import open_logps
+from seva_ray.stages.training.train import Training
+from seva_ray.vlm.models import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a job would be given."""
+
+    name: str
+    views: Sequence[str]
+    """Rejected ones."""
+    controls: Sequence[str]
+    shard_size: int
+    num_test_prompts: int
+    generate: Generate
+    pair: Pair
+    train: Train
+
+
+def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | None, num_prompts: int) -> Work:
+    """`model` and `prompts` where they are there, and `num_prompts` where prompts are not; `store` is only read.
+
+    Raises: FingerprintMismatch where a stage would.
+    """
+    shard_size = run.shard_size
+    if prompts:
+        num_prompts, shard_size = prompts.counts["num_prompts"], prompts.recipe["config"]["prepare"]["shard_size"]
+    views = (CLEAN, *run.views, *run.controls)
+    passes = {view: whole(view, num_prompts, shard_size) for view in views}
+    pairs: Artifact | None = None
+    scored = trained = False
+    if model and prompts:
+        opened = {view: open_responses(run.generate, store, model, prompts, view) for view in views}
+        passes |= {view: left(model, prompts, view, opened[view], passes[view]) for view in views}
+        pairs = open_pairs(run.pair, store, prompts, opened[CLEAN], [opened[view] for view in run.views])
+    if model and pairs and pairs.complete:
+        scored = open_logps(run.train, store, model, pairs).complete
+        trained = Training(config=run.train, name=run.name, model=model, pairs=pairs).open(store).complete
+    tests = [whole("benchmarks", run.num_test_prompts, shard_size)] if run.num_test_prompts else []
+    engine = run.generate.engine
+    return Work(
+        num_prompts=num_prompts,
+        shard_size=shard_size,
+        num_rejected=len(run.views),
+        passes=[*passes.values(), *tests],
+        tests=[unit for item in tests for unit in item.left],
+        gpus_per_engine=engine.tensor_parallel_size if isinstance(engine, VllmEngine) else 1,
+        units_per_engine=run.generate.units_per_engine,
+        num_workers=run.train.num_workers,
+        global_batch_size=run.train.global_batch_size,
+        num_repeats=run.train.num_repeats,
+        most_pairs=run.train.num_pairs,
+        num_kept=pairs.counts["verdicts"]["kept"] if pairs and pairs.complete else None,
+        prepared=prompts is not None,
+        paired=pairs is not None and pairs.complete,
+        scored=scored or trained,
+        trained=trained,
+    )
+
+
+def whole(name: str, num_prompts: int, shard_size: int) -> Pass:
+    units = units_of(num_prompts, shard_size)
+    return Pass(name=name, num_rows=num_prompts, num_units=sum(count for count, _ in units), left=units)
+
+
+def left(model: Model, prompts: Artifact, view: str, responses: Artifact, every: Pass) -> Pass:
+    """The pass without the units whose responses are there."""
+    if responses.complete:
+        return replace(every, left=[])
+    shards = {unit.prompts_uri for unit in missing_units(model, prompts, view, responses)}
+    last = prompts.path(shard_name(prompts.counts["num_shards"] - 1))
+    shard_size = prompts.recipe["config"]["prepare"]["shard_size"]
+    rest = every.num_rows - (every.num_units - 1) * shard_size
+    units = [(len(shards - {last}), shard_size), (len(shards & {last}), rest)]
+    return replace(every, left=[run for run in units if run[0]])

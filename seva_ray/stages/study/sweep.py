@@ -1,0 +1,220 @@
+"""sweep: a search space -> trials under Ray Tune, each measured by the workshop.
+
+Tune's own state lies in the study's artifact, so that a killed search goes on where it was: finished trials are not
+repeated, and what a killed one had made is found as artifacts.
+"""
+
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import ray
+
+from seva_ray.core.errors import ConfigError, UserError
+from seva_ray.core.fingerprints import execution
+from seva_ray.dpo.config import Train
+from seva_ray.runtime.progress import duration, here, listening
+from seva_ray.stages.study.resource_requests import Note
+from seva_ray.stages.study.study_server import Bench, Workshop
+from seva_ray.studies.space import Point, Space
+
+if TYPE_CHECKING:
+    from ray import tune
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Which points of the space are tried, and for how long."""
+
+    kind: ClassVar[str] = "Search"
+
+    method: Literal["grid", "random", "optuna"] = "grid"
+    """grid tries every point; random a sample of them; optuna proposes points by what it has seen (TPE)."""
+    num_points: int = 20
+    """Of random and optuna."""
+    scheduler: Literal["none", "asha", "median"] = "none"
+    """asha and median measure each point on few pairs first, and go on with more only where it is worth it."""
+    num_rungs: int = 3
+    """Of asha and median: on how many numbers of pairs a point is measured, the last of them being all."""
+    reduction: int = 2
+    """Of asha and median: each rung has so many times the pairs of the one before."""
+    seed: int = 0
+    """Of random and optuna."""
+    max_concurrent: int = execution(3)
+    """Trials at once. What they may use at once is decided by the cluster's size."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_points", 1), ("num_rungs", 1), ("reduction", 2), ("max_concurrent", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} {getattr(self, name)}: must be at least {least}")
+
+    def rungs(self, num_pairs: int | None) -> list[int | None]:
+        """The numbers of pairs that a point is measured on, the smallest first."""
+        if self.scheduler == "none":
+            return [num_pairs]
+        if num_pairs is None:
+            raise ConfigError(f"scheduler {self.scheduler}: needs a train.num_pairs, of which its rungs are parts")
+        first = max(1, num_pairs // self.reduction ** (self.num_rungs - 1))
+        rungs = [first * self.reduction**rung for rung in range(self.num_rungs - 1)]
+        return [*(rung for rung in rungs if rung < num_pairs), num_pairs]
+
+    def check(self, space: Space, train: Train) -> list[Point]:
+        """All points of the space. Raises: ConfigError where search and space do not fit."""
+        points = space.grid(train) if self.method == "grid" else space.combinations(train)
+        self.rungs(points[0].num_pairs)
+        if self.scheduler != "none" and len({point.num_pairs for point in points}) > 1:
+            raise ConfigError(f"num_pairs: scheduler {self.scheduler} turns it itself; give one number, and no curve")
+        return points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One trial."""
+
+    point: Point
+    num_pairs: Sequence[int | None]
+    """What it was measured on before the scheduler stopped it, or all."""
+    error: str
+    lasts: bool = True
+    """Whether it would end so again. Where not, the same command tries it again."""
+
+
+def sweep(search: Search, space: Space, bench: Bench, name: str, uri: str, note: Note) -> list[Outcome]:
+    """Tries the points; Tune's state is kept under `uri`. `note`: as of a `Workshop`."""
+    # Else Tune takes an interrupt for the end of the search, and what it has so far for all of it.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    with listening() as ear:
+        teller = Teller(ear, space.axes(bench.train), num_measures(search, space, bench))
+        with working(bench, teller, note, name) as workshop:
+            results = tuner(search, space, bench, workshop, uri).fit()
+    outcomes = [outcome(result) for result in results]
+    if len(outcomes) < num_trials(search, space, bench) or not all(item.num_pairs or item.error for item in outcomes):
+        raise UserError(f"{name}: the search was interrupted; the same command goes on with it")  # by SIGUSR1
+    return outcomes
+
+
+def num_trials(search: Search, space: Space, bench: Bench) -> int:
+    return search.num_points if search.method == "optuna" else len(points_of(search, space, bench.train))
+
+
+def num_measures(search: Search, space: Space, bench: Bench) -> int:
+    """At most."""
+    return num_trials(search, space, bench) * len(search.rungs(space.axes(bench.train)["num_pairs"][0]))
+
+
+def points_of(search: Search, space: Space, train: Train) -> list[Point]:
+    """Those that are tried; optuna chooses among them."""
+    return space.sample(train, search.num_points, search.seed) if search.method == "random" else space.grid(train)
+
+
+class Teller:
+    """A line for each point that has been measured."""
+
+    def __init__(self, ear: Any, axes: Mapping[str, Sequence[Any]], num_measures: int):
+        self.ear, self.axes, self.num_measures = ear, axes, num_measures
+        self.num_done, self.first = 0, 0.0
+
+    def __call__(self, point: Point, found: str) -> None:
+        self.num_done += 1
+        now = time.monotonic()
+        self.first = self.first or now
+        rate = (self.num_done - 1) / max(now - self.first, 1e-9)  # the first ones wait for views and starts
+        left = f", at most {duration((self.num_measures - self.num_done) / rate)} left" if rate else ""
+        what = point.differing(self.axes) + (f", {point.num_pairs:,} pairs" if point.num_pairs else "")
+        self.ear.tell.remote(f"sweep: {self.num_done}/{self.num_measures}{left}; {what}: {found}")
+
+
+@contextmanager
+def working(bench: Bench, teller: Teller, note: Note, name: str) -> Iterator[str]:
+    """A workshop as an actor; the name under which trials find it."""
+    found_as = f"workshop of {name}"
+    options = {"name": found_as, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here()}
+    actor = ray.remote(Workshop).options(**options).remote(bench, teller, note)
+    try:
+        ray.get(actor.ready.remote())
+        yield found_as
+    finally:
+        ray.kill(actor)
+
+
+def tuner(search: Search, space: Space, bench: Bench, workshop: str, uri: str) -> "tune.Tuner":
+    from ray import tune
+
+    from seva_ray.stages.study.trial import trial
+
+    # A trial itself takes nothing: a CPU would be missing from the workers. Tune does not allow nothing at all.
+    trainable = tune.with_resources(trial, {"cpu": 0, "memory": 1})
+    config = {"workshop": workshop, "point": choices(search, space, bench.train)}
+    if search.scheduler != "none":
+        config["rungs"] = search.rungs(space.axes(bench.train)["num_pairs"][0])
+    path = f"{uri}/tune/search"
+    if tune.Tuner.can_restore(path):
+        return tune.Tuner.restore(path, trainable=trainable, restart_errored=True, param_space=config)
+    return tune.Tuner(
+        trainable,
+        param_space=config,
+        tune_config=tune.TuneConfig(
+            metric="gain",
+            mode="max",
+            num_samples=search.num_points if search.method == "optuna" else 1,
+            search_alg=optuna_search(search) if search.method == "optuna" else None,
+            scheduler=scheduler(search, space, bench.train),
+            max_concurrent_trials=search.max_concurrent,
+            reuse_actors=True,  # else each trial starts a process
+            trial_name_creator=lambda trial: trial.trial_id,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="search", storage_path=f"{uri}/tune", verbose=0, failure_config=tune.FailureConfig(max_failures=2)
+        ),
+    )
+
+
+def choices(search: Search, space: Space, train: Train) -> Any:
+    from ray import tune
+
+    if search.method == "optuna":
+        return {name: tune.choice(list(values)) for name, values in space.axes(train).items()}
+    return tune.grid_search([asdict(point) for point in points_of(search, space, train)])
+
+
+def optuna_search(search: Search) -> Any:
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return OptunaSearch(seed=search.seed)
+
+
+def scheduler(search: Search, space: Space, train: Train) -> Any:
+    """Its time is the number of pairs: each rung is a whole training run on a part of the pairs of the next."""
+    from ray import tune
+
+    if search.scheduler == "none":
+        return None
+    rungs = search.rungs(space.axes(train)["num_pairs"][0])
+    if search.scheduler == "median":
+        return tune.schedulers.MedianStoppingRule(time_attr="num_pairs", grace_period=rungs[0])
+    return tune.schedulers.AsyncHyperBandScheduler(
+        time_attr="num_pairs", max_t=rungs[-1], grace_period=rungs[0], reduction_factor=search.reduction
+    )
+
+
+def outcome(result: Any) -> Outcome:
+    point = Point(**result.config["point"])
+    history = result.metrics_dataframe
+    reports = [] if history is None else history.to_dict("records")
+    asked = [report["num_pairs"] or None for report in reports if not report["error"]]
+    told = [report["error"] for report in reports if report["error"]]
+    error = told[0] if told else line_of(str(result.error)) if result.error else ""
+    return Outcome(point=point, num_pairs=asked, error=error, lasts=not result.error)
+
+
+def line_of(traceback: str) -> str:
+    """The last line that names an error: Ray adds advice after it, and its own errors before."""
+    lines = traceback.strip().splitlines()
+    return next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Exit): ", line)), lines[-1])

@@ -1,0 +1,1 @@
+"""Training: reference log-probabilities, the workers' group, TRL's trainer."""

@@ -1,0 +1,223 @@
+"""reference: pairs + starting model -> the artifact `logps/<pairs>/<dtype>`: what the model says of every response.
+
+DPO compares the policy with these numbers at every step. They follow from the pair and the starting model alone, so
+they are computed once, by the code that training uses, and are shared by every beta, loss and learning rate.
+A shard's file is committed in one step: a restart computes only what is missing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import InputError
+from seva_ray.core.shards import read_each, shards_in
+from seva_ray.core.storage import local_directory, names_in, read_table, write_table
+from seva_ray.dpo.config import Train, num_response_tokens
+from seva_ray.engines.units import PAIRS_PER_UNIT
+from seva_ray.pairs.files import lineage
+from seva_ray.runtime import metrics
+from seva_ray.runtime.actors import rows_of, told
+from seva_ray.runtime.cluster import join
+from seva_ray.runtime.progress import Progress, say
+from seva_ray.runtime.resources import TRAINING, check_places, has_gpus, kind, options
+from seva_ray.vlm.models import Model
+
+LOGPS_SCHEMA = pa.schema([("prompt_id", pa.string()), ("ref_logps", pa.list_(pa.float32()))])
+"""Of each pair, in its order: natural log, summed over the tokens of the chosen and of each rejected response."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a model has read when it scores a response: the same as when it was generated."""
+
+    directory: str
+    system: str
+    image_root: str | None
+    max_image_pixels: int
+
+
+def reading_of(model: Model, prompts: Artifact, chosen: Artifact) -> Reading:
+    recipe = chosen.recipe["config"]
+    return Reading(
+        directory=model.directory,
+        system=recipe["system"],
+        image_root=prompts.counts["image_root"],
+        max_image_pixels=recipe["max_image_pixels"],
+    )
+
+
+def open_logps(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
+    return store.open(
+        f"logps/{pairs.name.removeprefix('pairs/')}/{config.dtype}{'' if config.shared_prefix else '-plain'}",
+        config={"model": model.fingerprint, "dtype": config.dtype, "shared_prefix": config.shared_prefix},
+        inputs=[pairs],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """One artifact to be made."""
+
+    reading: Reading
+    pairs: Artifact
+    logps: Artifact
+    shards: Sequence[str]
+    """That are missing."""
+    shards_per_unit: int
+
+
+def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
+    """As `references`, of one model and its pairs."""
+    (artifact,) = references(config, store, [(model, pairs)])
+    return artifact
+
+
+def references(config: Train, store: Store, work: Sequence[tuple[Model, Artifact]]) -> list[Artifact]:
+    """The reference log-probabilities of the pairs of each model, by one pool of workers that starts once. An
+    artifact's count `plain_because` says why the prefix cannot be shared.
+
+    Raises: InputError where there are no pairs, as those of a control view may be.
+    """
+    made = [open_logps(config, store, model, pairs) for model, pairs in work]
+    missing = [place for place, artifact in enumerate(made) if not artifact.complete]
+    reasons = score_all([scoring(store, *work[place], made[place]) for place in missing], config) if missing else []
+    for place, reason in zip(missing, reasons, strict=True):
+        counts = {"num_pairs": work[place][1].counts["verdicts"]["kept"], "plain_because": reason}
+        made[place] = made[place].finish(counts)
+    return [artifact if place in missing else metrics.reused(artifact) for place, artifact in enumerate(made)]
+
+
+def scoring(store: Store, model: Model, pairs: Artifact, logps: Artifact) -> Scoring:
+    prompts, chosen, _ = lineage(store, pairs)
+    num_pairs = pairs.counts["verdicts"]["kept"]
+    if not num_pairs:
+        raise InputError(f"{pairs.name}: there is no pair in it to train on")
+    shards, done = shards_in(pairs.path("pairs")), names_in(logps.uri)
+    return Scoring(
+        reading=reading_of(model, prompts, chosen),
+        pairs=pairs,
+        logps=logps,
+        shards=[shard for shard in shards if shard not in done] or shards[:1],  # one tells of the shared prefix
+        shards_per_unit=max(1, PAIRS_PER_UNIT * len(shards) // num_pairs),
+    )
+
+
+def units_of(place: int, scoring: Scoring) -> list[dict[str, Any]]:
+    """The missing shards of the scoring at that place."""
+    size = scoring.shards_per_unit
+    starts = range(0, len(scoring.shards), size)
+    return [{"place": place, "shards": " ".join(scoring.shards[start : start + size])} for start in starts]
+
+
+def score_all(scorings: Sequence[Scoring], config: Train) -> list[str | None]:
+    """Commits all missing shards; of each scoring, why its prefix cannot be shared."""
+    names = [scoring.pairs.name.removeprefix("pairs/") for scoring in scorings]
+    units = [unit for place, scoring in enumerate(scorings) for unit in units_of(place, scoring)]
+    num_shards = sum(len(scoring.shards) for scoring in scorings)
+    say(f"reference {', '.join(names)}: {num_shards:,} shards to do")
+    join()
+    need = worker_need()
+    check_places(("what computes the reference", 1, need))
+    rows = rows_of(
+        lambda: ray.data.from_items(units, override_num_blocks=len(units)).map_batches(
+            Scorer,
+            batch_size=1,
+            **options(need),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.num_workers),
+            fn_constructor_args=(config, list(scorings)),
+        )
+    )
+    progress = Progress("reference", num_shards, "shards")
+    reasons: list[str | None] = [None] * len(scorings)
+    for row in rows:
+        reasons[row["place"]] = row["plain_because"] or reasons[row["place"]]
+        progress.add(int(row["num_shards"]))
+    for name, reason in zip(names, reasons, strict=True):
+        if reason:
+            say(f"reference {name}: image and question are computed once per response, not per pair: {reason}")
+    return reasons
+
+
+def worker_need() -> dict[str, float]:
+    """What a training worker takes of its node; the same for the reference, whose numbers must be training's own."""
+    return ({"CPU": 0, "GPU": 1} if has_gpus() else {"CPU": 1}) | kind(TRAINING)
+
+
+class Scorer:
+    """Ray Data's actor: a starting model at a time, in training's precision."""
+
+    @told()
+    def __init__(self, config: Train, scorings: Sequence[Scoring]):
+        self.config, self.scorings = config, scorings
+        self.place: int | None = None
+        self.model: Any = None
+        self.plain_because: str | None = None
+        self.tried = False
+
+    @told()
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        place, shards = int(batch["place"][0]), batch["shards"][0].split()
+        if self.place != place:
+            self.take(self.scorings[place])
+            self.place = place
+        for shard in shards:
+            self.commit(shard)
+        return {"place": [place], "plain_because": [self.plain_because or ""], "num_shards": [len(shards)]}
+
+    def take(self, scoring: Scoring) -> None:
+        """Read the pairs of another model with it."""
+        from seva_ray.dpo.policy import load_model
+        from seva_ray.vlm.encoding import Encoder
+        from seva_ray.vlm.views import Viewer
+
+        reading = scoring.reading
+        directory = local_directory(reading.directory)
+        self.model = None  # two of a large model may not have room
+        self.model = load_model(directory, self.config.dtype).eval()
+        self.model.to("cuda" if ray.get_gpu_ids() else "cpu")
+        self.viewer = Viewer(
+            encoder=Encoder(directory, reading.system),
+            image_root=reading.image_root,
+            max_pixels=reading.max_image_pixels,
+        )
+        self.pairs, self.logps = scoring.pairs, scoring.logps
+        self.plain_because = None if self.config.shared_prefix else "shared_prefix is off"
+        self.tried = not self.config.shared_prefix
+
+    def commit(self, shard: str) -> None:
+        """One shard's file."""
+        from seva_ray.dpo.batch import packing_fails
+
+        table = read_table(self.pairs.path("pairs", shard))
+        rows = table.to_pylist()
+        if rows and not self.tried:
+            self.plain_because, self.tried = packing_fails(self.model, self.viewer, rows[:2]), True
+        order = sorted(range(len(rows)), key=num_response_tokens(table).tolist().__getitem__)
+        found: dict[str, list[float]] = {}
+        for start in range(0, len(order), self.config.per_device_batch_size):
+            some = [rows[place] for place in order[start : start + self.config.per_device_batch_size]]
+            found |= {row["prompt_id"]: logps for row, logps in zip(some, self.score(some), strict=True)}
+        scored = [{"prompt_id": row["prompt_id"], "ref_logps": found[row["prompt_id"]]} for row in rows]
+        self.logps.begin()
+        write_table(self.logps.path(shard), pa.Table.from_pylist(scored, LOGPS_SCHEMA))
+
+    def score(self, rows: Sequence[dict[str, Any]]) -> list[list[float]]:
+        import torch
+
+        from seva_ray.dpo.batch import PreferenceCollator, response_logps
+
+        batch = PreferenceCollator(viewer=self.viewer, packed=self.plain_because is None)(rows)
+        with torch.no_grad():
+            logps = response_logps(self.model, {name: values.to(self.model.device) for name, values in batch.items()})
+        return [row[: 1 + len(pair["rejected"])] for row, pair in zip(logps.tolist(), rows, strict=True)]
+
+
+def with_reference(pairs: pa.Table, logps: Artifact) -> pa.Table:
+    """The pairs with their column `ref_logps`."""
+    scored = pa.concat_tables(read_each(read_table, [logps.path(shard) for shard in shards_in(logps.uri)]))
+    assert scored["prompt_id"].equals(pairs["prompt_id"]), f"{logps.name} is not of these pairs"
+    return pairs.append_column("ref_logps", scored["ref_logps"])

@@ -1,0 +1,242 @@
+"""A training worker: what each process of a Ray Train group does. Runs TRL's DPOTrainer over DeepSpeed for each job."""
+
+import gc
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray.train
+
+from seva_ray.core.storage import exists, is_local, local_directory, write_bytes, write_directory
+from seva_ray.dpo.batch import PreferenceCollator
+from seva_ray.dpo.config import Train, deepspeed_config
+from seva_ray.dpo.policy import export, freeze_all_but_language, load_model, load_policy
+from seva_ray.runtime import metrics
+from seva_ray.runtime.progress import duration
+from seva_ray.stages.training.reference import Reading
+from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.views import Viewer
+
+LOG = "log.json"
+"""Of a policy: written last, when all its files are there."""
+DIVERGED = "diverged.txt"
+"""Written instead of a model. An error would be retried from the last checkpoint, to the same end."""
+POLICY = "policy.txt"
+"""In a checkpoint: whose it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One policy to be trained, as every worker is given it."""
+
+    config: Train
+    pairs: Scheduled
+    reading: Reading
+    packed: bool
+    """Whether image and question are computed once per pair."""
+    views: Sequence[str]
+    """Rejected views, where there are several."""
+    policy_uri: str
+    ear: Any
+    """Where workers tell of their progress."""
+
+
+def work(loop_config: dict[str, Any]) -> None:
+    """One worker: does one job after the other; those that a lost group had done already are left out."""
+    for job in ray.get(loop_config["jobs"]):
+        if not any(exists(f"{job.policy_uri}/{name}") for name in (LOG, DIVERGED)):
+            do(job)
+            forget()
+
+
+def forget() -> None:
+    """What transformers and accelerate keep of a trainer in their own globals: the next starts as the first did."""
+    from accelerate.state import AcceleratorState, GradientState
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    AcceleratorState._reset_state(reset_partial_state=False)
+    GradientState._reset_state()
+    gc.collect()
+
+
+def do(job: Job) -> None:
+    """Runs the trainer; rank 0 writes the merged model and the log."""
+    import datasets
+    import torch
+    import transformers
+    import trl
+
+    from seva_ray.stages.training.trainer import PreferenceTrainer
+
+    config = job.config
+    directory = local_directory(job.reading.directory)
+    encoder = Encoder(directory, job.reading.system)
+    viewer = Viewer(encoder=encoder, image_root=job.reading.image_root, max_pixels=job.reading.max_image_pixels)
+    world, rank = ray.train.get_context().get_world_size(), ray.train.get_context().get_world_rank()
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        skip_compiled_collectives()
+    with tempfile.TemporaryDirectory(prefix="seva-train-") as scratch:
+        curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
+        os.environ["TENSORBOARD_LOGGING_DIR"] = curves
+        callback, model = reporter(job), load_model(directory, config.dtype)
+        if config.full:
+            freeze_all_but_language(model)
+        trainer = PreferenceTrainer(
+            config=config,
+            views=job.views,
+            model=model,
+            args=trl.DPOConfig(
+                output_dir=scratch,
+                learning_rate=config.learning_rate,
+                lr_scheduler_type="cosine",
+                warmup_steps=config.warmup_ratio,
+                weight_decay=config.weight_decay,
+                max_grad_norm=config.max_grad_norm,
+                num_train_epochs=1,
+                per_device_train_batch_size=config.per_device_batch_size,
+                gradient_accumulation_steps=config.global_batch_size // (world * config.per_device_batch_size),
+                seed=config.seed,
+                bf16=config.dtype == "bfloat16",
+                gradient_checkpointing=config.gradient_checkpointing,
+                deepspeed=deepspeed_config(config),
+                use_cpu=not on_gpu,
+                max_length=None,
+                remove_unused_columns=False,
+                precompute_ref_log_probs=config.full,  # else TRL would load a second model as the reference
+                logging_steps=1,
+                logging_nan_inf_filter=False,
+                save_steps=config.save_steps,
+                report_to=list(config.trackers) if rank == 0 else "none",
+                disable_tqdm=True,
+            ),
+            # Without a fingerprint of its own it would be pickled, to be hashed for one.
+            train_dataset=datasets.Dataset(pa.table({"place": range(len(job.pairs.rows))}), fingerprint="places"),
+            processing_class=encoder.processor,
+            data_collator=ScheduledCollator(
+                job.pairs,
+                config,
+                stride=world * config.per_device_batch_size,
+                collate=PreferenceCollator(viewer=viewer, packed=job.packed, views=job.views),
+            ),
+            peft_config=None if config.full else config.lora.peft(),
+            callbacks=[callback],
+        )
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train(resume_from_checkpoint=last_checkpoint(job, scratch))
+        if callback.diverged:
+            if rank == 0:
+                write_bytes(f"{job.policy_uri}/{DIVERGED}", callback.diverged.encode())
+            return
+        merged = save_whole(trainer, encoder) if config.full else merge(trainer, directory, encoder, config.dtype)
+        if rank == 0:
+            write_directory(f"{job.policy_uri}/model", merged)
+            if not config.full:
+                write_directory(f"{job.policy_uri}/adapter", f"{scratch}/adapter")
+            if os.path.isdir(curves) and not is_local(job.policy_uri):
+                write_directory(f"{job.policy_uri}/tensorboard", curves)
+            write_bytes(f"{job.policy_uri}/{LOG}", json.dumps(trainer.state.log_history).encode())
+
+
+def merge(trainer: Any, directory: str, encoder: Encoder, dtype: str) -> str:
+    """Directory of the merged policy, written by rank 0; all workers call, as under ZeRO-3 each has a part of it."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    adapter, merged = (os.path.join(trainer.args.output_dir, name) for name in ("adapter", "merged"))
+    trainer.save_model(adapter)
+    if trainer.is_world_process_zero():
+        unset_hf_deepspeed_config()  # under ZeRO-3 the starting model, too, would be loaded in parts
+        export(load_policy(directory, adapter, dtype), encoder, merged)
+        for file in Path(adapter).iterdir():
+            if file.name not in ("adapter_config.json", "adapter_model.safetensors"):
+                file.unlink()  # among them a pickle of the trainer's arguments
+    return merged
+
+
+def save_whole(trainer: Any, encoder: Encoder) -> str:
+    """Directory of a policy whose own weights were trained, written by rank 0; all workers call, as in `merge`."""
+    directory = os.path.join(trainer.args.output_dir, "whole")
+    trainer.save_model(directory)
+    if trainer.is_world_process_zero():
+        os.remove(os.path.join(directory, "training_args.bin"))  # a pickle
+        encoder.processor.save_pretrained(directory)
+    return directory
+
+
+def reporter(job: Job) -> Any:
+    """A callback that tells of the steps, and hands each checkpoint to Ray Train."""
+    import transformers
+
+    class Reporter(transformers.TrainerCallback):
+        started = 0.0
+        first_step = 0
+        diverged = ""
+        noticed = False
+        saved: float | None = None
+
+        def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            self.started, self.first_step = time.monotonic(), state.global_step
+            if state.global_step and state.is_world_process_zero:
+                job.ear.tell.remote(f"train: resumed at step {state.global_step}/{state.max_steps}")
+
+        def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            if not self.noticed and ray.train.get_preemption_info() is not None:  # a node is about to be taken away
+                self.noticed = control.should_save = True
+
+        def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
+            step, last = state.global_step, state.max_steps
+            for name in ("loss", "grad_norm"):
+                if not math.isfinite((logs or {}).get(name, 0.0)):
+                    self.diverged = f"{name} is {logs[name]} at step {step}; the last checkpoint before it is kept"
+                    control.should_training_stop, control.should_save = True, False
+            if state.is_world_process_zero:
+                metrics.trained(job.policy_uri, (logs or {}).get("rewards/margins"), self.saved)
+            if not state.is_world_process_zero or "loss" not in (logs or {}) or (step % 10 and step != last):
+                return
+            left = (time.monotonic() - self.started) / (step - self.first_step) * (last - step)
+            job.ear.tell.remote(
+                f"train: step {step}/{last}, loss {logs['loss']:.4f}, margin {logs['rewards/margins']:.3f}, "
+                f"accuracy {logs['rewards/accuracies']:.2f}, {duration(left)} left"
+            )
+
+        def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+            Path(path, POLICY).write_text(job.policy_uri)
+            self.saved = time.time()
+            ray.train.report(
+                {"step": state.global_step, **state.log_history[-1]},
+                checkpoint=ray.train.Checkpoint.from_directory(path),
+                checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,  # which also removes the local copy
+            )
+
+    return Reporter()
+
+
+def last_checkpoint(job: Job, scratch: str) -> str | None:
+    """The run's last checkpoint as a local directory, where it is this job's."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as directory:
+        if Path(directory, POLICY).read_text() != job.policy_uri:
+            return None
+        target = os.path.join(scratch, "resumed")
+        shutil.copytree(directory, target)
+    return target
+
+
+def skip_compiled_collectives() -> None:
+    """DeepSpeed would compile a shared-memory collective for CPUs at first use; gloo's serve as well here."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

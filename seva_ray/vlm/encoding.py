@@ -1,0 +1,114 @@
+"""From (image, question) to exactly what the model reads: prompt token ids and normalised pixels.
+
+Generation and training share this file, so both see the same tokens and the same pixels. The text comes from the chat
+template of the model's own processor; images are padded to a square as LLaVA does, then preprocessed by the PIL backend
+(the torchvision backend differs by up to 0.015).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from seva_ray.core.errors import InputError
+from seva_ray.vlm.images import pad_to_square
+
+VICUNA_V1 = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+"""The system text of LLaVA-1.5's training and of SeVa's generation (template `llava_v1`)."""
+
+
+def check_model(directory: str) -> None:
+    """Cheap checks before any model loads.
+
+    Raises: InputError where `directory` is not a transformers vision-language model in safetensors.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    path = Path(directory)
+    if not path.is_dir():
+        raise InputError(f"model {directory}: no such directory")
+    if not (path / "config.json").is_file():
+        raise InputError(f"model {directory}: no config.json; it must be a directory in the transformers format")
+    try:
+        config = json.loads((path / "config.json").read_text())
+        model_type = str(config["model_type"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"model {directory}: config.json is not a transformers configuration") from None
+    if model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or "vision_config" not in config:
+        raise InputError(f"model {directory}: model type {model_type!r} is not a vision-language model")
+    if not any(path.glob("*.safetensors")):
+        raise InputError(f"model {directory}: no .safetensors weights (pickled weights are not loaded)")
+    if not any((path / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+        raise InputError(f"model {directory}: no processor_config.json or preprocessor_config.json")
+
+
+class Encoder:
+    """The tokenizer, chat template and image processor of one model directory."""
+
+    def __init__(self, directory: str, system: str = ""):
+        """`system` is put before the question; empty for none. Raises: InputError for an unusable processor."""
+        from transformers import AutoImageProcessor, AutoProcessor  # takes seconds: not for `--help`
+
+        self.system = system
+        try:
+            self.processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
+            self.image_processor = AutoImageProcessor.from_pretrained(directory, backend="pil", trust_remote_code=False)
+            self.tokenizer = self.processor.tokenizer
+            if getattr(self.processor, "chat_template", None) is None:
+                raise InputError("it has no chat template")
+            mean = getattr(self.image_processor, "image_mean", None) or (0.5, 0.5, 0.5)
+            red, green, blue = (int(channel * 255) for channel in mean)
+            self.background = (red, green, blue)
+            self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.processor.image_token)
+            if self.prompt_ids("?").count(self.image_token_id) != 1:
+                raise InputError("its chat template does not show the image")
+            probe = Image.new("RGB", (64, 64))
+            self.pixels_shape = self.pixels(probe).shape
+            expanded = self.processor(images=probe, text=self.prompt_text("?"))["input_ids"][0]
+        except Exception as error:  # broken files and templates raise anything
+            line = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"model {directory}: processor cannot be used ({line})") from None
+        self.num_image_tokens = list(expanded).count(self.image_token_id)
+        pad = self.tokenizer.pad_token_id
+        self.pad_id: int = 0 if pad is None else pad
+        """Fills up a batch, masked: any token would do."""
+
+    def prompt_text(self, question: str) -> str:
+        """The prompt up to where the response begins, with one image placeholder."""
+        messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        if self.system:
+            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.system}]})
+        return self.processor.apply_chat_template(messages, add_generation_prompt=True)
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Token ids of the prompt, one image token, BOS included where the tokenizer has one.
+
+        Raises: InputError where the question itself holds the image placeholder.
+        """
+        if self.processor.image_token in question:
+            raise InputError(f"question {question[:60]!r}: holds the image placeholder {self.processor.image_token}")
+        text = self.prompt_text(question)
+        begins = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
+        return list(self.tokenizer(text, add_special_tokens=not begins)["input_ids"])
+
+    def expand(self, prompt_ids: Sequence[int]) -> list[int]:
+        """The prompt as the model's forward reads it: the image token once per image position."""
+        return [
+            copy
+            for token in prompt_ids
+            for copy in ([token] * self.num_image_tokens if token == self.image_token_id else [token])
+        ]
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Normalised pixels, float32 (C, H, W), of an RGB image padded to a square with the mean colour."""
+        square = pad_to_square(image, self.background)
+        return np.asarray(self.image_processor(images=square, return_tensors="np")["pixel_values"][0], dtype=np.float32)
+
+    def text(self, token_ids: Sequence[int]) -> str:
+        """Response token ids as text, without special tokens and outer white space."""
+        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()

@@ -1,0 +1,172 @@
+"""Untrusted image files -> RGB images: path checks, size checks before decoding, every common mode to 8-bit RGB.
+
+In: a path under an image root (a local directory or an fsspec URI such as `s3://bucket/photos`), or the file's bytes.
+Out: a decoded RGB image without metadata. Whatever is wrong with a file is one line, as InputError. (What libtiff finds
+wrong it also writes to stderr itself, which cannot be turned off for one file.)
+"""
+
+import os
+import re
+import threading
+import urllib.parse
+import warnings
+from io import BytesIO
+
+import fsspec
+import numpy as np
+from fsspec.implementations.local import LocalFileSystem
+from PIL import Image, UnidentifiedImageError
+
+from seva_ray.core.errors import InputError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+"""What is decoded, found by content and not by suffix. No vector, script or rarely exercised decoders."""
+
+MAX_PIXELS = 64_000_000
+"""Default limit, of the image and of the square it is padded to. PIL's own limit (179 million) stands beside it."""
+
+METADATA_BYTES = 2**24
+"""How much longer than its raw RGBA pixels an encoded file may be."""
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation. Source: EXIF 2.32, tag 0x0112."""
+
+ORIENTATION = 0x0112
+
+quiet = threading.Lock()
+"""Silencing warnings is process-wide: two threads that do it at once would leave each other's filters behind."""
+
+
+def load_image(
+    *, path: str | None, data: bytes | None, image_root: str | None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """The decoded image, upright and RGB; `data`, where given, is the file's content and `path` is not read.
+
+    An alpha channel is dropped, as LLaVA does: transparent pixels show the colour stored under them.
+    Raises: InputError. What a store raises that cannot be reached passes: the image may be sound.
+    Deviates: LLaVA ignores EXIF orientation and would see some photographs lying on their side.
+    """
+    name = "image bytes" if data is not None else f"image {_short(repr(path))}"
+    max_bytes = 4 * max_pixels + METADATA_BYTES
+    if data is None:
+        try:
+            data = _read(path, image_root, max_bytes)
+        except (ConnectionError, TimeoutError):
+            raise
+        except (OSError, ValueError, ImportError) as error:  # ImportError: a URI scheme that is not installed
+            raise InputError(f"{name}: {_reason(error)}") from None
+    try:
+        if not data:
+            raise InputError("the file is empty")
+        if len(data) > max_bytes:
+            raise InputError(f"more than {max_bytes:,} bytes")
+        # PIL warns of broken metadata, sizes and palettes; what matters of that is an error here.
+        with quiet, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decode(data, max_pixels)
+    except Exception as error:  # decoders raise anything on hostile input, and one file must not end a job
+        raise InputError(f"{name}: {_reason(error)}") from None
+
+
+def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
+    """The image centred on a square of `colour`.
+
+    Source: `expand2square` of haotian-liu/LLaVA, llava/mm_utils.py: the smaller half of an odd border comes first.
+    """
+    side = max(image.size)
+    if image.size == (side, side):
+        return image
+    square = Image.new("RGB", (side, side), colour)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
+
+
+def _decode(data: bytes, max_pixels: int) -> Image.Image:
+    with Image.open(BytesIO(data), formats=FORMATS) as image:  # reads the header only
+        width, height = image.size
+        if width * height > max_pixels:
+            raise InputError(f"{width}x{height} has more than {max_pixels:,} pixels")
+        if max(width, height) ** 2 > max_pixels:
+            raise InputError(f"{width}x{height} padded to a square has more than {max_pixels:,} pixels")
+        image.load()
+        upright = _upright(image)  # after decoding: a TIFF turns itself upright and forgets its tag
+        rgb = _to_rgb(image)
+    if upright is not None:
+        rgb = rgb.transpose(upright)
+    rgb.info = {}
+    return rgb
+
+
+def _upright(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # a photograph with broken EXIF is still a photograph
+        return None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # PIL would clip at 255 instead of scaling: almost every 16-bit image would come out white.
+        return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise InputError(f"mode {image.mode}: 32-bit brightness without a known white cannot be shown in 8 bits")
+    return image.convert("RGB")
+
+
+def _read(path: str | None, image_root: str | None, max_bytes: int) -> bytes:
+    """At most one byte more than `max_bytes` of the file `path` under `image_root`."""
+    if path is None:
+        raise InputError("neither a path nor bytes in the row")
+    if not image_root:
+        raise InputError("a path, but no image_root to find it under")
+    filesystem, root = fsspec.core.url_to_fs(image_root)
+    full = f"{root.rstrip('/')}/{_relative(path)}"
+    if isinstance(filesystem, LocalFileSystem):
+        full = _inside(root, full)
+    with filesystem.open(full, "rb") as file:
+        return file.read(max_bytes + 1)
+
+
+def _relative(path: str) -> str:
+    """The path as it is joined to a root. Raises: InputError where it could mean a place outside of one."""
+    parts = [urllib.parse.unquote(part) for part in re.split(r"[/\\]", path)]
+    if path.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", path):
+        raise InputError("an absolute path, but only paths under image_root are read")
+    if ".." in parts or "://" in path or "::" in path or "\0" in path:
+        raise InputError("the path leaves image_root")
+    inner = "/".join(part for part in path.split("/") if part not in ("", "."))
+    if not inner:
+        raise InputError("the path names no file")
+    return inner
+
+
+def _inside(root: str, full: str) -> str:
+    """The file that `full` leads to after symbolic links, where that is a regular file under `root`."""
+    real_root, real = os.path.realpath(root), os.path.realpath(full)
+    if os.path.commonpath([real_root, real]) != real_root:
+        raise InputError("a symbolic link leads out of image_root")
+    if os.path.exists(real) and not os.path.isfile(real):  # a pipe would block for ever
+        raise InputError("not a regular file")
+    return real
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file under image_root"
+    if isinstance(error, UnidentifiedImageError):
+        return f"not an image in one of the formats {', '.join(FORMATS)}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return _short(" ".join(str(error).split())) or type(error).__name__
+
+
+def _short(text: str, limit: int = 200) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}..."

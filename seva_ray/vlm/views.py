@@ -1,0 +1,44 @@
+"""The pixels of a prompt in a view: what the model sees when it answers.
+
+A pure function of the row, the view and the seed, so a row has the same bytes on every worker and in every
+restart, and the report can show exactly what was generated from.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from seva_ray.augmentations import CLEAN, parse_view
+from seva_ray.core.seeds import generator
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.images import load_image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Viewer:
+    """Opens the images of one prompt set and shows them to one model."""
+
+    encoder: Encoder
+    image_root: str | None
+    max_pixels: int
+    seed: int = 0
+    """Of the augmentations."""
+
+    def pixels(self, row: Mapping[str, Any], view: str = CLEAN) -> np.ndarray:
+        """Normalised pixels, float32 (C, H, W), of a row with prompt_id, image_path and image_bytes.
+
+        Raises: InputError, OSError where the image cannot be read.
+        """
+        image = load_image(
+            path=row["image_path"],
+            data=row["image_bytes"],
+            image_root=self.image_root,
+            max_pixels=self.max_pixels,
+        )
+        augmentation = parse_view(view)
+        if augmentation is None:
+            return self.encoder.pixels(image)
+        random = generator(self.seed, row["prompt_id"], view)
+        return augmentation.pixels(self.encoder.pixels(augmentation.image(image, random)), random)
