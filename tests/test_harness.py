@@ -88,7 +88,7 @@ def test_the_scores_of_two_runs_are_found_with_the_policys_other_scores_and_say_
     config = Harness(limit=12)
     runs = []
     for side in SIDES:
-        run = open_run(config, store, TASK, Model(name=side, directory="", fingerprint=side))
+        run = open_run(config, store, TASK, Model(name=side, directory="", fingerprint=side)).begin()
         Path(run.uri, "samples").symlink_to(FILES / side / "samples")
         Path(run.uri, "results.json").symlink_to(FILES / side / "results.json")
         runs.append(run.finish({}))

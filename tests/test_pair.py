@@ -176,6 +176,25 @@ def test_filters_that_leave_no_pair_say_that_it_is_they(answers: Answers):
         answers.pair(name="strict", filters=Filters(repetition=2, length_ratio=(2.5, 9.0), edit_distance=(0.0, 0.0)))
 
 
+def test_responses_that_all_failed_say_why_and_leave_the_name_free(
+    answers: Answers, capsys: pytest.CaptureFixture[str]
+):
+    store = answers.store
+    artifact = store.open("responses/model/by17/diffusion-700", config="failed", inputs=[answers.prompts])
+    for number in range(answers.prompts.counts["num_shards"]):
+        ids = read_table(answers.prompts.path(shard_name(number)))["prompt_id"].to_pylist()
+        rows = [Response(prompt_id=key, error=f"image '{key}.png': no such file under image_root") for key in ids]
+        write_table(artifact.path(shard_name(number)), table(rows, RESPONSE_SCHEMA))
+    failed = artifact.finish({})
+    why = "60 failed as 'ocr_vqa/0' did: image 'ocr_vqa/0.png': no such file under image_root"
+    with pytest.raises(Fruitless) as caught:
+        pair(Pair(), store, answers.prompts, answers.chosen, [failed])
+    shown = "0 kept, 0 equal, 0 empty, 0 truncated, 60 failed"
+    assert str(caught.value) == f"pairs/model/by17/diffusion-700: no pair is left ({shown}); {why}"
+    assert capsys.readouterr().err.splitlines()[-2:] == [f"pair diffusion-700: {shown}", f"pair diffusion-700: {why}"]
+    assert not exists(store.uri("pairs/model/by17/diffusion-700"))
+
+
 def test_other_rules_under_the_same_name_are_refused_and_a_name_is_not_a_rule(answers: Answers):
     plain = answers.pair()
     with pytest.raises(FingerprintMismatch, match=r"config\.filters\.repetition: null -> 2"):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import ClassVar
 
 import pytest
 
+from prepare import PrepareJob, main
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import FingerprintMismatch, InputError
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import write_bytes
-from seva_ray.sources import Table
+from seva_ray.runtime import cli as job
+from seva_ray.sources import Table, ToyWorld
 from seva_ray.stages.prepare import Prepare, prepare
 
 DIGEST_OF_OLD = "74508370e643cda1"
@@ -143,3 +146,26 @@ def test_prompts_of_an_older_version_of_which_none_can_be_used_are_refused(store
     store.open("prompts/x", config=recipe).finish({"num_prompts": 1, "num_failed": 1, "num_shards": 1})
     with pytest.raises(InputError, match=f"prompts/x: no prompt in it can be used; remove {store.root}/prompts/x"):
         prepare(Prepare(), store, "x", source)
+
+
+def test_the_job_ends_with_2_and_the_corrected_command_under_the_same_name_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "vqa.jsonl").write_text('{"text": "Is it red?", "image_path": "a.png"}\n' * 12)
+    words = ["--name", "v", "--root", str(tmp_path / "runs"), "source:table", "--source.path"]
+    words += [str(tmp_path / "vqa.jsonl"), "--source.image-root", str(tmp_path)]
+
+    def run(*more: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["prepare.py", *words, *more])
+        job.run(main, {"toy": PrepareJob(name="toy", source=ToyWorld())}, "test")
+        return capsys.readouterr().err.splitlines()
+
+    with pytest.raises(SystemExit) as exit_:
+        run()
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: source of v: none of its 12 prompts can be used; 12 failed as '0' did: row 0: column 'image': no image "
+        "(a path, bytes, or a struct of them)"
+    ]
+    columns = ("--source.question-column", "text", "--source.image-column", "image_path")
+    assert run(*columns) == ["prepare v: 12 prompts in 1 shards, 0 unusable"]

@@ -1,5 +1,6 @@
 """Stages over artifacts, with the fake engine where no model is needed."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import FingerprintMismatch, Fruitless
 from seva_ray.core.records import Prompt
-from seva_ray.core.storage import read_table
-from seva_ray.engines import FakeEngine
+from seva_ray.core.storage import exists, read_table
+from seva_ray.engines import Decoding, FakeEngine, TransformersEngine
 from seva_ray.engines.units import Unit
 from seva_ray.pairs.files import lineage
 from seva_ray.sources import ToyWorld
@@ -98,6 +99,19 @@ def test_units_go_to_ray_data_in_portions_with_the_same_result(run: Run, monkeyp
     assert portions == [3] * (len(before) // 3) + [len(before) % 3] * bool(len(before) % 3)
     assert len(portions) > 1
     assert {path: path.read_bytes() for path in response_files(run, "diffusion-500")} == before
+
+
+def test_an_engine_that_cannot_load_its_model_takes_no_name(run: Run, tmp_path: Path, toy_model: str):
+    broken = tmp_path / "broken"
+    shutil.copytree(toy_model, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    store, model = Store(str(tmp_path / "runs")), Model(name="broken", directory=str(broken), fingerprint="")
+    config = replace(run.config, engine=TransformersEngine())
+    with pytest.raises(Exception, match="header"):
+        generate(config, store, model, [(run.prompts, "clean")])
+    assert not exists(store.uri("responses"))
+    other = replace(run.config, decoding=Decoding(max_new_tokens=3))
+    assert generate(other, store, model, [(run.prompts, "clean")])[0].complete
 
 
 def test_encoding_asks_for_memory_by_the_rows_of_its_shards(run: Run):

@@ -264,3 +264,4 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_runs(tmp_path, tra
     assert re.match(line, done.stderr.splitlines()[-1]), done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "responses").exists()
+    assert not (tmp_path / "studies").exists()

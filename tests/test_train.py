@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -18,6 +19,7 @@ from seva_ray.core.errors import ConfigError, Fruitless
 from seva_ray.core.storage import exists, read_bytes
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.policy import Lora
+from seva_ray.stages.training.reference import reference
 from seva_ray.stages.training.train import Training, train, train_all
 from seva_ray.vlm.models import model_at
 from tests.small_run import VIEWS, SmallRun
@@ -129,6 +131,16 @@ def test_training_that_diverges_ends_in_one_line_with_its_step_and_no_model(run:
         log_of(run, "wild", wild)
     assert not exists(run.store.uri("policies/wild/model"))
     assert not exists(run.store.uri("policies/wild/record.json"))
+
+
+def test_training_that_fails_before_its_first_checkpoint_leaves_the_name_free(run: SmallRun, tmp_path: Path):
+    shutil.copytree(run.model.directory, tmp_path / "model")
+    model = replace(run.model, directory=str(tmp_path / "model"))
+    reference(CONFIG, run.store, model, run.pairs)
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(Exception, match="header"):
+        train(replace(CONFIG, max_failures=0), run.store, "broken", model, run.pairs)
+    assert not exists(run.store.uri("policies/broken"))
 
 
 def test_a_tracker_that_is_not_installed_offload_without_sharding_and_a_negative_wait_are_config_errors():

@@ -144,7 +144,7 @@ def pairing(config: Pair, artifact: Artifact, views: Sequence[str], shards: Sequ
     )
     for _ in range(2):  # the first time its process starts
         began = time.perf_counter()
-        counts = [ray.get(pair_shard.remote(config, sides, part("pairs"), {}, shard))[ANY] for shard in shards]
+        counts = [ray.get(pair_shard.remote(config, sides, part("pairs"), {}, shard))[0][ANY] for shard in shards]
         seconds = time.perf_counter() - began
     num_prompts = sum(of_shard.total() for of_shard in counts)
     kept = sum(of_shard["kept"] for of_shard in counts)
