@@ -30,7 +30,7 @@ from seva_ray.pairs.filters import Filters
 from seva_ray.scoring.lmms_eval import Harness
 from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
 from seva_ray.stages.base_model import open_toy
-from seva_ray.stages.consistency import Consistency, Part
+from seva_ray.stages.consistency import Consistency, PromptSample
 from seva_ray.stages.generate import Generate, open_responses
 from seva_ray.stages.judge import judge_recipe
 from seva_ray.stages.pair import Pair, open_pairs
@@ -81,7 +81,9 @@ def opened(store: Store) -> Iterator[Artifact]:
     yield of_source(store, "prompts/folder", Folder(path="/data/images"))
     yield of_source(store, "prompts/llava", LlavaJson(path="/data/mix.json", image_root="/data/images", seed=3))
     yield of_source(store, "prompts/toy", ToyWorld(num_images=7))
-    yield of_source(store, "prompts/part", Part(whole=prompts.fingerprint, num_prompts=9, seed=0, artifact=prompts))
+    yield of_source(
+        store, "prompts/part", PromptSample(whole=prompts.fingerprint, num_prompts=9, seed=0, artifact=prompts)
+    )
     chosen = open_responses(Generate(), store, MODEL, prompts, CLEAN)
     views = [*map(label, AUGMENTATIONS), "rand_flip+diffusion-300", *CONTROLS, "diffusion-300=2", sampled(0.7, 1)]
     rejected = {view: open_responses(Generate(), store, MODEL, prompts, view) for view in views}

@@ -7,7 +7,7 @@ import numpy as np
 from seva_ray.core.artifacts import StageTime
 from seva_ray.scoring.intervals import Comparison
 from seva_ray.studies.space import SWAPPED
-from seva_ray.studies.study_rows import POINT_FIELDS, Row, StudyContent, ViewFacts
+from seva_ray.studies.study_rows import POINT_FIELDS, StudyContent, StudyRow, ViewFacts
 
 STEPS = (100, 300, 400, 500, 600, 700, 900)
 VIEWS = (*(f"diffusion-{step}" for step in STEPS), "moco")
@@ -25,9 +25,9 @@ def point(arm: str = "diffusion-500", beta: float = 0.1, num_pairs: int | None =
 
 def row(
     difference: float, *, half: float = 1.2, metric: tuple[str, str] = OBJECTIVE, repeats: int = 3, **where: Any
-) -> Row:
+) -> StudyRow:
     at = point(**where)
-    return Row(
+    return StudyRow(
         point=at,
         benchmark=metric[0],
         metric=metric[1],
@@ -41,8 +41,8 @@ def row(
     )
 
 
-def failed(error: str, **where: Any) -> Row:
-    return Row(point=point(**where), error=error)
+def failed(error: str, **where: Any) -> StudyRow:
+    return StudyRow(point=point(**where), error=error)
 
 
 def gain(arm: str, beta: float, num_pairs: int, rng: np.random.Generator) -> float:
@@ -53,7 +53,7 @@ def gain(arm: str, beta: float, num_pairs: int, rng: np.random.Generator) -> flo
     return float(height * (1.4 - 4.2 * num_pairs**-0.5) * (1 - abs(beta - 0.1) * 4) + rng.normal(0, 0.3))
 
 
-def rows_of_study(rng: np.random.Generator) -> list[Row]:
+def rows_of_study(rng: np.random.Generator) -> list[StudyRow]:
     """Three points were stopped after the first rung, one failed from the start, and one on its way."""
     rows = []
     for arm in ARMS:

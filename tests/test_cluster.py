@@ -12,15 +12,15 @@ with cluster():
     ray.get(ray.remote(lambda: None).remote())
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     sockets = [socket for process in processes for socket in process.net_connections("inet")]
-    listening = {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
-    print(*sorted(listening), ray.nodes()[0]["MetricsExportPort"] > 0)
+    log_relay = {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+    print(*sorted(log_relay), ray.nodes()[0]["MetricsExportPort"] > 0)
 """
 
 
 def test_it_listens_on_loopback_only_and_has_metrics_there():
     done = subprocess.run([sys.executable, "-c", LISTENERS], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    *listening, has_metrics = done.stdout.split()
-    assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-    assert listening
+    *log_relay, has_metrics = done.stdout.split()
+    assert set(log_relay) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    assert log_relay
     assert has_metrics == "True"

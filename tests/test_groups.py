@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.errors import Fruitless
+from seva_ray.core.errors import NothingLeft
 from seva_ray.core.storage import write_bytes
 from seva_ray.dpo.config import Train
 from seva_ray.stages.study.resource_requests import Lanes
@@ -103,7 +103,7 @@ def test_one_that_fails_or_diverges_tells_its_asker_and_the_others_are_trained(w
     assert good.result(20)[0].complete
     with pytest.raises(RuntimeError, match="broken has no memory"):
         broken.result(20)
-    with pytest.raises(Fruitless, match="policies/wild: loss is nan at step 2"):
+    with pytest.raises(NothingLeft, match="policies/wild: loss is nan at step 2"):
         wild.result(20)
 
 

@@ -7,20 +7,20 @@ from collections.abc import Callable
 import pytest
 
 from seva_ray.core.errors import InputError
-from seva_ray.stages.study.resource_requests import Claim, Lanes, check_fits
+from seva_ray.stages.study.resource_requests import Lanes, ResourceRequest, check_fits
 
 
 class Claimant:
     """A thread that holds a claim until it is let go."""
 
-    def __init__(self, lanes: Lanes, claim: Claim):
+    def __init__(self, lanes: Lanes, claim: ResourceRequest):
         self.holds, self.may_end = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self.run, args=(lanes, claim), daemon=True)
         before = len(lanes.waiting)
         self.thread.start()
         until(lambda: self.holds.is_set() or len(lanes.waiting) > before)
 
-    def run(self, lanes: Lanes, claim: Claim) -> None:
+    def run(self, lanes: Lanes, claim: ResourceRequest) -> None:
         with lanes.hold(claim):
             self.holds.set()
             self.may_end.wait(20)

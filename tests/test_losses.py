@@ -8,7 +8,7 @@ import torch
 
 from seva_ray.core.errors import ConfigError
 from seva_ray.dpo.config import Loss, LossName
-from seva_ray.dpo.losses import LOSSES, Answers, losses_of
+from seva_ray.dpo.losses import LOSSES, ResponseLogps, losses_of
 
 BETA = 0.3
 # One pair with K = 1, one with K = 2: policy and reference log-probabilities, and lengths, of chosen and rejected.
@@ -17,12 +17,12 @@ REFERENCE = [[-11.0, -11.5, 0.0], [-19.0, -16.0, -28.0]]
 TOKENS = [[4, 6, 0], [10, 5, 9]]
 
 
-def answers(dtype: torch.dtype = torch.float64) -> Answers:
+def answers(dtype: torch.dtype = torch.float64) -> ResponseLogps:
     logps, reference = (torch.tensor(rows, dtype=dtype) for rows in (LOGPS, REFERENCE))
-    return Answers(logps=logps, ref_logps=reference, num_tokens=torch.tensor(TOKENS))
+    return ResponseLogps(logps=logps, ref_logps=reference, num_tokens=torch.tensor(TOKENS))
 
 
-def given(logps: torch.Tensor) -> Answers:
+def given(logps: torch.Tensor) -> ResponseLogps:
     return replace(answers(), logps=logps)
 
 
@@ -60,7 +60,7 @@ def test_a_loss_is_its_formula(name: LossName):
 
 
 def test_with_one_rejected_response_the_softmax_is_dpo():
-    one = Answers(
+    one = ResponseLogps(
         logps=answers().logps[:, :2], ref_logps=answers().ref_logps[:, :2], num_tokens=torch.tensor(TOKENS)[:, :2]
     )
     both = [losses_of(Loss(name=name), one, BETA).tolist() for name in ("softmax", "sigmoid")]

@@ -11,7 +11,7 @@ import tyro
 
 from pair import PairJob
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.errors import ConfigError, FingerprintMismatch, Fruitless
+from seva_ray.core.errors import ConfigError, FingerprintMismatch, NothingLeft
 from seva_ray.core.records import PAIR_SCHEMA, RESPONSE_SCHEMA, Prompt, Response, table
 from seva_ray.core.storage import exists, read_bytes, read_table, write_table
 from seva_ray.pairs.files import files_of
@@ -172,7 +172,7 @@ def test_a_quota_for_a_source_that_no_prompt_has_is_one_line(answers: Answers):
 
 
 def test_filters_that_leave_no_pair_say_that_it_is_they(answers: Answers):
-    with pytest.raises(Fruitless, match=r"36 length_ratio, 6 edit_distance.*loosen its filters"):
+    with pytest.raises(NothingLeft, match=r"36 length_ratio, 6 edit_distance.*loosen its filters"):
         answers.pair(name="strict", filters=Filters(repetition=2, length_ratio=(2.5, 9.0), edit_distance=(0.0, 0.0)))
 
 
@@ -187,7 +187,7 @@ def test_responses_that_all_failed_say_why_and_leave_the_name_free(
         write_table(artifact.path(shard_name(number)), table(rows, RESPONSE_SCHEMA))
     failed = artifact.finish({})
     why = "60 failed as 'ocr_vqa/0' did: image 'ocr_vqa/0.png': no such file under image_root"
-    with pytest.raises(Fruitless) as caught:
+    with pytest.raises(NothingLeft) as caught:
         pair(Pair(), store, answers.prompts, answers.chosen, [failed])
     shown = "0 kept, 0 equal, 0 empty, 0 truncated, 60 failed"
     assert str(caught.value) == f"pairs/model/by17/diffusion-700: no pair is left ({shown}); {why}"

@@ -14,7 +14,7 @@ from seva_ray.core.storage import write_bytes
 from seva_ray.engines import FakeEngine, VllmEngine
 from seva_ray.pages.plan_page import span
 from seva_ray.planning.footprint import Sizes, demands, parts
-from seva_ray.planning.forecast import Pass, Work, forecast, units_of
+from seva_ray.planning.forecast import Pass, RemainingWork, forecast, units_of
 from seva_ray.planning.prices import read_prices
 from seva_ray.planning.rates import Fleet, Rates
 from seva_ray.planning.simulation import Faults
@@ -42,7 +42,7 @@ FLEET = Fleet(gpus_per_node=8, cpus_per_node=96)
 CLEAN_AND_ONE = [
     Pass(name=name, num_rows=100_000, num_units=100, left=[(100, 1000)]) for name in ("clean", "diffusion-500")
 ]
-WORK = Work(
+WORK = RemainingWork(
     num_prompts=100_000,
     shard_size=1000,
     num_rejected=1,
@@ -280,7 +280,7 @@ def store(tmp_path) -> Store:
     return Store(str(tmp_path / "runs"))
 
 
-def looked(store, prompts=None, num_prompts=0, run=RUN) -> Work:
+def looked(store, prompts=None, num_prompts=0, run=RUN) -> RemainingWork:
     """What is left; looking leaves no file behind."""
     before = sorted(Path(store.root).rglob("*"))
     found = remaining(run, store, MODEL if prompts else None, prompts, num_prompts)

@@ -70,7 +70,7 @@ def training(
 
 def job(root: Path, training: Training) -> Job:
     store = Store(str(root))
-    return job_of(store, training, training.open(store), ear=None)
+    return job_of(store, training, training.open(store), relay=None)
 
 
 def collator(pairs: Scheduled, config: Train = CONFIG, stride: int = 2) -> ScheduledCollator:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.errors import FingerprintMismatch, Fruitless
+from seva_ray.core.errors import FingerprintMismatch, NothingLeft
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import exists, read_table
 from seva_ray.engines import Decoding, FakeEngine, TransformersEngine
@@ -165,5 +165,5 @@ def test_responses_that_are_all_equal_leave_no_pair_and_one_line_says_so(run: Ru
     store = Store(str(tmp_path))
     prompts = prepare(Prepare(), store, "toy", ToyWorld(num_images=2))
     (clean,) = generate(run.config, store, run.model, [(prompts, "clean")])
-    with pytest.raises(Fruitless, match="no pair is left"):
+    with pytest.raises(NothingLeft, match="no pair is left"):
         pair(Pair(), store, prompts, clean, [clean])

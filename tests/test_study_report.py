@@ -12,8 +12,8 @@ from seva_ray.pages import study_figures as study_plots
 from seva_ray.pages.study_page import _growths, render
 from seva_ray.studies.space import SWAPPED
 from seva_ray.studies.study_rows import (
-    Row,
     StudyContent,
+    StudyRow,
     ViewFacts,
     at_reference,
     best_rows,
@@ -25,7 +25,7 @@ from tests.studies import ARMS, BETAS, OBJECTIVE, failed, point, row, whole_stud
 from tests.test_report import HOSTILE, Page
 
 
-def study(*rows: Row, **parts: Any) -> StudyContent:
+def study(*rows: StudyRow, **parts: Any) -> StudyContent:
     """Of just these rows; its axes are what they vary in."""
     fields = rows[0].point if rows else {}
     axes = {name: list(dict.fromkeys(row.point[name] for row in rows)) for name in fields}

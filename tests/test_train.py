@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from seva_ray.core.artifacts import Artifact
-from seva_ray.core.errors import ConfigError, Fruitless
+from seva_ray.core.errors import ConfigError, NothingLeft
 from seva_ray.core.storage import exists, read_bytes
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.policy import Lora
@@ -127,7 +127,9 @@ def test_full_training_under_zero_3_changes_the_whole_language_model_and_nothing
 
 def test_training_that_diverges_ends_in_one_line_with_its_step_and_no_model(run: SmallRun):
     wild = replace(CONFIG, learning_rate=1e35, warmup_ratio=0.0)
-    with pytest.raises(Fruitless, match=r"policies/wild: (loss|grad_norm) is (nan|inf) at step [23];.*lower learning"):
+    with pytest.raises(
+        NothingLeft, match=r"policies/wild: (loss|grad_norm) is (nan|inf) at step [23];.*lower learning"
+    ):
         log_of(run, "wild", wild)
     assert not exists(run.store.uri("policies/wild/model"))
     assert not exists(run.store.uri("policies/wild/record.json"))

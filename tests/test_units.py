@@ -12,7 +12,7 @@ from seva_ray.core.errors import FingerprintMismatch
 from seva_ray.core.records import Response
 from seva_ray.core.storage import read_table
 from seva_ray.engines import Request
-from seva_ray.engines.units import Encoded, Row, Unit, answer
+from seva_ray.engines.units import Encoded, EncodedPrompt, Unit, answer
 
 IMAGE_TOKEN = 3
 
@@ -50,9 +50,9 @@ def test_an_answer_that_holds_the_image_placeholder_is_an_error_of_its_own_row(t
     encoded = Encoded(
         unit=unit(uri),
         rows=[
-            Row(prompt_id="a", prompt_ids=[7, IMAGE_TOKEN], image=0),
-            Row(prompt_id="b", prompt_ids=[7, 8], image=0),
-            Row(prompt_id="c", error="no image"),
+            EncodedPrompt(prompt_id="a", prompt_ids=[7, IMAGE_TOKEN], image=0),
+            EncodedPrompt(prompt_id="b", prompt_ids=[7, 8], image=0),
+            EncodedPrompt(prompt_id="c", error="no image"),
         ],
         pixels=np.zeros((1, 3, 2, 2), np.float32),
         image_token_id=IMAGE_TOKEN,

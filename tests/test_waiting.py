@@ -16,7 +16,7 @@ FAILED = states.ReschedulingState(ControllerError(WorkerGroupStartupFailedError(
 LOST = states.RestartingState(WorkerGroupError("a worker is gone", {}))
 
 
-class Ear:
+class LogRelay:
     """In the place of an actor's handle."""
 
     def __init__(self) -> None:
@@ -31,8 +31,8 @@ class Controller:
     """Goes through states at given times."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, limit_s: float):
-        self.monkeypatch, self.ear = monkeypatch, Ear()
-        self.waiting = Waiting(what="2 x (GPU 1, training 1)", limit_s=limit_s, ear=self.ear)
+        self.monkeypatch, self.relay = monkeypatch, LogRelay()
+        self.waiting = Waiting(what="2 x (GPU 1, training 1)", limit_s=limit_s, relay=self.relay)
 
     def at(self, second: float, state: Any) -> None:
         self.monkeypatch.setattr(waiting.time, "monotonic", lambda: second)
@@ -51,7 +51,7 @@ def test_each_minute_without_nodes_is_one_line_and_a_new_wait_begins_when_worker
     controller.at(5000, LOST)
     controller.at(5010, states.SchedulingState(None))
     controller.at(5060, TIMED_OUT)
-    assert controller.ear.lines == [
+    assert controller.relay.lines == [
         f"train: waits for 2 x (GPU 1, training 1), for {waited} now; ends after 60.0 min (wait_s)"
         for waited in ("60 s", "2.0 min", "60 s")
     ]

@@ -1,4 +1,4 @@
-"""The workshop of a study: what several trials ask for is made once, and what fails harms no other."""
+"""The server of a study: what several trials ask for is made once, and what fails harms no other."""
 
 import math
 from collections import Counter
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.errors import Fruitless, InputError, UserError
+from seva_ray.core.errors import InputError, NothingLeft, UserError
 from seva_ray.dpo.config import Train
 from seva_ray.engines import FakeEngine
 from seva_ray.sources import ToyWorld
@@ -21,7 +21,7 @@ from seva_ray.stages.study.cluster_check import claim_of_generation, claim_of_tr
 from seva_ray.stages.study.cost import Holdings, at_work
 from seva_ray.stages.study.driver import best_of
 from seva_ray.stages.study.resource_requests import Lanes
-from seva_ray.stages.study.study_server import Bench, Order, Workshop, settled
+from seva_ray.stages.study.study_server import Bench, Order, StudyServer, settled
 from seva_ray.studies.space import Point
 from seva_ray.vlm.models import Model
 from tests import studies
@@ -55,11 +55,11 @@ def bench(ray_cluster: None, tmp_path: Path, journal: Path) -> Bench:
 
 
 def test_what_several_ask_for_at_once_is_generated_once(bench: Bench, journal: Path):
-    workshop, prompts = Workshop(bench), bench.prompts[None]
+    server, prompts = StudyServer(bench), bench.prompts[None]
     views = ["clean", "diffusion-300", "diffusion-600"]
     with ThreadPoolExecutor(6) as trials:
         asked = [[(MODEL, prompts, view) for view in ("clean", views[1 + n % 2])] for n in range(6)]
-        answered = list(trials.map(workshop.responses, asked))
+        answered = list(trials.map(server.responses, asked))
     for work, artifacts in zip(asked, answered, strict=True):
         assert [artifact.name.rsplit("/", 1)[-1] for artifact in artifacts] == [view for _, _, view in work]
     served = Counter(line.split()[2] for line in journal.read_text().splitlines())
@@ -67,15 +67,15 @@ def test_what_several_ask_for_at_once_is_generated_once(bench: Bench, journal: P
 
 
 def test_one_that_fails_tells_its_asker_and_the_others_have_their_answers(bench: Bench):
-    workshop, prompts = Workshop(bench), bench.prompts[None]
+    server, prompts = StudyServer(bench), bench.prompts[None]
     broken = replace(prompts, uri=f"{prompts.uri}-gone", name="prompts/gone")
     with ThreadPoolExecutor(2) as trials:
-        bad = trials.submit(workshop.responses, [(MODEL, broken, "clean")])
-        good = trials.submit(workshop.responses, [(MODEL, prompts, "clean")])
+        bad = trials.submit(server.responses, [(MODEL, broken, "clean")])
+        good = trials.submit(server.responses, [(MODEL, prompts, "clean")])
         assert good.result(120)[0].complete
         with pytest.raises((UserError, RuntimeError)):
             bad.result(120)
-    (later,) = workshop.responses([(MODEL, prompts, "diffusion-300")])
+    (later,) = server.responses([(MODEL, prompts, "diffusion-300")])
     assert later.complete, "the engines of the failed pool gave their CPUs back"
 
 
@@ -124,7 +124,7 @@ def test_an_error_of_the_points_own_is_its_result_and_any_other_is_told_again_wi
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ):
     told: list[str] = []
-    workshop, values = Workshop(bench, lambda point, found: told.append(found)), studies.point()
+    server, values = StudyServer(bench, lambda point, found: told.append(found)), studies.point()
     tries = []
 
     def fails(error: Exception) -> None:
@@ -132,22 +132,22 @@ def test_an_error_of_the_points_own_is_its_result_and_any_other_is_told_again_wi
             tries.append(point)
             raise error
 
-        monkeypatch.setattr(workshop, "measured", measured)
+        monkeypatch.setattr(server, "measured", measured)
 
-    fails(Fruitless("no pair is left"))
-    assert workshop.measure(values, 500)["error"] == "no pair is left"
+    fails(NothingLeft("no pair is left"))
+    assert server.measure(values, 500)["error"] == "no pair is left"
     fails(InputError("disk: full"))
     for _ in range(2):
         with pytest.raises(UserError, match="disk: full"):
-            workshop.measure(values, 250)
+            server.measure(values, 250)
     assert told == ["no pair is left", "disk: full"]
     assert len(tries) == 2
 
 
 def test_without_gpus_one_group_of_workers_trains_at_a_time(bench: Bench):
-    cpus = Workshop(replace(bench, train=Train(num_workers=2), capacity={"CPU": 16}))
-    gpus = Workshop(replace(bench, train=Train(num_workers=2), capacity={"GPU": 16}, on_gpus=True))
-    assert [workshop.lanes.room(workshop.groups.claim) for workshop in (cpus, gpus)] == [1, 8]
+    cpus = StudyServer(replace(bench, train=Train(num_workers=2), capacity={"CPU": 16}))
+    gpus = StudyServer(replace(bench, train=Train(num_workers=2), capacity={"GPU": 16}, on_gpus=True))
+    assert [server.lanes.room(server.groups.claim) for server in (cpus, gpus)] == [1, 8]
     with cpus.lanes.hold(cpus.groups.claim):
         assert cpus.lanes.room(cpus.groups.claim) == 0
         assert cpus.lanes.room(cpus.claim) == 7, "what the reference takes is not a group"
@@ -163,7 +163,7 @@ def test_engines_are_no_more_than_the_study_may_use(bench: Bench, monkeypatch: p
     monkeypatch.setattr("seva_ray.stages.study.study_server.generated", generated)
     many = replace(bench, generate=replace(bench.generate, max_engines=8), capacity={"GPU": 2}, on_gpus=True)
     order = Order(work=[(MODEL, bench.prompts[None], "clean")], answered=Future())
-    Workshop(many).answer([order], last=False)
+    StudyServer(many).answer([order], last=False)
     assert used == [2]
 
 

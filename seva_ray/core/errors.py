@@ -3,7 +3,7 @@
 UserError
 ├── ConfigError          a field has a value that cannot work; says which
 ├── InputError           a file or row cannot be read; says which
-├── Fruitless            what was asked for was done, and gave nothing to go on with
+├── NothingLeft            what was asked for was done, and gave nothing to go on with
 └── FingerprintMismatch  an artifact of that name was made by another recipe; says how they differ
 """
 
@@ -20,7 +20,7 @@ class InputError(UserError):
     """A file, row or model directory cannot be used."""
 
 
-class Fruitless(UserError):
+class NothingLeft(UserError):
     """Done as it was asked for, to no use: the same again would end the same."""
 
 

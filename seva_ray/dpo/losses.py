@@ -17,7 +17,7 @@ from seva_ray.dpo.config import Loss, LossName
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
+class ResponseLogps:
     """What the policy and the reference say of a batch's responses; column 0 is chosen. Tensors of shape (B, 1 + K)."""
 
     logps: Tensor
@@ -36,7 +36,7 @@ class Answers:
         return self.num_tokens[:, 1:] > 0
 
 
-def losses_of(loss: Loss, answers: Answers, beta: float) -> Tensor:
+def losses_of(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
     """The loss of each pair, (B,)."""
     return LOSSES[loss.name](loss, answers, beta)
 
@@ -46,18 +46,18 @@ def mean_over_rejected(values: Tensor, there: Tensor) -> Tensor:
     return (values * there).sum(1) / there.sum(1)
 
 
-def margins(answers: Answers) -> Tensor:
+def margins(answers: ResponseLogps) -> Tensor:
     """(B, K): log-ratio of chosen minus that of each rejected response."""
     logratios = answers.logratios
     return logratios[:, :1] - logratios[:, 1:]
 
 
-def sigmoid(loss: Loss, answers: Answers, beta: float) -> Tensor:
+def sigmoid(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
     """-log sigmoid(r_c - r_k), mean over k. Source: DPO, Rafailov et al. 2023 (arXiv 2305.18290), eq. 7."""
     return mean_over_rejected(-logsigmoid(beta * margins(answers)), answers.there)
 
 
-def softmax(loss: Loss, answers: Answers, beta: float) -> Tensor:
+def softmax(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
     """-log(e^{r_c} / (e^{r_c} + sum_k e^{r_k})); with K = 1 it is `sigmoid`.
 
     Source: SeVa (arXiv 2404.10501) section 3.4, preference optimisation as InfoNCE with K negatives.
@@ -66,7 +66,7 @@ def softmax(loss: Loss, answers: Answers, beta: float) -> Tensor:
     return torch.nn.functional.softplus(torch.logsumexp(gaps, 1))
 
 
-def ipo(loss: Loss, answers: Answers, beta: float) -> Tensor:
+def ipo(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
     """(h_k - 1 / (2 beta))^2 with h_k the margin of log-ratios per token, mean over k.
 
     Source: Azar et al. 2023 (arXiv 2310.12036), eq. 17; per token as its authors advise, and as TRL does.
@@ -74,12 +74,12 @@ def ipo(loss: Loss, answers: Answers, beta: float) -> Tensor:
     return mean_over_rejected((margins(per_token(answers)) - 1 / (2 * beta)) ** 2, answers.there)
 
 
-def hinge(loss: Loss, answers: Answers, beta: float) -> Tensor:
+def hinge(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
     """max(0, 1 - (r_c - r_k)), mean over k. Source: SLiC, Zhao et al. 2023 (arXiv 2305.10425), with DPO's rewards."""
     return mean_over_rejected(torch.relu(1 - beta * margins(answers)), answers.there)
 
 
-def robust(loss: Loss, answers: Answers, beta: float) -> Tensor:
+def robust(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
     """(-(1 - e) log sigmoid(m) + e log sigmoid(-m)) / (1 - 2 e) with m = r_c - r_k and e = label_smoothing.
 
     Unbiased where the sides of a share e of the pairs are exchanged. Source: Chowdhury et al. 2024 (arXiv 2403.00409).
@@ -88,7 +88,7 @@ def robust(loss: Loss, answers: Answers, beta: float) -> Tensor:
     return mean_over_rejected((-(1 - e) * logsigmoid(scaled) + e * logsigmoid(-scaled)) / (1 - 2 * e), answers.there)
 
 
-def rpo(loss: Loss, answers: Answers, beta: float) -> Tensor:
+def rpo(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
     """sigmoid + sft_weight * (-log pi(y_c|x) / |y_c|): keeps the chosen response likely.
 
     Source: iterative RPO, Pang et al. 2024 (arXiv 2404.19733), eq. 1.
@@ -96,7 +96,7 @@ def rpo(loss: Loss, answers: Answers, beta: float) -> Tensor:
     return sigmoid(loss, answers, beta) - loss.sft_weight * answers.logps[:, 0] / answers.num_tokens[:, 0]
 
 
-def length_normalised(loss: Loss, answers: Answers, beta: float) -> Tensor:
+def length_normalised(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
     """-log sigmoid(beta * (log-ratio_c / |y_c| - log-ratio_k / |y_k|)), mean over k.
 
     Source: Tulu 3, Lambert et al. 2024 (arXiv 2411.15124), eq. 6.
@@ -104,12 +104,14 @@ def length_normalised(loss: Loss, answers: Answers, beta: float) -> Tensor:
     return sigmoid(loss, per_token(answers), beta)
 
 
-def per_token(answers: Answers) -> Answers:
+def per_token(answers: ResponseLogps) -> ResponseLogps:
     lengths = answers.num_tokens.clamp(min=1)
-    return Answers(logps=answers.logps / lengths, ref_logps=answers.ref_logps / lengths, num_tokens=answers.num_tokens)
+    return ResponseLogps(
+        logps=answers.logps / lengths, ref_logps=answers.ref_logps / lengths, num_tokens=answers.num_tokens
+    )
 
 
-LOSSES: dict[LossName, Callable[[Loss, Answers, float], Tensor]] = {
+LOSSES: dict[LossName, Callable[[Loss, ResponseLogps, float], Tensor]] = {
     "sigmoid": sigmoid,
     "softmax": softmax,
     "ipo": ipo,

@@ -50,7 +50,7 @@ class Unit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class EncodedPrompt:
     """One prompt of a unit, ready for the engine; or its error."""
 
     prompt_id: str
@@ -66,7 +66,7 @@ class Encoded:
     """A unit that an engine can answer."""
 
     unit: Unit
-    rows: Sequence[Row]
+    rows: Sequence[EncodedPrompt]
     pixels: np.ndarray
     """Normalised, float32 (images, C, H, W)."""
     image_token_id: int
@@ -96,20 +96,20 @@ class Encoded:
     @classmethod
     def of(cls, header: str, pixels: np.ndarray) -> "Encoded":
         data = json.loads(header)
-        rows = [Row(**row) for row in data["rows"]]
+        rows = [EncodedPrompt(**row) for row in data["rows"]]
         return cls(unit=Unit(**data["unit"]), rows=rows, pixels=pixels, image_token_id=data["image_token_id"])
 
 
 def encode(unit: Unit, viewer: Viewer) -> Encoded:
     """Read a shard and make its rows ready. A row that fails carries its error on and costs the others nothing."""
-    rows: list[Row] = []
+    rows: list[EncodedPrompt] = []
     images: list[np.ndarray] = []
     seen: dict[tuple[Any, ...], tuple[int, str]] = {}
     for row in read_table(unit.prompts_uri).to_pylist():
         try:
             rows.append(encode_row(row, unit.view, viewer, images, seen))
         except UserError as error:
-            rows.append(Row(prompt_id=row["prompt_id"], error=str(error)))
+            rows.append(EncodedPrompt(prompt_id=row["prompt_id"], error=str(error)))
     blank = np.zeros((1, 1, 1, 1), np.float32)
     pixels = np.stack(images) if images else blank
     return Encoded(unit=unit, rows=rows, pixels=pixels, image_token_id=viewer.encoder.image_token_id)
@@ -121,10 +121,10 @@ def encode_row(
     viewer: Viewer,
     images: list[np.ndarray],
     seen: dict[tuple[Any, ...], tuple[int, str]],
-) -> Row:
+) -> EncodedPrompt:
     """The row's tokens and the place of its pixels, which are added to `images` where they are not there yet."""
     if row["error"]:
-        return Row(prompt_id=row["prompt_id"], error=row["error"])
+        return EncodedPrompt(prompt_id=row["prompt_id"], error=row["error"])
     prompt_ids = viewer.encoder.prompt_ids(row["question"])
     drawn_from = (row["image_path"], row["image_bytes"], parse_view(view) and row["prompt_id"])
     if drawn_from not in seen:
@@ -132,7 +132,7 @@ def encode_row(
         seen[drawn_from] = len(images), hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
         images.append(pixels)
     image, pixels_id = seen[drawn_from]
-    return Row(prompt_id=row["prompt_id"], prompt_ids=prompt_ids, image=image, pixels_id=pixels_id)
+    return EncodedPrompt(prompt_id=row["prompt_id"], prompt_ids=prompt_ids, image=image, pixels_id=pixels_id)
 
 
 def answer(encoded: Encoded, generator: Generator) -> list[Response]:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from seva_ray.pages.figures import BLUE, INK, MUTED, style
-from seva_ray.planning.footprint import Demand, Part
-from seva_ray.planning.forecast import Forecast, Stage, Work
+from seva_ray.planning.footprint import Demand, Footprint
+from seva_ray.planning.forecast import Forecast, RemainingWork, Stage
 
 Costs = Mapping[str, float]
 """Pool -> price of its hours."""
@@ -21,12 +21,12 @@ class Plan:
     """All that is shown."""
 
     name: str
-    work: Work
+    work: RemainingWork
     origins: Mapping[str, str]
     """Where each known rate and size is from."""
     forecasts: Sequence[Forecast]
     """By number of nodes; the stages of the last are shown."""
-    parts: Sequence[Part]
+    parts: Sequence[Footprint]
     demands: Sequence[Demand]
     currency: str
     costs: Sequence[Costs]

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from seva_ray.pages.figures import BLUE, INK, MUTED, ORANGE, style
 from seva_ray.studies.scaling import ScalingLaw
 from seva_ray.studies.space import SWAPPED, strength
-from seva_ray.studies.study_rows import Row, named, order_of_arm, shown
+from seva_ray.studies.study_rows import StudyRow, named, order_of_arm, shown
 
 WIDTH = 11.2
 """Inches; 1,075 pixels of CSS."""
@@ -55,12 +55,12 @@ class Growth:
     """One arm on more and more pairs."""
 
     arm: str
-    rows: Sequence[Row]
+    rows: Sequence[StudyRow]
     """By number of pairs."""
     law: ScalingLaw | None
 
 
-def score_of(row: Row, hollow: bool = False) -> Mark:
+def score_of(row: StudyRow, hollow: bool = False) -> Mark:
     """The policy's score: the starting model's plus the difference, so that the bar is the difference's interval."""
     return Mark(
         value=row.start + row.difference,

@@ -21,8 +21,8 @@ from seva_ray.studies.scaling import MIN_SIZES, Measurement, fit
 from seva_ray.studies.space import SWAPPED
 from seva_ray.studies.study_rows import (
     POINT_FIELDS,
-    Row,
     StudyContent,
+    StudyRow,
     at_reference,
     best_rows,
     failed_rows,
@@ -105,7 +105,7 @@ def _varying(content: StudyContent) -> list[str]:
     return [name for name in POINT_FIELDS if len(content.axes.get(name, ())) > 1 and name != "num_pairs"] or ["arm"]
 
 
-def _values(content: StudyContent, row: Row) -> list[str]:
+def _values(content: StudyContent, row: StudyRow) -> list[str]:
     return [shown(row.point[name]) for name in _varying(content)]
 
 
@@ -121,7 +121,7 @@ def _held(content: StudyContent, reference: Mapping[str, Any], *free: str) -> st
     return ", ".join(f"{named(name)} {shown(reference[name])}" for name in names)
 
 
-def _strength(content: StudyContent, finals: Sequence[Row]) -> Figure | None:
+def _strength(content: StudyContent, finals: Sequence[StudyRow]) -> Figure | None:
     """A line for each beta if they are few; else the reference's alone."""
     reference = reference_of(content)
     rows = at_reference(reference, finals, "arm", "beta")
@@ -138,7 +138,7 @@ def _strength(content: StudyContent, finals: Sequence[Row]) -> Figure | None:
     return study_plots.against_strength(series, _unit(content), level=rows[0].start) if rows else None
 
 
-def _heat(content: StudyContent, finals: Sequence[Row]) -> dict[str, Any] | None:
+def _heat(content: StudyContent, finals: Sequence[StudyRow]) -> dict[str, Any] | None:
     """Rows of arms and columns of betas; each cell has its row, its colour and whether it was stopped early."""
     kept = at_reference(reference_of(content), finals, "arm", "beta")
     rows = {(row.point["arm"], row.point["beta"]): row for row in kept}
@@ -161,7 +161,7 @@ def _tint(value: float) -> str:
 
 def _growths(content: StudyContent) -> list[Growth]:
     """Arms at the reference that were measured on several numbers of pairs, the best of them, by strength."""
-    by_arm: dict[str, dict[float, Row]] = {}
+    by_arm: dict[str, dict[float, StudyRow]] = {}
     for row in at_reference(reference_of_growth(content), objective_rows(content), "arm"):
         if math.isfinite(row.num_trained):
             # Where there were no more pairs, a larger number asked for is the same policy again.
@@ -176,7 +176,7 @@ def _growths(content: StudyContent) -> list[Growth]:
     return sorted(drawn, key=lambda growth: order_of_arm(growth.arm))
 
 
-def _measurement(row: Row) -> Measurement:
+def _measurement(row: StudyRow) -> Measurement:
     half = (row.difference_high - row.difference_low) / 2
     return Measurement(num_pairs=row.num_trained, score=row.start + row.difference, half_width=half)
 
@@ -186,7 +186,7 @@ def _growth(content: StudyContent, growths: Sequence[Growth]) -> Figure | None:
     return study_plots.against_pairs(growths, _unit(content), level) if growths else None
 
 
-def _parallel(content: StudyContent, finals: Sequence[Row]) -> Figure | None:
+def _parallel(content: StudyContent, finals: Sequence[StudyRow]) -> Figure | None:
     columns = {name: [row.point[name] for row in finals] for name in POINT_FIELDS}
     varying = {name: values for name, values in columns.items() if len(set(values)) > 1}
     if len(varying) < 2 or len(finals) < 3:
@@ -235,15 +235,15 @@ def _test_time(content: StudyContent) -> Figure | None:
     return study_plots.against_strength(series, _unit(content), level=rows[0][1].start) if rows else None
 
 
-def _rungs(content: StudyContent, finals: Sequence[Row]) -> list[Row]:
+def _rungs(content: StudyContent, finals: Sequence[StudyRow]) -> list[StudyRow]:
     """What was measured on the way, view by view."""
     passed = [row for row in objective_rows(content) if row not in finals]
     return sorted(passed, key=lambda row: (order_of_arm(row.point["arm"]), str(row.setting), row.asked))
 
 
-def _points(content: StudyContent, rows: Sequence[Row], final: bool) -> dict[str, Any]:
+def _points(content: StudyContent, rows: Sequence[StudyRow], final: bool) -> dict[str, Any]:
     """Rows of the table of points, with what is to be said of each."""
-    best = Row(point=content.best).setting if content.best else None
+    best = StudyRow(point=content.best).setting if content.best else None
     failed = {row.setting for row in failed_rows(content)}
     placed = forest(rows)
     return {
@@ -271,12 +271,12 @@ def _points(content: StudyContent, rows: Sequence[Row], final: bool) -> dict[str
     }
 
 
-def _others(content: StudyContent, best: Sequence[Row]) -> dict[str, Any] | None:
+def _others(content: StudyContent, best: Sequence[StudyRow]) -> dict[str, Any] | None:
     rows = [row for row in best if (row.benchmark, row.metric) != content.objective]
     return forest(rows) if rows else None
 
 
-def _intervals(finals: Sequence[Row]) -> str:
+def _intervals(finals: Sequence[StudyRow]) -> str:
     """What the intervals hold."""
     repeats = {len(row.differences) for row in finals}
     if repeats == {1}:

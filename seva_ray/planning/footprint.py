@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 from seva_ray.core.errors import ConfigError
 from seva_ray.engines.units import UNITS_PER_CALL
-from seva_ray.planning.forecast import Forecast, Work
+from seva_ray.planning.forecast import Forecast, RemainingWork
 from seva_ray.planning.rates import Rates
 
 DRIVER_BYTES_PER_UNIT = 11_000
@@ -57,7 +57,7 @@ class Sizes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class Footprint:
     """Bytes that are stored or moved for one purpose; None where a size is unknown."""
 
     name: str
@@ -65,7 +65,7 @@ class Part:
     moved: float | None = 0.0
 
 
-def parts(work: Work, rates: Rates, sizes: Sizes, full: bool, num_starts: int) -> list[Part]:
+def parts(work: RemainingWork, rates: Rates, sizes: Sizes, full: bool, num_starts: int) -> list[Footprint]:
     """Upper bounds where rows can share: an image for several questions is read and sent once.
 
     `num_starts`: of nodes with engines, each of which fetches the model.
@@ -76,22 +76,22 @@ def parts(work: Work, rates: Rates, sizes: Sizes, full: bool, num_starts: int) -
     checkpoint = sizes.checkpoint_bytes(full)
     adapter = 0.0 if full else times(sizes.trained_parameters, sizes.weight_bytes)
     return [
-        Part(name="prompts", stored=times(prompts, sizes.prompt_bytes), moved=times(left, sizes.prompt_bytes)),
-        Part(name="images beside them", moved=times(left, sizes.image_bytes)),
-        Part(name="pixels to engines", moved=times(left, sizes.pixel_bytes)),
-        Part(
+        Footprint(name="prompts", stored=times(prompts, sizes.prompt_bytes), moved=times(left, sizes.prompt_bytes)),
+        Footprint(name="images beside them", moved=times(left, sizes.image_bytes)),
+        Footprint(name="pixels to engines", moved=times(left, sizes.pixel_bytes)),
+        Footprint(
             name="responses",
             stored=times(sum(item.num_rows for item in work.passes), sizes.response_bytes),
             moved=0.0 if work.paired else times(every, sizes.response_bytes),
         ),
-        Part(name="verdicts", stored=times(2 * prompts * work.num_rejected, sizes.response_bytes)),
-        Part(
+        Footprint(name="verdicts", stored=times(2 * prompts * work.num_rejected, sizes.response_bytes)),
+        Footprint(
             name="pairs",
             stored=plus(times(kept, sizes.prompt_bytes), times(kept, 1 + work.num_rejected, sizes.response_bytes)),
         ),
-        Part(name="model to engines", moved=times(num_starts, sizes.model_bytes)),
-        Part(name="policy", stored=plus(sizes.model_bytes, adapter)),
-        Part(name=f"{CHECKPOINTS} checkpoints", stored=times(CHECKPOINTS, checkpoint)),
+        Footprint(name="model to engines", moved=times(num_starts, sizes.model_bytes)),
+        Footprint(name="policy", stored=plus(sizes.model_bytes, adapter)),
+        Footprint(name=f"{CHECKPOINTS} checkpoints", stored=times(CHECKPOINTS, checkpoint)),
     ]
 
 
@@ -115,7 +115,7 @@ class Demand:
     limit: float | None = None
 
 
-def demands(work: Work, rates: Rates, sizes: Sizes, full: bool, forecast: Forecast) -> list[Demand]:
+def demands(work: RemainingWork, rates: Rates, sizes: Sizes, full: bool, forecast: Forecast) -> list[Demand]:
     num_units, kept = sum(item.num_left for item in work.passes), work.kept(rates)
     num_files, at_once = work.num_files(rates), min(num_units, UNITS_PER_CALL)
     rows_per_s = times(forecast.num_engines, forecast.rows_per_s)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from seva_ray.core.errors import ConfigError
 from seva_ray.engines.units import PAIRS_PER_UNIT, UNITS_PER_CALL
 from seva_ray.planning.rates import Fleet, Rates
-from seva_ray.planning.simulation import Crew, Faults, Outcome, Units, simulate
+from seva_ray.planning.simulation import Crew, Faults, SimulatedRun, Units, simulate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Pass:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class RemainingWork:
     """What a run consists of, and what of it is left."""
 
     num_prompts: int
@@ -115,7 +115,7 @@ class Forecast:
     slowed_by_encoding: bool
     ideal_s: float | None
     """Of the starting model's units: were all engines ready at once and at work until the end."""
-    generation: Outcome | None
+    generation: SimulatedRun | None
     """Of the starting model's units, as simulated."""
     stages: Sequence[Stage]
     node_hours: Mapping[str, float]
@@ -132,13 +132,13 @@ class Forecast:
         return Stage(name="total", work="", unknown=unknown, **sums)
 
 
-def forecast(work: Work, rates: Rates, fleet: Fleet, faults: Faults, num_nodes: int) -> Forecast:
+def forecast(work: RemainingWork, rates: Rates, fleet: Fleet, faults: Faults, num_nodes: int) -> Forecast:
     """Raises: ConfigError where the cluster cannot do the work."""
     per_node = fleet.engines_per_node(work.gpus_per_engine)
     speed = encoding_speed(rates, fleet, num_nodes, per_node * num_nodes)
     rows_per_s = rates.rows_per_s and min(rates.rows_per_s, speed)
-    outcome: Outcome | None = None
-    tested: Outcome | None = None
+    outcome: SimulatedRun | None = None
+    tested: SimulatedRun | None = None
     if rows_per_s:
         crew = Crew(
             num_nodes=num_nodes,
@@ -184,7 +184,7 @@ def encoding_speed(rates: Rates, fleet: Fleet, num_nodes: int, num_engines: int)
     return math.inf if rates.encode_rows_per_s is None else rates.encode_rows_per_s * spare / num_engines
 
 
-def prepare(work: Work, rates: Rates) -> Stage:
+def prepare(work: RemainingWork, rates: Rates) -> Stage:
     if work.prepared:
         return Stage(name="prepare", work="there already")
     seconds, unknown = spent(rates, prepare_rows_per_s=work.num_prompts)
@@ -194,7 +194,9 @@ def prepare(work: Work, rates: Rates) -> Stage:
     )
 
 
-def generation(name: str, units: Units, work: Work, rates: Rates, fleet: Fleet, outcome: Outcome | None) -> Stage:
+def generation(
+    name: str, units: Units, work: RemainingWork, rates: Rates, fleet: Fleet, outcome: SimulatedRun | None
+) -> Stage:
     """Engines and encoding; at its end the driver reads every file's counts."""
     count, rows = sum(count for count, _ in units), num_rows(units)
     if not count:
@@ -213,7 +215,7 @@ def generation(name: str, units: Units, work: Work, rates: Rates, fleet: Fleet, 
     )
 
 
-def pair(work: Work, rates: Rates, num_cpus: int) -> Stage:
+def pair(work: RemainingWork, rates: Rates, num_cpus: int) -> Stage:
     if work.paired:
         return Stage(name="pair", work="there already")
     seconds, unknown = spent(rates, pair_rows_per_s=work.num_prompts * work.num_rejected)
@@ -229,7 +231,7 @@ def pair(work: Work, rates: Rates, num_cpus: int) -> Stage:
     )
 
 
-def reference(work: Work, rates: Rates, fleet: Fleet) -> Stage:
+def reference(work: RemainingWork, rates: Rates, fleet: Fleet) -> Stage:
     if work.scored:
         return Stage(name="reference", work="there already")
     if (kept := work.kept(rates)) is None:
@@ -241,7 +243,7 @@ def reference(work: Work, rates: Rates, fleet: Fleet) -> Stage:
     return on_workers("reference", f"{kept:,} pairs in {units:,} units", wall_s, unknown, work, fleet)
 
 
-def train(work: Work, rates: Rates, fleet: Fleet) -> Stage:
+def train(work: RemainingWork, rates: Rates, fleet: Fleet) -> Stage:
     if work.trained:
         return Stage(name="train", work="there already")
     read_s, slow = spent(rates, read_files_per_s=2 * work.num_files(rates))
@@ -257,7 +259,9 @@ def train(work: Work, rates: Rates, fleet: Fleet) -> Stage:
     )
 
 
-def on_workers(name: str, about: str, wall_s: float, unknown: tuple[str, ...], work: Work, fleet: Fleet) -> Stage:
+def on_workers(
+    name: str, about: str, wall_s: float, unknown: tuple[str, ...], work: RemainingWork, fleet: Fleet
+) -> Stage:
     worker_hours = work.num_workers * wall_s / 3600
     kind = "gpu_hours" if fleet.gpus_per_node else "cpu_hours"
     return Stage(name=name, work=about, wall_s=wall_s, unknown=unknown, **{kind: worker_hours})

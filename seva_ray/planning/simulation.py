@@ -65,7 +65,7 @@ class Crew:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SimulatedRun:
     """What it took. Seconds of engines are sums over engines."""
 
     wall_s: float
@@ -118,7 +118,7 @@ class Node:
 
 
 @dataclass(slots=True)
-class Engine:
+class SimulatedEngine:
     node: Node
     s_per_row: float
     life: Life
@@ -154,7 +154,7 @@ class Queue:
         self.num_left += len(units)
 
 
-def simulate(units: Units, crew: Crew, faults: Faults) -> Outcome:
+def simulate(units: Units, crew: Crew, faults: Faults) -> SimulatedRun:
     """All units through the crew: about 2 s of CPU time for each million units, whatever the number of nodes.
 
     An engine works on one unit after the other at its full rate: that two overlap in it keeps its batch full, and
@@ -166,7 +166,7 @@ def simulate(units: Units, crew: Crew, faults: Faults) -> Outcome:
     queue, factors = Queue(units), spreads(faults)
     nodes = [Node(number, faults) for number in range(crew.num_nodes)]
     engines = [
-        Engine(node, pace(crew, faults, number), node.lives[0])
+        SimulatedEngine(node, pace(crew, faults, number), node.lives[0])
         for number, node in enumerate(nodes)
         for _ in range(crew.engines_per_node)
     ]
@@ -214,7 +214,7 @@ def simulate(units: Units, crew: Crew, faults: Faults) -> Outcome:
         engine.began = now
         end = now + engine.held[0] * engine.s_per_row * next(factors)
         heapq.heapreplace(events, (min(end, engine.life.end), number))
-    return Outcome(
+    return SimulatedRun(
         wall_s=wall_s,
         engine_s=crew.engines_per_node * sum(paid(node, wall_s) for node in nodes),
         useful_s=useful_s,

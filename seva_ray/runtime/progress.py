@@ -45,16 +45,16 @@ def say(line: str) -> None:
 
 
 @ray.remote(num_cpus=0)
-class Ear:
+class LogRelay:
     """Hears lines from workers, for the driver to say."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         self.lines.append(line)
 
-    def heard(self) -> list[str]:
+    def taken(self) -> list[str]:
         lines, self.lines = self.lines, []
         return lines
 
@@ -65,23 +65,23 @@ def here() -> NodeAffinitySchedulingStrategy:
 
 
 @contextmanager
-def listening(every_s: float = 2.0) -> Iterator[Any]:
+def log_relay(every_s: float = 2.0) -> Iterator[Any]:
     """An actor handle for workers; what they `tell` it is said here, also while the driver waits for them."""
-    ear = Ear.options(scheduling_strategy=here()).remote()  # type: ignore[attr-defined]
+    relay = LogRelay.options(scheduling_strategy=here()).remote()  # type: ignore[attr-defined]
     finished = threading.Event()
 
     def listen() -> None:
         while not finished.wait(every_s):
-            for line in ray.get(ear.heard.remote()):
+            for line in ray.get(relay.taken.remote()):
                 say(line)
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()
     try:
-        yield ear
+        yield relay
     finally:
         finished.set()
         thread.join()
-        for line in ray.get(ear.heard.remote()):
+        for line in ray.get(relay.taken.remote()):
             say(line)
-        ray.kill(ear)
+        ray.kill(relay)

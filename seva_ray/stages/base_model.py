@@ -12,7 +12,7 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.storage import exists, local_directory, write_directory
 from seva_ray.runtime.cluster import join
-from seva_ray.runtime.progress import listening, say
+from seva_ray.runtime.progress import log_relay, say
 from seva_ray.runtime.resources import TASK, check_places
 from seva_ray.toy.recipe import ToyRecipe
 from seva_ray.vlm.encoding import check_model
@@ -63,14 +63,14 @@ def starting_models(store: Store, models: Sequence[str], recipe: ToyRecipe) -> l
     if any(not open_toy(store, of_seed(recipe, model)).complete for model in toys):
         join()
         check_places(("what trains a toy base", 1, TASK))
-        with listening() as ear:
-            ray.get([make_toy.remote(store, model, recipe, ear) for model in toys])
+        with log_relay() as relay:
+            ray.get([make_toy.remote(store, model, recipe, relay) for model in toys])
     return [starting_model(store, model, recipe) for model in models]
 
 
 @ray.remote
-def make_toy(store: Store, model: str, recipe: ToyRecipe, ear: Any) -> None:
-    starting_model(store, model, recipe, report=lambda line: ear.tell.remote(f"{model}: {line}"))
+def make_toy(store: Store, model: str, recipe: ToyRecipe, relay: Any) -> None:
+    starting_model(store, model, recipe, report=lambda line: relay.send.remote(f"{model}: {line}"))
 
 
 def of_seed(recipe: ToyRecipe, model: str) -> ToyRecipe:

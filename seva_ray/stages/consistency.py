@@ -67,7 +67,7 @@ OFF = Consistency()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class PromptSample:
     """Some of the prompts of an artifact, in its order."""
 
     kind: ClassVar[str] = "Part"
@@ -95,7 +95,7 @@ class Part:
 
 def part_of(config: Consistency, store: Store, prompts: Artifact) -> Artifact:
     """The questions that are asked again, as prompts of their own."""
-    part = Part(whole=prompts.fingerprint, num_prompts=config.num_prompts, seed=config.seed, artifact=prompts)
+    part = PromptSample(whole=prompts.fingerprint, num_prompts=config.num_prompts, seed=config.seed, artifact=prompts)
     sharding = Prepare(shard_size=prompts.recipe["config"]["prepare"]["shard_size"])
     name = f"{prompts.name.removeprefix('prompts/')}{PART}{config.num_prompts}-{config.seed}"
     return prepare(sharding, store, name, part)

@@ -44,7 +44,7 @@ ROW_BYTES = 2 * 2**20
 LEAST_BYTES = 512 * 2**20
 """Of a unit, however small: an image is decoded whole."""
 
-Work = tuple[Model, Artifact, str]
+GenerationTask = tuple[Model, Artifact, str]
 """A model, prompts, and the view in which it sees their images."""
 
 
@@ -85,13 +85,13 @@ def generate(config: Generate, store: Store, model: Model, work: Sequence[tuple[
     return generate_all(config, store, [(model, prompts, view) for prompts, view in work])
 
 
-def generate_all(config: Generate, store: Store, work: Sequence[Work]) -> list[Artifact]:
+def generate_all(config: Generate, store: Store, work: Sequence[GenerationTask]) -> list[Artifact]:
     """The responses to each piece of work, in its order."""
     finished = {artifact.name: artifact for artifact in generated(config, store, work)}
     return [finished[name_of(*item)] for item in work]
 
 
-def generated(config: Generate, store: Store, work: Sequence[Work]) -> Iterator[Artifact]:
+def generated(config: Generate, store: Store, work: Sequence[GenerationTask]) -> Iterator[Artifact]:
     """The responses to each piece of work, each once and as soon as it is complete.
 
     What is missing shares one pool of engines, which take the weights of one model after the other; models of another

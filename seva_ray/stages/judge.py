@@ -18,7 +18,7 @@ import pyarrow as pa
 from seva_ray.benchmarks.base import Tally, tally_of
 from seva_ray.benchmarks.judged import JudgedBenchmark
 from seva_ray.benchmarks.judged.endpoint import Endpoint, Judge
-from seva_ray.benchmarks.judged.judgement import JudgePrompt, Verdict, ask_all
+from seva_ray.benchmarks.judged.judgement import Judgement, JudgePrompt, ask_all
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.records import Response
@@ -113,7 +113,7 @@ def tallies_of(
     image_ids: Mapping[str, str],
     answers: Sequence[Answers],
     asked: Sequence[Mapping[str, Sequence[JudgePrompt]]],
-    verdicts: Mapping[str, Sequence[Verdict]],
+    verdicts: Mapping[str, Sequence[Judgement]],
     repeat: int,
 ) -> tuple[Tally, Tally]:
     """Of one repeat."""
@@ -157,7 +157,7 @@ def share(value: float) -> float | None:
 
 
 def verdict_table(
-    asked: Sequence[Mapping[str, Sequence[JudgePrompt]]], verdicts: Mapping[str, Sequence[Verdict]]
+    asked: Sequence[Mapping[str, Sequence[JudgePrompt]]], verdicts: Mapping[str, Sequence[Judgement]]
 ) -> pa.Table:
     rows = [
         {

@@ -16,7 +16,7 @@ import ray
 
 from seva_ray.augmentations import CONTROLS
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.errors import ConfigError, Fruitless
+from seva_ray.core.errors import ConfigError, NothingLeft
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import PAIR_SCHEMA, VERDICT_SCHEMA, Response, table
@@ -67,7 +67,7 @@ class Pair:
 def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, rejected: Sequence[Artifact]) -> Artifact:
     """Match the responses of the clean and of one or more rejected views by prompt_id.
 
-    Raises: Fruitless where not one pair is left, unless the views are controls.
+    Raises: NothingLeft where not one pair is left, unless the views are controls.
     """
     artifact = open_pairs(config, store, prompts, chosen, rejected)
     if artifact.complete:
@@ -94,7 +94,7 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
         say(f"pair {label}: {line}")
     if not counts[ANY]["kept"] and not set(views) <= set(CONTROLS):
         artifact.discard()
-        raise Fruitless(f"{artifact.name}: no pair is left ({shown}); {advice(counts[ANY], reasons)}")
+        raise NothingLeft(f"{artifact.name}: no pair is left ({shown}); {advice(counts[ANY], reasons)}")
     write_bytes(artifact.path("pairs.json"), official_json(artifact))
     of_views = {view: dict(counts[view]) for view in views}
     return artifact.finish(

@@ -10,7 +10,7 @@ from seva_ray.augmentations import CLEAN
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.dpo.config import Train
 from seva_ray.engines import VllmEngine
-from seva_ray.planning.forecast import Pass, Work, units_of
+from seva_ray.planning.forecast import Pass, RemainingWork, units_of
 from seva_ray.stages.generate import Generate, missing_units, open_responses
 from seva_ray.stages.pair import Pair, open_pairs
 from seva_ray.stages.prepare import shard_name
@@ -34,7 +34,7 @@ class Run:
     train: Train
 
 
-def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | None, num_prompts: int) -> Work:
+def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | None, num_prompts: int) -> RemainingWork:
     """`model` and `prompts` where they are there, and `num_prompts` where prompts are not; `store` is only read.
 
     Raises: FingerprintMismatch where a stage would.
@@ -55,7 +55,7 @@ def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | N
         trained = Training(config=run.train, name=run.name, model=model, pairs=pairs).open(store).complete
     tests = [whole("benchmarks", run.num_test_prompts, shard_size)] if run.num_test_prompts else []
     engine = run.generate.engine
-    return Work(
+    return RemainingWork(
         num_prompts=num_prompts,
         shard_size=shard_size,
         num_rejected=len(run.views),

@@ -17,7 +17,7 @@ POINT_FIELDS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class StudyRow:
     """One metric of one point: means over the repeats, differences with their 95 % interval."""
 
     point: Mapping[str, Any]
@@ -99,7 +99,7 @@ class StudyContent:
     """Benchmark and metric."""
     axes: Mapping[str, Sequence[Any]]
     """Values of each point field; those with one value are not shown as axes."""
-    rows: Sequence[Row]
+    rows: Sequence[StudyRow]
     """All metrics of all points; several numbers of pairs of one setting are the rungs of a scheduler, or an axis."""
     views: Sequence[ViewFacts] = ()
     test_time: Mapping[str, Sequence[Comparison]] = field(default_factory=dict)
@@ -127,7 +127,7 @@ class StudyContent:
     command: str = ""
 
 
-def objective_rows(content: StudyContent) -> list[Row]:
+def objective_rows(content: StudyContent) -> list[StudyRow]:
     """The measured rows of the objective."""
     return [row for row in content.rows if row.measured and (row.benchmark, row.metric) == content.objective]
 
@@ -137,14 +137,14 @@ def planned_pairs(axes: Mapping[str, Sequence[Any]]) -> float:
     return max((math.inf if number is None else number for number in axes.get("num_pairs", ())), default=math.inf)
 
 
-def standing(row: Row, planned: float) -> tuple[bool, float]:
+def standing(row: StudyRow, planned: float) -> tuple[bool, float]:
     """The greater, the nearer to what was planned: from below rather than beyond it."""
     return row.asked <= planned, row.asked if row.asked <= planned else -row.asked
 
 
-def final_rows(content: StudyContent) -> list[Row]:
+def final_rows(content: StudyContent) -> list[StudyRow]:
     """Of each setting, the objective on the planned number of pairs, or what is nearest to it; the best first."""
-    finals: dict[tuple[Any, ...], Row] = {}
+    finals: dict[tuple[Any, ...], StudyRow] = {}
     planned = planned_pairs(content.axes)
     for row in objective_rows(content):
         if row.setting not in finals or standing(row, planned) > standing(finals[row.setting], planned):
@@ -152,12 +152,12 @@ def final_rows(content: StudyContent) -> list[Row]:
     return sorted(finals.values(), key=lambda row: -row.gain)
 
 
-def failed_rows(content: StudyContent) -> list[Row]:
+def failed_rows(content: StudyContent) -> list[StudyRow]:
     """One row for each point with an error, whatever its metric."""
     return list({(row.setting, row.asked): row for row in content.rows if row.error}.values())
 
 
-def is_stopped(content: StudyContent, row: Row) -> bool:
+def is_stopped(content: StudyContent, row: StudyRow) -> bool:
     """Whether a scheduler let it have fewer pairs than planned."""
     return row.asked < planned_pairs(content.axes)
 
@@ -177,13 +177,13 @@ def reference_of_growth(content: StudyContent) -> dict[str, Any]:
     return best if any(len(found) > 1 for found in sizes.values()) else reference_of(replace(content, best=None))
 
 
-def at_reference(reference: Mapping[str, Any], rows: Sequence[Row], *free: str) -> list[Row]:
+def at_reference(reference: Mapping[str, Any], rows: Sequence[StudyRow], *free: str) -> list[StudyRow]:
     """The rows that differ from the reference in these fields and in the number of pairs alone."""
     kept = {name: value for name, value in reference.items() if name not in (*free, "num_pairs")}
     return [row for row in rows if all(row.point[name] == value for name, value in kept.items())]
 
 
-def best_rows(content: StudyContent) -> list[Row]:
+def best_rows(content: StudyContent) -> list[StudyRow]:
     """All metrics of the best point; where it was not measured on just its number of pairs, on the largest."""
     best = content.best
     if best is None:
@@ -191,7 +191,7 @@ def best_rows(content: StudyContent) -> list[Row]:
     rows = [row for row in content.rows if row.measured and all(row.point[name] == best[name] for name in best)]
     if rows:
         return rows
-    rows = [row for row in content.rows if row.measured and row.setting == Row(point=best).setting]
+    rows = [row for row in content.rows if row.measured and row.setting == StudyRow(point=best).setting]
     return [row for row in rows if row.asked == max(other.asked for other in rows)]
 
 

@@ -33,7 +33,7 @@ class JudgePrompt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Judgement:
     """One repeat of one prompt."""
 
     text: str
@@ -57,21 +57,21 @@ class Asker:
     """Names of those that an earlier run left."""
     parse: Callable[[str], Marks | None]
 
-    def verdict(self, prompt: JudgePrompt, repeat: int) -> Verdict:
+    def verdict(self, prompt: JudgePrompt, repeat: int) -> Judgement:
         """Raises: what Endpoint.ask raises, but for Refused."""
         num_tokens = 0
         for ask in range(NUM_ASKS):
             try:
                 reply = self.reply(prompt.text, repeat, ask)
             except Refused as error:
-                return Verdict(text=str(error), marks=None, num_tokens=num_tokens, refused=True)
+                return Judgement(text=str(error), marks=None, num_tokens=num_tokens, refused=True)
             num_tokens += reply.num_tokens
             marks = self.parse(whole_lines(reply))
             if marks is not None and len(marks) != prompt.num_marks:
                 marks = None
             if marks is not None:
                 break
-        return Verdict(text=reply.text, marks=marks, model=reply.model, num_tokens=num_tokens)
+        return Judgement(text=reply.text, marks=marks, model=reply.model, num_tokens=num_tokens)
 
     def reply(self, prompt: str, repeat: int, ask: int) -> Reply:
         name = file_name(self.endpoint.judge, prompt, repeat, ask)
@@ -103,7 +103,7 @@ def ask_all(
     prompts: Iterable[JudgePrompt],
     parse: Callable[[str], Marks | None],
     done: Callable[[int], None] = lambda count: None,
-) -> dict[str, list[Verdict]]:
+) -> dict[str, list[Judgement]]:
     """A verdict per repeat for the text of each prompt; equal prompts are asked once. `done` hears of each verdict.
 
     Raises: InputError, once the calls under way are over and kept, where the budget or the endpoint's patience ends.
@@ -111,7 +111,7 @@ def ask_all(
     judge = endpoint.judge
     distinct = list({prompt.text: prompt for prompt in prompts}.values())
     asker = Asker(endpoint=endpoint, directory=directory, there=names_in(directory), parse=parse)
-    found: dict[tuple[str, int], Verdict] = {}
+    found: dict[tuple[str, int], Judgement] = {}
     with ThreadPoolExecutor(judge.max_concurrent) as pool:
         asked = {
             pool.submit(asker.verdict, prompt, repeat): (prompt.text, repeat)
@@ -134,8 +134,8 @@ def ask_all(
 
 
 def collect(
-    asked: dict[Future[Verdict], tuple[str, int]],
-    found: dict[tuple[str, int], Verdict],
+    asked: dict[Future[Judgement], tuple[str, int]],
+    found: dict[tuple[str, int], Judgement],
     done: Callable[[int], None],
 ) -> str:
     """Fills `found` until all is there or it makes no sense to go on; why something is missing."""

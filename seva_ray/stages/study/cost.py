@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from seva_ray.core.artifacts import Artifact, StageTime
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import names_in, read_bytes, write_bytes
-from seva_ray.stages.study.resource_requests import Claim
+from seva_ray.stages.study.resource_requests import ResourceRequest
 from seva_ray.stages.study.study_server import Bench
 from seva_ray.stages.study.study_statistics import Found, responses_of
 from seva_ray.stages.training.reference import open_logps
@@ -24,7 +24,7 @@ class Holdings:
 
     uri: str
 
-    def __call__(self, what: str, claim: Claim, seconds: float) -> None:
+    def __call__(self, what: str, claim: ResourceRequest, seconds: float) -> None:
         """Keeps it; as `Lanes` tells it."""
         held = {"what": what, "claim": claim, "seconds": seconds}
         write_bytes(f"{self.uri}/held/{uuid.uuid4().hex}.json", json.dumps(held).encode())

@@ -25,11 +25,11 @@ from seva_ray.stages.generate import open_responses
 from seva_ray.stages.pair import open_pairs
 from seva_ray.stages.study.cluster_check import check_room
 from seva_ray.stages.study.cost import Holdings, seconds_of
-from seva_ray.stages.study.study_server import Bench, Measured, Workshop, contrasted
+from seva_ray.stages.study.study_server import Bench, Measured, StudyServer, contrasted
 from seva_ray.stages.study.study_statistics import Passes, passes_of, test_time_scores, tokens_of, view_facts
-from seva_ray.stages.study.sweep import Outcome, Search, points_of, sweep
+from seva_ray.stages.study.sweep import Search, TrialOutcome, points_of, sweep
 from seva_ray.studies.space import SWAPPED, Point, Space
-from seva_ray.studies.study_rows import POINT_FIELDS, Row, StudyContent, planned_pairs, standing
+from seva_ray.studies.study_rows import POINT_FIELDS, StudyContent, StudyRow, planned_pairs, standing
 
 Answers = Mapping[str, str]
 """Right answers by prompt_id."""
@@ -77,9 +77,9 @@ def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact
         write_bytes(artifact.path("trials.json"), json.dumps([asdict(item) for item in outcomes], indent=1).encode())
     again = [outcome for outcome in outcomes if not outcome.lasts]
     points = [outcome.point for outcome in outcomes]
-    workshop = Workshop(bench, note=holdings)
+    server = StudyServer(bench, note=holdings)
     measured = {
-        point: workshop.measured(point)
+        point: server.measured(point)
         for outcome in outcomes
         for point in (replace(outcome.point, num_pairs=number) for number in outcome.num_pairs)
     }
@@ -88,9 +88,9 @@ def study(asked: Asked, store: Store, command_of: Callable[[Point, int, Artifact
     best = best_of(rows, bench.objective, planned_pairs(axes))
     if best:
         rows = [with_distance(row, bench, measured, best) for row in rows]
-    rows += [Row(point=asdict(outcome.point), error=outcome.error) for outcome in outcomes if outcome.error]
+    rows += [StudyRow(point=asdict(outcome.point), error=outcome.error) for outcome in outcomes if outcome.error]
     passes = passes_of(bench, points, began)
-    test_time = test_time_scores(workshop, asked.space.plain_views()) if asked.test_time else {}
+    test_time = test_time_scores(server, asked.space.plain_views()) if asked.test_time else {}
     seconds, total_s = seconds_of(bench, measured, points, began)
     content = StudyContent(
         title=f"Study {asked.name}",
@@ -165,14 +165,14 @@ def check_names(bench: Bench, points: Sequence[Point]) -> None:
             open_pairs(bench.pair, store, prompts, chosen, rejected)
 
 
-def outcome_of(item: Mapping[str, Any]) -> Outcome:
-    return Outcome(**{**item, "point": Point(**item["point"])})
+def outcome_of(item: Mapping[str, Any]) -> TrialOutcome:
+    return TrialOutcome(**{**item, "point": Point(**item["point"])})
 
 
-def rows_of(point: Point, measured: Measured) -> list[Row]:
+def rows_of(point: Point, measured: Measured) -> list[StudyRow]:
     trained = sum(policy.counts["num_pairs"] for policy in measured.policies) / len(measured.policies)
     return [
-        Row(
+        StudyRow(
             point=asdict(point),
             benchmark=benchmark,
             metric=found.metric,
@@ -189,7 +189,7 @@ def rows_of(point: Point, measured: Measured) -> list[Row]:
     ]
 
 
-def with_distance(row: Row, bench: Bench, measured: Mapping[Point, Measured], best: Point) -> Row:
+def with_distance(row: StudyRow, bench: Bench, measured: Mapping[Point, Measured], best: Point) -> StudyRow:
     """How far the best is ahead, in the objective."""
     point = Point(**row.point)
     if (row.benchmark, row.metric) != bench.objective or point == best:
@@ -199,7 +199,7 @@ def with_distance(row: Row, bench: Bench, measured: Mapping[Point, Measured], be
     return replace(row, ahead=found.gain, ahead_low=low, ahead_high=high)
 
 
-def best_of(rows: Sequence[Row], objective: tuple[str, str], planned: float) -> Point | None:
+def best_of(rows: Sequence[StudyRow], objective: tuple[str, str], planned: float) -> Point | None:
     """The point of the greatest gain among those on the planned number of pairs, or the nearest to it that there is;
     the swap control is none. None: all failed."""
     sought = [
@@ -220,7 +220,7 @@ def best_repeat(measured: Measured, objective: tuple[str, str]) -> int:
 
 
 def summary(
-    rows: Sequence[Row], best: Point | None, asked: Asked, passes: Passes, outcomes: Sequence[Outcome]
+    rows: Sequence[StudyRow], best: Point | None, asked: Asked, passes: Passes, outcomes: Sequence[TrialOutcome]
 ) -> list[str]:
     bench = asked.bench
     benchmark, metric = bench.objective
@@ -246,7 +246,7 @@ def summary(
     return lines
 
 
-def write_tables(artifact: Artifact, rows: Sequence[Row]) -> None:
+def write_tables(artifact: Artifact, rows: Sequence[StudyRow]) -> None:
     """A row for each metric of each point and number of pairs; a failed point has one row, with its error."""
     flat = [
         {name: row.point[name] for name in POINT_FIELDS} | {k: v for k, v in vars(row).items() if k != "point"}

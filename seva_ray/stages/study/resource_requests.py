@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 from seva_ray.core.errors import InputError
 
-Claim = Mapping[str, float]
+ResourceRequest = Mapping[str, float]
 """Amount of each resource."""
 
-Note = Callable[[str, Claim, float], None]
+Note = Callable[[str, ResourceRequest, float], None]
 """Is told of a claim that was held: what for, and for how long, s."""
 
 
@@ -18,13 +18,13 @@ class Lanes:
     """The cluster's resources, shared by the threads of one process. First come, first served; a later claim may pass
     an earlier one only by what that does not want."""
 
-    def __init__(self, capacity: Claim, note: Note = lambda what, claim, seconds: None):
+    def __init__(self, capacity: ResourceRequest, note: Note = lambda what, claim, seconds: None):
         self.free, self.note = dict(capacity), note
         self.waiting: list[dict[str, float]] = []
         self.changed = threading.Condition()
 
     @contextmanager
-    def hold(self, claim: Claim, what: str = "") -> Iterator[None]:
+    def hold(self, claim: ResourceRequest, what: str = "") -> Iterator[None]:
         """Waits until all of the claim is free, and holds it. `what` it is for."""
         mine = dict(claim)
         with self.changed:
@@ -40,7 +40,7 @@ class Lanes:
                 self.take(mine, -1)
             self.note(what, mine, time.monotonic() - began)
 
-    def room(self, claim: Claim) -> int:
+    def room(self, claim: ResourceRequest) -> int:
         """How many more such claims are free, beside what is waited for by others than such claims."""
         with self.changed:
             left = dict(self.free)
@@ -49,7 +49,7 @@ class Lanes:
                     left[name] = left.get(name, 0.0) - amount
         return max(0, int(min(left.get(name, 0.0) // amount for name, amount in claim.items())))
 
-    def take(self, claim: Claim, sign: int) -> None:
+    def take(self, claim: ResourceRequest, sign: int) -> None:
         for name, amount in claim.items():
             self.free[name] = self.free.get(name, 0.0) - sign * amount
         self.changed.notify_all()
@@ -65,7 +65,7 @@ class Lanes:
         raise AssertionError("a claim that waits is in the list")
 
 
-def check_fits(what: str, claim: Claim, capacity: Claim) -> None:
+def check_fits(what: str, claim: ResourceRequest, capacity: ResourceRequest) -> None:
     """Raises: InputError where the cluster could never grant the claim."""
     for name, amount in claim.items():
         if amount > capacity.get(name, 0.0):

@@ -1,4 +1,4 @@
-"""The workshop of a study: the one process in which its trials' work is done, each piece of it once.
+"""The server of a study: the one process in which its trials' work is done, each piece of it once.
 
 Trials ask it to `measure` a point. Their generation goes through one thread, in batches: what several ask for is made
 once, by one pool of engines. Likewise their training (groups.py), which claims its workers' CPUs or GPUs whole, so that
@@ -20,19 +20,19 @@ from typing import Any
 from seva_ray.augmentations import CLEAN
 from seva_ray.benchmarks.base import Benchmark
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.errors import Fruitless, UserError
+from seva_ray.core.errors import NothingLeft, UserError
 from seva_ray.core.fingerprints import fingerprint_of, identity
 from seva_ray.dpo.config import Train
 from seva_ray.runtime import metrics
 from seva_ray.runtime.cli import users_line
 from seva_ray.scoring.intervals import Repeated, repeated_bootstrap
 from seva_ray.stages.evaluate import compare
-from seva_ray.stages.generate import Generate, Work, generated, name_of, open_responses
+from seva_ray.stages.generate import Generate, GenerationTask, generated, name_of, open_responses
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.repeats import repeated
 from seva_ray.stages.score_files import Evaluate, read_tallies
 from seva_ray.stages.study.cluster_check import claim_of_generation, claim_of_training, num_engines
-from seva_ray.stages.study.resource_requests import Claim, Lanes, Note
+from seva_ray.stages.study.resource_requests import Lanes, Note, ResourceRequest
 from seva_ray.stages.study.worker_groups import GATHERING_S, GROUP, Groups
 from seva_ray.stages.training.reference import open_logps, references
 from seva_ray.stages.training.train import Training
@@ -60,7 +60,7 @@ class Bench:
     """The training seed of each repeat."""
     objective: tuple[str, str]
     """Benchmark and metric whose gain over the starting model is sought."""
-    capacity: Claim
+    capacity: ResourceRequest
     """What the cluster has, once it has grown as far as it may; kinds of nodes too, where it has any."""
     on_gpus: bool
 
@@ -93,7 +93,7 @@ class Measured:
 class Order:
     """What somebody waits for."""
 
-    work: Sequence[Work]
+    work: Sequence[GenerationTask]
     answered: "Future[list[Artifact]]"
 
     def answer(self, there: Mapping[str, Artifact]) -> None:
@@ -103,7 +103,7 @@ class Order:
             self.answered.set_result([there[name] for name in names])
 
 
-class Workshop:
+class StudyServer:
     """Its methods may be called by many threads."""
 
     def __init__(
@@ -138,7 +138,7 @@ class Workshop:
             raise UserError(self.failed[point])
         try:
             measured = self.measured(point)
-        except Fruitless as error:
+        except NothingLeft as error:
             self.tell(point, str(error))
             return told | {"error": str(error)}
         except Exception as error:
@@ -207,7 +207,7 @@ class Workshop:
                 found[benchmark.name].append(scores)
         return found
 
-    def responses(self, work: Sequence[Work]) -> list[Artifact]:
+    def responses(self, work: Sequence[GenerationTask]) -> list[Artifact]:
         """Read where they are all there, else made by the one thread that generates."""
         opened = [open_responses(self.bench.generate, self.bench.store, *item) for item in work]
         if all(artifact.complete for artifact in opened):

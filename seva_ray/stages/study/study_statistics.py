@@ -16,7 +16,7 @@ from seva_ray.stages.evaluate import compare
 from seva_ray.stages.generate import open_responses
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.score_files import read_comparisons
-from seva_ray.stages.study.study_server import Bench, Measured, Workshop
+from seva_ray.stages.study.study_server import Bench, Measured, StudyServer
 from seva_ray.studies.space import Point
 from seva_ray.studies.study_rows import ViewFacts
 
@@ -118,14 +118,14 @@ def tokens_of(store: Store, bench: Bench, model: str) -> list[int]:
     return by_length(lengths)
 
 
-def test_time_scores(workshop: Workshop, views: Sequence[str]) -> dict[str, list[Comparison]]:
+def test_time_scores(server: StudyServer, views: Sequence[str]) -> dict[str, list[Comparison]]:
     """Augmentation without training: the first starting model on the objective's benchmark in each view, against
     itself on the images as they are. Source: SeVa (arXiv 2404.10501), figure 2."""
-    bench = workshop.bench
+    bench = server.bench
     start = bench.starts[0]
     (place,) = (n for n, benchmark in enumerate(bench.benchmarks) if benchmark.name == bench.objective[0])
     benchmark, tests = bench.benchmarks[place], bench.tests[place]
-    clean, *answers = workshop.responses([(start, tests, view) for view in (CLEAN, *views)])
+    clean, *answers = server.responses([(start, tests, view) for view in (CLEAN, *views)])
     return {
         view: read_comparisons(
             compare(bench.evaluate, bench.store, benchmark, tests, clean, responses, f"{start.name}+{view}")

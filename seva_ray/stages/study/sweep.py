@@ -1,4 +1,4 @@
-"""sweep: a search space -> trials under Ray Tune, each measured by the workshop.
+"""sweep: a search space -> trials under Ray Tune, each measured by the server.
 
 Tune's own state lies in the study's artifact, so that a killed search goes on where it was: finished trials are not
 repeated, and what a killed one had made is found as artifacts.
@@ -17,9 +17,9 @@ import ray
 from seva_ray.core.errors import ConfigError, UserError
 from seva_ray.core.fingerprints import execution
 from seva_ray.dpo.config import Train
-from seva_ray.runtime.progress import duration, here, listening
+from seva_ray.runtime.progress import duration, here, log_relay
 from seva_ray.stages.study.resource_requests import Note
-from seva_ray.stages.study.study_server import Bench, Workshop
+from seva_ray.stages.study.study_server import Bench, StudyServer
 from seva_ray.studies.space import Point, Space
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Search:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TrialOutcome:
     """One trial."""
 
     point: Point
@@ -83,14 +83,14 @@ class Outcome:
     """Whether it would end so again. Where not, the same command tries it again."""
 
 
-def sweep(search: Search, space: Space, bench: Bench, name: str, uri: str, note: Note) -> list[Outcome]:
-    """Tries the points; Tune's state is kept under `uri`. `note`: as of a `Workshop`."""
+def sweep(search: Search, space: Space, bench: Bench, name: str, uri: str, note: Note) -> list[TrialOutcome]:
+    """Tries the points; Tune's state is kept under `uri`. `note`: as of a `StudyServer`."""
     # Else Tune takes an interrupt for the end of the search, and what it has so far for all of it.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    with listening() as ear:
-        teller = Teller(ear, space.axes(bench.train), num_measures(search, space, bench))
-        with working(bench, teller, note, name) as workshop:
-            results = tuner(search, space, bench, workshop, uri).fit()
+    with log_relay() as relay:
+        teller = Teller(relay, space.axes(bench.train), num_measures(search, space, bench))
+        with working(bench, teller, note, name) as server:
+            results = tuner(search, space, bench, server, uri).fit()
     outcomes = [outcome(result) for result in results]
     if len(outcomes) < num_trials(search, space, bench) or not all(item.num_pairs or item.error for item in outcomes):
         raise UserError(f"{name}: the search was interrupted; the same command goes on with it")  # by SIGUSR1
@@ -114,8 +114,8 @@ def points_of(search: Search, space: Space, train: Train) -> list[Point]:
 class Teller:
     """A line for each point that has been measured."""
 
-    def __init__(self, ear: Any, axes: Mapping[str, Sequence[Any]], num_measures: int):
-        self.ear, self.axes, self.num_measures = ear, axes, num_measures
+    def __init__(self, relay: Any, axes: Mapping[str, Sequence[Any]], num_measures: int):
+        self.relay, self.axes, self.num_measures = relay, axes, num_measures
         self.num_done, self.first = 0, 0.0
 
     def __call__(self, point: Point, found: str) -> None:
@@ -125,15 +125,15 @@ class Teller:
         rate = (self.num_done - 1) / max(now - self.first, 1e-9)  # the first ones wait for views and starts
         left = f", at most {duration((self.num_measures - self.num_done) / rate)} left" if rate else ""
         what = point.differing(self.axes) + (f", {point.num_pairs:,} pairs" if point.num_pairs else "")
-        self.ear.tell.remote(f"sweep: {self.num_done}/{self.num_measures}{left}; {what}: {found}")
+        self.relay.send.remote(f"sweep: {self.num_done}/{self.num_measures}{left}; {what}: {found}")
 
 
 @contextmanager
 def working(bench: Bench, teller: Teller, note: Note, name: str) -> Iterator[str]:
-    """A workshop as an actor; the name under which trials find it."""
-    found_as = f"workshop of {name}"
+    """A server as an actor; the name under which trials find it."""
+    found_as = f"server of {name}"
     options = {"name": found_as, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here()}
-    actor = ray.remote(Workshop).options(**options).remote(bench, teller, note)
+    actor = ray.remote(StudyServer).options(**options).remote(bench, teller, note)
     try:
         ray.get(actor.ready.remote())
         yield found_as
@@ -141,14 +141,14 @@ def working(bench: Bench, teller: Teller, note: Note, name: str) -> Iterator[str
         ray.kill(actor)
 
 
-def tuner(search: Search, space: Space, bench: Bench, workshop: str, uri: str) -> "tune.Tuner":
+def tuner(search: Search, space: Space, bench: Bench, server: str, uri: str) -> "tune.Tuner":
     from ray import tune
 
     from seva_ray.stages.study.trial import trial
 
     # A trial itself takes nothing: a CPU would be missing from the workers. Tune does not allow nothing at all.
     trainable = tune.with_resources(trial, {"cpu": 0, "memory": 1})
-    config = {"workshop": workshop, "point": choices(search, space, bench.train)}
+    config = {"server": server, "point": choices(search, space, bench.train)}
     if search.scheduler != "none":
         config["rungs"] = search.rungs(space.axes(bench.train)["num_pairs"][0])
     path = f"{uri}/tune/search"
@@ -204,14 +204,14 @@ def scheduler(search: Search, space: Space, train: Train) -> Any:
     )
 
 
-def outcome(result: Any) -> Outcome:
+def outcome(result: Any) -> TrialOutcome:
     point = Point(**result.config["point"])
     history = result.metrics_dataframe
     reports = [] if history is None else history.to_dict("records")
     asked = [report["num_pairs"] or None for report in reports if not report["error"]]
     told = [report["error"] for report in reports if report["error"]]
     error = told[0] if told else line_of(str(result.error)) if result.error else ""
-    return Outcome(point=point, num_pairs=asked, error=error, lasts=not result.error)
+    return TrialOutcome(point=point, num_pairs=asked, error=error, lasts=not result.error)
 
 
 def line_of(traceback: str) -> str:

@@ -1,4 +1,4 @@
-"""A trial of a study: the function that Tune runs in an actor. It imports nothing heavy; the workshop does the work."""
+"""A trial of a study: the function that Tune runs in an actor. It imports nothing heavy; the server does the work."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from ray import tune
 
 def trial(config: dict[str, Any]) -> None:
     """Measures a point on more and more pairs, as long as Tune's scheduler lets it."""
-    workshop = ray.get_actor(config["workshop"])
+    server = ray.get_actor(config["server"])
     for num_pairs in config.get("rungs", [config["point"]["num_pairs"]]):
-        result = ray.get(workshop.measure.remote(config["point"], num_pairs))
+        result = ray.get(server.measure.remote(config["point"], num_pairs))
         tune.report(result)
         if result["error"]:
             return

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.runtime import metrics
-from seva_ray.stages.study.resource_requests import Claim, Lanes
+from seva_ray.stages.study.resource_requests import Lanes, ResourceRequest
 from seva_ray.stages.training.train import Training, stop_if_diverged, train_all
 
 GROUP = "group of training workers"
@@ -42,7 +42,9 @@ class Wanted:
 class Groups:
     """Its methods may be called by many threads."""
 
-    def __init__(self, store: Store, lanes: Lanes, claim: Claim, alone: Callable[..., AbstractContextManager[None]]):
+    def __init__(
+        self, store: Store, lanes: Lanes, claim: ResourceRequest, alone: Callable[..., AbstractContextManager[None]]
+    ):
         """`claim`: of one group. `alone`: lets one thread at a time make what has those names."""
         self.store, self.lanes, self.claim, self.alone = store, lanes, claim, alone
         self.waiting: list[Wanted] = []
@@ -51,7 +53,7 @@ class Groups:
         self.changing = threading.Lock()
 
     def train(self, trainings: Sequence[Training]) -> list[Artifact]:
-        """The policies. Raises: Fruitless where one ended with numbers that are none; the others are there."""
+        """The policies. Raises: NothingLeft where one ended with numbers that are none; the others are there."""
         policies = [training.open(self.store) for training in trainings]
         if all(policy.complete for policy in policies):
             return [metrics.reused(policy) for policy in policies]

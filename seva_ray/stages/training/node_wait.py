@@ -27,7 +27,7 @@ class Waiting(ControllerCallback):
     what: str
     """Is waited for."""
     limit_s: float
-    ear: Any
+    relay: Any
     """Where it is told."""
     every_s: float = 45.0
     """Between two lines, at least. Ray's own time-out is a minute, so that there is one for each attempt."""
@@ -54,7 +54,7 @@ class Waiting(ControllerCallback):
         if now - self.told >= self.every_s:
             self.told = now
             ends = f"ends after {duration(self.limit_s)} (wait_s)"
-            self.ear.tell.remote(f"train: waits for {self.what}, for {duration(waited)} now; {ends}")
+            self.relay.send.remote(f"train: waits for {self.what}, for {duration(waited)} now; {ends}")
 
     def check_start(self, error: Any) -> None:
         """Raises: `error` where nodes are there, and the workers have failed too often to start on them."""

@@ -11,13 +11,13 @@ import ray.train
 import ray.train.torch
 
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.errors import Fruitless
+from seva_ray.core.errors import NothingLeft
 from seva_ray.core.storage import exists, locate, read_bytes, remove
 from seva_ray.dpo.config import Train
 from seva_ray.pairs.files import lineage
 from seva_ray.runtime import metrics
 from seva_ray.runtime.cluster import join
-from seva_ray.runtime.progress import listening, say
+from seva_ray.runtime.progress import log_relay, say
 from seva_ray.runtime.resources import check_places, listed
 from seva_ray.stages.training.node_wait import Waiting
 from seva_ray.stages.training.reference import reading_of, reference, worker_need
@@ -60,8 +60,8 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
     if missing:
         join()
         check_workers(trainings[missing[0]].config)
-        with listening() as ear:
-            jobs = [job_of(store, trainings[place], policies[place], ear) for place in missing]
+        with log_relay() as relay:
+            jobs = [job_of(store, trainings[place], policies[place], relay) for place in missing]
             # The last one's place: it stays the same while there is anything to go on with.
             try:
                 for place in missing:
@@ -101,7 +101,7 @@ def fewest(config: Train) -> int:
     return config.num_workers if config.min_workers is None else config.min_workers
 
 
-def job_of(store: Store, training: Training, policy: Artifact, ear: Any) -> Job:
+def job_of(store: Store, training: Training, policy: Artifact, relay: Any) -> Job:
     config, pairs = training.config, training.pairs
     prompts, chosen, _ = lineage(store, pairs)
     logps = reference(config, store, training.model, pairs)
@@ -113,7 +113,7 @@ def job_of(store: Store, training: Training, policy: Artifact, ear: Any) -> Job:
         packed=logps.counts["plain_because"] is None,
         views=tuple(pairs.counts["views"]) if len(pairs.counts["views"]) > 1 else (),
         policy_uri=policy.uri,
-        ear=ear,
+        relay=relay,
     )
     counts = counts_of(training, job)
     say(f"train {training.name}: {counts['num_pairs']:,} pairs, {counts['num_steps']:,} steps")
@@ -155,7 +155,9 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
             storage_path=uri,
             # A start that fails is the controller's failure: `Waiting` decides how long that may go on.
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=-1),
-            callbacks=[Waiting(what=f"{fewest(config)} x ({listed(need)})", limit_s=config.wait_s, ear=jobs[0].ear)],
+            callbacks=[
+                Waiting(what=f"{fewest(config)} x ({listed(need)})", limit_s=config.wait_s, relay=jobs[0].relay)
+            ],
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": {} if use_gpu else {"DS_ACCELERATOR": "cpu"}},
         ),
@@ -165,10 +167,10 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
 
 
 def stop_if_diverged(policy: Artifact) -> None:
-    """Raises: Fruitless where training ended with numbers that are none."""
+    """Raises: NothingLeft where training ended with numbers that are none."""
     uri = policy.path(DIVERGED)
     if not policy.complete and exists(uri):
-        raise Fruitless(
+        raise NothingLeft(
             f"{policy.name}: {read_bytes(uri).decode()}; try a lower learning_rate, or dtype float32, under another "
             f"name or after removing {policy.uri}"
         )

@@ -10,7 +10,7 @@ from torch.utils.data import SequentialSampler
 
 from seva_ray.dpo.batch import response_logps
 from seva_ray.dpo.config import Train
-from seva_ray.dpo.losses import Answers, losses_of, margins
+from seva_ray.dpo.losses import ResponseLogps, losses_of, margins
 
 
 class PreferenceTrainer(trl.DPOTrainer):
@@ -37,7 +37,7 @@ class PreferenceTrainer(trl.DPOTrainer):
         return super()._prepare_inputs(inputs) | exact
 
     def _compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool) -> Tensor:
-        answers = Answers(
+        answers = ResponseLogps(
             logps=response_logps(model, inputs), ref_logps=inputs["ref_logps"], num_tokens=inputs["num_tokens"]
         )
         losses = losses_of(self.config.loss, answers, self.config.beta)
@@ -45,7 +45,7 @@ class PreferenceTrainer(trl.DPOTrainer):
         return (losses * inputs["weight"]).mean()
 
     @torch.no_grad()
-    def note(self, answers: Answers, counted: Tensor, view: Tensor | None) -> None:
+    def note(self, answers: ResponseLogps, counted: Tensor, view: Tensor | None) -> None:
         """Add the batch's figures, over all workers, to TRL's log; margins of several views also one by one."""
         found = figures(answers, self.config, counted)
         if view is not None:
@@ -59,7 +59,7 @@ class PreferenceTrainer(trl.DPOTrainer):
                 self._metrics["train"][name].append(total / count)
 
 
-def figures(answers: Answers, config: Train, counted: Tensor) -> dict[str, Tensor]:
+def figures(answers: ResponseLogps, config: Train, counted: Tensor) -> dict[str, Tensor]:
     """What to watch, one value per pair or per rejected response. `counted`: (B,), pairs that are no filling.
 
     `drift/chosen` below 0 is likelihood displacement: the policy finds even the chosen response less likely than the

@@ -46,7 +46,7 @@ class Job:
     views: Sequence[str]
     """Rejected views, where there are several."""
     policy_uri: str
-    ear: Any
+    relay: Any
     """Where workers tell of their progress."""
 
 
@@ -187,7 +187,7 @@ def reporter(job: Job) -> Any:
         def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
             self.started, self.first_step = time.monotonic(), state.global_step
             if state.global_step and state.is_world_process_zero:
-                job.ear.tell.remote(f"train: resumed at step {state.global_step}/{state.max_steps}")
+                job.relay.send.remote(f"train: resumed at step {state.global_step}/{state.max_steps}")
 
         def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
             if not self.noticed and ray.train.get_preemption_info() is not None:  # a node is about to be taken away
@@ -204,7 +204,7 @@ def reporter(job: Job) -> Any:
             if not state.is_world_process_zero or "loss" not in (logs or {}) or (step % 10 and step != last):
                 return
             left = (time.monotonic() - self.started) / (step - self.first_step) * (last - step)
-            job.ear.tell.remote(
+            job.relay.send.remote(
                 f"train: step {step}/{last}, loss {logs['loss']:.4f}, margin {logs['rewards/margins']:.3f}, "
                 f"accuracy {logs['rewards/accuracies']:.2f}, {duration(left)} left"
             )
