@@ -21,7 +21,7 @@ class LogRelay:
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.tell = self
+        self.send = self
 
     def remote(self, line: str) -> None:
         self.lines.append(line)
