@@ -1,6 +1,8 @@
 """Shared by all tests: tiny models, a Ray cluster, pairs to train on; a test marked `gpu` is skipped where there is no
 CUDA device."""
 
+import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -9,8 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from seva_ray.core.fingerprints import fingerprint_of, identity
+from seva_ray.core.storage import contents
+
 if TYPE_CHECKING:
     from tests.small_run import SmallRun
+
+ROOT = Path(__file__).parent.parent
+BUILD, TOY = ROOT / "build" / "tests", ROOT / "seva_ray" / "toy"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,15 +51,25 @@ def random_model(directory: Path, seed: int) -> str:
 
 
 @pytest.fixture(scope="session")
-def trained_toy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Directory of a toy model trained for about a minute: good enough for answers that are no near ties."""
+def trained_toy() -> str:
+    """Directory of a toy model trained for about a minute: good enough for answers that are no near ties.
+
+    It stays in build/ for the next run, under a name that follows from its recipe and from the code that trains it.
+    """
     from seva_ray.toy.recipe import ToyRecipe
-    from seva_ray.toy.sft import train
 
     recipe = ToyRecipe(num_images=2000, vision_steps=80, sft_steps=120, gate_accuracy=0.0, num_gate_images=20)
-    directory = tmp_path_factory.mktemp("trained") / "toy-base"
-    train(recipe, directory)
-    return str(directory)
+    code = {path.name: contents(str(path)) for path in sorted(TOY.glob("*.py"))}
+    made = BUILD / fingerprint_of({"recipe": identity(recipe), "code": code})
+    if not (made / "toy-base").exists():
+        from seva_ray.toy.sft import train
+
+        shutil.rmtree(BUILD, ignore_errors=True)  # what other code had trained
+        BUILD.mkdir(parents=True)
+        scratch = tempfile.mkdtemp(dir=BUILD)
+        train(recipe, f"{scratch}/toy-base")
+        os.rename(scratch, made)
+    return str(made / "toy-base")
 
 
 @pytest.fixture
