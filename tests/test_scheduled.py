@@ -2,17 +2,19 @@
 
 import pickle
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+from seva_ray.dpo.config.config import Train, swapped
 
 from bench.fresh import in_fresh_process, peak_mb
 from seva_ray.core.artifacts import Store
 from seva_ray.core.records import PAIR_SCHEMA, table
-from seva_ray.core.storage import part_sizes, write_table
-from seva_ray.dpo.config import Train, swapped
+from seva_ray.core.storage import write_table
 from seva_ray.stages.pair import PART_BYTES
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.training import scheduled as stage
@@ -21,9 +23,18 @@ from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator, sch
 from seva_ray.stages.training.train import Training, counts_of, job_of
 from seva_ray.stages.training.worker import Job
 from seva_ray.vlm.models import Model
+from tests.s3_server import s3_bucket
 
 CONFIG = Train(num_workers=1, global_batch_size=8, per_device_batch_size=2)
 MODEL = Model(name="m", directory="nowhere", fingerprint="none")
+
+
+NOISE = 20_000
+"""Bytes of an image that cannot be compressed."""
+
+
+def image_of(number: int, num_bytes: int) -> bytes:
+    return random.Random(number).randbytes(min(num_bytes, NOISE)).ljust(num_bytes, b"x")
 
 
 def pair_of(number: int, image_bytes: int) -> dict[str, Any]:
@@ -33,7 +44,7 @@ def pair_of(number: int, image_bytes: int) -> dict[str, Any]:
         "question": f"what is in number {number} ?",
         "source": "toy",
         "image_path": None,
-        "image_bytes": str(number).encode().ljust(image_bytes, b"x"),
+        "image_bytes": image_of(number, image_bytes),
         "chosen": "a word",
         "chosen_token_ids": [number, 1],
         "rejected": [
@@ -47,7 +58,7 @@ def logps_of(number: int) -> list[float]:
 
 
 def training(
-    root: Path, num_pairs: int, image_bytes: int, part_bytes: int | None = PART_BYTES, size: int = 16
+    root: Path | str, num_pairs: int, image_bytes: int, part_bytes: int | None = PART_BYTES, size: int = 16
 ) -> Training:
     """On pairs and reference log-probabilities as the stages write them, `size` pairs in a shard."""
     store = Store(str(root))
@@ -68,7 +79,7 @@ def training(
     return Training(config=CONFIG, name="x", model=MODEL, pairs=pairs)
 
 
-def job(root: Path, training: Training) -> Job:
+def job(root: Path | str, training: Training) -> Job:
     store = Store(str(root))
     return job_of(store, training, training.open(store), relay=None)
 
@@ -93,7 +104,7 @@ def test_a_pair_is_its_whole_row_with_its_reference_and_weight_in_files_of_one_p
     made = training(tmp_path, 37, 400, part_bytes)
     config = replace(CONFIG, swap_sides=swap, num_pairs=30)
     pairs = job(tmp_path, replace(made, config=config)).pairs
-    assert {len(part_sizes(uri)) > 1 for uri in pairs.files[:2]} == {part_bytes is not None}
+    assert {pq.ParquetFile(uri).num_row_groups > 1 for uri in pairs.files[:2]} == {part_bytes is not None}
     assert (len(pairs.rows), pairs.num_pairs) == (64, 30)
     rows = collator(pairs, config).read(range(64))
     assert len({number_of(row) for row in rows}) == 30
@@ -138,9 +149,26 @@ def test_a_worker_keeps_what_it_read_last_up_to_a_limit(tmp_path: Path, monkeypa
     reading = collator(pairs)
     for place in range(len(pairs.rows)):
         (row,) = reading.read([place])
-        assert row["image_bytes"].rstrip(b"x") == str(number_of(row)).encode()
+        assert row["image_bytes"] == image_of(number_of(row), 1_000)
         assert reading.num_bytes == sum(part.nbytes for part in reading.parts.values()) <= 20_000
     assert len(reading.parts) > 2
+
+
+def test_of_an_object_store_the_driver_reads_no_image_and_a_worker_the_part_of_a_pair(caplog: pytest.LogCaptureFixture):
+    def bytes_asked() -> int:
+        ranges = re.findall(r"'Range': 'bytes=(\d+)-(\d+)'", caplog.text)
+        assert ranges
+        return sum(int(last) + 1 - int(first) for first, last in ranges)
+
+    with s3_bucket("scheduled") as root, caplog.at_level("DEBUG", "s3fs"):
+        made = training(root, 256, NOISE, size=256)
+        caplog.clear()
+        pairs = job(root, made).pairs
+        assert bytes_asked() < 2**17  # of 5 MB
+        caplog.clear()
+        (row,) = collator(pairs).read([5])
+        assert row["image_bytes"] == image_of(number_of(row), NOISE)
+        assert bytes_asked() < PART_BYTES + 2**17
 
 
 def test_reference_log_probabilities_of_other_pairs_are_refused(tmp_path: Path):
@@ -164,7 +192,7 @@ def peaks(root: Path, training: Training) -> dict[str, float]:
     draw = collator(pairs)
     for place in random.Random(0).sample(range(0, len(pairs.rows), 2), 400):
         for row in draw(drawn(place, place + 1)):
-            assert row["image_bytes"] == pair_of(number_of(row), LARGE)["image_bytes"]
+            assert row["image_bytes"] == image_of(number_of(row), LARGE)
     return found | {"worker": peak_mb()}
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.shards import read_each
-from seva_ray.core.storage import part_sizes, read_part, read_table
+from seva_ray.core.storage import read_columns, read_part
 from seva_ray.dpo.config import Train, lengths_of, schedule, swapped
 from seva_ray.pairs.files import files_of
 from seva_ray.stages.training.reference import with_reference
@@ -58,8 +58,7 @@ def scheduled(config: Train, pairs: Artifact, logps: Artifact) -> Scheduled:
 
 def outline_of(uri: str) -> pa.Table:
     """Columns `prompt_id`, `length`, `part` and `row` of the pairs of a file."""
-    table = read_table(uri, columns=["prompt_id", "question", "chosen_token_ids", "rejected"])
-    sizes = np.array(part_sizes(uri))
+    table, sizes = read_columns(uri, ["prompt_id", "question", "chosen_token_ids", "rejected"])
     starts = np.cumsum(sizes) - sizes
     return pa.table(
         {
