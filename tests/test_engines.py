@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from seva_ray.core.errors import ConfigError
@@ -241,6 +242,28 @@ def test_a_request_that_fails_gives_an_error_and_harms_no_other(toy_model, reque
     assert found[2].error
     assert "\n" not in found[2].error
     assert found[:2] + found[3:] == answers[:2] + answers[3:]
+
+
+def test_an_error_that_every_request_has_is_the_engine_s_own_and_ends_it(toy_model, requests):
+    """It would otherwise make every row of a job a `failed` one, in silence."""
+    engine = TransformersEngine(batch_size=4).load(toy_model, Decoding(max_new_tokens=2))
+    engine.model.lm_head = torch.nn.Linear(1, 1)
+    for some in (requests, requests[:1]):
+        with pytest.raises(RuntimeError, match="the engine cannot answer a plain question either: RuntimeError"):
+            engine.generate(some)
+
+
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_memory_that_runs_out_is_no_fault_of_the_request(toy_model, requests, batch_size):
+    engine = TransformersEngine(batch_size=batch_size).load(toy_model, Decoding(max_new_tokens=2))
+
+    def take_all_memory(*arguments: object) -> None:
+        hook.remove()  # a plain question would be answered
+        torch.empty(10**15)
+
+    hook = engine.model.register_forward_pre_hook(take_all_memory)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        engine.generate(requests)
 
 
 def test_half_precision_pixels_are_not_needed_to_run_a_half_precision_model(toy_model, requests):

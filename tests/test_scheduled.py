@@ -9,12 +9,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from seva_ray.dpo.config.config import Train, swapped
 
 from bench.fresh import in_fresh_process, peak_mb
 from seva_ray.core.artifacts import Store
 from seva_ray.core.records import PAIR_SCHEMA, table
 from seva_ray.core.storage import write_table
+from seva_ray.dpo.config import Train, swapped
 from seva_ray.stages.pair import PART_BYTES
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.training import scheduled as stage

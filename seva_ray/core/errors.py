@@ -26,3 +26,8 @@ class NothingLeft(UserError):
 
 class FingerprintMismatch(UserError):
     """An artifact exists under this name, made by another recipe."""
+
+
+def line_of(error: BaseException) -> str:
+    """The first line of an error's message; the name of its class where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,12 +1,12 @@
 """What an engine is: prepared requests in, responses out. Engines know nothing of prompts, files or the cluster."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
 
-from seva_ray.core.errors import ConfigError
+from seva_ray.core.errors import ConfigError, line_of
 from seva_ray.core.records import Response
 from seva_ray.core.seeds import key_of
 from seva_ray.vlm.encoding import Encoder
@@ -67,6 +67,58 @@ def decoding_of(decoding: Decoding, request: Request) -> Decoding:
         return decoding
     seed = key_of(decoding.seed, request.prompt_id, request.draw) % 2**32
     return replace(decoding, temperature=request.temperature, seed=seed)
+
+
+class Refused(Exception):
+    """An engine refuses one request. The message is the reason that its response gives."""
+
+
+def check_request(request: Request, encoder: Encoder) -> None:
+    """Raises: Refused for a prompt that does not show one image, or for pixels that `encoder` would not make.
+
+    An engine would not refuse these by itself. In a batch, transformers gives the image of a row without a place for it
+    to a row with two; vLLM reads a second image token as a word, and pixels of another shape end its engine.
+    """
+    count = list(request.prompt_ids).count(encoder.image_token_id)
+    if count != 1:
+        raise Refused(f"the prompt holds the image's token {count} times, and must hold it once")
+    if request.pixels.shape != encoder.pixels_shape:
+        raise Refused(f"the pixels have the shape {request.pixels.shape}; the model reads {encoder.pixels_shape}")
+
+
+def plain_request(encoder: Encoder) -> Request:
+    """A question about a blank image, which every engine that works can answer."""
+    blank = np.zeros(encoder.pixels_shape, np.float32)
+    return Request(prompt_id="", prompt_ids=encoder.prompt_ids("What is it?"), pixels=blank, pixels_id="blank")
+
+
+def refusal(error: Exception, trial: Callable[[], object]) -> Refused:
+    """The refusal of a request that failed with `error` when the engine tried it alone.
+
+    The class of an error does not say whether the request or the engine is at fault. So `trial` does the same with
+    `plain_request`: where that succeeds, the request is at fault.
+
+    Raises: what is the engine's own fault and must end it: `error` where memory or a device failed; RuntimeError where
+    the trial fails too.
+    """
+    if isinstance(error, Refused):
+        return error
+    if is_of_the_machine(error):
+        raise error
+    try:
+        trial()
+    except Exception as other:
+        raise RuntimeError(f"the engine cannot answer a plain question either: {other!r}") from error
+    return Refused(line_of(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {line_of(error)}")
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether memory or a device failed, which says nothing about the request."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's words on a CPU
 
 
 class Generator(Protocol):

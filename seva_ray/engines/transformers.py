@@ -1,14 +1,24 @@
 """The slow reference engine: transformers' own `generate`, in small batches."""
 
+import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.records import Response
-from seva_ray.engines.base import Decoding, Request, decoding_of
+from seva_ray.engines.base import (
+    Decoding,
+    Refused,
+    Request,
+    check_request,
+    decoding_of,
+    is_of_the_machine,
+    plain_request,
+    refusal,
+)
 from seva_ray.vlm.encoding import Encoder
 
 
@@ -52,6 +62,10 @@ class TransformersGenerator:
         self.model.eval()
         if torch.cuda.is_available():
             self.model = self.model.cuda()
+        text = self.model.config.get_text_config()
+        self.most_tokens = int(getattr(text, "max_position_embeddings", None) or sys.maxsize)
+        """Positions that the model was made for: of a prompt with its image, and the response."""
+        self.vocabulary_size = self.model.get_input_embeddings().num_embeddings
         ends = self.model.generation_config.eos_token_id
         self.end_ids = set(ends) if isinstance(ends, list) else {ends}
 
@@ -71,14 +85,34 @@ class TransformersGenerator:
         return responses
 
     def attempt(self, requests: Sequence[Request]) -> list[Response]:
+        """A batch's responses. Where it fails, each request is tried alone, to find the one that is refused."""
         try:
-            return self.generate_batch(requests)
-        except ValueError as error:  # a whole batch is refused for one bad request: find it
-            if len(requests) == 1:
-                return [Response(prompt_id=requests[0].prompt_id, error=str(error).splitlines()[0])]
-            return [response for request in requests for response in self.attempt([request])]
+            for request in requests:
+                self.check(request)
+            return self.generate_batch(requests, self.decoding)
+        except Exception as error:
+            if len(requests) > 1 and not is_of_the_machine(error):
+                return [response for request in requests for response in self.attempt([request])]
+            reason = str(refusal(error, self.trial))
+            return [Response(prompt_id=requests[0].prompt_id, error=reason)]
 
-    def generate_batch(self, requests: Sequence[Request]) -> list[Response]:
+    def check(self, request: Request) -> None:
+        """Raises: Refused for what transformers would compute without a word, or what would break a GPU."""
+        check_request(request, self.encoder)
+        num_tokens = len(self.encoder.expand(request.prompt_ids))
+        if num_tokens >= self.most_tokens:
+            raise Refused(
+                f"the prompt with its image has {num_tokens} tokens; with an answer the model reads at most "
+                f"{self.most_tokens}"
+            )
+        for token in request.prompt_ids:
+            if token != self.encoder.image_token_id and not 0 <= token < self.vocabulary_size:
+                raise Refused(f"token {token} is not one of the model's {self.vocabulary_size}")
+
+    def trial(self) -> None:
+        self.generate_batch([plain_request(self.encoder)], replace(self.decoding, max_new_tokens=1))
+
+    def generate_batch(self, requests: Sequence[Request], decoding: Decoding) -> list[Response]:
         import torch
         from transformers import set_seed
 
@@ -90,7 +124,7 @@ class TransformersGenerator:
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
         pixels = torch.stack([torch.from_numpy(request.pixels) for request in requests]).to(device, self.model.dtype)
         # What the decoding does not ask for is off, whatever the model's generation config says, as in vLLM.
-        decoding = decoding_of(self.decoding, requests[0])
+        decoding = decoding_of(decoding, requests[0])
         sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": decoding.repetition_penalty}
         if decoding.temperature > 0:
             set_seed(decoding.seed)
@@ -104,7 +138,10 @@ class TransformersGenerator:
                 max_new_tokens=decoding.max_new_tokens,
                 **sampling,
             )[:, width:].tolist()
-        return [self.response(request, row) for request, row in zip(requests, rows, strict=True)]
+        return [
+            self.response(request, row[: self.most_tokens - len(prompt)])
+            for request, prompt, row in zip(requests, prompts, rows, strict=True)
+        ]
 
     def response(self, request: Request, row: list[int]) -> Response:
         end = next((place for place, token in enumerate(row) if token in self.end_ids), None)

@@ -16,10 +16,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from seva_ray.core.errors import ConfigError
+from seva_ray.core.errors import ConfigError, line_of
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.records import Response
-from seva_ray.engines.base import Decoding, Request, decoding_of
+from seva_ray.engines.base import Decoding, Refused, Request, check_request, decoding_of, plain_request, refusal
 from seva_ray.vlm.encoding import Encoder
 
 # The pixels are ready: vLLM's own image processor must only pass them on.
@@ -99,27 +99,34 @@ class VllmGenerator:
 
     def submit(self, request: Request) -> "Future[Any]":
         """Prepare a request here, so that the engine's thread has little to do between two steps."""
+        future: Future[Any] = Future()
+        try:
+            check_request(request, self.encoder)
+            rendered = self.render(request)
+        except Exception as error:
+            future.set_exception(refused(error) or refusal(error, lambda: self.render(plain_request(self.encoder))))
+        else:
+            alike = request.temperature is None
+            sampling = self.sampling if alike else sampling_of(decoding_of(self.decoding, request))
+            self.inbox.put(((rendered, sampling), future))
+        if self.error:
+            self.fail(self.error)
+        return future
+
+    def render(self, request: Request) -> Any:
+        """The request as vLLM's engine takes it."""
         from vllm.renderers.inputs.preprocess import parse_model_prompt
 
-        future: Future[Any] = Future()
         prompt = {
             "prompt_token_ids": list(request.prompt_ids),
             "multi_modal_data": {"image": request.pixels},
             "multi_modal_uuids": {"image": request.pixels_id},
         }
-        try:
-            with self.intake:
-                renderer = self.llm.llm_engine.renderer
-                parsed = parse_model_prompt(self.llm.model_config, prompt)
-                (rendered,) = renderer.render_cmpl([parsed], renderer.default_cmpl_tok_params)
-            alike = request.temperature is None
-            sampling = self.sampling if alike else sampling_of(decoding_of(self.decoding, request))
-            self.inbox.put(((rendered, sampling), future))
-        except ValueError as error:
-            future.set_exception(error)
-        if self.error:
-            self.fail(self.error)
-        return future
+        with self.intake:
+            renderer = self.llm.llm_engine.renderer
+            parsed = parse_model_prompt(self.llm.model_config, prompt)
+            (rendered,) = renderer.render_cmpl([parsed], renderer.default_cmpl_tok_params)
+        return rendered
 
     def switch(self, directory: str) -> None:
         taken: Future[None] = Future()
@@ -139,8 +146,8 @@ class VllmGenerator:
     def response(self, request: Request, future: "Future[Any]") -> Response:
         try:
             result = future.result()
-        except ValueError as error:  # vLLM refuses this request
-            return Response(prompt_id=request.prompt_id, error=str(error).splitlines()[0])
+        except Refused as error:
+            return Response(prompt_id=request.prompt_id, error=str(error))
         output = result.outputs[0]
         return Response(
             prompt_id=request.prompt_id,
@@ -163,7 +170,7 @@ class VllmGenerator:
             while True:
                 self.step()
         except BaseException as error:
-            dead = RuntimeError(f"vLLM's engine failed: {error!r}")  # not a ValueError, which would be one request's
+            dead = RuntimeError(f"vLLM's engine failed: {error!r}")
             dead.__cause__ = error
             self.fail(dead)
 
@@ -183,8 +190,11 @@ class VllmGenerator:
             name = str(next(self.names))
             try:
                 engine.add_request(name, *given)
-            except ValueError as error:
-                future.set_exception(error)
+            except Exception as error:
+                if (reason := refused(error)) is None:
+                    future.set_exception(error)
+                    raise
+                future.set_exception(reason)
             else:
                 self.waiting[name] = future
         for output in engine.step():
@@ -198,6 +208,13 @@ class VllmGenerator:
             self.inbox.get()[1].set_exception(error)
         for name in list(self.waiting):
             self.waiting.pop(name).set_exception(error)
+
+
+def refused(error: Exception) -> Refused | None:
+    """vLLM's own verdict that the request is at fault. Its engine's faults are errors of other classes."""
+    from vllm.exceptions import VLLMClientError
+
+    return Refused(line_of(error)) if isinstance(error, VLLMClientError) else None
 
 
 def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, Any]:

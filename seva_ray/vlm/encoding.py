@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from seva_ray.core.errors import InputError
+from seva_ray.core.errors import InputError, line_of
 from seva_ray.vlm.images import pad_to_square
 
 VICUNA_V1 = (
@@ -71,8 +71,7 @@ class Encoder:
             self.pixels_shape = self.pixels(probe).shape
             expanded = self.processor(images=probe, text=self.prompt_text("?"))["input_ids"][0]
         except Exception as error:  # broken files and templates raise anything
-            line = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"model {directory}: processor cannot be used ({line})") from None
+            raise InputError(f"model {directory}: processor cannot be used ({line_of(error)})") from None
         self.num_image_tokens = list(expanded).count(self.image_token_id)
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = 0 if pad is None else pad
