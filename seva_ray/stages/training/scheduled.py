@@ -1,9 +1,8 @@
-"""scheduled: pairs in the order of training, which workers read from the pairs' files when they are due.
+"""scheduled: the pairs that training sees, step by step, as places in the pairs' files.
 
-The driver orders pairs by what is small of them, their ids and lengths, and never reads an image. Workers are given
-where each pair is, and hold a few of them at a time. So training takes the same memory for any number of pairs, but for
-some bytes of each, and no column of all pairs' images or texts is ever put together: Arrow cannot take rows from one
-of more than 2 GiB.
+The driver orders pairs by their ids and lengths, and never reads an image. A worker is given the place of every pair,
+and reads a pair when it is due. So the memory of both hardly grows with the number of pairs, and no column of all
+images or texts is ever put together: Arrow takes no rows from a binary or string column of more than 2 GiB.
 """
 
 from collections import OrderedDict
@@ -23,23 +22,23 @@ from seva_ray.pairs.files import files_of
 from seva_ray.stages.training.reference import with_reference
 
 KEPT_BYTES = 2**27
-"""Of the parts of files that a worker has read last and keeps, so that small pairs are read once. Arrow takes up to
-twice the memory of what is kept."""
+"""A worker keeps the parts of files that it read last, up to this size, so that small pairs are read only once. Arrow
+takes up to twice as much memory for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduled:
-    """Where each pair is that is trained on, in the order of training: `global_batch_size` of them for each step."""
+    """Where to find the pairs, in the order of training. Each step sees the next `global_batch_size` of them."""
 
     files: Sequence[str]
     """URIs of the pairs' shards."""
     rows: pa.Table
-    """Columns `file` (its place in `files`), `part` (row group of the file) and `row` (of the part), int32; `ref_logps`
-    and `weight`."""
+    """A pair is row `row` of the part (row group) `part` of `files[file]`; these columns are int32. The pair's
+    `ref_logps` and `weight` go with it."""
 
     @property
     def num_pairs(self) -> int:
-        """How many different ones."""
+        """The number of different pairs among them."""
         return len(self.rows.group_by(["file", "part", "row"]).aggregate([]))
 
 
@@ -57,7 +56,7 @@ def scheduled(config: Train, pairs: Artifact, logps: Artifact) -> Scheduled:
 
 
 def outline_of(uri: str) -> pa.Table:
-    """Columns `prompt_id`, `length`, `part` and `row` of the pairs of a file."""
+    """Columns `prompt_id` and `length`, by which pairs are ordered, and `part` and `row`: where they are in the file."""
     table, sizes = read_columns(uri, ["prompt_id", "question", "chosen_token_ids", "rejected"])
     starts = np.cumsum(sizes) - sizes
     return pa.table(
