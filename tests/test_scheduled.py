@@ -196,6 +196,7 @@ def peaks(root: Path, training: Training) -> dict[str, float]:
     return found | {"worker": peak_mb()}
 
 
+@pytest.mark.slow
 def test_more_than_2_gib_of_images_are_trained_on_in_little_memory(tmp_path: Path):
     made = training(tmp_path, NUM_LARGE, LARGE, size=200)
     found = in_fresh_process(peaks, tmp_path, made)
