@@ -56,7 +56,7 @@ def scheduled(config: Train, pairs: Artifact, logps: Artifact) -> Scheduled:
 
 
 def outline_of(uri: str) -> pa.Table:
-    """Columns `prompt_id` and `length`, by which pairs are ordered, and where they are in the file: `part` and `row`."""
+    """Columns `prompt_id` and `length`, by which pairs are ordered, and `part` and `row`, their places in the file."""
     table, sizes = read_columns(uri, ["prompt_id", "question", "chosen_token_ids", "rejected"])
     starts = np.cumsum(sizes) - sizes
     return pa.table(
