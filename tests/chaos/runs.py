@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.storage import locate
+from seva_ray.core.storage import names_in, read_bytes
 from seva_ray.engines import FakeEngine
 from seva_ray.stages.generate import Generate, UnitWorker, encode_unit, finish_responses, missing_units, open_responses
 from seva_ray.vlm.models import Model
@@ -57,7 +57,5 @@ def uninterrupted(config: Generate, store: Store, model: Model, prompts: Artifac
 
 
 def shards(uri: str) -> dict[str, bytes]:
-    """Name and bytes of each file in a directory that counts as done."""
-    filesystem, path = locate(uri)
-    names = [name for name in filesystem.ls(path, detail=False) if name.endswith(".parquet")]
-    return {name.rsplit("/", 1)[-1]: filesystem.cat_file(name) for name in names}
+    """Name and bytes of each file in a directory that counts as done; none where there is no such directory."""
+    return {name: read_bytes(f"{uri}/{name}") for name in sorted(names_in(uri)) if name.endswith(".parquet")}
