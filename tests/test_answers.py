@@ -101,16 +101,16 @@ def test_the_note_of_a_judged_benchmark_names_judge_prompt_spread_and_what_is_mi
     assert protocol_of(scores) == f"own-prompt {scores.counts['judging']['prompt_hash']}, judged by judge-1"
     (note,) = answers.notes(scores)
     for part in (
-        "Judged by judge-1 (which answered as judge-1-0613) with a prompt of our own "
-        f"(hash {scores.counts['judging']['prompt_hash']}): not to be compared with published numbers.",
-        "Means of 2 repeats; over them MM-Vet has a standard deviation of 0.0 (start) and 0.0 (policy).",
-        "Two repeats of a verdict agree in 100% of cases.",
-        "2 of 8 verdicts are missing (0 refused, the rest unreadable)",
+        "The judge is judge-1 (which answered as judge-1-0613), with our own prompt "
+        f"(hash {scores.counts['judging']['prompt_hash']}), so these numbers cannot be compared with published ones.",
+        "The numbers are means of 2 repeats, over which MM-Vet has a standard deviation of 0.0 (start) and 0.0 (policy).",
+        "Two repeats of a judgement agree in 100% of cases.",
+        "2 of 8 judgements are missing (0 refused, the rest unreadable)",
     ):
         assert part in note
     assert "More than one model" not in note
     moved = {**scores.counts["judging"], "models": {"judge-1-0613": 5, "judge-1-0911": 2, "": 1}}
-    assert "More than one model answered to that name" in answers.judging_note(
+    assert "More than one model answered under that name" in answers.judging_note(
         moved, {"MM-Vet": {"start": [], "policy": []}}
     )
     assert answers.flips(store, scores, 3, lambda prompts, row: b"") == []

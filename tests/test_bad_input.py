@@ -50,7 +50,7 @@ def test_a_model_directory_that_does_not_exist(monkeypatch, capsys, root):
 def test_a_policy_that_would_have_its_starting_models_name(monkeypatch, capsys, root, toy_model):
     name = Path(toy_model).name
     line = error_of(monkeypatch, capsys, "--root", root, "--model", toy_model, "--name", name)
-    assert line == f"error: name {name}: the starting model has it; choose another for the policy"
+    assert line == f"error: name {name}: this is the starting model's name; choose another name for the policy"
     assert "name toy-3" in error_of(monkeypatch, capsys, "--root", root, "--model", "toy-3", "--name", "toy-3")
 
 

@@ -68,7 +68,7 @@ def test_a_missing_image_fails_its_own_row_and_the_result_is_named_partial(
     said = [line for line in capsys.readouterr().err.splitlines() if "partial" in line]
     reason = "image 'n8.jpg': no such file under image_root"
     assert [line.partition("partial: ")[2] for line in said] == [
-        f"1 of 4 responses of {name} failed and count as wrong; the first: {reason}" for name in ("toy", "other")
+        f"1 of 4 responses of {name} failed and count as wrong; first error: {reason}" for name in ("toy", "other")
     ]
     accuracy = next(row for row in read_comparisons(scores) if row.metric == "GQA accuracy")
     assert accuracy.start == 0
@@ -90,7 +90,7 @@ def test_a_whole_result_is_not_called_partial_but_one_whose_answer_file_lacks_a_
     evaluated(tmp_path, benchmarks, Generate(engine=FakeEngine()), *two_models)
     partial = "gqa-llava, partial: of 4 responses 0 of start and 1 of policy failed and count as wrong"
     assert title_of(store.find("scores/gqa-llava/other")) == partial
-    assert "1 of 4 responses of other failed and count as wrong; the first: no response" in capsys.readouterr().err
+    assert "1 of 4 responses of other failed and count as wrong; first error: no response" in capsys.readouterr().err
 
 
 def test_a_second_file_of_a_benchmark_that_changes_is_another_recipe(tmp_path: Path):

@@ -98,7 +98,7 @@ def test_the_scores_of_two_runs_are_found_with_the_policys_other_scores_and_say_
     assert title_of(scores) == f"{NAME}-{TASK}"
     assert scores.counts["protocol"] == f"{NAME} {VERSION} {TASK}"
     (note,) = notes(scores)
-    assert f"No difference for {TASK} total (own scale)" in note
+    assert f"No difference is given for {TASK} total (own scale)" in note
     assert "Only the first 12 rows" in note
     assert next(row.metric for row in read_comparisons(scores)) == f"{TASK} exact_match"
     assert list(scores.recipe["inputs"]) == [run.name for run in runs]

@@ -84,7 +84,7 @@ def test_help_says_what_the_job_is_and_which_presets_there_are(script):
 def test_an_unknown_preset_is_one_line_that_lists_the_known_ones(script):
     done = run_job(script, "huge", "--size", "3")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: huge: no preset of this name; there are small, large\n"
+    assert done.stderr == "error: huge: there is no preset of this name; the presets are small, large\n"
 
 
 def test_an_unknown_option_or_a_wrong_type_is_refused(script):
@@ -109,7 +109,7 @@ def test_a_users_error_in_the_job_is_one_line(script):
 def test_an_interrupt_is_one_line(script):
     done = run_job(script, "--size", "8")
     assert done.returncode == 130
-    assert done.stderr == "interrupted: the same command goes on with what is missing\n"
+    assert done.stderr == "interrupted: run the same command again to continue\n"
 
 
 def test_a_defect_keeps_its_traceback(script):

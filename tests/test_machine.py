@@ -85,12 +85,13 @@ except InputError as error:
 def test_a_torch_for_gpus_that_can_use_none_or_not_all_of_them_is_told_apart(tmp_path: Path):
     environment = listing_gpus(2, tmp_path)
     assert said(BUILT_FOR_GPUS.format(usable=2), environment) == (2, [])
-    told = "this machine has 2 GPUs, and torch can use 1 of them: the job uses 1"
+    told = "this machine has 2 GPUs, but torch can use only 1 of them: the job uses 1"
     assert said(BUILT_FOR_GPUS.format(usable=1), environment) == (1, [told])
     error, _ = said(BUILT_FOR_GPUS.format(usable=0), environment)
     assert error == (
-        f"this machine has 2 GPUs, and torch {torch.__version__} can use none: CUDA initialization: The NVIDIA driver "
-        "on your system is too old (found version 12080); CUDA_VISIBLE_DEVICES= (empty) makes the job run on CPUs"
+        f"this machine has 2 GPUs, but torch {torch.__version__} can use none of them: CUDA initialization: The NVIDIA "
+        "driver on your system is too old (found version 12080); "
+        "CUDA_VISIBLE_DEVICES= (empty) makes the job run on CPUs"
     )
 
 

@@ -225,7 +225,7 @@ def test_a_policy_is_exported_with_a_card_that_has_its_scores_and_never_over_som
     assert "| VQA accuracy |" in (tmp_path / "out" / "README.md").read_text()
     again = run(sys.executable, str(JOBS / "export.py"), *words)
     assert again.returncode == 2
-    assert again.stderr.strip() == f"error: to {tmp_path / 'out'}: is there already"
+    assert again.stderr.strip() == f"error: to {tmp_path / 'out'}: already exists; choose another place or remove it"
 
 
 def test_scores_come_with_intervals_for_both_cameras(finished: Store):
@@ -240,7 +240,7 @@ def test_scores_come_with_intervals_for_both_cameras(finished: Store):
 
 def test_the_report_is_one_file_with_the_whole_funnel(finished: Store):
     page = Path(finished.uri("reports/toy/index.html")).read_text()
-    assert "On the clean image once more (control-batch), 0 answers" in page
+    assert "On the clean image, answered again (control-batch), 0 answers" in page
     assert "Content-Security-Policy" in page
     assert VIEW in page
     assert "data:image/png;base64," in page

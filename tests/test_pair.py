@@ -167,7 +167,9 @@ def test_the_pairs_within_a_quota_are_nested_and_do_not_depend_on_shards(answers
 
 
 def test_a_quota_for_a_source_that_no_prompt_has_is_one_line(answers: Answers):
-    with pytest.raises(ConfigError, match="max_per_source ocrvqa: no prompt of this source; there are ocr_vqa, text"):
+    with pytest.raises(
+        ConfigError, match="max_per_source ocrvqa: no prompt has this source; the sources are ocr_vqa, text"
+    ):
         answers.pair(name="typo", max_per_source={"ocrvqa": 5})
 
 

@@ -144,7 +144,7 @@ def test_prompts_of_an_older_version_of_which_none_can_be_used_are_refused(store
     source = Rows(errors=("row 0: no image",))
     recipe = {"prepare": Prepare(), "source": source, "contents": None}
     store.open("prompts/x", config=recipe).finish({"num_prompts": 1, "num_failed": 1, "num_shards": 1})
-    with pytest.raises(InputError, match=f"prompts/x: no prompt in it can be used; remove {store.root}/prompts/x"):
+    with pytest.raises(InputError, match=f"prompts/x: none of its prompts can be used; remove {store.root}/prompts/x"):
         prepare(Prepare(), store, "x", source)
 
 

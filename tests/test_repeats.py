@@ -117,7 +117,7 @@ def test_the_page_shows_each_policys_difference_and_what_the_interval_holds(toge
     each = ", ".join(f"{value:+.1f}".replace("-", "−") for value in row_of(together, "POPE accuracy").differences)
     assert f"each: {each}" in page
     means, flips = table.notes
-    assert means == "Means over p0, p1, p2, each beside the model that it started from."
+    assert means == "The numbers are means over p0, p1, p2, each compared with the model that it started from."
     assert "the policies gained " + " + ".join(map(str, together.counts["flips"]["gained"])) in flips
     assert "McNemar's test for clusters gives p = " in flips
 

@@ -178,7 +178,7 @@ def test_another_beta_generates_nothing_but_the_answers_to_the_benchmark_whateve
     os.killpg(interrupted.pid, signal.SIGINT)
     _, told = interrupted.communicate(timeout=120)
     assert interrupted.returncode == 130, told
-    assert told.endswith("interrupted: the same command goes on with what is missing\n"), told
+    assert told.endswith("interrupted: run the same command again to continue\n"), told
     assert not (root / "studies" / "other" / "record.json").exists()
     done = run(words)
     assert done.returncode == 0, done.stderr

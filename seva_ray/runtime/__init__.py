@@ -1,1 +1,1 @@
-"""Ray, made small: joining a cluster, what it offers, pools of actors, progress, metrics, the command line."""
+"""A small layer over Ray: joining a cluster, its resources, actor pools, progress, metrics and the command line."""

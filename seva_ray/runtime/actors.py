@@ -1,4 +1,4 @@
-"""What stages share that map over a pool of Ray Data actors: settings, and how a worker's error reaches the user."""
+"""Shared by stages that map over a pool of Ray Data actors: settings, and how a worker's error reaches the user."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -12,24 +12,25 @@ from seva_ray.core.shards import in_order
 from seva_ray.runtime.cli import users_line
 
 NUM_TASKS = 20_000
-"""Ray tasks that wait at once: more than any cluster has CPUs, fewer than shards of a large run."""
+"""Largest number of Ray tasks that are submitted at once. It is above the number of CPUs of any cluster, and below the
+number of shards of a large run."""
 
 
 def rows_of(dataset: Callable[[], Any]) -> Iterator[dict[str, Any]]:
-    """Makes a dataset and runs it: its rows, as they come."""
+    """Make a dataset, run it, and yield its rows as they arrive."""
     context = ray.data.DataContext.get_current()
-    context.target_max_block_size = None  # a unit is one block, whatever its size
+    context.target_max_block_size = None  # a unit stays one block, whatever its size
     context.enable_progress_bars = False
-    context.raise_original_map_exception = True  # its wrapper would come from the worker without its cause
-    made = dataset()
-    # Ray Data sets its own level when a dataset is made. What it logs as an error it raises too.
+    context.raise_original_map_exception = True  # Ray's wrapper would arrive without the cause of the error
+    created = dataset()
+    # Ray Data sets its own log level when a dataset is made. It also raises every error that it logs.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    yield from made.iter_rows()
+    yield from created.iter_rows()
 
 
 @contextmanager
 def told() -> Iterator[None]:
-    """In a worker: an error that a user can mend is raised as its line, which Ray leaves whole on the way."""
+    """In a worker, raise an error that the user can fix as a UserError with one line, which Ray passes on unchanged."""
     try:
         yield
     except Exception as error:
@@ -40,5 +41,5 @@ def told() -> Iterator[None]:
 
 
 def results_of(tasks: Iterable[Any]) -> Iterator[Any]:
-    """Of Ray tasks, which are submitted as `tasks` is drawn from."""
+    """The results of Ray tasks, in order. Drawing the next item from `tasks` submits the next task."""
     return in_order(tasks, ray.get, NUM_TASKS)

@@ -1,6 +1,6 @@
-"""What every file in `jobs/` shares: the command line of a config, presets, and errors as one line.
+"""Shared by every file in `jobs/`: a command line for a config, presets, and one-line errors.
 
-The first word may name a preset, whose values become the defaults: `python jobs/full.py llava-7b --train.beta 0.2`.
+The first word may name a preset. Its values become the defaults: `python jobs/full.py llava-7b --train.beta 0.2`.
 """
 
 import contextlib
@@ -20,15 +20,15 @@ from seva_ray.runtime.signals import ending, stop_on_signals
 
 Config = TypeVar("Config")
 
-# Errors of the machine, not of the code: one line says all.
+# These are errors of the machine, not of the code, so one line is enough for them.
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 def run(job: Callable[[Config], None], presets: Mapping[str, Config], description: str) -> None:
-    """Parse the command line, run the job. The first preset is the default.
+    """Parse the command line and run the job. The first preset is the default.
 
-    Exits with 2 after a line on standard error where the input, the configuration or the machine is at fault, with 130
-    where it was interrupted, and with 143 or 129 after SIGTERM or SIGHUP.
+    If the input, the configuration or the machine is at fault, print one line to standard error and exit with 2. Exit
+    with 130 after Ctrl-C, with 143 after SIGTERM, and with 129 after SIGHUP.
     """
     quiet()
     stop_on_signals()
@@ -41,7 +41,7 @@ def run(job: Callable[[Config], None], presets: Mapping[str, Config], descriptio
 
     try:
         if name not in presets:
-            raise ConfigError(f"{name}: no preset of this name; there are {', '.join(presets)}")
+            raise ConfigError(f"{name}: there is no preset of this name; the presets are {', '.join(presets)}")
         if words in (["--help"], ["-h"]):
             show_help(parse, sources_of(type(presets[name])))
         job(parse(words))
@@ -50,30 +50,30 @@ def run(job: Callable[[Config], None], presets: Mapping[str, Config], descriptio
         print(line, file=sys.stderr)
         sys.exit(status)
     except Exception as error:
-        mendable = users_line(error)
-        if mendable is None:
+        message = users_line(error)
+        if message is None:
             raise
-        print(f"error: {mendable}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 
 
 def words_of(default: Any, config: Any, prefix: str = "") -> list[str]:
-    """The words on the command line that make `config` from `default`, a config of the same class."""
+    """The command-line words that turn `default` into `config`. Both are configs of the same class."""
     words, last = [], []
     for item in fields(config):
         value, usual = getattr(config, item.name), getattr(default, item.name, default_of(item))
         name = f"{prefix}{item.name}".replace("_", "-")
         if value == usual:
             continue
-        if item.name == "source":  # a subcommand, which comes last
-            same = usual if type(usual) is type(value) else None  # else what differs from its class's own is said
+        if item.name == "source":  # it is a subcommand, so it must come last
+            same = usual if type(usual) is type(value) else None  # another class is compared with its own defaults
             last = [subcommand(type(value)), *words_of(same, value, "source.")]
         elif is_dataclass(value):
             words += words_of(usual, value, f"{name}.")
         elif isinstance(value, bool):
             group, _, field = name.rpartition(".")
             words.append(f"--{name}" if value else f"--{group}{'.' if group else ''}no-{field}")
-        elif isinstance(value, Mapping) and usual:  # tyro makes an option of each key that the default has
+        elif isinstance(value, Mapping) and usual:  # tyro makes an option for each key of the default
             words += [word for key in value for word in (f"--{name}.{key.replace('_', '-')}", str(value[key]))]
         elif isinstance(value, Mapping):
             words += [f"--{name}", *(str(part) for pair in value.items() for part in pair)]
@@ -89,7 +89,7 @@ def default_of(item: Field) -> Any:
 
 
 def show_help(parse: Callable[[Sequence[str]], Any], sources: Sequence[str]) -> NoReturn:
-    """Every field, those of each source too: tyro shows them only when the source is named."""
+    """Print the help of every field, then that of each source: tyro shows a source's fields only if it is named."""
     for words in (["--help"], *([source, "--help"] for source in sources)):
         with contextlib.suppress(SystemExit):
             parse(words)
@@ -107,7 +107,7 @@ def subcommand(source: type) -> str:
 
 
 def users_line(error: BaseException) -> str | None:
-    """The line to show where a user can mend the cause, here or in a worker; None for a defect."""
+    """The line to show if the user can fix the cause of the error, here or in a worker. None for a bug in the code."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -115,9 +115,10 @@ def users_line(error: BaseException) -> str | None:
         if cause is None or id(cause) in seen:
             continue
         seen.add(id(cause))
-        inner = getattr(cause, "cause", None)  # of Ray's copy of a worker's error, whose text is the whole traceback
+        # Ray's copy of a worker's error keeps the original in `cause`; its own text is the whole traceback.
+        inner = getattr(cause, "cause", None)
         if inner is None and isinstance(cause, UserError):
-            return str(cause).splitlines()[0]  # Ray Data adds more lines
+            return str(cause).splitlines()[0]  # Ray Data appends more lines
         if inner is None and isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
             return f"{cause.filename or 'storage'}: {cause.strerror}"
         context = None if cause.__suppress_context__ else cause.__context__
@@ -127,7 +128,7 @@ def users_line(error: BaseException) -> str | None:
 
 
 def quiet() -> None:
-    """Libraries report what is wrong, and leave the rest to the stages' own lines. Workers inherit the environment."""
+    """Let libraries log only problems; the stages print the rest. Workers inherit these environment variables."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("seva_ray").setLevel(logging.INFO)
     for variable, value in {
@@ -135,7 +136,7 @@ def quiet() -> None:
         "TRANSFORMERS_VERBOSITY": "error",
         "HF_HUB_OFFLINE": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",  # Tune's tables
+        "RAY_AIR_NEW_OUTPUT": "0",  # this turns off Tune's tables
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(variable, value)

@@ -1,4 +1,4 @@
-"""Joining the Ray cluster: the one a job was submitted to, or one on this machine that listens on loopback only."""
+"""Joining a Ray cluster: the one that a job was submitted to, or one on this machine that listens on loopback only."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from seva_ray.runtime.signals import kept
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Around a job: the cluster that one of its stages started is shut down at the end."""
+    """Wrap this around a job: if one of its stages starts a cluster, the cluster is shut down at the end."""
     joined = ray.is_initialized()
     try:
         yield
@@ -28,27 +28,28 @@ def cluster() -> Iterator[None]:
 
 
 def join(spare_cpus: int = 0) -> None:
-    """Connect to Ray if that is still to be done. Stages call this when they have work: a job without any stays quick.
+    """Connect to Ray if not yet connected. Stages call this only when they have work, so a job without work is quick.
 
-    A running cluster is joined where `RAY_ADDRESS` names it, as `ray job submit` does. One that is started here counts
-    the GPUs that torch can use, and `spare_cpus` more CPUs than there are: what then runs beside the others is short,
-    or waits for others itself. Raises: InputError where there is no connection, or torch cannot use the machine's GPUs.
+    If `RAY_ADDRESS` names a running cluster (`ray job submit` sets it), this process joins it. Otherwise a cluster is
+    started here. It counts the GPUs that torch can use, and `spare_cpus` more CPUs than the machine has, for work that
+    is short or mostly waits. Raises: InputError if there is no connection, or if torch cannot use the machine's GPUs.
     """
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS", "local")
-    for name in ("ray.data", "ray._private.authentication"):  # plans, and that token authentication is on
+    for name in ("ray.data", "ray._private.authentication"):  # they log plans, and that token authentication is on
         logging.getLogger(name).setLevel(logging.ERROR)
     if address == "local":
-        # Else Ray listens on all addresses of the machine, and serves metrics there to anybody. Its own setting, for
-        # systems whose firewall would ask; the environment variable for it is read when Ray is imported.
+        # Without this, Ray listens on all addresses of the machine and serves metrics there to anybody. The setting is
+        # Ray's own. Its environment variable is read when Ray is imported, which is too early for us.
         ray_constants.ENABLE_RAY_CLUSTER = False
-    # Ray's core would print a warning about its own Data actors on the terminal at every run.
+    # Without this, Ray's core prints a warning about its own Data actors on the terminal at every run.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # And about every few processes of a study on a small machine: they wait for each other, and take no CPU.
+    # Without this, Ray also warns about the many processes of a study on a small machine. They wait for each other and
+    # use no CPU.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
-    # A process that has run a task is kept for the next one, two minutes instead of a second: it takes five seconds
-    # until it has imported what encodes images.
+    # A worker process is kept for the next task for two minutes instead of one second, because a new process needs five
+    # seconds to import the code that encodes images.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "120000")
     try:
         with kept(), without_line(b"Set ray log level"):
@@ -58,7 +59,7 @@ def join(spare_cpus: int = 0) -> None:
                 num_cpus=machine.num_cpus() + spare_cpus if address == "local" else None,
                 num_gpus=machine.num_gpus() if address == "local" else None,
                 logging_level=logging.WARNING,
-                log_to_driver=False,  # stages say what a person needs; workers' lines are in Ray's session directory
+                log_to_driver=False,  # stages print what users need; workers' logs are in Ray's session directory
             )
     except ConnectionError as error:
         if address == "local":
@@ -72,9 +73,9 @@ def join(spare_cpus: int = 0) -> None:
 
 @contextmanager
 def without_line(start: bytes) -> Iterator[None]:
-    """What Ray's core writes to standard error meanwhile appears at the end, less the lines that hold `start`.
+    """Hold back standard error, and print it at the end without the lines that contain `start`.
 
-    The core says at every start that it found RAY_BACKEND_LOG_LEVEL, and has no switch for that.
+    Ray's core prints at every start that it found RAY_BACKEND_LOG_LEVEL, and this cannot be turned off.
     """
     sys.stderr.flush()
     terminal = os.dup(2)

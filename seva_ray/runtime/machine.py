@@ -1,5 +1,5 @@
-"""machine: what a Ray cluster that is started on this machine counts: the CPUs that this process may use, and the GPUs
-that torch can use. Ray by itself counts every GPU that the driver lists, whatever torch is installed.
+"""machine: the CPUs and GPUs that a Ray cluster on this machine may use: the CPUs of this process and the GPUs that
+torch can use. By itself Ray counts every GPU that the driver lists, even if the installed torch cannot use it.
 """
 
 import warnings
@@ -11,23 +11,23 @@ from seva_ray.core.errors import InputError
 from seva_ray.runtime.progress import say
 
 LEAST_CPUS = 2
-"""An engine takes a CPU, and what encodes its images takes another. On a single core they take turns."""
+"""An engine takes one CPU, and the task that encodes its images takes another. On a single core they take turns."""
 
 
 def num_cpus() -> int:
-    """As Ray counts them, so that a container's limit holds; at least LEAST_CPUS."""
+    """CPUs as Ray counts them, so that a container's limit is respected; at least LEAST_CPUS."""
     return max(LEAST_CPUS, int(get_num_cpus(override_docker_cpu_warning=True)))
 
 
 def num_gpus() -> int:
-    """GPUs that torch can use. A line says so if these are fewer than there are.
+    """Number of GPUs that torch can use. If the machine has more, a line on the terminal says so.
 
-    Raises: InputError if torch is built for GPUs and can use none of those that are there.
+    Raises: InputError if torch is built for GPUs but can use none of this machine's GPUs.
     """
     found = num_listed()
     if not found:
         return 0
-    import torch  # takes two seconds, which a machine without GPUs is spared
+    import torch  # takes two seconds, so a machine without GPUs does not import it
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -36,11 +36,11 @@ def num_gpus() -> int:
     if usable >= found:
         return found
     if usable:
-        say(f"{listed}, and torch can use {usable} of them: the job uses {usable}")
+        say(f"{listed}, but torch can use only {usable} of them: the job uses {usable}")
     elif torch.version.cuda or torch.version.hip:
         reason = " ".join(str(caught[0].message).split()) if caught else "torch.cuda.is_available() is false"
         raise InputError(
-            f"{listed}, and torch {torch.__version__} can use none: {reason.rstrip('.')}; "
+            f"{listed}, but torch {torch.__version__} can use none of them: {reason.rstrip('.')}; "
             "CUDA_VISIBLE_DEVICES= (empty) makes the job run on CPUs"
         )
     else:
@@ -52,7 +52,7 @@ def num_gpus() -> int:
 
 
 def num_listed() -> int:
-    """GPUs that Ray would count by itself: those that the driver lists and CUDA_VISIBLE_DEVICES does not hide."""
+    """Number of GPUs that Ray counts by itself: the driver lists them and CUDA_VISIBLE_DEVICES does not hide them."""
     manager = accelerators.get_accelerator_manager_for_resource("GPU")
     visible = manager.get_current_process_visible_accelerator_ids()
     number = manager.get_current_node_num_accelerators()

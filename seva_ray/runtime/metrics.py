@@ -1,10 +1,10 @@
-"""Prometheus metrics of a run: what it has done so far, and how it is doing. cluster/grafana.json draws them.
+"""Prometheus metrics of a run: what it has done so far, and how it is doing. cluster/grafana.json plots them.
 
-Each is recorded in the process where it happens. Ray's agent on that node collects them and serves them with `ray_`
-before their names, beside Ray's own metrics. Counters only grow: rates are made where they are read. A gauge that is
-not set again is gone after two of Ray's report intervals, 20 s.
-Recording changes a number in this process and nothing else; a job that finds all its work done starts no Ray, and
-what it would count is seen by nobody.
+Each metric is recorded in the process where the event happens. Ray's agent on that node collects the metrics and serves
+them beside Ray's own, with `ray_` before their names. Counters only grow; the reader computes rates. A gauge that is
+not set again disappears after two of Ray's report intervals (20 s).
+Recording only changes a number in this process. A job that finds all its work done starts no Ray, so nobody sees what
+it counts.
 """
 
 import threading
@@ -20,21 +20,21 @@ from seva_ray.engines import Generator
 from seva_ray.engines.units import Unit
 
 WATCH_EVERY_S = 2.0
-"""Between two looks at an engine."""
+"""Seconds between two readings of an engine's queue."""
 
 UNIT = ("model", "view")
 UNITS = Counter("seva_units_total", "Units (shard of prompts x view) committed by engines.", UNIT)
-ROWS = Counter("seva_rows_total", "Responses in them, also those with an error.", UNIT)
-OUTPUT_TOKENS = Counter("seva_output_tokens_total", "Tokens of these responses.", UNIT)
-CACHED_TOKENS = Counter("seva_engine_cached_tokens_total", "Prompt tokens that vLLM's prefix cache had.", UNIT)
-QUEUE = Gauge("seva_engine_queue", "Requests that an engine has taken and not yet answered.")
+ROWS = Counter("seva_rows_total", "Responses in committed units, including those with an error.", UNIT)
+OUTPUT_TOKENS = Counter("seva_output_tokens_total", "Tokens of the responses in committed units.", UNIT)
+CACHED_TOKENS = Counter("seva_engine_cached_tokens_total", "Prompt tokens found in vLLM's prefix cache.", UNIT)
+QUEUE = Gauge("seva_engine_queue", "Requests that an engine has accepted and not yet answered.")
 REUSED = Counter("seva_reused_total", "Artifacts that were complete and were not made again.", ("kind",))
 VERDICTS = Counter("seva_verdicts_total", "Verdicts on a prompt's responses.", ("model", "view", "verdict"))
 REWARD_MARGIN = Gauge("seva_reward_margin", "Mean reward of chosen minus rejected in the last step.", ("policy",))
 CHECKPOINT = Gauge("seva_checkpoint_timestamp_seconds", "When the last checkpoint was saved, Unix time.", ("policy",))
 
 EARLY: list[tuple[Counter, int, dict[str, str]]] = []
-"""What was counted before this process had joined Ray, which would forget it."""
+"""Counts from before this process joined Ray. Ray would lose them, so they are added after it has joined."""
 
 
 def committed(unit: Unit, responses: Sequence[Response]) -> None:
@@ -46,7 +46,7 @@ def committed(unit: Unit, responses: Sequence[Response]) -> None:
 
 
 def watch(generator: Generator) -> None:
-    """From now on, in a thread that ends with this process."""
+    """Record the engine's queue from now on, in a thread that ends with this process."""
 
     def look() -> None:
         while True:
@@ -57,13 +57,13 @@ def watch(generator: Generator) -> None:
 
 
 def reused(artifact: Artifact) -> Artifact:
-    """The same artifact, counted by its kind: `responses`, `pairs`, `policies`, ..."""
+    """Count the artifact as reused, by its kind (`responses`, `pairs`, `policies`, ...), and return it."""
     add(REUSED, 1, {"kind": artifact.name.partition("/")[0]})
     return artifact
 
 
 def judged(pairs: Artifact, counts: Mapping[str, Mapping[str, int]]) -> None:
-    """`counts`: view -> verdict -> prompts."""
+    """Count the verdicts. `counts`: view -> verdict -> number of prompts."""
     model = pairs.name.split("/")[1]
     for view, verdicts in counts.items():
         for verdict, count in verdicts.items():
@@ -71,7 +71,7 @@ def judged(pairs: Artifact, counts: Mapping[str, Mapping[str, int]]) -> None:
 
 
 def trained(policy_uri: str, margin: float | None, saved: float | None) -> None:
-    """`saved`: when the last checkpoint was, Unix time in s. What is None stays as it is."""
+    """Set the gauges of a training. `saved` is the Unix time of the last checkpoint, in s. None changes nothing."""
     tags = {"policy": policy_uri.rsplit("/", 1)[-1]}
     REWARD_MARGIN.set(margin, tags)
     CHECKPOINT.set(saved, tags)
@@ -85,6 +85,6 @@ def add(counter: Counter, amount: int, tags: dict[str, str]) -> None:
 
 
 def joined() -> None:
-    """This process has joined Ray."""
+    """Add the counts from before: this process has now joined Ray."""
     while EARLY:
         add(*EARLY.pop())

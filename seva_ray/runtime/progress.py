@@ -1,4 +1,4 @@
-"""One line for what a long stage has done and how long the rest will take."""
+"""Terminal lines that say what a long stage has done and how long the rest will take."""
 
 import sys
 import threading
@@ -12,7 +12,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class Progress:
-    """Prints at most every few seconds, and once at the end. Start-up before the first result is not in the rate."""
+    """Prints at most once every `every_s` seconds, and once at the end. The rate leaves out the time before the first
+    result."""
 
     def __init__(self, stage: str, total: int, unit: str, every_s: float = 10.0):
         self.stage, self.total, self.unit, self.every_s = stage, total, unit, every_s
@@ -40,13 +41,13 @@ def duration(seconds: float) -> str:
 
 
 def say(line: str) -> None:
-    """A line for the person who waits."""
+    """Print a line for the user, to standard error."""
     print(line, file=sys.stderr, flush=True)
 
 
 @ray.remote(num_cpus=0)
 class LogRelay:
-    """Hears lines from workers, for the driver to say."""
+    """Receives lines from workers, which the driver prints."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -60,13 +61,14 @@ class LogRelay:
 
 
 def here() -> NodeAffinitySchedulingStrategy:
-    """On the driver's own machine: an actor without CPUs could else be placed with a worker, and be lost with it."""
+    """Place an actor on the driver's own node. Otherwise Ray could place one that takes no CPU on another node, and it
+    would be lost with that node."""
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 @contextmanager
 def log_relay(every_s: float = 2.0) -> Iterator[Any]:
-    """An actor handle for workers; what they `tell` it is said here, also while the driver waits for them."""
+    """A LogRelay for workers. The lines that they `send` are printed here, also while the driver waits for results."""
     relay = LogRelay.options(scheduling_strategy=here()).remote()  # type: ignore[attr-defined]
     finished = threading.Event()
 

@@ -1,7 +1,8 @@
-"""Places: what the cluster's nodes offer, and those that its autoscaler can add; whether what a stage needs fits there.
+"""The resources of the cluster's nodes, and of nodes that its autoscaler can add; whether a stage's needs fit there.
 
-Nodes for engines declare a Ray resource `generation`, nodes for training `training`, one for each of their GPUs. Where
-any node type does, stages ask for it, so that one cluster serves them all; where none does (a laptop), they do not.
+Nodes for engines declare a Ray resource `generation`, and nodes for training a resource `training`, one for each of
+their GPUs. If any node type declares it, stages request it, so that one cluster serves them all. If no node type does
+(a laptop), stages do not request it.
 """
 
 import math
@@ -26,36 +27,36 @@ GENERATION, TRAINING = "generation", "training"
 COUNTED = ("CPU", "GPU", GENERATION, TRAINING)
 
 NODE_TYPES = "SEVA_NODE_TYPES"
-"""Variable with the path of the cluster's description: the YAML of `ray up`, or KubeRay's RayCluster. Without it: what
-`ray up` leaves on the head."""
+"""Environment variable with the path of the cluster's description: the YAML file of `ray up`, or KubeRay's RayCluster.
+Without the variable, the file that `ray up` leaves on the head node is read."""
 
 HEAD = "head"
 
 Amounts = Mapping[str, float]
-"""Of each resource, in Ray's names; memory in bytes."""
+"""The amount of each resource, by Ray's name for it; memory is in bytes."""
 
 TASK: Amounts = {"CPU": 1}
-"""What Ray's tasks take where nothing else is said."""
+"""The resources that a Ray task takes by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeType:
     name: str
     resources: Amounts
-    """Of one node."""
+    """The resources of one node."""
     number: float = 1
-    """Of nodes, at most."""
+    """The largest number of nodes of this type; default 1."""
 
 
 def tell_node_types() -> None:
-    """Keep in the cluster which node types its autoscaler can add: Ray has a place for them, and leaves it empty."""
+    """Store in the cluster which node types its autoscaler can add. Ray has a place for this, but leaves it empty."""
     path = Path(os.environ.get(NODE_TYPES, "~/ray_bootstrap_config.yaml")).expanduser()
     if NODE_TYPES in os.environ or path.exists():
         gcs().report_cluster_config(described(path).SerializeToString())
 
 
 def gcs() -> Any:
-    """Where Ray keeps what it knows of the cluster."""
+    """Ray's client of its Global Control Store, which holds the state of the cluster."""
     return ray._private.worker.global_worker.gcs_client
 
 
@@ -80,7 +81,7 @@ def described(path: Path) -> Any:
 
 
 def node_types() -> list[NodeType]:
-    """Each node that is there, as a type of its own, and what the autoscaler can add to them."""
+    """Each node that is alive, as a type of its own, then the node types that the autoscaler can still add."""
     there = [
         NodeType(
             name=HEAD if "node:__internal_head__" in node.total_resources else node.ray_node_type_name or "node",
@@ -93,7 +94,7 @@ def node_types() -> list[NodeType]:
 
 
 def can_be_added(config: Any, there: Mapping[str, int]) -> list[NodeType]:
-    """`config`: Ray's message, or None; `there`: how many nodes of each type there are."""
+    """The node types that can still grow. `config`: Ray's message or None. `there`: number of live nodes by type."""
     types = [
         NodeType(
             name=group.name,
@@ -106,17 +107,17 @@ def can_be_added(config: Any, there: Mapping[str, int]) -> list[NodeType]:
 
 
 def kind(name: str, amount: int = 1) -> dict[str, float]:
-    """What to ask for to be placed on nodes of that kind: nothing where no node type declares it."""
+    """The resource to request to be placed on nodes of that kind; empty if no node type declares it."""
     return {name: amount} if any(item.resources.get(name) for item in node_types()) else {}
 
 
 def has_gpus() -> bool:
-    """Whether a node of the cluster has GPUs, or one that can be added."""
+    """Whether any node has GPUs, including nodes that the autoscaler can add."""
     return any(item.resources.get("GPU") for item in node_types())
 
 
 def capacity() -> dict[str, float]:
-    """What the cluster has of each counted resource, once it has grown as far as it can."""
+    """The total of each resource in COUNTED after the cluster has grown as far as it can."""
     total: dict[str, float] = {}
     for item in node_types():
         for name in COUNTED:
@@ -126,7 +127,7 @@ def capacity() -> dict[str, float]:
 
 
 def options(need: Amounts) -> dict[str, Any]:
-    """What is needed, in the words of `map_batches`."""
+    """The needed resources as keyword arguments of `map_batches`."""
     words = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
     custom = {name: amount for name, amount in need.items() if name not in words}
     given = {word: need[name] for name, word in words.items() if name in need}
@@ -134,13 +135,14 @@ def options(need: Amounts) -> dict[str, Any]:
 
 
 Need = tuple[str, int, Amounts]
-"""What it is, how many of it there are to be at the same time, and what each takes of one node."""
+"""A description, how many must run at the same time, and the resources that each takes of one node."""
 
 
 def check_places(*needs: Need) -> None:
-    """Whether all of it has a place at once in the cluster, grown as far as it can; the most particular first.
+    """Check that all needs fit at once into the cluster after it has grown as far as it can. Give the needs that fewest
+    nodes can serve first.
 
-    Raises: InputError where it would wait for ever.
+    Raises: InputError if they do not fit, because the job would then wait for ever.
     """
     line = no_place(needs, node_types())
     if line and os.environ.get("RAY_ADDRESS", "local") != "local" and state.get_cluster_config() is None:
@@ -150,9 +152,9 @@ def check_places(*needs: Need) -> None:
 
 
 def no_place(needs: Sequence[Need], types: Sequence[NodeType]) -> str:
-    """The line that says what is missing, and which node types would give it; empty where nothing is."""
+    """A line that says what is missing and which node types would provide it; empty if nothing is missing."""
     most = sum(number for _, number, _ in needs)
-    # Plain nodes are filled first: what is special is left for those who need it.
+    # Plain nodes are filled first, so that nodes with special resources stay free for what needs them.
     plain_first = sorted(types, key=lambda item: sum(bool(item.resources.get(name)) for name in COUNTED))
     free = [dict(item.resources) for item in plain_first for _ in range(int(min(item.number, most)))]
     for what, number, need in needs:

@@ -1,7 +1,7 @@
-"""The signals that end a job. It stops with one line, and the same command goes on later.
+"""The signals that end a job. The job prints one line and stops, and the same command can continue it later.
 
-Ray takes these signals over: its core prints a stack of its own for SIGTERM, and Ray Train turns Ctrl-C into a silent
-exit. `kept` gives them back to the job.
+Ray installs its own handlers for these signals: its core prints a stack trace for SIGTERM, and Ray Train turns Ctrl-C
+into a silent exit. `kept` restores the job's handlers.
 """
 
 import signal
@@ -12,16 +12,17 @@ from types import FrameType
 from typing import NoReturn
 
 OTHERS = (signal.SIGTERM, signal.SIGHUP)
-"""What Slurm, Kubernetes, `timeout` and a lost terminal send. Python itself makes a KeyboardInterrupt of SIGINT."""
+"""Signals that Slurm, Kubernetes, `timeout` and a lost terminal send. Python already turns SIGINT into
+KeyboardInterrupt."""
 
 
 received: list[int] = []
-"""Of the other signals, those that this process was sent."""
+"""The signals in OTHERS that this process has received."""
 
 
 def stop_on_signals() -> None:
-    """From now on the other signals raise KeyboardInterrupt in this process too: Ray, when it waits, lets nothing else
-    through. One that is ignored, as under nohup, stays so."""
+    """Make the signals in OTHERS raise KeyboardInterrupt too, because nothing else gets through while Ray waits. A
+    signal that is already ignored (for example under nohup) stays ignored."""
     for number in OTHERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, stop)
@@ -33,16 +34,16 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def ending() -> tuple[str, int]:
-    """After a KeyboardInterrupt: the line to show, and the exit status."""
+    """The line to show and the exit status after a KeyboardInterrupt."""
     number = received[0] if received else signal.SIGINT
     what = f"stopped by {signal.Signals(number).name}" if received else "interrupted"
-    return f"{what}: the same command goes on with what is missing", 128 + number
+    return f"{what}: run the same command again to continue", 128 + number
 
 
 @contextmanager
 def kept() -> Iterator[None]:
-    """Whatever runs inside, afterwards the signals end the job as they did before."""
-    if threading.current_thread() is not threading.main_thread():  # only there can a handler be set
+    """Restore the signal handlers afterwards, whatever runs inside."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set a handler
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, *OTHERS)}
@@ -50,5 +51,5 @@ def kept() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            if handler is not None:  # None: it was not set by Python, and cannot be set again by it
+            if handler is not None:  # None means that Python did not set it, and so cannot set it again
                 signal.signal(number, handler)

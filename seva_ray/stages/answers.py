@@ -1,4 +1,4 @@
-"""What the report says of two models' answers to a benchmark: how long, what flipped, what is named but not there.
+"""What the report says about two models' answers to a benchmark: their lengths, flips and hallucinated objects.
 
 In: a score artifact and the responses that it was made from. Out: plain data for the page.
 """
@@ -21,7 +21,7 @@ from seva_ray.stages.score_files import benchmark_of, read_comparisons
 
 
 def notes(scores: Artifact) -> list[str]:
-    """Sentences for under the table."""
+    """Sentences to show below the table of scores."""
     if "policies" in scores.counts:
         return repeats_notes(scores.counts)
     found = []
@@ -33,56 +33,59 @@ def notes(scores: Artifact) -> list[str]:
         found.append(
             f"Of {flips['right'] + flips['gained'] + flips['lost'] + flips['wrong']:,} questions that are right or "
             f"wrong, the policy gained {flips['gained']:,} and lost {flips['lost']:,}: McNemar's exact test gives "
-            f"p = {flips['p_value']:.2g}. It takes questions as independent, which those of one image rarely are."
+            f"p = {flips['p_value']:.2g}. The test treats questions as independent, which questions about one image "
+            "rarely are."
         )
     return found
 
 
 def repeats_notes(counts: Mapping[str, Any]) -> list[str]:
-    """Of several policies of one setting."""
-    found = [f"Means over {', '.join(counts['policies'])}, each beside the model that it started from."]
+    """The notes for several policies of one setting."""
+    names = ", ".join(counts["policies"])
+    found = [f"The numbers are means over {names}, each compared with the model that it started from."]
     if counts["num_failed"]:
-        found.append(f"Partial: {counts['num_failed']:,} responses failed, as each policy's own scores say.")
+        found.append(f"Partial scores: {counts['num_failed']:,} responses failed; see each policy's own scores.")
     if flips := counts.get("flips"):
         gained, lost = (" + ".join(f"{number:,}" for number in flips[what]) for what in ("gained", "lost"))
         found.append(
             f"Of {flips['num_questions']:,} questions that are right or wrong, the policies gained {gained} and lost "
-            f"{lost}: McNemar's test for clusters gives p = {flips['p_value']:.2g}. All that the policies made of one "
-            f"image's questions is one piece of evidence there; it says nothing of policies with other seeds."
+            f"{lost}: McNemar's test for clusters gives p = {flips['p_value']:.2g}. The test counts all results on the "
+            f"questions about one image as one piece of evidence. It says nothing about policies with other seeds."
         )
     return found
 
 
 def harness_note(protocol: str, counts: Mapping[str, Any]) -> str:
-    note = f"Asked and scored by {protocol}, with its prompts and rules. "
+    note = f"{protocol} asked the questions and scored the answers, with its own prompts and rules. "
     if counts["limit"]:
-        note += f"Only the first {counts['limit']:,} rows were asked: these are not the benchmark's scores. "
-    note += "Its log does not say which questions share an image, so intervals take them as independent."
+        note += f"Only the first {counts['limit']:,} rows were asked, so these are not the benchmark's scores. "
+    note += "Its log does not say which questions share an image, so the intervals treat questions as independent."
     if without := counts["without_difference"]:
-        note += f" No difference for {', '.join(without)}: it is no mean over logged questions, so it has no interval."
+        note += f" No difference is given for {', '.join(without)}: an interval needs a mean over logged questions."
     return note
 
 
 def judging_note(judging: Mapping[str, Any], repeats: Mapping[str, Mapping[str, list[float | None]]]) -> str:
     models = ", ".join(name for name in judging["models"] if name not in ("", judging["judge"]))
     lines = [
-        f"Judged by {judging['judge']}{f' (which answered as {models})' if models else ''} with a prompt of our own "
-        f"(hash {judging['prompt_hash']}): not to be compared with published numbers."
+        f"The judge is {judging['judge']}{f' (which answered as {models})' if models else ''}, with our own prompt "
+        f"(hash {judging['prompt_hash']}), so these numbers cannot be compared with published ones."
     ]
     if len(set(judging["models"]) - {""}) > 1:
-        lines.append("More than one model answered to that name: numbers of start and policy may be of two judges.")
+        lines.append("More than one model answered under that name, so two judges may have judged start and policy.")
     if judging["num_repeats"] > 1:
         metric, sides = next(iter(repeats.items()))
         spread = " and ".join(f"{deviation(sides[side])} ({side})" for side in SIDES)
         lines.append(
-            f"Means of {judging['num_repeats']} repeats; over them {metric} has a standard deviation of {spread}."
+            f"The numbers are means of {judging['num_repeats']} repeats, over which {metric} has a standard deviation "
+            f"of {spread}."
         )
         if judging["agreement"] is not None:
-            lines.append(f"Two repeats of a verdict agree in {judging['agreement']:.0%} of cases.")
+            lines.append(f"Two repeats of a judgement agree in {judging['agreement']:.0%} of cases.")
     if judging["num_unjudged"]:
         lines.append(
-            f"{judging['num_unjudged']:,} of {judging['num_verdicts']:,} verdicts are missing "
-            f"({judging['num_refused']:,} refused, the rest unreadable): their questions are left out for both models."
+            f"{judging['num_unjudged']:,} of {judging['num_verdicts']:,} judgements are missing "
+            f"({judging['num_refused']:,} refused, the rest unreadable). Their questions are left out for both models."
         )
     return " ".join(lines)
 
@@ -97,7 +100,7 @@ def consistency(found: Artifact) -> ScoreTable:
     notes = []
     if counts["num_left_out"]:
         left_out = f"{counts['num_left_out']:,} of {counts['num_prompts']:,} questions"
-        notes.append(f"{left_out} are left out, because a model failed to answer them once.")
+        notes.append(f"{left_out} are left out, because a model failed to answer them at least once.")
     return ScoreTable(
         benchmark=f"{counts['benchmark']}, {counts['num_answers']} answers to each of {counts['num_prompts']:,} "
         f"questions, sampled at temperature {counts['temperature']:g}",
@@ -116,7 +119,7 @@ def prompts_of(store: Store, scores: Artifact) -> Artifact:
 
 
 def lengths(store: Store, scores: Artifact) -> Lengths:
-    """Words of every response without an error."""
+    """The number of words of every response without an error."""
     prompts = prompts_of(store, scores)
     start, policy = (words(prompts, responses) for responses in sides_of(store, scores))
     return Lengths(benchmark=benchmark_of(scores), start=start, policy=policy)
@@ -138,9 +141,9 @@ def hallucinated(scores: Artifact) -> Hallucinated:
 def flips(
     store: Store, scores: Artifact, num_each: int, picture: Callable[[Artifact, Mapping[str, Any]], bytes]
 ) -> list[Flip]:
-    """Some that the policy gained and as many that it lost, chosen by a hash of prompt_id.
+    """Up to `num_each` questions that the policy gained and as many that it lost, chosen by a hash of prompt_id.
 
-    `picture` draws a prompt's image as PNG, from its artifact and its row.
+    `picture` draws a prompt's image as PNG, from the prompts' artifact and the prompt's row.
     """
     if not exists(scores.path("outcomes.parquet")):
         return []
@@ -169,7 +172,7 @@ def flips(
 
 
 def prompt_rows(prompts: Artifact, prompt_ids: list[str]) -> dict[str, dict[str, Any]]:
-    """Rows by prompt_id; only these leave Arrow, because a row may hold an image."""
+    """The rows of these prompts, by prompt_id. No other rows are converted to Python, as a row may hold an image."""
     wanted = pa.array(prompt_ids, pa.string())
     return {
         row["prompt_id"]: row

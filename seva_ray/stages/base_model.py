@@ -1,4 +1,4 @@
-"""start: the model that a run begins with: a directory made elsewhere, or the toy base, trained once as an artifact."""
+"""base_model: the model that a run starts from: a directory, a policy, or the toy base, trained once as an artifact."""
 
 import re
 import tempfile
@@ -19,11 +19,11 @@ from seva_ray.vlm.encoding import check_model
 from seva_ray.vlm.models import Model, model_at, model_of
 
 TOY = "toy"
-"""Names the toy base where a model directory is expected; `toy-2` is the one of another seed."""
+"""This name in place of a model directory means the toy base. `toy-2` means the toy base with seed 2."""
 
 
 def check_start(store: Store, model: str) -> None:
-    """Cheap checks before the first stage. Raises: InputError where `starting_model` would."""
+    """Make cheap checks before the first stage. Raises: InputError if the model cannot be found or used."""
     if is_policy(model):
         store.find(model)
     elif not is_toy(model):
@@ -31,13 +31,13 @@ def check_start(store: Store, model: str) -> None:
 
 
 def check_name(name: str, model: str, recipe: ToyRecipe) -> None:
-    """Raises: ConfigError where a policy would have the name of the model that it starts from, and so its scores."""
+    """Raises: ConfigError if the policy would have its starting model's name, because scores are stored by name."""
     if name_of_start(model, recipe) == name:
-        raise ConfigError(f"name {name}: the starting model has it; choose another for the policy")
+        raise ConfigError(f"name {name}: this is the starting model's name; choose another name for the policy")
 
 
 def check_starts(models: Sequence[str], recipe: ToyRecipe) -> None:
-    """Raises: ConfigError where two models would have one name, and so their responses."""
+    """Raises: ConfigError if two models would have the same name, because responses are stored by name."""
     named: dict[str, str] = {}
     for model in models:
         other = named.setdefault(name_of_start(model, recipe), model)
@@ -58,11 +58,11 @@ def is_policy(model: str) -> bool:
 
 
 def starting_models(store: Store, models: Sequence[str], recipe: ToyRecipe) -> list[Model]:
-    """Several of them; toy bases that are still to be trained are trained side by side on the cluster."""
+    """The models by these names. Toy bases that are not yet trained are trained side by side on the cluster."""
     toys = sorted({model for model in models if is_toy(model)})
     if any(not open_toy(store, of_seed(recipe, model)).complete for model in toys):
         join()
-        check_places(("what trains a toy base", 1, TASK))
+        check_places(("the training of a toy base", 1, TASK))
         with log_relay() as relay:
             ray.get([make_toy.remote(store, model, recipe, relay) for model in toys])
     return [starting_model(store, model, recipe) for model in models]
@@ -84,7 +84,7 @@ def open_toy(store: Store, recipe: ToyRecipe) -> Artifact:
 
 
 def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable[[str], None] = say) -> Model:
-    """The model in directory `model`, or the policy `policies/<name>`; or for `toy` the one that `recipe` makes."""
+    """The model in the directory `model`, the policy `policies/<name>`, or for `toy` the model that `recipe` makes."""
     if is_policy(model):
         return model_of(store.find(model))
     if not is_toy(model):
@@ -92,7 +92,7 @@ def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable
     recipe = of_seed(recipe, model)
     artifact = open_toy(store, recipe)
     if not artifact.complete:
-        from seva_ray.toy.sft import train  # torch and transformers: seconds
+        from seva_ray.toy.sft import train  # imports torch and transformers, which takes seconds
 
         with tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
             counts = train(recipe, f"{scratch}/model", report=report)

@@ -1,8 +1,8 @@
-"""consistency: how far a model's sampled answers to one question agree; starting model beside policy.
+"""consistency: how far a model's sampled answers to one question agree, for the starting model and for the policy.
 
-In: the prompts of a benchmark, a seeded part of which is answered several times through the generate stage, in views
-`sampled-<temperature>`. Out: the artifact `consistency/<part of the benchmark>/<policy>`: which share of the pairs of
-answers are equal, and which share of their words two answers have in common, with paired intervals over images. It
+In: the prompts of a benchmark. The generate stage answers a seeded sample of them several times, in views
+`sampled-<temperature>`. Out: the artifact `consistency/<part of the benchmark>/<policy>`: the share of the pairs of
+answers that are equal, and the share of words that two answers have in common, with paired intervals over images. It
 needs neither labels nor a judge.
 """
 
@@ -38,18 +38,18 @@ PART = "-part-"
 
 @dataclass(frozen=True, kw_only=True)
 class Consistency:
-    """How often the same question is asked again, and which ones are."""
+    """Which questions are asked again, and how often."""
 
     kind: ClassVar[str] = "Consistency"
 
     num_answers: int = 0
-    """Sampled answers to each question, at least 2; 0: consistency is not measured."""
+    """Number of sampled answers to each question, at least 2. With 0, consistency is not measured."""
     temperature: float = 0.7
-    """Of their sampling; above 0."""
+    """Sampling temperature of these answers; above 0."""
     num_prompts: int = 200
-    """Questions of each benchmark, or all where it has fewer; those of a smaller number are among those of a larger."""
+    """Number of questions from each benchmark, or all if it has fewer. A smaller number takes a subset of a larger."""
     seed: int = 0
-    """Which questions."""
+    """Seed of the choice of questions."""
 
     def __post_init__(self) -> None:
         if self.num_answers < 0 or self.num_answers == 1:
@@ -68,12 +68,12 @@ OFF = Consistency()
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSample:
-    """Some of the prompts of an artifact, in its order."""
+    """A sample of the prompts of an artifact, in the artifact's order."""
 
     kind: ClassVar[str] = "Part"
 
     whole: str
-    """Its fingerprint."""
+    """Fingerprint of the artifact with all prompts."""
     num_prompts: int
     seed: int
     artifact: Artifact = field(metadata=EXECUTION)
@@ -83,7 +83,7 @@ class PromptSample:
         return self.artifact.counts["image_root"]
 
     def prompts(self) -> Iterator[Prompt]:
-        """Chosen by a hash of prompt_id."""
+        """The prompts of the sample, which are chosen by a hash of prompt_id."""
         shards = [self.artifact.path(shard_name(index)) for index in range(self.artifact.counts["num_shards"])]
         ids = [key for shard in shards for key in read_table(shard, columns=["prompt_id"])["prompt_id"].to_pylist()]
         chosen = sorted(ids, key=lambda key: key_of(self.seed, "consistency", key))[: self.num_prompts]
@@ -94,7 +94,7 @@ class PromptSample:
 
 
 def part_of(config: Consistency, store: Store, prompts: Artifact) -> Artifact:
-    """The questions that are asked again, as prompts of their own."""
+    """The questions that are asked again, as an artifact of prompts."""
     part = PromptSample(whole=prompts.fingerprint, num_prompts=config.num_prompts, seed=config.seed, artifact=prompts)
     sharding = Prepare(shard_size=prompts.recipe["config"]["prepare"]["shard_size"])
     name = f"{prompts.name.removeprefix('prompts/')}{PART}{config.num_prompts}-{config.seed}"
@@ -109,9 +109,10 @@ def compare_again(
     contest: Contest,
     answers: Mapping[str, Artifact],
 ) -> Artifact:
-    """`answers`: responses by their names, those of both models to `part` in every view among them.
+    """Compare how consistent both models are. `answers` holds responses by artifact name, including those of both
+    models to `part` in every view.
 
-    A question that either model failed to answer once is left out for both.
+    A question that either model failed to answer at least once is left out for both.
     """
     of_start, of_policy = ([answers[name_of(model, part, view)] for view in config.views()] for model in contest)
     asked, policy = part.name.removeprefix("prompts/"), contest[1].name
@@ -166,7 +167,7 @@ def is_usable(response: Response | None) -> bool:
 
 
 def count(texts: Sequence[str]) -> dict[str, float]:
-    """Of one question's answers: shares among all pairs of them."""
+    """One question's shares, averaged over all pairs of its answers."""
     shared = fmean(word_overlap(one, other) for one, other in combinations(map(words_of, texts), 2))
     return {"asked": 1.0, "equal": agreement([texts]), "shared": shared}
 

@@ -1,8 +1,9 @@
 """evaluate: starting model and policy on a benchmark -> the artifact `scores/<benchmark>/<policy>`.
 
 Both models answer the same prompts through the generate stage. Every difference comes with its paired bootstrap
-interval. Where questions are right or wrong, `outcomes.parquet` says which ones the policy gained and lost; where
-answers name things, the counts say which ones were not there. Several policies are also taken together (repeats.py).
+interval. If a benchmark decides which answers are right, `outcomes.parquet` says which questions the policy gained and
+lost. If it knows the objects in its images, the counts list the hallucinated ones. Several policies are also scored
+together (repeats.py).
 """
 
 from collections import Counter
@@ -35,7 +36,7 @@ from seva_ray.stages.score_files import Contest, Evaluate, fate_of, write_compar
 OUTCOME_SCHEMA = pa.schema(
     [
         ("prompt_id", pa.string()),
-        ("start", pa.string()),  # the answer; null without one
+        ("start", pa.string()),  # the answer, or null if there is none
         ("policy", pa.string()),
         ("start_right", pa.bool_()),
         ("policy_right", pa.bool_()),
@@ -61,10 +62,10 @@ def evaluate(
     again: Consistency = OFF,
     name: str = "",
 ) -> list[Artifact]:
-    """One score artifact per benchmark and contest; of several contests also one over all, by `name`.
+    """One score artifact per benchmark and contest. If there are several contests, also one over all, named `name`.
 
-    Benchmarks that need the judge come last: whatever it does, the others are there.
-    Raises: ConfigError for two models of one name.
+    Benchmarks that need the judge come last, so that a failure of the judge does not cost the others.
+    Raises: ConfigError if two models have the same name.
     """
     parts = [part_of(again, store, artifact) for artifact in prompts] if again.num_answers else []
     asked = [(artifact, CLEAN) for artifact in prompts] + [(part, view) for part in parts for view in again.views()]
@@ -99,7 +100,7 @@ def compare(
     name: str,
     judge: Endpoint | None = None,
 ) -> Artifact:
-    """The scores of `policy_responses` beside those of `start_responses`, as `scores/<benchmark>/<name>`."""
+    """Score both models' responses to a benchmark, as the artifact `scores/<benchmark>/<name>`."""
     recipe = {"evaluate": config, "benchmark": benchmark}
     if rules := getattr(benchmark, "rules", None):
         recipe["rules"] = rules
@@ -139,15 +140,15 @@ def compare(
 def write_outcomes(
     artifact: Artifact, benchmark: Decides, start: Mapping[str, Response], policy: Mapping[str, Response]
 ) -> dict[str, Any]:
-    """The answers to every question that is right or wrong; its counts."""
+    """Write both models' answers to every question that is either right or wrong. Return the counts of flips."""
     of_start, of_policy = benchmark.correct(start), benchmark.correct(policy)
-    told = benchmark.told if isinstance(benchmark, AsksInParts) else text_of
+    answer_of = benchmark.told if isinstance(benchmark, AsksInParts) else text_of
     flips = flips_of(of_start, of_policy)
     rows = [
         {
             "prompt_id": prompt_id,
-            "start": told(start, prompt_id),
-            "policy": told(policy, prompt_id),
+            "start": answer_of(start, prompt_id),
+            "policy": answer_of(policy, prompt_id),
             "start_right": of_start[prompt_id],
             "policy_right": of_policy[prompt_id],
         }
@@ -160,7 +161,7 @@ def write_outcomes(
 def failures(
     prompts: Artifact, artifacts: Sequence[Artifact], responses: Sequence[Mapping[str, Response]], fate: str
 ) -> dict[str, int]:
-    """How many responses of each model failed; says so, and what becomes of them."""
+    """Count each model's failed responses. If there are any, print how many and what becomes of them."""
     num_prompts = prompts.counts["num_prompts"]
     counts = {"num_prompts": num_prompts}
     for side, artifact, rows in zip(SIDES, artifacts, responses, strict=True):
@@ -170,5 +171,5 @@ def failures(
         if errors:
             _, model, benchmark, _ = artifact.name.split("/")
             share = f"{len(errors):,} of {num_prompts:,} responses of {model}"
-            say(f"evaluate {benchmark}: partial: {share} failed and {fate}; the first: {errors[0]}")
+            say(f"evaluate {benchmark}: partial: {share} failed and {fate}; first error: {errors[0]}")
     return counts

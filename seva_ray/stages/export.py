@@ -1,4 +1,4 @@
-"""export: a trained policy -> a directory to serve or to publish: merged weights or the adapter, with a model card."""
+"""export: a trained policy -> a directory to serve or publish: merged weights or the adapter, and a model card."""
 
 import gc
 import tempfile
@@ -17,14 +17,14 @@ from seva_ray.stages.score_files import read_comparisons, scores_of, title_of
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What is exported, and where to."""
+    """What is exported, and to which place."""
 
     what: Literal["merged", "adapter"] = "merged"
-    """The whole model, which vLLM and transformers load; or the LoRA adapter alone."""
+    """`merged` is the whole model, which vLLM and transformers load. `adapter` is the LoRA adapter alone."""
     to: str
-    """A directory or an fsspec URI; it must not exist."""
+    """The target: a local directory or an fsspec URI that does not exist yet."""
     push: str = ""
-    """A repository of a model hub (`user/name`), to which the same files go; a new one is private. Empty: none."""
+    """A model hub repository (`user/name`) that gets the same files. A new one is private. Empty: nothing is pushed."""
 
     def __post_init__(self) -> None:
         if self.push and self.push.count("/") != 1:
@@ -32,14 +32,14 @@ class Export:
 
 
 def export(config: Export, store: Store, name: str) -> str:
-    """Returns where the files are. Raises: InputError where there is no such policy, or the target exists."""
+    """Export policy `name` and return where its files are. Raises: InputError if it is missing or the target exists."""
     check_lasts("to", config.to)
     trained = store.find(f"policies/{name}")
     if exists(config.to):
-        raise InputError(f"to {config.to}: is there already")
+        raise InputError(f"to {config.to}: already exists; choose another place or remove it")
     source = trained.path({"merged": "model", "adapter": "adapter"}[config.what])
     if not exists(source):
-        raise InputError(f"policies/{name}: has no adapter; all its weights were trained")
+        raise InputError(f"policies/{name}: has no adapter (all weights were trained); export the merged model")
     with tempfile.TemporaryDirectory(prefix="seva-export-") as scratch:
         directory = Path(scratch, "export")
         fetch_directory(source, str(directory))
@@ -68,7 +68,10 @@ def content(config: Export, store: Store, name: str, trained: Artifact) -> CardC
 
 
 def push(directory: Path, repository: str) -> None:
-    """The token is huggingface_hub's own affair (HF_TOKEN, or its login). Raises: InputError where the hub fails."""
+    """Push the files with huggingface_hub, which finds its own token (HF_TOKEN, or its login).
+
+    Raises: InputError if the hub fails.
+    """
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -76,11 +79,11 @@ def push(directory: Path, repository: str) -> None:
         api.create_repo(repository, private=True, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=directory)
         return
-    except Exception as error:  # with its versions, it and its HTTP libraries raise this and that
+    except Exception as error:  # the errors of huggingface_hub and its HTTP libraries change between versions
         line = first_line(error)
-        if isinstance(error, RuntimeError) and error.__cause__:  # which says of which file, and its cause says why
+        if isinstance(error, RuntimeError) and error.__cause__:  # the error names the file, and its cause says why
             line += " " + first_line(error.__cause__)
-    gc.collect()  # the error's frames hold a progress bar, which else would end after our line
+    gc.collect()  # the error's frames hold a progress bar, which would otherwise print after our line
     raise InputError(f"push {repository}: {line}")
 
 

@@ -1,9 +1,8 @@
 """generate: prompts x view -> the artifact `responses/<model>/<prompts>/<view>`, one response per prompt.
 
-The unit of work is (shard of prompts, view). Its response file has a name that follows from the shard and is
-committed in one step, so a retry, a restart or a second copy of the same task changes nothing, and a restart runs
-only missing units.
-Ray Data carries each unit as one block: CPU tasks read, augment and preprocess, an actor pool generates and commits.
+The unit of work is (shard of prompts, view). Its response file is named after the shard and committed in one step. So
+a retry or a second copy of the same task changes nothing, and a restart runs only the missing units.
+Ray Data carries each unit as one block: CPU tasks read, augment and preprocess it; an actor pool answers and commits.
 """
 
 import json
@@ -40,12 +39,12 @@ from seva_ray.vlm.models import Model, architecture
 from seva_ray.vlm.views import Viewer
 
 ROW_BYTES = 2 * 2**20
-"""Memory that is asked for to make the pixels of one row: of 336 px they are 1.35 MB."""
+"""Memory to request per row when encoding images, in bytes. The pixels of one 336 px image take 1.35 MB."""
 LEAST_BYTES = 512 * 2**20
-"""Of a unit, however small: an image is decoded whole."""
+"""Least memory to request for a unit, in bytes: even a small unit decodes each image at its full size."""
 
 GenerationTask = tuple[Model, Artifact, str]
-"""A model, prompts, and the view in which it sees their images."""
+"""A model, the prompts that it answers, and the view in which it sees their images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +56,21 @@ class Generate:
     engine: Annotated[VllmEngine | TransformersEngine | FakeEngine, tyro.conf.AvoidSubcommands] = field(
         default_factory=VllmEngine
     )
-    """What runs the model. Which of the engines is a preset's choice."""
+    """The engine that runs the model. The preset chooses which one."""
     decoding: Decoding = field(default_factory=Decoding)
-    """The same for every view."""
+    """How responses are decoded; the same for every view."""
     system: str = VICUNA_V1
-    """System text before the question; empty for none. Training uses the same."""
+    """System text before the question; empty for none. Training uses the same text."""
     seed: int = 0
-    """Of the augmentations' randomness, together with each prompt_id and the view."""
+    """Seed of the augmentations. Each random draw follows from it, the prompt_id and the view."""
     min_engines: int = execution(1)
-    """Replicas that are kept."""
+    """Smallest number of engine replicas."""
     max_engines: int = execution(1)
-    """Replicas that the pool may grow to, where the cluster has room for them or can add it."""
+    """Largest number of engine replicas; the pool grows to it if the cluster has room or can add nodes."""
     units_per_engine: int = execution(2)
-    """Units that an engine works on at once: 2 keep it full while the last answers of one are still being written."""
+    """Units that an engine works on at once. With 2 the engine stays busy while the last answers of a unit finish."""
     max_image_pixels: int = 64_000_000
-    """An image that has more, also once padded to a square, is a `failed` row."""
+    """Largest number of pixels of an image, counted after padding to a square. A larger image is a `failed` row."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_engines <= self.max_engines:
@@ -81,21 +80,20 @@ class Generate:
 
 
 def generate(config: Generate, store: Store, model: Model, work: Sequence[tuple[Artifact, str]]) -> list[Artifact]:
-    """One model's responses to each (prompts, view)."""
+    """One model's responses to each (prompts, view), in the order of `work`."""
     return generate_all(config, store, [(model, prompts, view) for prompts, view in work])
 
 
 def generate_all(config: Generate, store: Store, work: Sequence[GenerationTask]) -> list[Artifact]:
-    """The responses to each piece of work, in its order."""
+    """The responses to each piece of work, in the order of `work`."""
     finished = {artifact.name: artifact for artifact in generated(config, store, work)}
     return [finished[name_of(*item)] for item in work]
 
 
 def generated(config: Generate, store: Store, work: Sequence[GenerationTask]) -> Iterator[Artifact]:
-    """The responses to each piece of work, each once and as soon as it is complete.
+    """Yield the responses to each piece of work, each once and as soon as they are complete.
 
-    What is missing shares one pool of engines, which take the weights of one model after the other; models of another
-    architecture have a pool of their own.
+    Models of one architecture share one pool of engines, which load the weights of one model after the other.
     """
     pools: dict[str, list[Unit]] = {}
     begun: dict[str, tuple[Artifact, Artifact]] = {}
@@ -123,7 +121,7 @@ def name_of(model: Model, prompts: Artifact, view: str) -> str:
 
 
 def open_responses(config: Generate, store: Store, model: Model, prompts: Artifact, view: str) -> Artifact:
-    """The clean view does not depend on the augmentations' seed, so that it is shared by all of them."""
+    """The artifact of these responses. The clean view's recipe leaves out the seed, so that all seeds share it."""
     augmentation = parse_view(view)
     recipe = {
         "model": model.fingerprint,
@@ -162,12 +160,12 @@ def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact
 
 
 def rows_per_unit(prompts: Artifact) -> int:
-    """At most."""
+    """The largest number of rows in one unit."""
     return min(prompts.counts["num_prompts"], prompts.recipe["config"]["prepare"]["shard_size"])
 
 
 def run_units(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
-    """All units through one pool of engines; of each that is committed the URI of its responses."""
+    """Run all units through one pool of engines. Yield the URI of the responses each time that a unit is committed."""
     progress = Progress("generate", len(units), "units")
     num_rows = 0
     for start in range(0, len(units), UNITS_PER_CALL):
@@ -178,8 +176,8 @@ def run_units(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
 
 
 def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]:
-    """What UnitWorker says of each unit that it has committed. A unit is one row of one block in Ray Data, and so one
-    task."""
+    """The row that UnitWorker returns for each unit that it has committed. In Ray Data a unit is the only row of a
+    block, and so one task."""
     join()
     need = encoding_need(max(unit.num_rows for unit in units))
     check_engines(config, need)
@@ -190,7 +188,7 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
                 encode_unit,
                 batch_size=1,
                 fn_kwargs={"config": config},
-                **options(need),  # with the engines' resources Ray Data would run it inside their actors
+                **options(need),  # with the engines' resources, Ray Data would run this inside the engine actors
             )
             .map_batches(
                 UnitWorker,
@@ -200,7 +198,7 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
                 compute=ray.data.ActorPoolStrategy(
                     min_size=config.min_engines,
                     max_size=config.max_engines,
-                    # As many again wait at the actor: the pool grows by that, and their pixels are there in time.
+                    # As many units again wait at the actor: the pool grows if units wait, and pixels arrive in time.
                     max_tasks_in_flight_per_actor=2 * config.units_per_engine,
                     max_concurrent_calls_per_actor=config.units_per_engine,
                     enable_true_multi_threading=True,
@@ -212,30 +210,30 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
 
 
 def engine_need(config: Generate) -> dict[str, float]:
-    """What one engine takes of its node."""
+    """The resources that one engine takes of its node."""
     gpus = config.engine.tensor_parallel_size if isinstance(config.engine, VllmEngine) and has_gpus() else 0
     return {"CPU": 1, "GPU": gpus} | kind(GENERATION, max(1, gpus))
 
 
 def encoding_need(num_rows: int) -> dict[str, float]:
-    """What a task takes of its node to encode a unit of so many rows."""
+    """The resources that a task takes of its node to encode a unit of `num_rows` rows."""
     return {"CPU": 1, "memory": max(LEAST_BYTES, num_rows * ROW_BYTES)}
 
 
 def check_engines(config: Generate, encoding: Mapping[str, float]) -> None:
-    """Raises: InputError where the cluster has no place for them, or for what encodes their units."""
+    """Raises: InputError if the cluster has no room for the engines, or for a task that encodes their units."""
     check_places(("an engine", config.min_engines, engine_need(config)), ("what encodes images", 1, encoding))
 
 
 @lru_cache(maxsize=8)
 def encoder(engine: Engine, directory: str, system: str) -> Encoder:
-    """One per worker process and model."""
+    """The encoder of a model, made once per worker process."""
     return engine.encoder(local_directory(directory), system)
 
 
 @told()
 def encode_unit(batch: dict[str, Any], config: Generate) -> dict[str, Any]:
-    """Ray Data's task: encodes the unit that is the batch's only row."""
+    """The task of Ray Data that encodes the unit in the batch's only row."""
     unit = Unit(**json.loads(batch["unit"][0]))
     viewer = Viewer(
         encoder=encoder(config.engine, unit.model_directory, config.system),
@@ -248,7 +246,7 @@ def encode_unit(batch: dict[str, Any], config: Generate) -> dict[str, Any]:
 
 
 class UnitWorker:
-    """Ray Data's actor: an engine with a loaded model, that answers and commits units."""
+    """The actor of Ray Data that holds an engine with a loaded model, answers units and commits them."""
 
     @told()
     def __init__(self, engine: Engine, decoding: Decoding, directory: str):
@@ -274,7 +272,8 @@ class UnitWorker:
 
     @contextmanager
     def model(self, directory: str) -> Iterator[None]:
-        """Units of one model run side by side; those of another wait for them, and the engine takes its weights."""
+        """Units of one model run side by side. A unit of another model waits for them; then the engine loads its
+        weights."""
         with self.turn:
             self.turn.wait_for(lambda: not self.num_running or self.directory == directory)
             if self.directory != directory:
@@ -290,7 +289,7 @@ class UnitWorker:
 
 
 def finish_responses(prompts: Artifact, artifact: Artifact) -> Artifact:
-    """All units are there: count how the responses ended."""
+    """Complete the artifact once all units are committed, and count how the responses ended."""
     counts = Counter({"num_responses": 0, "num_tokens": 0})
     paths = [artifact.path(shard_name(index)) for index in range(prompts.counts["num_shards"])]
     for of_shard in read_each(count_responses, paths):

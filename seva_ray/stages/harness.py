@@ -1,8 +1,8 @@
-"""harness: starting model and policy on tasks of lmms-eval -> a run for each task and model, scores for each task.
+"""harness: starting model and policy on tasks of lmms-eval -> a run for each task and model, and scores for each task.
 
-A run is a Ray task with a process of lmms-eval's own environment in it. Its artifact `harness/<task>/<model>` has the
-results file, the logged samples and the log, so that a killed job does only the runs that are missing. From the runs of
-both models come `scores/lmms-eval-<task>/<policy>`, in the tables and reports like any other score.
+A run is a Ray task that starts a process in lmms-eval's own environment. Its artifact `harness/<task>/<model>` holds
+the results file, the logged samples and the log, so that a killed job repeats only the missing runs. The runs of both
+models give `scores/lmms-eval-<task>/<policy>`, which tables and reports show like any other score.
 """
 
 import hashlib
@@ -46,10 +46,10 @@ SAMPLES_FILE = re.compile(r"\d+_\d+_samples_(.+\.jsonl)")
 def score_tasks(
     config: Harness, evaluate: Evaluate, store: Store, tasks: Sequence[str], start: Model, policy: Model
 ) -> list[Artifact]:
-    """One score artifact for each task. Raises: InputError where a run failed; those that did not are kept."""
+    """One score artifact for each task. Raises: InputError if a run failed; the runs that succeeded are kept."""
     for task in tasks:
         if not re.fullmatch(r"[\w.+=-]+", task):
-            raise ConfigError(f"tasks: {task!r} is no name of a task; give each as a word of its own")
+            raise ConfigError(f"tasks: {task!r} is not the name of a task; separate the names by spaces")
     check_installed(config)
     runs = run_all(config, store, [(task, model) for task in tasks for model in (start, policy)])
     return [
@@ -59,7 +59,7 @@ def score_tasks(
 
 
 def run_all(config: Harness, store: Store, work: Sequence[tuple[str, Model]]) -> dict[tuple[str, str], Artifact]:
-    """The runs by task and name of the model; those that are missing run side by side where there is room."""
+    """The runs, by task and model name. Missing runs are made side by side if the cluster has room."""
     runs = {(task, model.name): open_run(config, store, task, model) for task, model in work}
     missing = {(task, model.name): model for task, model in work if not runs[task, model.name].complete}
     if not missing:
@@ -101,21 +101,21 @@ def open_run(config: Harness, store: Store, task: str, model: Model) -> Artifact
 
 
 def digest_of(folder: Path) -> str:
-    """Of the files that define tasks; not of the data that they name. Raises: InputError where there are none."""
+    """A digest of the files that define tasks, without the data that they name. Raises: InputError without any."""
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".yaml", ".yml", ".py"))
     if not files:
-        raise InputError(f"harness.tasks_dir {folder}: no task files (YAML) in it")
+        raise InputError(f"harness.tasks_dir {folder}: contains no task files (YAML)")
     named = [f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n" for path in files]
     return hashlib.sha256("".join(named).encode()).hexdigest()[:16]
 
 
 @ray.remote
 def run_task(config: Harness, task: str, model_directory: str, artifact: Artifact, device: str) -> int:
-    """One run, whose files are written as those of `artifact`. Returns the number of questions.
+    """Make one run, write its files into `artifact` and return the number of questions.
 
-    Raises: InputError with the first error in the log, and the log's place.
+    Raises: InputError with the first error in the log and the place of the log.
     """
-    check_installed(config)  # also here, on the machine that it runs on
+    check_installed(config)  # the driver's machine was checked before; this is the machine of the run
     with tempfile.TemporaryDirectory(prefix="seva-harness-") as scratch:
         os.symlink(os.path.abspath(local_directory(model_directory)), f"{scratch}/model")
         with open(f"{scratch}/log", "wb") as log_file:
@@ -130,13 +130,13 @@ def run_task(config: Harness, task: str, model_directory: str, artifact: Artifac
         log = TERMINAL_COLOURS.sub("", Path(scratch, "log").read_text(errors="replace"))
         results = sorted(Path(scratch, "out").rglob("*_results.json"))
         fault = ""
-        if code or not results:  # it also ends with 0 after an error
+        if code or not results:  # lmms-eval may exit with 0 after an error
             hint = " (--harness.download fetches data)" if "OfflineMode" in first_error(log) else ""
             fault = f"{first_error(log)}{hint}"
         elif unanswered := num_unanswered(log):
             fault = f"the model failed on {unanswered:,} questions"
         else:
-            artifact.begin()  # a run that failed takes no name
+            artifact.begin()  # a failed run leaves the name free
         write_bytes(artifact.path("log.txt"), log.encode())
         if fault:
             raise InputError(f"{fault}; its log: {artifact.path('log.txt')}")
@@ -157,7 +157,7 @@ def scores_of_run(uri: str) -> Scores:
 def compare_runs(
     config: Harness, evaluate: Evaluate, store: Store, task: str, start: Artifact, policy: Artifact, name: str
 ) -> Artifact:
-    """The scores of both runs beside each other."""
+    """Compare the scores of both runs."""
     recipe = {"evaluate": evaluate, "harness": NAME, "version": VERSION, "task": task}
     artifact = store.open(f"scores/{NAME}-{task}/{name}", config=recipe, inputs=[start, policy])
     if artifact.complete:

@@ -1,7 +1,7 @@
-"""judge: two models' responses to a judged benchmark -> tallies, with every verdict kept beside the scores.
+"""judge: two models' responses to a judged benchmark -> tallies; every judgement is kept beside the scores.
 
-The judge is asked from the driver: its key is in no worker. Replies lie in `verdicts/<judge>`, shared by all
-benchmarks and policies, so that a starting model is judged once.
+The driver asks the judge, so no worker holds its key. Replies are stored in `verdicts/<judge>`, shared by all
+benchmarks and policies, so that a starting model is judged only once.
 """
 
 import hashlib
@@ -28,11 +28,12 @@ from seva_ray.scoring.right_wrong import agreement
 
 SIDES = ("start", "policy")
 Answers = Mapping[str, str]
-"""By prompt_id."""
+"""Texts of answers, by prompt_id."""
 
 
 def open_judge(judge: Judge, benchmarks: Sequence[object]) -> Endpoint | None:
-    """None where nothing is judged. Raises: ConfigError without a judge, InputError without its key."""
+    """The judge's endpoint, or None if no benchmark needs one. Raises: ConfigError without a judge, InputError without
+    its key."""
     judged = [benchmark.name for benchmark in benchmarks if isinstance(benchmark, JudgedBenchmark)]
     if not judged:
         return None
@@ -56,10 +57,10 @@ def judged_tallies(
     artifact: Artifact,
     responses: Sequence[Mapping[str, Response]],
 ) -> tuple[Tally, Tally, dict[str, Any]]:
-    """Tallies of start and policy, each the mean over the judge's repeats, and what the record says of the judging.
+    """The tallies of start and policy, each the mean over the judge's repeats, and the counts of the judging.
 
-    A question that is unjudged for one model in a repeat is left out for both in that repeat.
-    Raises: InputError where verdicts are missing; what is there is kept.
+    If a question is unjudged for one model in a repeat, it is left out for both in that repeat.
+    Raises: InputError if judgements are missing; those already made are kept.
     """
     judge = endpoint.judge
     image_ids = {prompt.prompt_id: prompt.image_id for prompt in benchmark.prompts()}
@@ -87,7 +88,7 @@ def judged_tallies(
         "num_verdicts": len(every),
         "num_unjudged": sum(verdict.marks is None for verdict in every),
         "num_refused": sum(verdict.refused for verdict in every),
-        "num_calls": endpoint.num_calls - calls_before,  # of this run; the rest was there
+        "num_calls": endpoint.num_calls - calls_before,  # calls of this run; other replies were stored already
         "num_tokens": sum(verdict.num_tokens for verdict in every),
         "models": dict(Counter(verdict.model for verdict in every)),
         "agreement": share(agreement([[one.marks for one in of_prompt] for of_prompt in verdicts.values()])),
@@ -96,7 +97,7 @@ def judged_tallies(
 
 
 def answer_of(responses: Mapping[str, Response], prompt_id: str) -> str:
-    """Without a usable response, an empty answer: the judge says what that is worth."""
+    """The answer's text; empty if there is no usable response. The judge decides what an empty answer is worth."""
     response = responses.get(prompt_id)
     return response.text.strip() if response is not None and response.error is None else ""
 
@@ -116,7 +117,7 @@ def tallies_of(
     verdicts: Mapping[str, Sequence[Judgement]],
     repeat: int,
 ) -> tuple[Tally, Tally]:
-    """Of one repeat."""
+    """The tallies of start and policy in one repeat."""
     marks = [
         {prompt_id: [verdicts[prompt.text][repeat].marks for prompt in prompts] for prompt_id, prompts in side.items()}
         for side in asked
@@ -141,7 +142,7 @@ def mean(tallies: Sequence[Tally]) -> Tally:
 
 
 def metrics_of(benchmark: JudgedBenchmark, repeats: Sequence[Sequence[Tally]]) -> dict[str, dict[str, list[Any]]]:
-    """Metric -> side -> its value in each repeat; None where undefined."""
+    """Metric -> side -> its value in each repeat, or None if it is undefined."""
     found: dict[str, dict[str, list[Any]]] = {}
     for of_repeat in repeats:
         for side, tally in zip(SIDES, of_repeat, strict=True):
@@ -152,7 +153,7 @@ def metrics_of(benchmark: JudgedBenchmark, repeats: Sequence[Sequence[Tally]]) -
 
 
 def share(value: float) -> float | None:
-    """JSON knows no nan."""
+    """The value, with None in place of nan, which JSON does not have."""
     return None if np.isnan(value) else value
 
 
@@ -177,9 +178,9 @@ def verdict_table(
         [
             ("model", pa.string()),  # start or policy
             ("prompt_id", pa.string()),
-            ("part", pa.int32()),  # of several judge prompts about one answer
+            ("part", pa.int32()),  # the number of the judge prompt, if an answer has several
             ("repeat", pa.int32()),
-            ("marks", pa.list_(pa.float64())),  # null: unjudged
+            ("marks", pa.list_(pa.float64())),  # null if unjudged
             ("text", pa.string()),
         ]
     )

@@ -1,9 +1,9 @@
 """pair: clean and augmented responses -> the artifact `pairs/<model>/<prompts>/<view>`, or `<view>+<name>`.
 
-Several rejected views of one prompt stay together in one pair: `pairs/<model>/<prompts>/<view>--<view>`. Writes a
-verdict per prompt and view (`verdicts/`), the kept pairs with their images (`pairs/`), and the same in the official
-SeVa JSON (`pairs.json`: chosen, reject, question, image_id), a row for each rejected response. A shard without a kept
-pair has no file in `pairs/`.
+Several rejected views of one prompt stay together in one pair: `pairs/<model>/<prompts>/<view>--<view>`. The stage
+writes a verdict per prompt and view (`verdicts/`), the kept pairs with their images (`pairs/`), and the same pairs in
+the official SeVa JSON (`pairs.json`: chosen, reject, question, image_id), with one row for each rejected response. A
+shard without a kept pair has no file in `pairs/`.
 """
 
 import json
@@ -34,13 +34,13 @@ from seva_ray.runtime.resources import TASK, check_places
 from seva_ray.stages.prepare import shard_name
 
 ANY = "any view"
-"""Where verdicts are counted: the prompts that are kept in one view at least."""
+"""Key of the verdicts of whole prompts: a prompt is kept if it is kept in at least one view."""
 
 MAX_NAME = 200
-"""Characters of the pairs' own name, which is a directory's."""
+"""Largest number of characters in the pairs' own name, which is the name of a directory."""
 
 PART_BYTES = 2**20
-"""Of pairs that are read together: a training worker that needs one pair reads about as much from its shard's file."""
+"""Size of a part of a pairs file, about, in bytes. To get one pair, a training worker reads one part of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +50,13 @@ class Pair:
     kind: ClassVar[str] = "Pair"
 
     keep_truncated: bool = True
-    """Keep a pair of which a response was cut at the token limit (without an end-of-sequence token)."""
+    """Keep a pair if a response was cut at the token limit (without an end-of-sequence token)."""
     filters: Filters = field(default_factory=Filters)
     max_per_source: dict[str, int] = field(default_factory=dict)
-    """Pairs to keep of each source named, at most; those of a smaller number are among those of a larger. The paper:
-    `ocr_vqa 4300 textvqa 6500`."""
+    """Largest number of pairs from each source named. A smaller number keeps a subset of a larger. The paper's numbers
+    are `ocr_vqa 4300 textvqa 6500`."""
     name: str = execution("")
-    """Sets these pairs apart from others of the same view: they are `pairs/<model>/<prompts>/<view>+<name>`."""
+    """Separates these pairs from others of that view; they are stored in `pairs/<model>/<prompts>/<view>+<name>`."""
 
     def __post_init__(self) -> None:
         for source, count in self.max_per_source.items():
@@ -67,7 +67,7 @@ class Pair:
 def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, rejected: Sequence[Artifact]) -> Artifact:
     """Match the responses of the clean and of one or more rejected views by prompt_id.
 
-    Raises: NothingLeft where not one pair is left, unless the views are controls.
+    Raises: NothingLeft if no pair is left, unless all views are controls.
     """
     artifact = open_pairs(config, store, prompts, chosen, rejected)
     if artifact.complete:
@@ -75,7 +75,7 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
     views, label = [view_of(item) for item in rejected], artifact.name.rsplit("/", 1)[-1]
     shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
     join()
-    check_places(("what compares responses", 1, TASK))
+    check_places(("the comparison of responses", 1, TASK))
     sides = Sides(prompts=prompts, chosen=chosen, rejected={view_of(artifact): artifact for artifact in rejected})
     last = quota_keys(config, sides, shards) if config.max_per_source else {}
     counts: dict[str, Counter[str]] = {view: Counter(dict.fromkeys(VERDICTS, 0)) for view in (ANY, *views)}
@@ -103,13 +103,13 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
 
 
 def advice(verdicts: Counter[str], reasons: Reasons) -> str:
-    """What may help where no prompt is kept."""
+    """What may help if no prompt is kept."""
     if verdicts["failed"] == max(verdicts.values()):
         return reasons.lines()[0]
     if any(verdicts[verdict] for verdict in OPTIONAL):
         return "loosen its filters"
     if verdicts["truncated"] == max(verdicts.values()):
-        return "allow longer answers, or keep_truncated"
+        return "allow longer answers, or turn on keep_truncated"
     return "a stronger augmentation gives more unequal answers"
 
 
@@ -119,7 +119,7 @@ def open_pairs(
     views = [view_of(artifact) for artifact in rejected]
     label = "--".join(views) + (f"+{config.name}" if config.name else "")
     if len(set(views)) < len(views) or len(label) > MAX_NAME:
-        raise ConfigError(f"views {' '.join(views)}: each once, with at most {MAX_NAME} letters together")
+        raise ConfigError(f"views {' '.join(views)}: each may be given once, with at most {MAX_NAME} letters in all")
     name = f"pairs/{chosen.name.removeprefix('responses/').rsplit('/', 1)[0]}/{label}"
     return store.open(name, config=config, inputs=[prompts, chosen, *rejected])
 
@@ -130,12 +130,12 @@ def view_of(responses: Artifact) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Sides:
-    """What pairs are made from, cut into the same shards."""
+    """The artifacts that pairs are made from. All are cut into the same shards."""
 
     prompts: Artifact
     chosen: Artifact
     rejected: Mapping[str, Artifact]
-    """By view."""
+    """Rejected responses, by view."""
 
 
 @dataclass(kw_only=True)
@@ -151,7 +151,7 @@ class Judged:
 def judged(
     config: Pair, sides: Sides, shard: str, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[dict[str, Any], Response, list[Judged]]]:
-    """Prompt row (all columns or some), chosen response and rejected ones of each prompt; quotas not yet applied."""
+    """For each prompt: its row (all columns or some), the chosen response and the rejected ones, before quotas."""
     chosen = by_id(sides.chosen, shard)
     rejected = {view: by_id(artifact, shard) for view, artifact in sides.rejected.items()}
     for row in read_table(sides.prompts.path(shard), columns=columns).to_pylist():
@@ -169,12 +169,12 @@ def by_id(responses: Artifact, shard: str) -> dict[str, Response]:
 
 
 def of_prompt(found: Sequence[Judged]) -> str:
-    """A prompt's verdict: kept where any of its rejected responses is, else that of its first view."""
+    """A prompt's verdict: `kept` if any of its rejected responses is kept, otherwise the verdict in its first view."""
     return "kept" if any(item.verdict == "kept" for item in found) else found[0].verdict
 
 
 def quota_keys(config: Pair, sides: Sides, shards: Sequence[str]) -> dict[str, int]:
-    """Source -> the greatest key within its quota. Raises: ConfigError where no prompt is of a source that has one."""
+    """Source -> the greatest key within its quota. Raises: ConfigError if a source with a quota has no prompts."""
     found: set[str] = set()
 
     def parts() -> Iterator[dict[str, list[int]]]:
@@ -185,14 +185,14 @@ def quota_keys(config: Pair, sides: Sides, shards: Sequence[str]) -> dict[str, i
     last = last_keys(config.max_per_source, parts())
     if missing := sorted(config.max_per_source.keys() - found):
         raise ConfigError(
-            f"max_per_source {missing[0]}: no prompt of this source; there are {', '.join(sorted(found))}"
+            f"max_per_source {missing[0]}: no prompt has this source; the sources are {', '.join(sorted(found))}"
         )
     return last
 
 
 @ray.remote
 def kept_keys(config: Pair, sides: Sides, shard: str) -> dict[str, list[int]]:
-    """The quota keys of one shard's kept prompts, for each source that the shard has."""
+    """The quota keys of one shard's kept prompts, for each source in the shard."""
     keys: dict[str, list[int]] = {}
     for row, _, found in judged(config, sides, shard, columns=["prompt_id", "source"]):
         of_source = keys.setdefault(row["source"], [])
@@ -205,8 +205,8 @@ def kept_keys(config: Pair, sides: Sides, shard: str) -> dict[str, list[int]]:
 def pair_shard(
     config: Pair, sides: Sides, artifact: Artifact, last: Mapping[str, int], shard: str
 ) -> tuple[dict[str, Counter[str]], Reasons]:
-    """Verdicts and pairs of one shard; their counts by view, and why prompts failed in all views. `last`: source -> the
-    greatest key in its quota."""
+    """Write the verdicts and pairs of one shard. Return the counts by view, and why prompts failed in all views.
+    `last`: source -> the greatest key within its quota."""
     verdicts: list[dict[str, Any]] = []
     pairs: list[dict[str, Any]] = []
     counts: dict[str, Counter[str]] = {view: Counter() for view in (ANY, *sides.rejected)}
@@ -238,7 +238,7 @@ def pair_shard(
 
 
 def official_json(pairs: Artifact) -> bytes:
-    """A row for each line."""
+    """The kept pairs in the official JSON, with one row on each line."""
     return ("[\n" + ",\n".join(read_each(official_rows, files_of(pairs))) + "\n]\n").encode()
 
 

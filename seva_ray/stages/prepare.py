@@ -1,4 +1,4 @@
-"""prepare: a source's or benchmark's prompts -> the artifact `prompts/<name>`, shards of PROMPT_SCHEMA rows."""
+"""prepare: the prompts of a source or benchmark -> the artifact `prompts/<name>`, in shards of PROMPT_SCHEMA rows."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from seva_ray.runtime.progress import say
 
 
 class HasPrompts(Protocol):
-    """A source or a benchmark. The contents of its fields `path` and `..._path` are part of the recipe."""
+    """A source or a benchmark. The contents of the files in its fields `path` and `..._path` are part of the recipe."""
 
     @property
     def image_root(self) -> str | None: ...
@@ -30,7 +30,7 @@ class Prepare:
     kind: ClassVar[str] = "Prepare"
 
     shard_size: int = 256
-    """Prompts per shard: the unit of work that is generated, committed and, after a crash, redone."""
+    """Number of prompts per shard. A shard is the unit that is generated, committed, and redone after a crash."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
@@ -42,32 +42,33 @@ def shard_name(index: int) -> str:
 
 
 def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Artifact:
-    """Read the source once, in its order. What goes wrong before its last prompt leaves nothing behind.
+    """Read the source once, in its order. If anything fails before its last prompt, no files remain.
 
-    Raises: InputError where it holds no prompt that can be used.
+    Raises: InputError if the source has no usable prompt.
     """
     recipe = {"prepare": config, "source": source}
     new, older = digests_of(source)
     artifact = store.open(f"prompts/{name}", config=recipe | new, older=recipe | older)
     if artifact.complete:
-        if artifact.counts.get("num_failed") == artifact.counts["num_prompts"]:  # as older versions let it be
-            raise InputError(f"{artifact.name}: no prompt in it can be used; remove {artifact.uri}")
+        if artifact.counts.get("num_failed") == artifact.counts["num_prompts"]:  # older versions allowed this
+            raise InputError(f"{artifact.name}: none of its prompts can be used; remove {artifact.uri}")
         return metrics.reused(artifact)
     shards = batches(source.prompts(), config.shard_size)
     first = next(shards, None)
     if first is None:
-        raise InputError(f"source of {name}: no prompts in it")
+        raise InputError(f"source of {name}: it contains no prompts")
     artifact = artifact.begin()
     try:
         counts = write_shards(name, artifact, itertools.chain([first], shards))
-    except BaseException:  # an interrupt too: the next try begins with the first prompt again
+    except BaseException:  # this includes an interrupt; the next try starts again with the first prompt
         artifact.discard()
         raise
     return artifact.finish(counts | {"image_root": source.image_root})
 
 
 def write_shards(name: str, artifact: Artifact, shards: Iterable[list[Prompt]]) -> dict[str, int]:
-    """Their counts. Raises: InputError where no prompt can be used, with the most frequent reason."""
+    """Write the shards and return their counts. Raises: InputError with the most frequent reason if no prompt can be
+    used."""
     num_prompts = num_shards = 0
     reasons = Reasons()
     for num_shards, rows in enumerate(shards, 1):
@@ -86,8 +87,8 @@ def write_shards(name: str, artifact: Artifact, shards: Iterable[list[Prompt]]) 
 
 
 def digests_of(source: HasPrompts) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the recipe says of the contents that the source reads; and what older versions wrote, which knew the files
-    of a directory by their names and sizes alone."""
+    """What the recipe says about the contents that the source reads, and what the recipe of older versions said: they
+    identified the files of a directory only by names and sizes."""
     path = getattr(source, "path", None)
     others = [field for field in getattr(source, "__dataclass_fields__", ()) if field.endswith("_path")]
     uris = {"contents": path} if path and exists(path) else {}

@@ -1,7 +1,7 @@
-"""probe: a few rows of a run's prompts through its real engine -> the artifact `probes/<name>`: how fast it goes.
+"""probe: a few rows of a run's prompts through its real engine -> the artifact `probes/<name>`: its measured speeds.
 
-The units are those of the generate stage, in every view, in shards of the run's own size or less; one engine. What it
-measures holds for the machine that it ran on, so that every setting of generation is part of its recipe.
+One engine runs units of the generate stage, in every view, in shards of the run's own size or less. The measurements
+hold only for this machine and these settings, so the recipe includes every setting of generation.
 """
 
 import json
@@ -27,12 +27,12 @@ from seva_ray.vlm.models import Model
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """A measurement before the run."""
+    """A measurement of speed before the run."""
 
     name: str = ""
-    """Names it: one that is there already is not made again. Empty for none."""
+    """Name of the probe. A probe that already exists is not repeated. If the name is empty, there is no probe."""
     num_rows: int = 64
-    """Prompts, each answered in every view. vLLM is slower than in a run until they fill its batch twice."""
+    """Number of prompts, each answered in every view. vLLM reaches a run's speed only if they fill its batch twice."""
 
     def __post_init__(self) -> None:
         if self.num_rows < 1:
@@ -48,12 +48,13 @@ def probe(
     prompts: Artifact,
     views: Sequence[str],
 ) -> Artifact:
-    """Its counts have the names of fields of rates.Rates and footprint.Sizes. The first view is the chosen one."""
+    """Run the probe. Its counts are named after the fields of the planner's Rates and Sizes. The first view is the
+    chosen one."""
     alone = replace(generation, min_engines=1, max_engines=1)
     recipe = {
         "model": model.fingerprint,
         "engine": type(generation.engine).__name__,
-        "generate": asdict(alone),  # execution fields too
+        "generate": asdict(alone),  # with the execution fields, which change the speed
         "pair": pairs,
         "views": views,
         "num_rows": config.num_rows,
@@ -100,7 +101,7 @@ def probe(
 
 
 def copy_rows(prompts: Artifact, artifact: Artifact, num_rows: int) -> list[str]:
-    """The first rows of the prompts, as shards of the probe."""
+    """Copy the first rows of the prompts into shards of the probe. Return the names of the shards."""
     shards = []
     for shard in map(shard_name, range(prompts.counts["num_shards"])):
         if num_rows <= 0:
@@ -113,7 +114,7 @@ def copy_rows(prompts: Artifact, artifact: Artifact, num_rows: int) -> list[str]
 
 
 def encoding(config: Generate, units: Sequence[Unit], num_rows: int) -> dict[str, float]:
-    """How fast this process encodes the units, and what of each row goes to the engine."""
+    """How fast this process encodes the units, and how many bytes of pixels a row sends to the engine."""
     batches = [{"unit": [json.dumps(asdict(unit))]} for unit in units]
     encode_unit(batches[0], config)  # loads the processor
     began = time.perf_counter()
@@ -123,7 +124,7 @@ def encoding(config: Generate, units: Sequence[Unit], num_rows: int) -> dict[str
 
 
 def reading(units: Sequence[Unit]) -> dict[str, float]:
-    """How fast this process reads what the driver reads of every file, several at once."""
+    """How fast this process reads response files, several at once, as the driver does at the end of generation."""
     files = [unit.responses_uri for unit in units] * NUM_READERS
     began = time.perf_counter()
     deque(read_each(count_responses, files), maxlen=0)
@@ -131,7 +132,7 @@ def reading(units: Sequence[Unit]) -> dict[str, float]:
 
 
 def pairing(config: Pair, artifact: Artifact, views: Sequence[str], shards: Sequence[str]) -> dict[str, float]:
-    """How fast one CPU pairs, Ray's own time included, and what is kept."""
+    """How fast one CPU makes pairs, including Ray's own time, and the share of prompts that are kept."""
 
     def part(*names: str) -> Artifact:
         return replace(artifact, uri=artifact.path(*names))
@@ -142,7 +143,7 @@ def pairing(config: Pair, artifact: Artifact, views: Sequence[str], shards: Sequ
         chosen=part("responses", chosen),
         rejected={view: part("responses", view) for view in rejected},
     )
-    for _ in range(2):  # the first time its process starts
+    for _ in range(2):  # the first time includes the start of the worker process
         began = time.perf_counter()
         counts = [ray.get(pair_shard.remote(config, sides, part("pairs"), {}, shard))[0][ANY] for shard in shards]
         seconds = time.perf_counter() - began

@@ -1,6 +1,6 @@
-"""remaining: what of a run is there already, by the stages' own names and recipes; nothing is written.
+"""remaining_work: the work that is left for a run, found by the stages' own artifact names and recipes.
 
-In: what a job would be given. Out: the work that is left for it.
+In: what a job would be given. Out: the work that is left for it. Nothing is written.
 """
 
 from collections.abc import Sequence
@@ -21,11 +21,11 @@ from seva_ray.vlm.models import Model
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a job would be given."""
+    """The settings that a job would be given."""
 
     name: str
     views: Sequence[str]
-    """Rejected ones."""
+    """Views of the rejected responses."""
     controls: Sequence[str]
     shard_size: int
     num_test_prompts: int
@@ -35,9 +35,10 @@ class Run:
 
 
 def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | None, num_prompts: int) -> RemainingWork:
-    """`model` and `prompts` where they are there, and `num_prompts` where prompts are not; `store` is only read.
+    """The work left. `model` and `prompts` are None if they do not exist yet; then `num_prompts` is used instead of the
+    prompts' own count. `store` is only read.
 
-    Raises: FingerprintMismatch where a stage would.
+    Raises: FingerprintMismatch if a stage would raise it.
     """
     shard_size = run.shard_size
     if prompts:
@@ -81,7 +82,7 @@ def whole(name: str, num_prompts: int, shard_size: int) -> Pass:
 
 
 def left(model: Model, prompts: Artifact, view: str, responses: Artifact, every: Pass) -> Pass:
-    """The pass without the units whose responses are there."""
+    """The pass without the units whose responses exist already."""
     if responses.complete:
         return replace(every, left=[])
     shards = {unit.prompts_uri for unit in missing_units(model, prompts, view, responses)}

@@ -1,9 +1,9 @@
-"""repeats: the scores of several policies of one setting, taken together -> the artifact `repeats/<benchmark>/<name>`.
+"""repeats: the scores of several policies of one setting together -> the artifact `repeats/<benchmark>/<name>`.
 
-Policies of one setting differ in the seed of their training, perhaps also in the model that they started from. In: the
-scores of each, on the same questions. Out: every metric's mean difference with an interval that holds both the choice
-of images and that of repeats, and with the difference of each; where questions are right or wrong, McNemar's test for
-clusters.
+Policies of one setting differ in the seed of their training, and perhaps in the model that they started from. In: the
+scores of each, on the same questions. Out: the mean difference of every metric, the difference of each policy, and an
+interval that covers both the choice of images and the choice of repeats. If questions are right or wrong, McNemar's
+test for clusters is added.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from seva_ray.stages.score_files import Evaluate, read_tallies, write_comparison
 def repeats(
     config: Evaluate, store: Store, benchmark: Benchmark | JudgedBenchmark, scores: Sequence[Artifact], name: str
 ) -> Artifact:
-    """`scores`: one artifact for each policy."""
+    """Combine `scores`, which has one artifact for each policy."""
     artifact = store.open(f"repeats/{benchmark.name}/{name}", config={"evaluate": config}, inputs=scores)
     if artifact.complete:
         return artifact
@@ -40,7 +40,7 @@ def repeats(
     }
     if isinstance(benchmark, JudgedBenchmark):
         counts["judging"] = {key: scores[0].counts["judging"][key] for key in ("judge", "prompt_hash")}
-    if all("flips" in item.counts for item in scores):  # scores from before a benchmark decided have none
+    if all("flips" in item.counts for item in scores):  # scores of older versions may have no flips
         image_of = {prompt.prompt_id: prompt.image_id for prompt in benchmark.prompts()}
         counts["flips"] = asdict(repeated_flips([read_outcomes(item) for item in scores], image_of))
     say(f"evaluate {benchmark.name}: {len(rows)} metrics over {len(scores)} policies")
@@ -48,7 +48,7 @@ def repeats(
 
 
 def repeated(config: Evaluate, benchmark: Benchmark | JudgedBenchmark, scores: Sequence[Artifact]) -> list[Repeated]:
-    """The metrics, every policy beside its own start."""
+    """The metrics, with every policy compared with its own starting model."""
     starts, policies = zip(*(read_tallies(item) for item in scores), strict=True)
     return repeated_bootstrap(starts, policies, benchmark.metrics, num_resamples=config.num_resamples, seed=config.seed)
 
@@ -63,6 +63,6 @@ def read_outcomes(scores: Artifact) -> tuple[dict[str, bool], dict[str, bool]]:
 
 
 def repeats_of(store: Store, policy: str) -> list[Artifact]:
-    """Those that a policy is among."""
+    """The repeats that a policy is part of."""
     found = (store.find(name) for name in store.names("repeats"))
     return [artifact for artifact in found if policy in artifact.counts["policies"]]

@@ -1,4 +1,4 @@
-"""report: everything a run made -> the artifact `reports/<name>`: one self-contained HTML file."""
+"""report: the results of a run -> the artifact `reports/<name>`, one self-contained HTML file."""
 
 import io
 import json
@@ -34,9 +34,9 @@ class Report:
     """What the report shows."""
 
     num_samples: int = 12
-    """Pairs in the sample grid."""
+    """Number of pairs in the sample grid."""
     num_flips: int = 2
-    """Questions of each benchmark that the policy gained, and as many that it lost, with their pictures."""
+    """Number of questions of each benchmark that the policy gained, and as many that it lost, shown with pictures."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "num_flips"):
@@ -45,9 +45,9 @@ class Report:
 
 
 def report(config: Report, store: Store, name: str, command: str, began: float) -> str:
-    """The page about policy `name`, from its artifact and those it was made from; always written anew. Returns its URI.
+    """Write the page about policy `name` from its artifact and those that it was made from. Returns the page's URI.
 
-    `began` is when this run started, Unix time in s: what is older was reused.
+    An existing page is replaced. `began` is when this run started, Unix time in s; older artifacts count as reused.
     """
     trained = store.find(f"policies/{name}")
     pairs = store.find(next(iter(trained.recipe["inputs"])))
@@ -97,13 +97,13 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
 
 
 def controls(store: Store, pairs: Artifact) -> list[Artifact]:
-    """The control views' pairs beside these, where they were made: the floor of unequal answers."""
+    """The pairs of the control views, if they exist: they show how many answers differ without an augmentation."""
     prefix = pairs.name.rsplit("/", 1)[0]
     return [store.find(name) for name in store.names(prefix) if name.removeprefix(f"{prefix}/") in CONTROLS]
 
 
 def funnels(pairs: Artifact, floors: Sequence[Artifact]) -> list[Funnel]:
-    """One for each view; with several rejected views one for all; then the controls."""
+    """One funnel for each view, before them one for all views if there are several, and after them the controls."""
     found = {} if len(pairs.counts["views"]) == 1 else {ANY: pairs.counts["verdicts"]}
     for artifact in (pairs, *floors):
         found |= artifact.counts["views"]
@@ -122,8 +122,8 @@ def summary(trained: Artifact, pairs: Artifact, floors: Sequence[Artifact]) -> l
         (view,) = floor.counts["views"]
         unequal = floor.counts["verdicts"]["kept"]
         lines.append(
-            f"On the clean image once more ({view}), {unequal:,} answers ({unequal / num_prompts:.1%}) would have been "
-            "kept: so many differ by the engine's rounding, not by the augmentation."
+            f"On the clean image, answered again ({view}), {unequal:,} answers ({unequal / num_prompts:.1%}) would "
+            "have been kept: they differ because of the engine's rounding, not because of the augmentation."
         )
     lines.append(
         f"DPO on {trained.counts['num_pairs']:,} pairs for {trained.counts['num_steps']:,} steps made the policy."
@@ -134,7 +134,7 @@ def summary(trained: Artifact, pairs: Artifact, floors: Sequence[Artifact]) -> l
 def samples(
     config: Report, encoder: Encoder, prompts: Artifact, rejected: Sequence[Artifact], pairs: Artifact
 ) -> list[Sample]:
-    """Kept pairs, a few of each shard, chosen by a hash of prompt_id; one rejected response of each."""
+    """Kept pairs from the first shards, chosen by a hash of prompt_id, with one rejected response of each."""
     rows: list[dict[str, Any]] = []
     for uri in files_of(pairs):
         rows += read_table(uri).slice(0, 4 * config.num_samples).to_pylist()
@@ -149,7 +149,7 @@ def samples(
         try:
             clean, augmented = (png(viewer, viewer.pixels(row, view)) for view in (CLEAN, answer["view"]))
         except (UserError, OSError) as error:
-            say(f"report: sample {row['prompt_id']} left out ({error})")
+            say(f"report: sample {row['prompt_id']} is left out ({error})")
             continue
         shown.append(
             Sample(
@@ -167,7 +167,7 @@ def samples(
 
 
 def viewer_of(encoder: Encoder, recipe: Mapping[str, Any], prompts: Artifact, seed: int = 0) -> Viewer:
-    """Sees prompts as generation did by `recipe`."""
+    """A viewer that sees the prompts as generation with this `recipe` did."""
     return Viewer(
         encoder=encoder,
         image_root=prompts.counts["image_root"],
@@ -177,17 +177,17 @@ def viewer_of(encoder: Encoder, recipe: Mapping[str, Any], prompts: Artifact, se
 
 
 def picture(encoder: Encoder, recipe: Mapping[str, Any], prompts: Artifact, row: Mapping[str, Any]) -> bytes:
-    """Of one prompt; empty where its image cannot be read."""
+    """The picture of one prompt as PNG; empty if its image cannot be read."""
     viewer = viewer_of(encoder, recipe, prompts)
     try:
         return png(viewer, viewer.pixels(row, CLEAN))
     except (UserError, OSError) as error:
-        say(f"report: no picture of {row['prompt_id']} ({error})")
+        say(f"report: there is no picture of {row['prompt_id']} ({error})")
         return b""
 
 
 def png(viewer: Viewer, pixels: np.ndarray) -> bytes:
-    """Pixels as the model saw them, put back to 8 bit for the eye."""
+    """The pixels that the model saw, as an 8-bit PNG image to look at."""
     processor = viewer.encoder.image_processor
     scale, shift = (np.array(getattr(processor, name))[:, None, None] for name in ("image_std", "image_mean"))
     levels = np.clip(np.rint((pixels * scale + shift) * 255), 0, 255).astype(np.uint8)

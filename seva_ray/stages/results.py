@@ -11,7 +11,7 @@ from seva_ray.scoring.intervals import Comparison
 from seva_ray.stages.score_files import benchmark_of, read_comparisons, title_of
 
 HEADLINES = {"pope-": "POPE accuracy"}
-"""The metric that stands for a benchmark, by how the benchmark's name begins; of the others it is the first one."""
+"""The main metric of a benchmark, by the beginning of the benchmark's name. For other benchmarks it is the first."""
 
 
 def result_table(scores: Artifact) -> list[str]:
@@ -49,7 +49,7 @@ def change(row: Comparison) -> str:
 
 
 def number(value: float) -> str:
-    """In characters that every terminal has."""
+    """The value with one decimal, in characters that every terminal can show."""
     return f"{value:.1f}" if math.isfinite(value) else "n/a"
 
 

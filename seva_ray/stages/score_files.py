@@ -1,7 +1,7 @@
 """The files of a comparison of two models on a benchmark: tallies of both, and every metric with its interval.
 
-Artifacts `scores/<benchmark>/<policy>` hold them (evaluate.py), as do those beside them: `repeats/...` (repeats.py) and
-`consistency/...` (consistency.py). In and out: plain data.
+The artifacts `scores/<benchmark>/<policy>` (evaluate.py), `repeats/...` (repeats.py) and `consistency/...`
+(consistency.py) hold them. In and out: plain data.
 """
 
 import json
@@ -21,7 +21,7 @@ from seva_ray.stages.judge import SIDES
 from seva_ray.vlm.models import Model
 
 Contest = tuple[Model, Model]
-"""A policy, behind the model that it started from."""
+"""The starting model, then the policy that was trained from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class Evaluate:
     kind: ClassVar[str] = "Evaluate"
 
     num_resamples: int = 2000
-    """Bootstrap resamples of the images."""
+    """Number of bootstrap resamples of the images, at least 100."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
 
     def __post_init__(self) -> None:
         if self.num_resamples < 100:
@@ -41,7 +41,7 @@ class Evaluate:
 
 
 def scores_of(store: Store, policy: str) -> list[Artifact]:
-    """Those of every benchmark that the policy was evaluated on."""
+    """The scores of every benchmark that the policy was evaluated on."""
     return [store.find(name) for name in store.names("scores") if name.endswith(f"/{policy}")]
 
 
@@ -50,7 +50,7 @@ def benchmark_of(scores: Artifact) -> str:
 
 
 def title_of(scores: Artifact) -> str:
-    """The benchmark's name and its judge; where responses failed it says that its numbers are partial."""
+    """The benchmark's name and its judge. If responses failed, the title says that the numbers are partial."""
     title, counts = benchmark_of(scores), scores.counts
     judged = "judging" in counts
     if judged:
@@ -65,7 +65,8 @@ def title_of(scores: Artifact) -> str:
 
 
 def protocol_of(scores: Artifact) -> str:
-    """Whose way of asking and scoring; of what is judged also who judged by which prompt, or its numbers are others."""
+    """The name of the way of asking and scoring. For a judged benchmark it includes the judge and the hash of its
+    prompt, because other judges and prompts give other numbers."""
     protocol, judging = scores.counts.get("protocol", ""), scores.counts.get("judging")
     if not judging:
         return protocol
@@ -82,7 +83,7 @@ def write_comparisons(artifact: Artifact, rows: Sequence[Comparison]) -> None:
 
 
 def read_comparisons(artifact: Artifact) -> list[Comparison]:
-    """Those of several policies are `Repeated`."""
+    """The metrics of a comparison. Metrics over several policies are `Repeated`."""
     rows = json.loads(read_bytes(artifact.path("comparisons.json")))
     return [
         Repeated(**row | {"differences": tuple(row["differences"])}) if "differences" in row else Comparison(**row)
@@ -97,7 +98,7 @@ def write_tallies(artifact: Artifact, start: Tally, policy: Tally) -> None:
 
 
 def read_tallies(scores: Artifact) -> tuple[Tally, Tally]:
-    """Of the start and of the policy."""
+    """The tallies of the starting model and of the policy."""
 
     def read(side: str) -> Tally:
         table = read_table(scores.path(f"{side}.parquet"))
