@@ -103,7 +103,7 @@ def test_the_note_of_a_judged_benchmark_names_judge_prompt_spread_and_what_is_mi
     for part in (
         "The judge is judge-1 (which answered as judge-1-0613), with our own prompt "
         f"(hash {scores.counts['judging']['prompt_hash']}), so these numbers cannot be compared with published ones.",
-        "The numbers are means of 2 repeats, over which MM-Vet has a standard deviation of 0.0 (start) and 0.0 (policy).",
+        "means of 2 repeats, over which MM-Vet has a standard deviation of 0.0 (start) and 0.0 (policy).",
         "Two repeats of a judgement agree in 100% of cases.",
         "2 of 8 judgements are missing (0 refused, the rest unreadable)",
     ):
