@@ -52,7 +52,7 @@ def test_each_minute_without_nodes_is_one_line_and_a_new_wait_begins_when_worker
     controller.at(5010, states.SchedulingState(None))
     controller.at(5060, TIMED_OUT)
     assert controller.relay.lines == [
-        f"train: waits for 2 x (GPU 1, training 1), for {waited} now; ends after 60.0 min (wait_s)"
+        f"train: waiting for 2 x (GPU 1, training 1), {waited} so far; the job ends after 60.0 min (wait_s)"
         for waited in ("60 s", "2.0 min", "60 s")
     ]
 
@@ -62,7 +62,7 @@ def test_a_wait_that_is_too_long_is_the_users_to_mend(monkeypatch: pytest.Monkey
     controller.at(0, LOST)
     controller.at(60, TIMED_OUT)
     with pytest.raises(
-        InputError, match=r"train: 2 x \(GPU 1, training 1\) had no place for 2.0 min, longer than wait"
+        InputError, match=r"train: the cluster had no room for 2 x \(GPU 1, training 1\) for 2.0 min, longer than wait"
     ):
         controller.at(120, TIMED_OUT)
 

@@ -1,1 +1,1 @@
-"""Training: reference log-probabilities, the workers' group, TRL's trainer."""
+"""Training: reference log-probabilities, the group of workers, and TRL's trainer."""

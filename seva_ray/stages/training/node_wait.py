@@ -1,6 +1,6 @@
 """Waiting for nodes: what Ray Train's controller does while a group of training workers cannot be started.
 
-Ray tries again every minute. This callback tells of it, and ends the run when the wait has been long enough.
+Ray tries again every minute. This callback reports the wait, and ends the run if the wait is longer than its limit.
 """
 
 import time
@@ -17,47 +17,48 @@ from seva_ray.runtime.progress import duration
 NO_WORKERS = (states.InitializingState, states.SchedulingState, states.ReschedulingState, states.RestartingState)
 
 NUM_STARTS = 3
-"""How often workers may fail while they start, on nodes that are there."""
+"""How often workers may fail to start although their nodes are available."""
 
 
 @dataclass(kw_only=True)
 class Waiting(ControllerCallback):
-    """For Ray Train's `RunConfig.callbacks`; runs in its controller."""
+    """A callback for Ray Train's `RunConfig.callbacks`. It runs in Ray Train's controller."""
 
     what: str
-    """Is waited for."""
+    """The resources that the workers are waiting for, as shown to the user."""
     limit_s: float
+    """Longest wait, in seconds."""
     relay: Any
-    """Where it is told."""
+    """The LogRelay that gets the lines."""
     every_s: float = 45.0
-    """Between two lines, at least. Ray's own time-out is a minute, so that there is one for each attempt."""
+    """Least time between two lines, in seconds. Ray's own time-out is a minute, so each attempt gets one line."""
     since: float | None = field(default=None, init=False)
-    told: float = field(default=0.0, init=False)
+    reported_at: float = field(default=0.0, init=False)
     num_failed: int = field(default=0, init=False)
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-        """Raises: InputError where nodes have not come for `limit_s`."""
+        """Report the wait. Raises: InputError if no nodes became available for `limit_s` seconds."""
         now = time.monotonic()
         if not isinstance(current_state, NO_WORKERS):
             self.since, self.num_failed = None, 0
             return
         if self.since is None:
-            self.since = self.told = now
+            self.since = self.reported_at = now
         if isinstance(current_state, states.ReschedulingState):
             self.check_start(current_state.training_failed_error)
         waited = now - self.since
         if waited >= self.limit_s:
             raise InputError(
-                f"train: {self.what} had no place for {duration(waited)}, longer than wait_s {self.limit_s:g}; "
-                "the same command goes on from the last checkpoint"
+                f"train: the cluster had no room for {self.what} for {duration(waited)}, longer than wait_s "
+                f"{self.limit_s:g}; run the same command again to continue from the last checkpoint"
             )
-        if now - self.told >= self.every_s:
-            self.told = now
-            ends = f"ends after {duration(self.limit_s)} (wait_s)"
-            self.relay.send.remote(f"train: waits for {self.what}, for {duration(waited)} now; {ends}")
+        if now - self.reported_at >= self.every_s:
+            self.reported_at = now
+            limit = f"the job ends after {duration(self.limit_s)} (wait_s)"
+            self.relay.send.remote(f"train: waiting for {self.what}, {duration(waited)} so far; {limit}")
 
     def check_start(self, error: Any) -> None:
-        """Raises: `error` where nodes are there, and the workers have failed too often to start on them."""
+        """Raises: `error` if nodes are available, but the workers have failed too often to start on them."""
         if not isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
             self.num_failed += 1
             if self.num_failed > NUM_STARTS:

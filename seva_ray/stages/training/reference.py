@@ -1,8 +1,8 @@
-"""reference: pairs + starting model -> the artifact `logps/<pairs>/<dtype>`: what the model says of every response.
+"""reference: pairs + starting model -> the artifact `logps/<pairs>/<dtype>`: the log-probability of every response.
 
-DPO compares the policy with these numbers at every step. They follow from the pair and the starting model alone, so
-they are computed once, by the code that training uses, and are shared by every beta, loss and learning rate.
-A shard's file is committed in one step: a restart computes only what is missing.
+DPO compares the policy with these numbers at every step. They depend only on the pair and the starting model, so they
+are computed once, by the code that training uses, and every beta, loss and learning rate shares them.
+A shard's file is committed in one step, so a restart computes only the missing shards.
 """
 
 from collections.abc import Sequence
@@ -27,12 +27,13 @@ from seva_ray.runtime.resources import TRAINING, check_places, has_gpus, kind, o
 from seva_ray.vlm.models import Model
 
 LOGPS_SCHEMA = pa.schema([("prompt_id", pa.string()), ("ref_logps", pa.list_(pa.float32()))])
-"""Of each pair, in its order: natural log, summed over the tokens of the chosen and of each rejected response."""
+"""One row per pair. `ref_logps` holds the natural log-probability of the chosen and then of each rejected response,
+summed over the response's tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a model has read when it scores a response: the same as when it was generated."""
+    """What a model reads before a response that it scores: the same as when the response was generated."""
 
     directory: str
     system: str
@@ -60,27 +61,27 @@ def open_logps(config: Train, store: Store, model: Model, pairs: Artifact) -> Ar
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """One artifact to be made."""
+    """One artifact of log-probabilities that is to be made."""
 
     reading: Reading
     pairs: Artifact
     logps: Artifact
     shards: Sequence[str]
-    """That are missing."""
+    """Names of the missing shards."""
     shards_per_unit: int
 
 
 def reference(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
-    """As `references`, of one model and its pairs."""
+    """The same as `references`, for one model and its pairs."""
     (artifact,) = references(config, store, [(model, pairs)])
     return artifact
 
 
 def references(config: Train, store: Store, work: Sequence[tuple[Model, Artifact]]) -> list[Artifact]:
-    """The reference log-probabilities of the pairs of each model, by one pool of workers that starts once. An
-    artifact's count `plain_because` says why the prefix cannot be shared.
+    """The reference log-probabilities of each model's pairs. One pool of workers computes them all. If the prefix
+    cannot be shared, the artifact's count `plain_because` says why.
 
-    Raises: InputError where there are no pairs, as those of a control view may be.
+    Raises: InputError if an artifact has no pairs, which can happen with a control view.
     """
     made = [open_logps(config, store, model, pairs) for model, pairs in work]
     missing = [place for place, artifact in enumerate(made) if not artifact.complete]
@@ -101,20 +102,20 @@ def scoring(store: Store, model: Model, pairs: Artifact, logps: Artifact) -> Sco
         reading=reading_of(model, prompts, chosen),
         pairs=pairs,
         logps=logps,
-        shards=[shard for shard in shards if shard not in done] or shards[:1],  # one tells of the shared prefix
+        shards=[shard for shard in shards if shard not in done] or shards[:1],  # one shard tests the shared prefix
         shards_per_unit=max(1, PAIRS_PER_UNIT * len(shards) // num_pairs),
     )
 
 
 def units_of(place: int, scoring: Scoring) -> list[dict[str, Any]]:
-    """The missing shards of the scoring at that place."""
+    """The missing shards of the scoring at index `place`, as units of work."""
     size = scoring.shards_per_unit
     starts = range(0, len(scoring.shards), size)
     return [{"place": place, "shards": " ".join(scoring.shards[start : start + size])} for start in starts]
 
 
 def score_all(scorings: Sequence[Scoring], config: Train) -> list[str | None]:
-    """Commits all missing shards; of each scoring, why its prefix cannot be shared."""
+    """Commit all missing shards. Return for each scoring why its prefix cannot be shared, or None."""
     names = [scoring.pairs.name.removeprefix("pairs/") for scoring in scorings]
     units = [unit for place, scoring in enumerate(scorings) for unit in units_of(place, scoring)]
     num_shards = sum(len(scoring.shards) for scoring in scorings)
@@ -143,12 +144,13 @@ def score_all(scorings: Sequence[Scoring], config: Train) -> list[str | None]:
 
 
 def worker_need() -> dict[str, float]:
-    """What a training worker takes of its node; the same for the reference, whose numbers must be training's own."""
+    """The resources that a training worker takes of its node. The reference takes the same, so that both compute the
+    same numbers."""
     return ({"CPU": 0, "GPU": 1} if has_gpus() else {"CPU": 1}) | kind(TRAINING)
 
 
 class Scorer:
-    """Ray Data's actor: a starting model at a time, in training's precision."""
+    """The actor of Ray Data that scores pairs with one starting model at a time, in the precision of training."""
 
     @told()
     def __init__(self, config: Train, scorings: Sequence[Scoring]):
@@ -169,14 +171,14 @@ class Scorer:
         return {"place": [place], "plain_because": [self.plain_because or ""], "num_shards": [len(shards)]}
 
     def take(self, scoring: Scoring) -> None:
-        """Read the pairs of another model with it."""
+        """Load another model, to score its pairs."""
         from seva_ray.dpo.policy import load_model
         from seva_ray.vlm.encoding import Encoder
         from seva_ray.vlm.views import Viewer
 
         reading = scoring.reading
         directory = local_directory(reading.directory)
-        self.model = None  # two of a large model may not have room
+        self.model = None  # frees the old model first: two large models may not fit into memory
         self.model = load_model(directory, self.config.dtype).eval()
         self.model.to("cuda" if ray.get_gpu_ids() else "cpu")
         self.viewer = Viewer(
@@ -189,7 +191,7 @@ class Scorer:
         self.tried = not self.config.shared_prefix
 
     def commit(self, shard: str) -> None:
-        """One shard's file."""
+        """Score the pairs of one shard and write its file."""
         from seva_ray.dpo.batch import packing_fails
 
         table = read_table(self.pairs.path("pairs", shard))
@@ -217,7 +219,7 @@ class Scorer:
 
 
 def with_reference(pairs: pa.Table, logps: Artifact) -> pa.Table:
-    """The pairs with their column `ref_logps`."""
+    """The pairs with the column `ref_logps` added."""
     scored = pa.concat_tables(read_each(read_table, [logps.path(shard) for shard in shards_in(logps.uri)]))
     assert scored["prompt_id"].equals(pairs["prompt_id"]), f"{logps.name} is not of these pairs"
     return pairs.append_column("ref_logps", scored["ref_logps"])

@@ -70,10 +70,10 @@ def outline_of(uri: str) -> pa.Table:
 
 
 class ScheduledCollator:
-    """Rows {"place": number of a row of the schedule} -> the batch that `collate` makes of their pairs.
+    """Rows {"place": index of a row of the schedule} -> the batch that `collate` makes from their pairs.
 
-    A worker's batches are `stride` places apart. It draws all batches of a step at once, so that a thread reads the
-    next step's pairs while a step is computed.
+    A worker's batches are `stride` rows apart. A thread reads the pairs one step ahead, while the current step is
+    computed.
     """
 
     def __init__(self, pairs: Scheduled, config: Train, stride: int, collate: Callable[[list[dict[str, Any]]], Any]):
@@ -86,7 +86,7 @@ class ScheduledCollator:
     def __call__(self, drawn: Sequence[Mapping[str, int]]) -> Any:
         places = tuple(item["place"] for item in drawn)
         if places not in self.begun:
-            self.begun.clear()  # the first batch: after a restart it may be any
+            self.begun.clear()  # this is the first batch; after a restart it may be any batch
         for ahead in range(1 + self.config.global_batch_size // self.stride):
             due = tuple(place + ahead * self.stride for place in places)
             if due not in self.begun and due[-1] < len(self.pairs.rows):
@@ -94,7 +94,7 @@ class ScheduledCollator:
         return self.collate(self.begun.pop(places).result())
 
     def read(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        """The pairs at these places of the schedule, with their `ref_logps` and `weight`."""
+        """The pairs in these rows of the schedule, with their `ref_logps` and `weight`."""
         return [self.pair(**self.pairs.rows.slice(place, 1).to_pylist()[0]) for place in places]
 
     def pair(self, file: int, part: int, row: int, **columns: Any) -> dict[str, Any]:

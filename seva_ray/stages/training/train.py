@@ -1,6 +1,6 @@
 """train: pairs + starting model -> the artifact `policies/<name>`: a merged model, the training log, checkpoints.
 
-Ray Train runs one worker per GPU (or CPU share), see worker.py. A run that was killed goes on from its last checkpoint.
+Ray Train runs one worker per GPU (or per CPU), see worker.py. A run that was killed continues from its last checkpoint.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from seva_ray.vlm.models import Model
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One policy to be made: `model`, aligned on pairs that were made from its responses."""
+    """One policy to be made by aligning `model` on pairs that were made from its responses."""
 
     config: Train
     name: str
@@ -48,9 +48,9 @@ def train(config: Train, store: Store, name: str, model: Model, pairs: Artifact)
 
 
 def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
-    """Several policies, one after the other by one group of workers that starts once: they ask for equal groups.
+    """Train several policies, one after the other, with one group of workers. All must ask for an equal group.
 
-    One that ended with numbers that are none stays incomplete: see `stop_if_diverged`.
+    A policy whose training diverged (nan or infinite numbers) stays incomplete; see `stop_if_diverged`.
     """
     policies = [training.open(store) for training in trainings]
     for policy in policies:
@@ -62,7 +62,7 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
         check_workers(trainings[missing[0]].config)
         with log_relay() as relay:
             jobs = [job_of(store, trainings[place], policies[place], relay) for place in missing]
-            # The last one's place: it stays the same while there is anything to go on with.
+            # The group's checkpoints are stored with the last missing policy, which is the same one in every try.
             try:
                 for place in missing:
                     policies[place] = policies[place].begin()
@@ -79,25 +79,26 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
 
 
 def has_checkpoint(policy: Artifact) -> bool:
-    """Whether training would go on from something that it has written there."""
+    """Whether training has written anything for this policy that it could continue from."""
     filesystem, path = locate(policy.uri)
     return any("/checkpoint_" in name or name.endswith((f"/{LOG}", f"/{DIVERGED}")) for name in filesystem.find(path))
 
 
 def check_training(config: Train, store: Store, name: str) -> None:
-    """Before the stages before it. Raises: InputError where the policy is not there, and its workers have no place."""
+    """Check this before the earlier stages run. Raises: InputError if the policy is missing and its workers do not fit
+    into the cluster."""
     if not exists(store.uri(f"policies/{name}/record.json")):
         join()
         check_workers(config)
 
 
 def check_workers(config: Train) -> None:
-    """Raises: InputError where the cluster has no place for them."""
+    """Raises: InputError if the cluster has no room for the workers."""
     check_places(("a training worker", fewest(config), worker_need()))
 
 
 def fewest(config: Train) -> int:
-    """Workers that training starts with, where there are no more."""
+    """The smallest number of workers that training can start with."""
     return config.num_workers if config.min_workers is None else config.min_workers
 
 
@@ -129,15 +130,16 @@ def counts_of(training: Training, job: Job) -> dict[str, Any]:
 
 
 class Trainer(ray.train.torch.TorchTrainer):
-    """Ray Train's, but Ctrl-C ends the job as it does everywhere else: Ray's own handler of the signal says nothing,
-    and stays for the rest of the process."""
+    """Ray Train's trainer without its handler for Ctrl-C, so that Ctrl-C ends the job as it does everywhere else. Ray's
+    handler prints nothing and stays for the rest of the process."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
         """Do nothing."""
 
 
 def run_workers(jobs: Sequence[Job], uri: str) -> None:
-    """A group of workers until all is done; it is started again, from the last checkpoint, when one is lost."""
+    """Run a group of workers until all jobs are done. If a worker is lost, the group starts again from the last
+    checkpoint."""
     need, config = worker_need(), jobs[0].config
     use_gpu = "GPU" in need
     groups = {(job.config.num_workers, job.config.min_workers, job.config.max_failures) for job in jobs}
@@ -153,7 +155,7 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
         run_config=ray.train.RunConfig(
             name="run",
             storage_path=uri,
-            # A start that fails is the controller's failure: `Waiting` decides how long that may go on.
+            # A failed start counts as a failure of the controller. `Waiting` decides how long it may try again.
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=-1),
             callbacks=[
                 Waiting(what=f"{fewest(config)} x ({listed(need)})", limit_s=config.wait_s, relay=jobs[0].relay)
@@ -167,7 +169,7 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
 
 
 def stop_if_diverged(policy: Artifact) -> None:
-    """Raises: NothingLeft where training ended with numbers that are none."""
+    """Raises: NothingLeft if training ended with nan or infinite numbers."""
     uri = policy.path(DIVERGED)
     if not policy.complete and exists(uri):
         raise NothingLeft(

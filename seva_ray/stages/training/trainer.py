@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer with our order of pairs, forward, losses and figures. Imported by training workers only."""
+"""TRL's DPOTrainer with our own order of pairs, forward pass, losses and figures. Only training workers import this."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,25 +14,25 @@ from seva_ray.dpo.losses import ResponseLogps, losses_of, margins
 
 
 class PreferenceTrainer(trl.DPOTrainer):
-    """Batches come from PreferenceCollator, with `ref_logps` and `weight`, in the data set's order."""
+    """A trainer whose batches come from PreferenceCollator, with `ref_logps` and `weight`, in the data set's order."""
 
     def __init__(self, *, config: Train, views: Sequence[str] = (), **arguments: Any):
         super().__init__(**arguments)
         self.config, self.views = config, views
 
     def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:
-        """As it is: PreferenceCollator tokenises."""
+        """Change nothing, because PreferenceCollator tokenises."""
         return dataset
 
     def _precompute_ref_logps(self, dataset: Any, *arguments: Any) -> Any:
-        """As it is: the reference stage has been there."""
+        """Change nothing, because the reference stage has computed these numbers already."""
         return dataset
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
 
     def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As transformers does it, which under DeepSpeed rounds floats to the model's dtype: these stay float32."""
+        """Keep these two inputs in float32: under DeepSpeed, transformers rounds floats to the model's dtype."""
         exact = {name: inputs[name].to(self.args.device) for name in ("ref_logps", "weight")}
         return super()._prepare_inputs(inputs) | exact
 
@@ -46,7 +46,8 @@ class PreferenceTrainer(trl.DPOTrainer):
 
     @torch.no_grad()
     def note(self, answers: ResponseLogps, counted: Tensor, view: Tensor | None) -> None:
-        """Add the batch's figures, over all workers, to TRL's log; margins of several views also one by one."""
+        """Add the batch's figures, averaged over all workers, to TRL's log. If there are several views, add each view's
+        margin too."""
         found = figures(answers, self.config, counted)
         if view is not None:
             gaps, there = self.config.beta * margins(answers), counted[:, None]
@@ -60,10 +61,10 @@ class PreferenceTrainer(trl.DPOTrainer):
 
 
 def figures(answers: ResponseLogps, config: Train, counted: Tensor) -> dict[str, Tensor]:
-    """What to watch, one value per pair or per rejected response. `counted`: (B,), pairs that are no filling.
+    """The figures to log, with one value per pair or per rejected response. `counted`: (B,), False for padding pairs.
 
-    `drift/chosen` below 0 is likelihood displacement: the policy finds even the chosen response less likely than the
-    reference did.
+    A `drift/chosen` below 0 means likelihood displacement: even the chosen response is less likely under the policy
+    than under the reference.
     """
     logratios, there = answers.logratios, answers.there & counted[:, None]
     chosen, rejected, gaps = logratios[:, 0], logratios[:, 1:], margins(answers)

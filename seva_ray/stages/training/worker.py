@@ -1,4 +1,4 @@
-"""A training worker: what each process of a Ray Train group does. Runs TRL's DPOTrainer over DeepSpeed for each job."""
+"""A training worker: each process of a Ray Train group runs TRL's DPOTrainer over DeepSpeed, for one job at a time."""
 
 import gc
 import json
@@ -27,31 +27,31 @@ from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.views import Viewer
 
 LOG = "log.json"
-"""Of a policy: written last, when all its files are there."""
+"""The training log of a policy. It is written last, after all other files."""
 DIVERGED = "diverged.txt"
-"""Written instead of a model. An error would be retried from the last checkpoint, to the same end."""
+"""Written instead of a model if training diverged. After an error Ray would try again, with the same result."""
 POLICY = "policy.txt"
-"""In a checkpoint: whose it is."""
+"""The file in a checkpoint that says which policy it belongs to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One policy to be trained, as every worker is given it."""
+    """One policy to be trained. Every worker gets the same job."""
 
     config: Train
     pairs: Scheduled
     reading: Reading
     packed: bool
-    """Whether image and question are computed once per pair."""
+    """Whether image and question are computed once per pair instead of once per response."""
     views: Sequence[str]
-    """Rejected views, where there are several."""
+    """The rejected views, or empty if there is only one."""
     policy_uri: str
     relay: Any
-    """Where workers tell of their progress."""
+    """The LogRelay to which workers send their progress."""
 
 
 def work(loop_config: dict[str, Any]) -> None:
-    """One worker: does one job after the other; those that a lost group had done already are left out."""
+    """The work of one worker: one job after the other, without those that an earlier group has finished."""
     for job in ray.get(loop_config["jobs"]):
         if not any(exists(f"{job.policy_uri}/{name}") for name in (LOG, DIVERGED)):
             do(job)
@@ -59,7 +59,8 @@ def work(loop_config: dict[str, Any]) -> None:
 
 
 def forget() -> None:
-    """What transformers and accelerate keep of a trainer in their own globals: the next starts as the first did."""
+    """Clear what transformers and accelerate keep of a trainer in global state, so that the next starts like the
+    first."""
     from accelerate.state import AcceleratorState, GradientState
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -70,7 +71,7 @@ def forget() -> None:
 
 
 def do(job: Job) -> None:
-    """Runs the trainer; rank 0 writes the merged model and the log."""
+    """Run the trainer for one job. Rank 0 writes the merged model and the log."""
     import datasets
     import torch
     import transformers
@@ -113,14 +114,14 @@ def do(job: Job) -> None:
                 use_cpu=not on_gpu,
                 max_length=None,
                 remove_unused_columns=False,
-                precompute_ref_log_probs=config.full,  # else TRL would load a second model as the reference
+                precompute_ref_log_probs=config.full,  # otherwise TRL would load a second model as the reference
                 logging_steps=1,
                 logging_nan_inf_filter=False,
                 save_steps=config.save_steps,
                 report_to=list(config.trackers) if rank == 0 else "none",
                 disable_tqdm=True,
             ),
-            # Without a fingerprint of its own it would be pickled, to be hashed for one.
+            # Without a given fingerprint, datasets would pickle the data to compute one.
             train_dataset=datasets.Dataset(pa.table({"place": range(len(job.pairs.rows))}), fingerprint="places"),
             processing_class=encoder.processor,
             data_collator=ScheduledCollator(
@@ -149,32 +150,33 @@ def do(job: Job) -> None:
 
 
 def merge(trainer: Any, directory: str, encoder: Encoder, dtype: str) -> str:
-    """Directory of the merged policy, written by rank 0; all workers call, as under ZeRO-3 each has a part of it."""
+    """Rank 0 writes the merged policy; return its directory. Every worker must call this, because under ZeRO-3 each
+    holds a part of the weights."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     adapter, merged = (os.path.join(trainer.args.output_dir, name) for name in ("adapter", "merged"))
     trainer.save_model(adapter)
     if trainer.is_world_process_zero():
-        unset_hf_deepspeed_config()  # under ZeRO-3 the starting model, too, would be loaded in parts
+        unset_hf_deepspeed_config()  # otherwise the starting model would be loaded in parts under ZeRO-3
         export(load_policy(directory, adapter, dtype), encoder, merged)
         for file in Path(adapter).iterdir():
             if file.name not in ("adapter_config.json", "adapter_model.safetensors"):
-                file.unlink()  # among them a pickle of the trainer's arguments
+                file.unlink()  # one of these files is a pickle of the trainer's arguments
     return merged
 
 
 def save_whole(trainer: Any, encoder: Encoder) -> str:
-    """Directory of a policy whose own weights were trained, written by rank 0; all workers call, as in `merge`."""
+    """Rank 0 writes a policy whose own weights were trained; return its directory. Every worker must call this."""
     directory = os.path.join(trainer.args.output_dir, "whole")
     trainer.save_model(directory)
     if trainer.is_world_process_zero():
-        os.remove(os.path.join(directory, "training_args.bin"))  # a pickle
+        os.remove(os.path.join(directory, "training_args.bin"))  # this is a pickle, which nobody needs
         encoder.processor.save_pretrained(directory)
     return directory
 
 
 def reporter(job: Job) -> Any:
-    """A callback that tells of the steps, and hands each checkpoint to Ray Train."""
+    """A callback that reports the steps and hands each checkpoint to Ray Train."""
     import transformers
 
     class Reporter(transformers.TrainerCallback):
@@ -190,7 +192,7 @@ def reporter(job: Job) -> Any:
                 job.relay.send.remote(f"train: resumed at step {state.global_step}/{state.max_steps}")
 
         def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
-            if not self.noticed and ray.train.get_preemption_info() is not None:  # a node is about to be taken away
+            if not self.noticed and ray.train.get_preemption_info() is not None:  # a node will soon be taken away
                 self.noticed = control.should_save = True
 
         def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
@@ -216,14 +218,14 @@ def reporter(job: Job) -> Any:
             ray.train.report(
                 {"step": state.global_step, **state.log_history[-1]},
                 checkpoint=ray.train.Checkpoint.from_directory(path),
-                checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,  # which also removes the local copy
+                checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,  # this also removes the local copy
             )
 
     return Reporter()
 
 
 def last_checkpoint(job: Job, scratch: str) -> str | None:
-    """The run's last checkpoint as a local directory, where it is this job's."""
+    """The run's last checkpoint as a local directory, or None if there is none or it belongs to another job."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return None
@@ -236,7 +238,7 @@ def last_checkpoint(job: Job, scratch: str) -> str | None:
 
 
 def skip_compiled_collectives() -> None:
-    """DeepSpeed would compile a shared-memory collective for CPUs at first use; gloo's serve as well here."""
+    """Stop DeepSpeed from compiling its shared-memory collective for CPUs at first use; gloo's work as well here."""
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
