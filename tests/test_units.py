@@ -60,7 +60,7 @@ def test_an_answer_that_holds_the_image_placeholder_is_an_error_of_its_own_row(t
     again = Encoded.of(encoded.header(), encoded.pixels)  # as it travels to an engine
     assert [response.prompt_id for response in answer(again, Parrot())] == ["a", "b", "c"]
     rows = {row["prompt_id"]: row for row in read_table(uri).to_pylist()}
-    assert rows["a"]["error"] == "the answer holds the image placeholder"
+    assert rows["a"]["error"] == "the answer contains the image placeholder"
     assert (rows["b"]["error"], rows["b"]["token_ids"]) == (None, [7, 8])
     assert rows["c"]["error"] == "no image"
 

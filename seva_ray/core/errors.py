@@ -29,5 +29,5 @@ class FingerprintMismatch(UserError):
 
 
 def line_of(error: BaseException) -> str:
-    """The first line of an error's message; the name of its class where it has none."""
+    """The first line of an error's message, or the name of its class if it has no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,16 +1,17 @@
 """Pairs -> the batch that a model scores, with exact tokens; and the log-probabilities of its responses.
 
-The prompt's ids are those that generation used, and a response's ids are those that the engine emitted: TRL's own
-tokenisation loses BOS and EOS and adds stray spaces under LLaVA's template. Every response is scored on the clean
-image.
+The token ids of the prompt are those that generation used, and the ids of a response are those that the engine emitted.
+TRL's own tokenisation loses BOS and EOS and adds stray spaces under LLaVA's template. Every response is scored on the
+clean image.
 
-Two layouts give the same numbers. `plain`: one row per response, prompt and all. `packed`: one row per pair,
+Two layouts give the same numbers. `plain` has one row per response, with the whole prompt. `packed` has one row per
+pair,
 
     prompt[:-1] | last + chosen | last + rejected 1 | ... | last + rejected K
 
 where `last` is the prompt's last token. The image and the question are computed once. Position ids restart after the
-prompt, and a 4-D mask lets each response see the prompt and itself. In both the prompt is padded on its left, so that
-the responses lie at the end of every row, and logits are computed there only.
+prompt, and a 4-D mask lets each response see only the prompt and itself. In both layouts the prompt is padded on the
+left, so that the responses are at the end of every row, and logits are computed only there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,23 +24,24 @@ from torch import Tensor
 from seva_ray.vlm.views import Viewer
 
 PROMPT, NOTHING = 0, -1
-"""Branches of a row beside its responses, which are 1, 2, ..."""
+"""Branches of a row: the prompt, and nothing (padding). The branches of its responses are 1, 2, ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceCollator:
-    """Rows of PAIR_SCHEMA -> tensors, of R rows (packed: B; plain: as many as there are responses) and T tokens.
+    """Rows of PAIR_SCHEMA -> tensors of R rows (packed: one per pair; plain: one per response) and T tokens.
 
-    input_ids, position_ids, branch (R, T): tokens, their positions, and which part of the row each belongs to.
-    slot (R, L): for the last L tokens of a row, the place b * (1 + K) + k of the response that the token is of; or -1.
-    pixel_values (R, C, H, W). num_tokens (B, 1 + K): length of each response, 0 for none. Where the rows have
-    them: ref_logps (B, 1 + K), and weight (B,).
+    input_ids, position_ids, branch (R, T): tokens, their positions, and the part of the row that each belongs to.
+    slot (R, L): for the last L tokens of a row, the index b * (1 + K) + k of the response that the token is part of,
+    or -1. pixel_values (R, C, H, W). num_tokens (B, 1 + K): length of each response, 0 if there is none.
+    If the rows have these columns: ref_logps (B, 1 + K) and weight (B,).
     """
 
     viewer: Viewer
     packed: bool = True
     views: Sequence[str] = ()
-    """Rejected views that figures are split by: `view` (B, K) is the place in it of each rejected response's, or -1."""
+    """Rejected views by which figures are split. The tensor `view` (B, K) is the index into it for each rejected
+    response, or -1."""
 
     def __call__(self, pairs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         encoder = self.viewer.encoder
@@ -96,7 +98,8 @@ def layout(rows: Sequence[tuple[list[int], list[tuple[int, Sequence[int]]]]], pa
 
 
 def attention_mask(branch: Tensor) -> Tensor:
-    """(R, 1, T, T), True where a token may look: back, at the prompt and at its own response, never at padding."""
+    """(R, 1, T, T): True if a token may attend to another: an earlier one of the prompt or of its own response, never
+    padding."""
     query, key = branch[:, :, None], branch[:, None, :]
     back = torch.ones(branch.shape[1], branch.shape[1], dtype=torch.bool, device=branch.device).tril()
     allowed = back & ((key == PROMPT) | (key == query)) & (key != NOTHING)
@@ -104,7 +107,7 @@ def attention_mask(branch: Tensor) -> Tensor:
 
 
 def response_logps(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """log pi(response | image, question), summed over its tokens: float32 (B, 1 + K), 0 where there is none."""
+    """log pi(response | image, question), summed over its tokens: float32 (B, 1 + K), 0 if there is no response."""
     slot = batch["slot"]
     logits = model(
         input_ids=batch["input_ids"],
@@ -122,10 +125,10 @@ def response_logps(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def packing_fails(model: Any, viewer: Viewer, pairs: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why the packed layout cannot be used with this model, from a trial on a few pairs; None where it can.
+    """Why the packed layout cannot be used with this model, found by a trial on a few pairs; None if it can be used.
 
-    A model may refuse the mask, or attend in another way than the mask says (to an image in both directions, or with
-    positions of its own), which shows in the numbers.
+    A model may refuse the mask, or it may not follow the mask (it may attend to an image in both directions, or compute
+    its own positions). Then the numbers of the two layouts differ.
     """
     device, dtype = next((weight.device, weight.dtype) for weight in model.parameters())
     found = []

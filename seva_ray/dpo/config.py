@@ -1,4 +1,4 @@
-"""How Direct Preference Optimization is done: its settings, which pairs it sees, and DeepSpeed's part of it.
+"""How Direct Preference Optimization is done: its settings, the pairs that it sees, and DeepSpeed's settings.
 
 Source: Rafailov et al. 2023 (arXiv 2305.18290), with the settings of SeVa (arXiv 2404.10501) as defaults.
 """
@@ -22,16 +22,16 @@ LossName = Literal["sigmoid", "softmax", "ipo", "hinge", "robust", "rpo", "lengt
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """Which loss, and its own parameters; formulas and sources are in losses.py."""
+    """The loss and its own parameters. losses.py has the formulas and their sources."""
 
     kind: ClassVar[str] = "Loss"
 
     name: LossName = "sigmoid"
-    """sigmoid is DPO; softmax has all rejected views of a pair in one softmax; rpo adds an SFT term."""
+    """sigmoid is DPO; softmax puts all rejected views of a pair into one softmax; rpo adds an SFT term."""
     label_smoothing: float = 0.0
-    """robust: the share of pairs whose sides are taken to be exchanged, 0 to below 0.5."""
+    """Only for robust: the assumed share of pairs whose sides are exchanged, at least 0 and below 0.5."""
     sft_weight: float = 1.0
-    """rpo: weight of the chosen response's negative log-likelihood per token."""
+    """Only for rpo: weight of the chosen response's negative log-likelihood per token."""
 
     def __post_init__(self) -> None:
         if self.name not in get_args(LossName):
@@ -49,58 +49,59 @@ class Train:
     kind: ClassVar[str] = "Train"
 
     beta: float = 0.1
-    """Strength of the pull towards the reference."""
+    """How strongly the policy is held close to the reference; above 0."""
     loss: Loss = field(default_factory=Loss)
     """How a pair's rewards become its loss."""
     learning_rate: float = 2e-6
-    """Peak of the cosine schedule."""
+    """Learning rate at the peak of the cosine schedule."""
     warmup_ratio: float = 0.03
     """Share of the steps in which the learning rate rises."""
     weight_decay: float = 0.0
-    """AdamW's."""
+    """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     num_repeats: int = 2
     """How often each pair is seen, in one shuffled epoch."""
     num_pairs: int | None = None
-    """At most this many pairs, chosen by a hash of prompt_id: a smaller set is part of a larger one."""
+    """Largest number of pairs, chosen by a hash of prompt_id; None means all. A smaller set is part of a larger one."""
     global_batch_size: int = 128
-    """Pairs per optimiser step."""
+    """Number of pairs per optimiser step."""
     seed: int = 42
-    """Of the adapter's start and of the order of pairs."""
+    """Seed of the adapter's first weights and of the order of pairs."""
     swap_sides: bool = False
-    """Control: exchange chosen and rejected in half of the pairs, at random. A gain that survives is not SeVa's."""
+    """Control experiment: exchange chosen and rejected in a random half of the pairs. A gain that remains is not due to
+    SeVa."""
     lora: Lora = field(default_factory=Lora)
-    """The adapter."""
+    """The LoRA adapter."""
     full: bool = False
     """Train all weights of the language model instead of an adapter."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the frozen weights and of autocast."""
+    """Data type of the frozen weights and of autocast."""
     zero_stage: Literal[0, 1, 2, 3] = execution(2)
     """DeepSpeed ZeRO stage: 1 shards the optimiser, 2 also gradients, 3 also weights; 0 is plain data parallel."""
     num_workers: int = execution(8)
-    """One GPU each, or one CPU where the cluster has no GPU."""
+    """Number of workers. Each takes one GPU, or one CPU if the cluster has no GPU."""
     min_workers: int | None = execution(None)
-    """Start and go on with as few as this where the cluster has no more. Needs zero_stage 0: DeepSpeed's checkpoints
-    belong to one number of workers. None: always num_workers."""
+    """Smallest number of workers to train with if the cluster has no room for num_workers. It needs zero_stage 0,
+    because a DeepSpeed checkpoint belongs to one number of workers. None means always num_workers."""
     per_device_batch_size: int = execution(2)
-    """Pairs per forward of one worker."""
+    """Number of pairs in one forward pass of one worker."""
     shared_prefix: bool = execution(True)
-    """Compute image and question once for all responses of a pair, where the model allows it."""
+    """Compute image and question once for all responses of a pair, if the model allows it."""
     gradient_checkpointing: bool = execution(True)
-    """Recompute activations in the backward pass: less memory, slower."""
+    """Recompute activations in the backward pass, which takes less memory and more time."""
     save_steps: int = execution(50)
-    """Optimiser steps between checkpoints."""
+    """Number of optimiser steps between checkpoints."""
     offload: bool = execution(False)
-    """Keep the optimiser's states, and under ZeRO-3 the weights, in CPU memory: for models that a GPU cannot hold.
-    The numbers are the same; the optimiser's step is slower, and where workers have no GPU nothing is saved."""
+    """Keep the optimiser's states, and under ZeRO-3 the weights, in CPU memory, for models that do not fit on a GPU.
+    The numbers stay the same, but the optimiser's step is slower. It has no benefit if workers have no GPU."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = execution(("tensorboard",))
-    """Where curves go besides the report; wandb and mlflow read their own environment variables."""
+    """Where training curves are sent besides the report. wandb and mlflow read their own environment variables."""
     max_failures: int = execution(3)
-    """How often a run goes on after losing workers. Nodes that were taken away on notice do not count."""
+    """How often a run may restart after losing workers. Nodes that were taken away with notice do not count."""
     wait_s: float = execution(3600.0)
-    """How long workers may wait for their nodes, s, at the start and whenever nodes were lost: what spot capacity may
-    take to come back."""
+    """Longest time that workers wait for their nodes, in seconds, at the start and whenever nodes are lost. Spot
+    capacity may need this long to come back."""
 
     def __post_init__(self) -> None:
         for name in ("beta", "learning_rate", "max_grad_norm"):
@@ -138,18 +139,19 @@ class Train:
 
 
 def choose(ids: Sequence[str], config: Train) -> np.ndarray:
-    """Places in `ids` of the pairs to train on, in an order that depends on nothing but their ids."""
+    """Indices into `ids` of the pairs to train on, in an order that depends only on the ids and the seed."""
     keys = (key_of(config.seed, "pairs", prompt_id) for prompt_id in ids)
     return by_key(keys, len(ids))[: config.num_pairs]
 
 
 def by_key(keys: Iterable[int], number: int) -> np.ndarray:
-    """Places of that many 128-bit keys, from the smallest key on. An array of bytes: Python's integers take 4 times."""
+    """Indices that sort `number` 128-bit keys, smallest first. The keys are stored as bytes, because Python's integers
+    take four times the memory."""
     return np.argsort(np.fromiter((key.to_bytes(16, "big") for key in keys), "S16", number), kind="stable")
 
 
 def swapped(pair: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The pair, or in half of the cases the one with its chosen and its first rejected response exchanged."""
+    """The pair as it is, or in half of the cases with its chosen and first rejected response exchanged."""
     if key_of(seed, "swap", pair["prompt_id"]) % 2 == 0:
         return pair
     first, *others = pair["rejected"]
@@ -162,12 +164,13 @@ def swapped(pair: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def schedule(ids: Sequence[str], lengths: np.ndarray, config: Train) -> tuple[np.ndarray, np.ndarray]:
-    """What is trained on, step by step: every chosen pair `num_repeats` times, shuffled, `global_batch_size` a step.
+    """The order of training: every chosen pair `num_repeats` times, shuffled, with `global_batch_size` pairs per step.
 
-    Returns the places of the pairs in `ids`, int64 (N,), and their weights, float32 (N,). It moves no pair: one column
-    of all pairs' images or texts may be more than Arrow can take rows from (2 GiB), and more than the driver can hold.
-    The same for any number of workers. Within a step pairs go by length, so that rows of one forward need little
-    padding. The last step is filled up with pairs of weight 0, and the others' weight makes its loss their mean.
+    Returns indices of the pairs in `ids`, int64 (N,), and their weights, float32 (N,). It does not move pairs, because
+    a column of all images or texts may be too large for Arrow (2 GiB) and for the driver's memory.
+    The order is the same for any number of workers. Within a step, pairs are sorted by length, so that one forward pass
+    needs little padding. The last step is filled up with pairs of weight 0, and the weight of its other pairs is raised
+    so that its loss is their mean.
     """
     chosen, size = choose(ids, config), config.global_batch_size
     keys = (key_of(config.seed, "order", again, ids[place]) for again in range(config.num_repeats) for place in chosen)
@@ -184,21 +187,22 @@ def schedule(ids: Sequence[str], lengths: np.ndarray, config: Train) -> tuple[np
 
 
 def lengths_of(pairs: pa.Table) -> np.ndarray:
-    """What each pair's length is judged by: the bytes of its question, and the tokens of all its responses."""
+    """A measure of each pair's length: the bytes of its question plus the tokens of all its responses."""
     return pc.binary_length(pairs["question"]).to_numpy() + num_response_tokens(pairs)
 
 
 def num_response_tokens(pairs: pa.Table) -> np.ndarray:
-    """Tokens of all responses of each pair."""
+    """The number of tokens in all responses of each pair."""
     rejected = pairs["rejected"]
     tokens = pc.list_value_length(pc.struct_field(pc.list_flatten(rejected), "token_ids")).to_numpy()
-    up_to = np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)])  # of all pairs' rejected responses, one by one
+    up_to = np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)])  # sums over the rejected responses of all pairs
     ends = np.cumsum(pc.list_value_length(rejected).to_numpy(), dtype=np.int64)
     return pc.list_value_length(pairs["chosen_token_ids"]).to_numpy() + np.diff(up_to[ends], prepend=0)
 
 
 def deepspeed_config(config: Train) -> dict[str, Any] | None:
-    """ZeRO of the wanted stage; sizes come from the trainer. No optimiser block: it would compile an op for minutes."""
+    """DeepSpeed's settings for this ZeRO stage; None for stage 0. The trainer fills in the sizes. There is no optimiser
+    block, because DeepSpeed would compile an op for minutes."""
     if config.zero_stage == 0:
         return None
     zero: dict[str, Any] = {"stage": config.zero_stage, "overlap_comm": False, "contiguous_gradients": True}
@@ -210,7 +214,7 @@ def deepspeed_config(config: Train) -> dict[str, Any] | None:
         zero["offload_param"] = {"device": "cpu"}
     return {
         "zero_optimization": zero,
-        "zero_force_ds_cpu_optimizer": False,  # else offload demands an optimiser that is compiled for minutes
+        "zero_force_ds_cpu_optimizer": False,  # otherwise offload needs an optimiser that takes minutes to compile
         "bf16": {"enabled": "auto"},
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",

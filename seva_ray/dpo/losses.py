@@ -1,8 +1,8 @@
 """Preference losses: pure functions of log-probabilities, each with its formula and source.
 
 Notation: log-ratio = log pi(y|x) - log pi_ref(y|x), summed over the response's tokens; reward r = beta * log-ratio;
-c is the chosen response, 1..K are the rejected ones. B pairs. To add a loss: a function like these, its place in
-`LOSSES`, and its name in `dpo.LossName`.
+c is the chosen response, 1..K are the rejected ones; B is the number of pairs. To add a loss, write a function like
+these, and add it to `LOSSES` and its name to `LossName` in config.py.
 """
 
 import math
@@ -18,13 +18,14 @@ from seva_ray.dpo.config import Loss, LossName
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseLogps:
-    """What the policy and the reference say of a batch's responses; column 0 is chosen. Tensors of shape (B, 1 + K)."""
+    """Log-probabilities of a batch's responses, all tensors of shape (B, 1 + K). Column 0 is the chosen response."""
 
     logps: Tensor
-    """Of the policy, with gradient."""
+    """Log-probabilities under the policy, with gradient."""
     ref_logps: Tensor
+    """Log-probabilities under the reference."""
     num_tokens: Tensor
-    """Length of each response; 0 where a pair has fewer rejected responses than K."""
+    """Length of each response in tokens; 0 if a pair has fewer than K rejected responses."""
 
     @property
     def logratios(self) -> Tensor:
@@ -32,7 +33,7 @@ class ResponseLogps:
 
     @property
     def there(self) -> Tensor:
-        """(B, K): which rejected responses exist."""
+        """(B, K): True for rejected responses that exist."""
         return self.num_tokens[:, 1:] > 0
 
 
@@ -47,7 +48,7 @@ def mean_over_rejected(values: Tensor, there: Tensor) -> Tensor:
 
 
 def margins(answers: ResponseLogps) -> Tensor:
-    """(B, K): log-ratio of chosen minus that of each rejected response."""
+    """(B, K): the log-ratio of the chosen response minus that of each rejected response."""
     logratios = answers.logratios
     return logratios[:, :1] - logratios[:, 1:]
 
@@ -69,7 +70,7 @@ def softmax(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
 def ipo(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
     """(h_k - 1 / (2 beta))^2 with h_k the margin of log-ratios per token, mean over k.
 
-    Source: Azar et al. 2023 (arXiv 2310.12036), eq. 17; per token as its authors advise, and as TRL does.
+    Source: Azar et al. 2023 (arXiv 2310.12036), eq. 17; it is per token as its authors advise, and as in TRL.
     """
     return mean_over_rejected((margins(per_token(answers)) - 1 / (2 * beta)) ** 2, answers.there)
 
@@ -82,14 +83,14 @@ def hinge(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
 def robust(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
     """(-(1 - e) log sigmoid(m) + e log sigmoid(-m)) / (1 - 2 e) with m = r_c - r_k and e = label_smoothing.
 
-    Unbiased where the sides of a share e of the pairs are exchanged. Source: Chowdhury et al. 2024 (arXiv 2403.00409).
+    It is unbiased if a share e of the pairs has exchanged sides. Source: Chowdhury et al. 2024 (arXiv 2403.00409).
     """
     scaled, e = beta * margins(answers), loss.label_smoothing
     return mean_over_rejected((-(1 - e) * logsigmoid(scaled) + e * logsigmoid(-scaled)) / (1 - 2 * e), answers.there)
 
 
 def rpo(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
-    """sigmoid + sft_weight * (-log pi(y_c|x) / |y_c|): keeps the chosen response likely.
+    """sigmoid + sft_weight * (-log pi(y_c|x) / |y_c|), which keeps the chosen response likely.
 
     Source: iterative RPO, Pang et al. 2024 (arXiv 2404.19733), eq. 1.
     """

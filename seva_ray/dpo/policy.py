@@ -1,6 +1,6 @@
 """The policy: the starting model with a LoRA adapter on its language model, and its export.
 
-The reference of DPO is the same model with the adapter off. Vision tower, projector and output head stay as they were.
+DPO's reference is the starting model without the adapter. Vision tower, projector and output head do not change.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 LANGUAGE_MODEL_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-"""By full name: plain names such as `q_proj` would also match the vision tower's."""
+"""A pattern for full names, because a plain name such as `q_proj` would also match layers of the vision tower."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """The adapter. The defaults are the paper's."""
+    """The LoRA adapter. The defaults are the paper's."""
 
     kind: ClassVar[str] = "Lora"
 
@@ -46,20 +46,20 @@ class Lora:
 
 
 def load_model(directory: str, dtype: str) -> Any:
-    """The vision-language model of a directory, from safetensors, without remote code."""
+    """Load the vision-language model of a directory, from safetensors and without remote code."""
     from transformers import AutoModelForImageTextToText
 
     return AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype, use_safetensors=True)
 
 
 def freeze_all_but_language(model: Any) -> None:
-    """Full training is of the language model and its head: what an image looks like to it stays as it was."""
+    """Full training changes only the language model and its head; the image features stay the same."""
     for name, weight in model.named_parameters():
         weight.requires_grad_("language_model" in name or "lm_head" in name)
 
 
 def load_policy(directory: str, adapter: str, dtype: str) -> Any:
-    """The starting model with a saved adapter, in CPU memory."""
+    """Load the starting model with a saved adapter, in CPU memory."""
     from peft import PeftModel
 
     return PeftModel.from_pretrained(load_model(directory, dtype), adapter, torch_device="cpu")
@@ -68,7 +68,7 @@ def load_policy(directory: str, adapter: str, dtype: str) -> Any:
 def export(model: Any, encoder: Encoder, directory: str) -> None:
     """Merge the adapter and save everything that vLLM and transformers need to load the policy.
 
-    A model loaded from the published key names is saved under them again, which is what vLLM reads.
+    A model that was loaded from the published key names is saved under them again, because vLLM reads those names.
     """
     merged = model.merge_and_unload()
     merged.save_pretrained(directory)

@@ -1,4 +1,4 @@
-"""What an engine is: prepared requests in, responses out. Engines know nothing of prompts, files or the cluster."""
+"""What an engine is: it turns prepared requests into responses, and knows nothing of prompts, files or the cluster."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,17 +19,17 @@ class Decoding:
     kind: ClassVar[str] = "Decoding"
 
     max_new_tokens: int = 512
-    """Token limit of a response; one that reaches it is `truncated`."""
+    """Largest number of tokens in a response. A response that reaches it is `truncated`."""
     temperature: float = 0.0
-    """0 is greedy."""
+    """Sampling temperature; 0 means greedy decoding."""
     top_p: float = 1.0
-    """Nucleus sampling's probability mass, where temperature is above 0."""
+    """Probability mass of nucleus sampling. It is used only if temperature is above 0."""
     top_k: int = 0
-    """Likeliest tokens to sample from, where temperature is above 0; 0 for all."""
+    """Number of likeliest tokens to sample from; 0 means all. It is used only if temperature is above 0."""
     repetition_penalty: float = 1.0
-    """Divides the scores of tokens that were there already; 1 for none."""
+    """Penalty on the scores of tokens that occurred before; 1 means no penalty."""
     seed: int = 0
-    """Of sampling, where temperature is above 0."""
+    """Seed of sampling. It is used only if temperature is above 0."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -52,17 +52,17 @@ class Request:
     prompt_ids: Sequence[int]
     """Token ids with one image token; BOS included."""
     pixels: np.ndarray
-    """Normalised, float32 (C, H, W)."""
+    """Normalised pixels, float32 (C, H, W)."""
     pixels_id: str
-    """Equal only where the pixels are equal: lets an engine encode an image once for all its questions."""
+    """An id of the pixels. If two ids are equal, so are the pixels, and an engine can encode the image only once."""
     temperature: float | None = None
-    """Instead of the decoding's, for a request that is sampled by a seed of its own; None: as the decoding says."""
+    """Temperature of this request, which then has a sampling seed of its own. None: the decoding's temperature."""
     draw: str = ""
-    """Tells such requests of one prompt apart: another draw has another seed."""
+    """Distinguishes several sampled requests for one prompt. Each draw has another seed."""
 
 
 def decoding_of(decoding: Decoding, request: Request) -> Decoding:
-    """How this request is decoded: the seed of one that is sampled follows from its prompt_id and draw."""
+    """How this request is decoded. If it has its own temperature, its seed follows from its prompt_id and draw."""
     if request.temperature is None:
         return decoding
     seed = key_of(decoding.seed, request.prompt_id, request.draw) % 2**32
@@ -70,14 +70,15 @@ def decoding_of(decoding: Decoding, request: Request) -> Decoding:
 
 
 class Refused(Exception):
-    """An engine refuses one request. The message is the reason that its response gives."""
+    """An engine refuses one request. The message is the reason, which becomes the error of the response."""
 
 
 def check_request(request: Request, encoder: Encoder) -> None:
-    """Raises: Refused for a prompt that does not show one image, or for pixels that `encoder` would not make.
+    """Raises: Refused if the prompt does not have exactly one image, or if `encoder` would not make such pixels.
 
-    An engine would not refuse these by itself. In a batch, transformers gives the image of a row without a place for it
-    to a row with two; vLLM reads a second image token as a word, and pixels of another shape end its engine.
+    Engines do not refuse these by themselves. In a batch, transformers gives the image of a row that has no place for
+    it to a row that has two places. vLLM reads a second image token as a word, and pixels of another shape end its
+    engine.
     """
     count = list(request.prompt_ids).count(encoder.image_token_id)
     if count != 1:
@@ -96,10 +97,10 @@ def refusal(error: Exception, trial: Callable[[], object]) -> Refused:
     """The refusal of a request that failed with `error` when the engine tried it alone.
 
     The class of an error does not say whether the request or the engine is at fault. So `trial` does the same with
-    `plain_request`: where that succeeds, the request is at fault.
+    `plain_request`. If that succeeds, the request is at fault.
 
-    Raises: what is the engine's own fault and must end it: `error` where memory or a device failed; RuntimeError where
-    the trial fails too.
+    Raises: the engine's own faults, which must end it: `error` if memory or a device failed; RuntimeError if the trial
+    fails too.
     """
     if isinstance(error, Refused):
         return error
@@ -113,39 +114,39 @@ def refusal(error: Exception, trial: Callable[[], object]) -> Refused:
 
 
 def is_of_the_machine(error: BaseException) -> bool:
-    """Whether memory or a device failed, which says nothing about the request."""
+    """Whether memory or a device failed. Then the request is not at fault."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's words on a CPU
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's message on a CPU
 
 
 class Generator(Protocol):
     """A loaded model."""
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
-        """One response per request, in order. One that fails gives a response with `error`, and harms no other.
+        """One response per request, in order. A request that fails gives a response with `error`; others are unharmed.
 
-        Several threads may call at once: an engine that batches continuously is then never idle between two units.
+        Several threads may call this at once, so that an engine with continuous batching is never idle between units.
         """
         ...
 
     @property
     def num_unanswered(self) -> int:
-        """Requests that callers are waiting for."""
+        """Number of requests that callers are waiting for."""
         ...
 
     def switch(self, directory: str) -> None:
-        """Take the weights of another model of the same architecture, while no request is being answered."""
+        """Load the weights of another model of the same architecture. No request may be running at that time."""
         ...
 
 
 class Engine(Protocol):
-    """A frozen, keyword-only dataclass: its fields say how the model is run, `load` runs it."""
+    """A frozen, keyword-only dataclass. Its fields say how the model is run, and `load` starts it."""
 
     def encoder(self, directory: str, system: str) -> Encoder:
-        """What makes this engine's requests from questions and images, in any process."""
+        """The encoder that makes this engine's requests from questions and images. It works in any process."""
         ...
 
     def load(self, directory: str, decoding: Decoding) -> Generator:

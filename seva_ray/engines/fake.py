@@ -1,6 +1,6 @@
-"""An engine without a model: a response that follows from the request alone, after a set service time.
+"""An engine without a model: its response follows from the request alone, after a set service time.
 
-For scheduling and chaos tests, where what matters is which rows are generated, when and how often.
+It is for scheduling and chaos tests, which check only which rows are generated, when, and how often.
 """
 
 import hashlib
@@ -23,18 +23,18 @@ from seva_ray.vlm.encoding import Encoder
 
 @dataclass(frozen=True, kw_only=True)
 class FakeEngine:
-    """Answers each request with words drawn from a hash of its tokens and pixels, and of its draw where it has one."""
+    """Answers each request with words that follow from a hash of its tokens, its pixels and its draw."""
 
     kind: ClassVar[str] = "FakeEngine"
 
     seconds_per_request: float = execution(0.0)
-    """Service time of one request, s; one is served after the other, as by an engine at full throughput."""
+    """Service time of one request, in seconds. Requests are served one after the other."""
     num_words: int = 4
-    """Length of a response, 1 to 32."""
+    """Number of words in a response, 1 to 32."""
     failing_share: float = 0.0
-    """Share of the requests that end in an error, chosen by the same hash."""
+    """Share of the requests that end in an error, 0 to 1. The same hash chooses them."""
     journal: str = execution("")
-    """A local file to which each served request's prompt_id is added, to count what was done twice; empty for none."""
+    """A local file that gets the prompt_id of each served request, so that repeated work can be counted. Empty: none."""
 
     def __post_init__(self) -> None:
         if not self.seconds_per_request >= 0:
@@ -52,11 +52,11 @@ class FakeEngine:
 
 
 class FakeEncoder(Encoder):
-    """An encoder without a processor: the question's bytes as token ids, the image as 8 x 8 pixels."""
+    """An encoder without a processor: token ids are the question's bytes, and pixels are the image at 8 x 8 px."""
 
     pixels_shape = (3, 8, 8)
     image_token_id = -1
-    """No token."""
+    """The fake engine has no image token; -1 is not the id of any token."""
 
     def __init__(self, system: str):
         self.system = system
@@ -82,13 +82,13 @@ class FakeGenerator:
         if self.engine.journal:
             with open(self.engine.journal, "ab", buffering=0) as journal:
                 lines = "".join(f"{time.time():.3f} {os.getpid()} {request.prompt_id}\n" for request in requests)
-                journal.write(lines.encode())  # in one write, so that processes do not mix their lines
+                journal.write(lines.encode())  # one write, so that processes do not mix their lines
         with self.counting:
             self.num_unanswered -= len(requests)
         return [self.answer(request) for request in requests]
 
     def switch(self, directory: str) -> None:
-        """There are no weights."""
+        """Do nothing, because there are no weights."""
 
     def answer(self, request: Request) -> Response:
         content = repr(list(request.prompt_ids)).encode() + request.pixels.tobytes() + request.draw.encode()

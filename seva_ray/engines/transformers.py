@@ -1,4 +1,4 @@
-"""The slow reference engine: transformers' own `generate`, in small batches."""
+"""The slow reference engine, which calls transformers' own `generate` in small batches."""
 
 import sys
 import threading
@@ -24,14 +24,14 @@ from seva_ray.vlm.encoding import Encoder
 
 @dataclass(frozen=True, kw_only=True)
 class TransformersEngine:
-    """`AutoModelForImageTextToText.generate` with left padding."""
+    """Runs `AutoModelForImageTextToText.generate` with left padding."""
 
     kind: ClassVar[str] = "TransformersEngine"
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of weights and activations."""
+    """Data type of weights and activations."""
     batch_size: int = execution(16)
-    """Requests per call of `generate`."""
+    """Number of requests per call of `generate`."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -64,13 +64,13 @@ class TransformersGenerator:
             self.model = self.model.cuda()
         text = self.model.config.get_text_config()
         self.most_tokens = int(getattr(text, "max_position_embeddings", None) or sys.maxsize)
-        """Positions that the model was made for: of a prompt with its image, and the response."""
+        """Number of positions that the model was made for: those of a prompt with its image, and of the response."""
         self.vocabulary_size = self.model.get_input_embeddings().num_embeddings
         ends = self.model.generation_config.eos_token_id
         self.end_ids = set(ends) if isinstance(ends, list) else {ends}
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
-        # torch's one generator serves a whole batch: what has a seed of its own is a batch of its own.
+        # torch has one generator for a whole batch, so a request with its own seed needs a batch of its own.
         size = 1 if any(request.temperature is not None for request in requests) else self.engine.batch_size
         with self.counting:
             self.num_unanswered += len(requests)
@@ -85,7 +85,7 @@ class TransformersGenerator:
         return responses
 
     def attempt(self, requests: Sequence[Request]) -> list[Response]:
-        """A batch's responses. Where it fails, each request is tried alone, to find the one that is refused."""
+        """A batch's responses. If the batch fails, each request is tried alone, to find the one that is refused."""
         try:
             for request in requests:
                 self.check(request)
@@ -97,7 +97,7 @@ class TransformersGenerator:
             return [Response(prompt_id=requests[0].prompt_id, error=reason)]
 
     def check(self, request: Request) -> None:
-        """Raises: Refused for what transformers would compute without a word, or what would break a GPU."""
+        """Raises: Refused for a request that transformers would accept silently, or that would make a GPU fail."""
         check_request(request, self.encoder)
         num_tokens = len(self.encoder.expand(request.prompt_ids))
         if num_tokens >= self.most_tokens:
@@ -123,7 +123,7 @@ class TransformersGenerator:
         input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
         pixels = torch.stack([torch.from_numpy(request.pixels) for request in requests]).to(device, self.model.dtype)
-        # What the decoding does not ask for is off, whatever the model's generation config says, as in vLLM.
+        # As in vLLM, the model's generation config is ignored: what the decoding does not ask for is off.
         decoding = decoding_of(decoding, requests[0])
         sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": decoding.repetition_penalty}
         if decoding.temperature > 0:

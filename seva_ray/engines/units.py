@@ -1,7 +1,7 @@
-"""The unit of generation: one shard of prompts in one view. Encoded on any CPU, answered and committed by an engine.
+"""The unit of generation: one shard of prompts in one view. A CPU task encodes it, an engine answers and commits it.
 
-Between the two travels one `Encoded` unit: a header and the pixels. Questions about one image share its pixels, so
-each image is read, preprocessed and sent once; an augmented view is drawn anew for every prompt.
+An `Encoded` unit travels between the two: a header and the pixels. Questions about one image share its pixels, so each
+image is read, preprocessed and sent once. Only an augmented view is drawn anew for every prompt.
 """
 
 import hashlib
@@ -22,13 +22,15 @@ from seva_ray.engines import Generator, Request
 from seva_ray.vlm.views import Viewer
 
 UNITS_PER_CALL = 100_000
-"""That Ray Data is given at once: it keeps about 11 KB of each in the driver. The next call's engines start anew."""
+"""Largest number of units in one Ray Data job, which keeps about 11 KB per unit in the driver. The next job starts new
+engines."""
 
 PAIRS_PER_UNIT = 64
-"""That the reference scores in one unit, about: shards that have few pairs go together, and each is still one file."""
+"""Approximate number of pairs that the reference scores in one unit. Shards with few pairs are scored together, but
+each still gets its own file."""
 
 CONTROL_BATCH_SIZE = 8
-"""Requests that view `control-batch` gives the engine at once."""
+"""Number of requests that the engine gets at once in the view `control-batch`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,44 +38,44 @@ class Unit:
     """One shard in one view, for one model."""
 
     model: str
-    """Its name."""
+    """Name of the model."""
     model_directory: str
     prompts_uri: str
     responses_uri: str
     view: str
     image_root: str | None
     num_rows: int
-    """At most; its encoding asks for memory by it."""
+    """Largest number of rows in the shard. The memory requested for encoding depends on it."""
     artifact: str = ""
-    """That the responses are a part of: its name, URI and recipe as JSON. Its name is taken with its first file. Empty
-    where that is done."""
+    """The artifact of the responses: its name, URI and recipe as JSON. The first committed unit begins the artifact.
+    It is empty if the artifact has begun already."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedPrompt:
-    """One prompt of a unit, ready for the engine; or its error."""
+    """One prompt of a unit, ready for the engine, or with the error that it had."""
 
     prompt_id: str
     prompt_ids: Sequence[int] = ()
     image: int = -1
-    """Place of its pixels in the unit."""
+    """Index of its image in the unit's pixels; -1 if there is an error."""
     pixels_id: str = ""
     error: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """A unit that an engine can answer."""
+    """A unit that is ready for an engine."""
 
     unit: Unit
     rows: Sequence[EncodedPrompt]
     pixels: np.ndarray
-    """Normalised, float32 (images, C, H, W)."""
+    """Normalised pixels, float32 (images, C, H, W)."""
     image_token_id: int
-    """It stands for the image in a prompt, and for nothing in an answer."""
+    """The token that marks the image in a prompt. An answer must not contain it."""
 
     def requests(self) -> list[Request]:
-        """Of the rows without an error, in their order."""
+        """The requests of the rows without an error, in their order."""
         temperature = temperature_of(self.unit.view)
         return [
             Request(
@@ -89,7 +91,7 @@ class Encoded:
         ]
 
     def header(self) -> str:
-        """All but the pixels, as JSON."""
+        """Everything except the pixels, as JSON."""
         rows = [asdict(row) for row in self.rows]
         return json.dumps({"unit": asdict(self.unit), "rows": rows, "image_token_id": self.image_token_id})
 
@@ -101,7 +103,7 @@ class Encoded:
 
 
 def encode(unit: Unit, viewer: Viewer) -> Encoded:
-    """Read a shard and make its rows ready. A row that fails carries its error on and costs the others nothing."""
+    """Read a shard and prepare its rows. A row that fails keeps its error and does not affect the others."""
     rows: list[EncodedPrompt] = []
     images: list[np.ndarray] = []
     seen: dict[tuple[Any, ...], tuple[int, str]] = {}
@@ -122,7 +124,7 @@ def encode_row(
     images: list[np.ndarray],
     seen: dict[tuple[Any, ...], tuple[int, str]],
 ) -> EncodedPrompt:
-    """The row's tokens and the place of its pixels, which are added to `images` where they are not there yet."""
+    """The row's tokens and the index of its pixels. New pixels are added to `images`."""
     if row["error"]:
         return EncodedPrompt(prompt_id=row["prompt_id"], error=row["error"])
     prompt_ids = viewer.encoder.prompt_ids(row["question"])
@@ -138,7 +140,7 @@ def encode_row(
 def answer(encoded: Encoded, generator: Generator) -> list[Response]:
     """Generate a unit's responses and commit them in one step.
 
-    Raises: FingerprintMismatch where another job has taken the artifact's name meanwhile.
+    Raises: FingerprintMismatch if another job has taken the artifact's name in the meantime.
     """
     answered = {
         response.prompt_id: checked(response, encoded.image_token_id)
@@ -155,14 +157,16 @@ def answer(encoded: Encoded, generator: Generator) -> list[Response]:
 
 
 def checked(response: Response, image_token_id: int) -> Response:
-    """A model that is hardly trained may answer with the image's placeholder, which no forward pass can take back."""
+    """The response, or an error if it contains the image placeholder: an almost untrained model may emit it, but the
+    forward pass of training cannot read it without an image."""
     if image_token_id not in response.token_ids:
         return response
-    return Response(prompt_id=response.prompt_id, error="the answer holds the image placeholder")
+    return Response(prompt_id=response.prompt_id, error="the answer contains the image placeholder")
 
 
 def batches(requests: Sequence[Request], view: str) -> Iterator[Sequence[Request]]:
-    """All at once; in the control view few at a time and in another order, so that other rows are computed together."""
+    """All requests at once. In the view `control-batch`, a few at a time and in another order, so that different rows
+    are computed together."""
     if view != CONTROL_BATCH:
         yield requests
         return

@@ -1,7 +1,7 @@
 """vLLM in this process, on exact float pixels, with its batch kept full from one unit to the next.
 
-The engine runs in-process: half the CPU of the child-process engine. It is given the normalised float pixels
-themselves: an 8-bit round trip would change the answers.
+The engine runs in this process, which takes half the CPU time of an engine in a child process. It gets the normalised
+float pixels themselves, because a conversion to 8 bits and back would change the answers.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from seva_ray.core.records import Response
 from seva_ray.engines.base import Decoding, Refused, Request, check_request, decoding_of, plain_request, refusal
 from seva_ray.vlm.encoding import Encoder
 
-# The pixels are ready: vLLM's own image processor must only pass them on.
+# The pixels are already prepared, so vLLM's own image processor must only pass them on.
 AS_GIVEN = {
     "do_resize": False,
     "do_center_crop": False,
@@ -39,23 +39,23 @@ class VllmEngine:
     kind: ClassVar[str] = "VllmEngine"
 
     dtype: Literal["float16", "bfloat16", "float32"] = "float16"
-    """Of weights and activations; the paper's answers are float16."""
+    """Data type of weights and activations. The paper's answers were generated in float16."""
     max_model_len: int = 4096
-    """Longest prompt with image plus response, tokens."""
+    """Largest number of tokens of a prompt with its image and its response together."""
     max_num_seqs: int = execution(256)
-    """Sequences decoded at once."""
+    """Largest number of sequences that are decoded at once."""
     tensor_parallel_size: int = execution(1)
-    """GPUs per replica."""
+    """Number of GPUs per replica."""
     gpu_memory_utilization: float = execution(0.9)
-    """Share of each GPU's memory for weights and KV cache."""
+    """Share of each GPU's memory for weights and KV cache, above 0 and up to 1."""
     enforce_eager: bool = execution(False)
-    """Skip CUDA graphs and compilation: starts faster, runs slower."""
+    """Skip CUDA graphs and compilation, so that the engine starts faster but runs slower."""
     prefix_cache: bool = execution(True)
-    """Keep the image's and question's KV blocks for the next question about the same pixels."""
+    """Keep the KV blocks of an image and its question for the next question about the same pixels."""
     own_process: bool = execution(False)
-    """Run the engine in a process of its own, at about twice the CPU time per row."""
+    """Run the engine in its own process, which takes about twice the CPU time per row."""
     cpu_kv_cache_gb: int = execution(1)
-    """KV cache where there is no GPU, GiB."""
+    """Size of the KV cache on a machine without a GPU, in GiB."""
 
     def __post_init__(self) -> None:
         for field in ("max_model_len", "max_num_seqs", "tensor_parallel_size", "cpu_kv_cache_gb"):
@@ -72,7 +72,7 @@ class VllmEngine:
 
 
 class VllmGenerator:
-    """One thread steps vLLM for ever; callers prepare their requests in threads of their own and wait for answers."""
+    """One thread runs vLLM's steps. Callers prepare their requests in their own threads and wait for the answers."""
 
     def __init__(self, engine: VllmEngine, directory: str, decoding: Decoding):
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if engine.own_process else "0"
@@ -81,7 +81,7 @@ class VllmGenerator:
         self.engine, self.decoding, self.encoder = engine, decoding, Encoder(directory)
         self.intake = threading.Lock()
         self.inbox: queue.SimpleQueue[tuple[Any, Future[Any]]] = queue.SimpleQueue()
-        """Rendered prompts with how to sample, or the path of a model whose weights to take."""
+        """Rendered prompts with their sampling parameters, or the directory of a model whose weights to load."""
         self.names = itertools.count()
         self.waiting: dict[str, Future[Any]] = {}
         self.error: BaseException | None = None
@@ -98,7 +98,7 @@ class VllmGenerator:
         return self.inbox.qsize() + len(self.waiting)
 
     def submit(self, request: Request) -> "Future[Any]":
-        """Prepare a request here, so that the engine's thread has little to do between two steps."""
+        """Prepare a request in the caller's thread, so that the engine's thread has little to do between two steps."""
         future: Future[Any] = Future()
         try:
             check_request(request, self.encoder)
@@ -114,7 +114,7 @@ class VllmGenerator:
         return future
 
     def render(self, request: Request) -> Any:
-        """The request as vLLM's engine takes it."""
+        """The request in the form that vLLM's engine accepts."""
         from vllm.renderers.inputs.preprocess import parse_model_prompt
 
         prompt = {
@@ -137,7 +137,7 @@ class VllmGenerator:
         self.encoder = Encoder(directory)
 
     def take_weights(self, directory: str) -> None:
-        """Prefixes and images that the old weights have read are forgotten."""
+        """Load other weights, and clear the caches of prefixes and images that the old weights computed."""
         assert not self.waiting, "requests are still being answered by the old weights"
         self.llm.collective_rpc("reload_weights", kwargs={"weights_path": directory})
         self.llm.reset_prefix_cache()
@@ -158,7 +158,7 @@ class VllmGenerator:
         )
 
     def run(self, engine: VllmEngine, directory: str, decoding: Decoding, loaded: "Future[None]") -> None:
-        """The engine's thread. vLLM is loaded here too: on a CPU its threads belong to the one that loads it."""
+        """Run the engine's thread. It also loads vLLM, because on a CPU vLLM's threads belong to the loading thread."""
         try:
             self.llm, self.sampling = load(engine, directory, decoding)
         except BaseException as error:
@@ -175,7 +175,7 @@ class VllmGenerator:
             self.fail(dead)
 
     def step(self) -> None:
-        """Take in what has arrived, waiting for it where there is nothing else to do; compute one token for all."""
+        """Take in new requests, or wait for one if there is nothing else to do. Then compute one token for all."""
         engine = self.llm.llm_engine
         while not self.inbox.empty() or not self.waiting:
             given, future = self.inbox.get()
@@ -202,7 +202,7 @@ class VllmGenerator:
                 self.waiting.pop(output.request_id).set_result(output)
 
     def fail(self, error: BaseException) -> None:
-        """The engine cannot go on: every caller, waiting or yet to come, is told."""
+        """Give the error to every caller, now and later, because the engine cannot continue."""
         self.error = error
         while not self.inbox.empty():
             self.inbox.get()[1].set_exception(error)
@@ -211,14 +211,15 @@ class VllmGenerator:
 
 
 def refused(error: Exception) -> Refused | None:
-    """vLLM's own verdict that the request is at fault. Its engine's faults are errors of other classes."""
+    """The refusal, if vLLM says that the request is at fault; otherwise None. Faults of vLLM's engine have other error
+    classes."""
     from vllm.exceptions import VLLMClientError
 
     return Refused(line_of(error)) if isinstance(error, VLLMClientError) else None
 
 
 def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, Any]:
-    """The model in vLLM, and the sampling parameters."""
+    """Load the model into vLLM. Return it with the sampling parameters."""
     from vllm import LLM
     from vllm.platforms import current_platform
 
@@ -232,11 +233,12 @@ def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, A
         gpu_memory_utilization=engine.gpu_memory_utilization,
         enforce_eager=engine.enforce_eager,
         enable_prefix_caching=engine.prefix_cache,
-        # What a seeded request draws where its prompt is cut is taken back on a GPU; on a CPU vLLM dies of it.
+        # With chunked prefill, a seeded request also draws a token at the end of each chunk. On a GPU vLLM takes that
+        # draw back, but on a CPU vLLM crashes.
         enable_chunked_prefill=False if current_platform.is_cpu() else None,
         limit_mm_per_prompt={"image": 1},
         mm_processor_kwargs=AS_GIVEN,
-        mm_processor_cache_gb=0,  # the pixels come ready: there is nothing to save
+        mm_processor_cache_gb=0,  # the pixels are prepared already, so there is nothing to cache
         seed=decoding.seed,
         disable_log_stats=True,
     )
@@ -254,21 +256,21 @@ def sampling_of(decoding: Decoding) -> Any:
         top_k=decoding.top_k,
         repetition_penalty=decoding.repetition_penalty,
         seed=decoding.seed if decoding.temperature > 0 else None,
-        detokenize=False,  # vLLM would drop an incomplete last character; all engines share one decoder
+        detokenize=False,  # vLLM would drop an incomplete last character; all engines share our decoder
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
 def exit_with_children() -> None:
-    """End this process when one that vLLM started ends: its parent would wait for it for ever, where Ray would restart
-    a dead actor and repeat its units."""
+    """End this process when a process that vLLM started ends. Otherwise vLLM would wait for it for ever; Ray restarts a
+    dead actor and repeats its units."""
     children = multiprocessing.active_children()
     if not children:
         return
 
     def watch() -> None:
         multiprocessing.connection.wait([child.sentinel for child in children])
-        if threading.main_thread().is_alive():  # else it ends because we do
+        if threading.main_thread().is_alive():  # otherwise the child ended because this process is ending
             print("a process of vLLM has ended; so does its engine", file=sys.stderr, flush=True)
             os._exit(1)
 

@@ -1,7 +1,7 @@
 """From (image, question) to exactly what the model reads: prompt token ids and normalised pixels.
 
 Generation and training share this file, so both see the same tokens and the same pixels. The text comes from the chat
-template of the model's own processor; images are padded to a square as LLaVA does, then preprocessed by the PIL backend
+template of the model's own processor. Images are padded to a square as in LLaVA, then preprocessed by the PIL backend
 (the torchvision backend differs by up to 0.015).
 """
 
@@ -23,9 +23,9 @@ VICUNA_V1 = (
 
 
 def check_model(directory: str) -> None:
-    """Cheap checks before any model loads.
+    """Make cheap checks before any model loads.
 
-    Raises: InputError where `directory` is not a transformers vision-language model in safetensors.
+    Raises: InputError if `directory` is not a transformers vision-language model in safetensors.
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
@@ -51,8 +51,8 @@ class Encoder:
     """The tokenizer, chat template and image processor of one model directory."""
 
     def __init__(self, directory: str, system: str = ""):
-        """`system` is put before the question; empty for none. Raises: InputError for an unusable processor."""
-        from transformers import AutoImageProcessor, AutoProcessor  # takes seconds: not for `--help`
+        """`system` is put before the question if it is not empty. Raises: InputError for an unusable processor."""
+        from transformers import AutoImageProcessor, AutoProcessor  # takes seconds, which `--help` must not wait for
 
         self.system = system
         try:
@@ -75,7 +75,7 @@ class Encoder:
         self.num_image_tokens = list(expanded).count(self.image_token_id)
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = 0 if pad is None else pad
-        """Fills up a batch, masked: any token would do."""
+        """Token that fills up a batch. It is masked, so any token would do."""
 
     def prompt_text(self, question: str) -> str:
         """The prompt up to where the response begins, with one image placeholder."""
@@ -85,9 +85,9 @@ class Encoder:
         return self.processor.apply_chat_template(messages, add_generation_prompt=True)
 
     def prompt_ids(self, question: str) -> list[int]:
-        """Token ids of the prompt, one image token, BOS included where the tokenizer has one.
+        """Token ids of the prompt, with one image token, and with BOS if the tokenizer has one.
 
-        Raises: InputError where the question itself holds the image placeholder.
+        Raises: InputError if the question itself contains the image placeholder.
         """
         if self.processor.image_token in question:
             raise InputError(f"question {question[:60]!r}: holds the image placeholder {self.processor.image_token}")
@@ -96,7 +96,7 @@ class Encoder:
         return list(self.tokenizer(text, add_special_tokens=not begins)["input_ids"])
 
     def expand(self, prompt_ids: Sequence[int]) -> list[int]:
-        """The prompt as the model's forward reads it: the image token once per image position."""
+        """The prompt as the model's forward pass reads it, with one image token per image position."""
         return [
             copy
             for token in prompt_ids
@@ -104,10 +104,10 @@ class Encoder:
         ]
 
     def pixels(self, image: Image.Image) -> np.ndarray:
-        """Normalised pixels, float32 (C, H, W), of an RGB image padded to a square with the mean colour."""
+        """Normalised pixels, float32 (C, H, W), of an RGB image, after padding it to a square with the mean colour."""
         square = pad_to_square(image, self.background)
         return np.asarray(self.image_processor(images=square, return_tensors="np")["pixel_values"][0], dtype=np.float32)
 
     def text(self, token_ids: Sequence[int]) -> str:
-        """Response token ids as text, without special tokens and outer white space."""
+        """The text of a response's token ids, without special tokens and without white space around it."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()

@@ -1,8 +1,8 @@
 """Untrusted image files -> RGB images: path checks, size checks before decoding, every common mode to 8-bit RGB.
 
 In: a path under an image root (a local directory or an fsspec URI such as `s3://bucket/photos`), or the file's bytes.
-Out: a decoded RGB image without metadata. Whatever is wrong with a file is one line, as InputError. (What libtiff finds
-wrong it also writes to stderr itself, which cannot be turned off for one file.)
+Out: a decoded RGB image without metadata. Any fault of a file is an InputError with one line. (libtiff also writes its
+own messages to stderr, which cannot be turned off for one file.)
 """
 
 import os
@@ -20,13 +20,15 @@ from PIL import Image, UnidentifiedImageError
 from seva_ray.core.errors import InputError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""What is decoded, found by content and not by suffix. No vector, script or rarely exercised decoders."""
+"""Formats that are decoded. They are recognised by content, not by suffix. Vector formats, scripts and rarely used
+decoders are left out."""
 
 MAX_PIXELS = 64_000_000
-"""Default limit, of the image and of the square it is padded to. PIL's own limit (179 million) stands beside it."""
+"""Default limit for the pixels of an image and of the square it is padded to. PIL's own limit (179 million) also
+applies."""
 
 METADATA_BYTES = 2**24
-"""How much longer than its raw RGBA pixels an encoded file may be."""
+"""How many bytes longer an encoded file may be than its raw RGBA pixels."""
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,22 +39,22 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each EXIF orientation. Source: EXIF 2.32, tag 0x0112."""
+"""The transposition that undoes each EXIF orientation. Source: EXIF 2.32, tag 0x0112."""
 
 ORIENTATION = 0x0112
 
 quiet = threading.Lock()
-"""Silencing warnings is process-wide: two threads that do it at once would leave each other's filters behind."""
+"""Warnings are silenced for the whole process. Two threads that did it at once would leave each other's filters."""
 
 
 def load_image(
     *, path: str | None, data: bytes | None, image_root: str | None, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """The decoded image, upright and RGB; `data`, where given, is the file's content and `path` is not read.
+    """The decoded image, upright and RGB. If `data` is given, it is the file's content, and `path` is not read.
 
-    An alpha channel is dropped, as LLaVA does: transparent pixels show the colour stored under them.
-    Raises: InputError. What a store raises that cannot be reached passes: the image may be sound.
-    Deviates: LLaVA ignores EXIF orientation and would see some photographs lying on their side.
+    An alpha channel is dropped as in LLaVA: transparent pixels show the colour stored under them.
+    Raises: InputError. The error of a store that cannot be reached is passed on, as the image may be fine.
+    Deviates: LLaVA ignores EXIF orientation, so it sees some photographs lying on their side.
     """
     name = "image bytes" if data is not None else f"image {_short(repr(path))}"
     max_bytes = 4 * max_pixels + METADATA_BYTES
@@ -61,18 +63,18 @@ def load_image(
             data = _read(path, image_root, max_bytes)
         except (ConnectionError, TimeoutError):
             raise
-        except (OSError, ValueError, ImportError) as error:  # ImportError: a URI scheme that is not installed
+        except (OSError, ValueError, ImportError) as error:  # ImportError: the URI scheme is not installed
             raise InputError(f"{name}: {_reason(error)}") from None
     try:
         if not data:
             raise InputError("the file is empty")
         if len(data) > max_bytes:
             raise InputError(f"more than {max_bytes:,} bytes")
-        # PIL warns of broken metadata, sizes and palettes; what matters of that is an error here.
+        # PIL warns about broken metadata, sizes and palettes. The warnings that matter are errors here.
         with quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _decode(data, max_pixels)
-    except Exception as error:  # decoders raise anything on hostile input, and one file must not end a job
+    except Exception as error:  # decoders raise all kinds of errors, and one file must not end a job
         raise InputError(f"{name}: {_reason(error)}") from None
 
 
@@ -97,7 +99,7 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         if max(width, height) ** 2 > max_pixels:
             raise InputError(f"{width}x{height} padded to a square has more than {max_pixels:,} pixels")
         image.load()
-        upright = _upright(image)  # after decoding: a TIFF turns itself upright and forgets its tag
+        upright = _upright(image)  # only after decoding: a TIFF turns itself upright and drops its tag
         rgb = _to_rgb(image)
     if upright is not None:
         rgb = rgb.transpose(upright)
@@ -114,19 +116,19 @@ def _upright(image: Image.Image) -> Image.Transpose | None:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        # PIL would clip at 255 instead of scaling: almost every 16-bit image would come out white.
+        # PIL would clip at 255 instead of scaling, so almost every 16-bit image would become white.
         return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise InputError(f"mode {image.mode}: 32-bit brightness without a known white cannot be shown in 8 bits")
+        raise InputError(f"mode {image.mode}: 32-bit brightness without a known white level cannot be shown in 8 bits")
     return image.convert("RGB")
 
 
 def _read(path: str | None, image_root: str | None, max_bytes: int) -> bytes:
-    """At most one byte more than `max_bytes` of the file `path` under `image_root`."""
+    """The first `max_bytes` + 1 bytes of the file `path` under `image_root`."""
     if path is None:
-        raise InputError("neither a path nor bytes in the row")
+        raise InputError("the row has neither a path nor bytes")
     if not image_root:
-        raise InputError("a path, but no image_root to find it under")
+        raise InputError("the row has a path, but there is no image_root to find it under")
     filesystem, root = fsspec.core.url_to_fs(image_root)
     full = f"{root.rstrip('/')}/{_relative(path)}"
     if isinstance(filesystem, LocalFileSystem):
@@ -136,10 +138,10 @@ def _read(path: str | None, image_root: str | None, max_bytes: int) -> bytes:
 
 
 def _relative(path: str) -> str:
-    """The path as it is joined to a root. Raises: InputError where it could mean a place outside of one."""
+    """The path as it is joined to a root. Raises: InputError if it could lead out of the root."""
     parts = [urllib.parse.unquote(part) for part in re.split(r"[/\\]", path)]
     if path.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", path):
-        raise InputError("an absolute path, but only paths under image_root are read")
+        raise InputError("the path is absolute, but only paths under image_root are read")
     if ".." in parts or "://" in path or "::" in path or "\0" in path:
         raise InputError("the path leaves image_root")
     inner = "/".join(part for part in path.split("/") if part not in ("", "."))
@@ -149,11 +151,11 @@ def _relative(path: str) -> str:
 
 
 def _inside(root: str, full: str) -> str:
-    """The file that `full` leads to after symbolic links, where that is a regular file under `root`."""
+    """The file that `full` leads to after symbolic links. Raises: InputError if it is outside `root` or not a file."""
     real_root, real = os.path.realpath(root), os.path.realpath(full)
     if os.path.commonpath([real_root, real]) != real_root:
         raise InputError("a symbolic link leads out of image_root")
-    if os.path.exists(real) and not os.path.isfile(real):  # a pipe would block for ever
+    if os.path.exists(real) and not os.path.isfile(real):  # reading a pipe would block for ever
         raise InputError("not a regular file")
     return real
 

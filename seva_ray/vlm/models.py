@@ -1,4 +1,4 @@
-"""Which model: a directory in the transformers format, its name, and a fingerprint of its weights."""
+"""A model: a directory in the transformers format, its name, and a fingerprint of its weights."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from seva_ray.core.storage import local_directory
 from seva_ray.vlm.encoding import check_model
 
 READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
-"""Of the files that answers depend on: weights, settings, chat template, vocabulary."""
+"""Suffixes of the files that answers depend on: weights, settings, chat template and vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,20 +21,21 @@ class Model:
     """A model that stages read."""
 
     name: str
-    """Names its responses and scores."""
+    """Name of the model, under which its responses and scores are stored."""
     directory: str
-    """Local path or fsspec URI."""
+    """Local path or fsspec URI of the model's directory."""
     fingerprint: str
+    """Fingerprint of the model's files, or of the recipe that it was trained by."""
 
 
 def model_of(artifact: Artifact) -> Model:
-    """The model that a training stage made."""
+    """The model in an artifact of a training stage."""
     name = artifact.name.rsplit("/", 1)[-1]
     return Model(name=name, directory=artifact.path("model"), fingerprint=artifact.fingerprint)
 
 
 def model_at(directory: str) -> Model:
-    """A model that was made elsewhere. Raises: InputError where it is not a vision-language model."""
+    """A model that was made elsewhere. Raises: InputError if it is not a vision-language model."""
     local = local_directory(directory)
     check_model(local)
     files = {path.name: digest(path) for path in sorted(Path(local).iterdir()) if path.suffix in READ_SUFFIXES}
@@ -43,11 +44,12 @@ def model_at(directory: str) -> Model:
 
 
 BOOKKEEPING = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache")
-"""Of a model's config: what says nothing of how answers are computed from weights."""
+"""Fields of a model's config that do not affect how answers are computed from the weights."""
 
 
 def architecture(directory: str) -> str:
-    """Equal for models that an engine can exchange by loading other weights; empty where there is no config."""
+    """A fingerprint that is equal for models that an engine can switch between by loading other weights. It is empty if
+    there is no config."""
     files = [Path(local_directory(directory), name) for name in ("config.json", "generation_config.json")]
     configs = {path.name: without_bookkeeping(json.loads(path.read_text())) for path in files if path.exists()}
     return fingerprint_of(configs) if configs else ""
@@ -62,6 +64,6 @@ def without_bookkeeping(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file; about a second for each GB."""
+    """SHA-256 of a file, which takes about a second per GB."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
 """The pixels of a prompt in a view: what the model sees when it answers.
 
-A pure function of the row, the view and the seed, so a row has the same bytes on every worker and in every
-restart, and the report can show exactly what was generated from.
+They are a pure function of the row, the view and the seed. So a row has the same pixels on every worker and after every
+restart, and the report can show exactly what the model saw.
 """
 
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ from seva_ray.vlm.images import load_image
 
 @dataclass(frozen=True, kw_only=True)
 class Viewer:
-    """Opens the images of one prompt set and shows them to one model."""
+    """Opens the images of one prompt set and prepares them for one model."""
 
     encoder: Encoder
     image_root: str | None
     max_pixels: int
     seed: int = 0
-    """Of the augmentations."""
+    """Seed of the augmentations."""
 
     def pixels(self, row: Mapping[str, Any], view: str = CLEAN) -> np.ndarray:
         """Normalised pixels, float32 (C, H, W), of a row with prompt_id, image_path and image_bytes.
 
-        Raises: InputError, OSError where the image cannot be read.
+        Raises: InputError or OSError if the image cannot be read.
         """
         image = load_image(
             path=row["image_path"],
