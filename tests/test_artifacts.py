@@ -392,7 +392,7 @@ def test_jobs_of_one_recipe_share_the_name_and_only_the_first_may_take_it_back(a
 def test_a_record_is_refused_where_the_recipe_is_no_longer_its_own(anywhere):
     artifact = anywhere.open("pairs/a", config=Config()).begin()
     remove(artifact.path("recipe.json"))
-    with pytest.raises(InputError, match=r"pairs/a: .*/recipe.json was removed while this job was at work; start it"):
+    with pytest.raises(InputError, match=r"pairs/a: .*/recipe.json was removed while this job was running; start it"):
         artifact.finish({})
     anywhere.open("pairs/a", config=Config(size=4)).begin()
     with pytest.raises(FingerprintMismatch, match=r"pairs/a: made by another recipe \(config\.size: 4 -> 3\)"):

@@ -1,1 +1,1 @@
-"""Rows, errors, seeds, recipes and stored artifacts: what every other room stands on. Needs neither torch nor Ray."""
+"""Rows, errors, seeds, recipes and stored artifacts, which every other package uses. Needs neither torch nor Ray."""

@@ -1,11 +1,11 @@
-"""Named, fingerprinted results on disk or in an object store: what makes a run resumable and a sweep cheap.
+"""Named, fingerprinted results on disk or in an object store, which make a run resumable and a sweep cheap.
 
-An artifact is a directory `<root>/<name>`. `recipe.json` (what its numbers follow from) is written first, its
-files next, `record.json` (recipe, counts, versions, seconds, the submitted job) last. So a complete artifact is
-reused, a half-made one is continued, and one that was made by another recipe is refused. To open an artifact writes
-nothing: its name is taken by `begin`, when the first file is ready, so that a try that fails before leaves the name
-free. Of several jobs that begin one name with different recipes, one has it. The root is a local path or any fsspec
-URI, such as `s3://bucket/runs`.
+An artifact is a directory `<root>/<name>`. `recipe.json` (everything that its numbers depend on) is written first, then
+its files, and last `record.json` (recipe, counts, versions, seconds, the submitted job). So a complete artifact is
+reused, an incomplete one is continued, and one that was made by another recipe is refused. Opening an artifact writes
+nothing. `begin` takes its name when the first file is ready, so that an earlier failure leaves the name free. If
+several jobs begin the same name with different recipes, only one of them gets it. The root is a local path or any
+fsspec URI, such as `s3://bucket/runs`.
 """
 
 import dataclasses
@@ -39,20 +39,21 @@ RECIPE = "recipe.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A directory of results that is complete when it has a record."""
+    """A directory of results. It is complete once it has a record."""
 
     name: str
     uri: str
     recipe: Mapping[str, Any]
     record: Mapping[str, Any] | None = None
-    """Written last: counts, seconds, versions; None while it is half-made."""
+    """Counts, seconds and versions, written last. None while the artifact is incomplete."""
     submission: Mapping[str, Any] | None = dataclasses.field(default=None, compare=False)
-    """The submitted job that makes it, where there is one."""
+    """The submitted job that makes the artifact, or None."""
     opened: float = dataclasses.field(default_factory=time.monotonic, compare=False)
+    """When this process opened the artifact, on the monotonic clock, in s."""
     begun: bool = dataclasses.field(default=False, compare=False)
-    """The store has its recipe, so that the name is taken."""
+    """Whether the store has the recipe, so that the name is taken."""
     ours: bool = dataclasses.field(default=False, compare=False)
-    """This process put the recipe there, and may take it away again."""
+    """Whether this process wrote the recipe, so that it may remove it again."""
 
     @property
     def fingerprint(self) -> str:
@@ -69,13 +70,13 @@ class Artifact:
 
     @property
     def seconds(self) -> float:
-        """From opening to finishing it, s; what was done in one go with others has the time of all."""
+        """Time from opening to finishing the artifact, in s. Artifacts that were made together all have the total."""
         assert self.record is not None, f"{self.name} is not complete"
         return self.record["seconds"]
 
     @property
     def finished(self) -> float:
-        """When its record was written, Unix time in s."""
+        """When the record was written, as Unix time in s."""
         assert self.record is not None, f"{self.name} is not complete"
         return self.record["finished"]
 
@@ -83,45 +84,44 @@ class Artifact:
         return "/".join([self.uri, *parts])
 
     def begin(self) -> "Artifact":
-        """Take the name, before the first file is written. A job that works by the same recipe at the same time shares
-        it.
+        """Take the name, before the first file is written. Jobs with the same recipe may share the name.
 
-        Raises: FingerprintMismatch where the name is taken by another recipe.
+        Raises: FingerprintMismatch if another recipe has taken the name.
         """
         if self.begun:
             return self
         ours, uri, text = False, self.path(RECIPE), (json.dumps(self.recipe, indent=1) + "\n").encode()
         if found_recipe(self.uri) is None:
             ours = write_new(uri, text)
-            if not ours and found_recipe(self.uri) is None:  # an older version's, with nothing beside it
+            if not ours and found_recipe(self.uri) is None:  # an older version left a recipe without other files
                 write_bytes(uri, text)
                 time.sleep(SETTLING_S)
                 ours = read_bytes(uri) == text
         return dataclasses.replace(self.taken_by(found_recipe(self.uri)), ours=ours)
 
     def taken_by(self, found: Any, older: Any = None) -> "Artifact":
-        """With the recipe that was found in the store, which must be its own, or what that was in older versions.
+        """The artifact with the recipe that was found in the store. It must equal this recipe, or the `older` form.
 
-        Raises: FingerprintMismatch where it is another; InputError where it is None.
+        Raises: FingerprintMismatch if it is another recipe; InputError if it is None.
         """
         if found is None:
-            raise InputError(f"{self.name}: {self.path(RECIPE)} was removed while this job was at work; start it again")
+            raise InputError(f"{self.name}: {self.path(RECIPE)} was removed while this job was running; start it again")
         if found not in (self.recipe, older):
             raise FingerprintMismatch(
                 f"{self.name}: made by another recipe ({'; '.join(differences(found, self.recipe))}); "
                 f"choose another name, or remove {self.uri}"
             )
-        return dataclasses.replace(self, recipe=found, begun=True)  # 1 equals 1.0, but has another fingerprint
+        return dataclasses.replace(self, recipe=found, begun=True)  # 1 equals 1.0, but gives another fingerprint
 
     def discard(self) -> None:
-        """Remove all its files, the recipe last, where this process began it: what others began stays."""
+        """Remove all files of the artifact, the recipe last, but only if this process began it."""
         if self.ours:
             remove_files(self.uri, last=RECIPE)
 
     def finish(self, counts: Mapping[str, Any]) -> "Artifact":
-        """Declare all files written: the record goes last.
+        """Write the record, after all files are written, and return the complete artifact.
 
-        Raises: FingerprintMismatch or InputError where the name is no longer this recipe's.
+        Raises: FingerprintMismatch or InputError if the name no longer belongs to this recipe.
         """
         artifact = self.taken_by(found_recipe(self.uri)) if self.begun else self.begin()
         record = {
@@ -141,7 +141,7 @@ class Artifact:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageTime:
-    """How long a stage took, or had taken in the earlier run that its result was reused from."""
+    """How long a stage took. If its result was reused, it is the time in the earlier run."""
 
     stage: str
     seconds: float
@@ -150,11 +150,12 @@ class StageTime:
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """All artifacts of one study, under one root."""
+    """All artifacts under one root."""
 
     root: str
+    """A local path or fsspec URI."""
     submission: Mapping[str, Any] | None = dataclasses.field(default_factory=current_submission, compare=False)
-    """Found out here, by the driver: the workers that are given the store cannot."""
+    """The submitted job. The driver finds it here, because workers that get the store cannot."""
 
     def __post_init__(self) -> None:
         check_lasts("root", self.root)
@@ -163,25 +164,25 @@ class Store:
 
     def uri(self, name: str) -> str:
         if not re.fullmatch(r"[\w.+=-]+(/[\w.+=-]+)*", name) or any(set(part) <= {"."} for part in name.split("/")):
-            raise ConfigError(f"artifact name {name!r}: only letters, digits and . _ + = - between slashes")
+            raise ConfigError(f"artifact name {name!r}: must have only letters, digits and . _ + = - between slashes")
         return f"{self.root.rstrip('/')}/{name}"
 
     def check_writable(self) -> None:
-        """Raises: InputError where a file cannot be written under the root."""
+        """Raises: InputError if a file cannot be written under the root."""
         probe = f"{self.root.rstrip('/')}/.writable"
         try:
             write_bytes(probe, b"")
             filesystem, path = locate(probe)
             filesystem.rm_file(path)
-        except Exception as error:  # stores raise errors of their own clients
+        except Exception as error:  # each store raises the errors of its own client
             reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"root {self.root}: not writable ({reason})") from None
 
     def open(self, name: str, *, config: Any, inputs: Sequence[Artifact] = (), older: Any = None) -> Artifact:
-        """The artifact `name` made from `config` and `inputs`: complete, half-made or new. `older` is how an older
-        version wrote the same config: what it made is still good.
+        """The artifact `name` made from `config` and `inputs`: complete, incomplete or new. `older` is the same config
+        as an older version wrote it; an artifact with that config is still valid.
 
-        Raises: FingerprintMismatch where the name is taken by another recipe; the message lists the fields that differ.
+        Raises: FingerprintMismatch if another recipe has taken the name; the message lists the fields that differ.
         """
         recipe = {"config": identity(config), "inputs": {item.name: item.fingerprint for item in inputs}}
         artifact = Artifact(name=name, uri=self.uri(name), recipe=recipe, submission=self.submission)
@@ -194,7 +195,7 @@ class Store:
         return dataclasses.replace(artifact, record=json.loads(read_bytes(artifact.path("record.json"))))
 
     def find(self, name: str) -> Artifact:
-        """The complete artifact `name`. Raises: InputError where there is none."""
+        """The complete artifact `name`. Raises: InputError if it does not exist or is incomplete."""
         uri = self.uri(name)
         if not exists(f"{uri}/record.json"):
             raise InputError(f"{name}: not in {self.root}, or not complete")
@@ -202,7 +203,7 @@ class Store:
         return Artifact(name=name, uri=uri, recipe=record["recipe"], record=record)
 
     def names(self, prefix: str) -> list[str]:
-        """Complete artifacts whose name begins with `prefix` and a slash, sorted."""
+        """Sorted names of the complete artifacts whose name begins with `prefix` and a slash."""
         filesystem, root = locate(self.root)
         root = root.rstrip("/")
         found = [path for path in filesystem.find(f"{root}/{prefix}") if path.endswith("/record.json")]
@@ -210,10 +211,10 @@ class Store:
 
 
 def found_recipe(uri: str) -> Any:
-    """The recipe that has taken the name of the artifact at `uri`; None where the name is free.
+    """The recipe that has taken the name of the artifact at `uri`; None if the name is free.
 
-    Older versions wrote a recipe, and no new line at its end, before they knew whether any file would follow. One that
-    lies alone in its directory takes no name.
+    Older versions wrote a recipe, without a newline at its end, before they knew whether any file would follow. If such
+    a recipe is alone in its directory, the name is free.
     """
     try:
         text = read_bytes(f"{uri}/{RECIPE}")
@@ -234,7 +235,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit(directory: Path = Path(__file__).parent) -> str | None:
-    """The commit of a source tree, with `+` where it has uncommitted changes; None outside a checkout."""
+    """The commit of a source tree, with `+` if it has uncommitted changes; None outside a checkout."""
     command = ["git", "-C", str(directory), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

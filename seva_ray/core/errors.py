@@ -1,19 +1,19 @@
-"""The errors that are the user's to mend. Jobs print them as one line, without a traceback.
+"""The errors that a user can fix. Jobs print them as one line, without a traceback.
 
 UserError
-├── ConfigError          a field has a value that cannot work; says which
-├── InputError           a file or row cannot be read; says which
-├── NothingLeft            what was asked for was done, and gave nothing to go on with
-└── FingerprintMismatch  an artifact of that name was made by another recipe; says how they differ
+├── ConfigError          a field has a value that cannot work; the message says which
+├── InputError           a file or row cannot be read; the message says which
+├── NothingLeft          the run finished but produced nothing usable
+└── FingerprintMismatch  another recipe made the artifact of that name; the message says how they differ
 """
 
 
 class UserError(Exception):
-    """Bad input or configuration; the message is one line that names what and where."""
+    """Bad input or configuration. The message is one line that says what is wrong and where."""
 
 
 class ConfigError(UserError):
-    """A field's value cannot work."""
+    """A field has a value that cannot work."""
 
 
 class InputError(UserError):
@@ -21,11 +21,11 @@ class InputError(UserError):
 
 
 class NothingLeft(UserError):
-    """Done as it was asked for, to no use: the same again would end the same."""
+    """The run finished but produced nothing usable. Running it again would give the same result."""
 
 
 class FingerprintMismatch(UserError):
-    """An artifact exists under this name, made by another recipe."""
+    """An artifact with this name exists, but it was made by another recipe."""
 
 
 def line_of(error: BaseException) -> str:

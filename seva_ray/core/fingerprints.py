@@ -1,4 +1,4 @@
-"""What a result follows from, as plain data, and a fingerprint of it."""
+"""Everything that a result depends on, as plain data, and a fingerprint of it."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,8 @@ FIRST: Mapping[str, Mapping[str, Any]] = json.loads(Path(__file__).with_name("fi
 """The fields that the first version wrote into recipes, by kind, with their defaults. It is never changed."""
 
 EXECUTION = {"execution": True}
-"""Metadata of a config field that says where and how fast, not what: it is left out of the fingerprint."""
+"""Metadata of a config field that says where and how fast something runs, not what comes out. Such a field is left out
+of the fingerprint."""
 
 
 def execution(default: Any) -> Any:
@@ -20,7 +21,7 @@ def execution(default: Any) -> Any:
 
 
 def identity(value: Any) -> Any:
-    """`value` as JSON data: what its results depend on, so without the execution fields of dataclasses.
+    """`value` as JSON data, without the execution fields of dataclasses: what its results depend on.
 
     A dataclass is named by its constant `kind`, so that its class may be renamed. A field that is not in FIRST is left
     out while it has its default: a class that gets a new field, with a default that changes nothing, makes the same
@@ -43,18 +44,18 @@ def identity(value: Any) -> Any:
         return {str(key): identity(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [identity(item) for item in value]
-    if (value is None or isinstance(value, (bool, int, float, str))) and value == value:  # NaN equals no recipe
+    if (value is None or isinstance(value, (bool, int, float, str))) and value == value:  # NaN would never be equal
         return value
-    raise TypeError(f"{value!r} of type {type(value).__name__} has no place in a fingerprint")
+    raise TypeError(f"{value!r} of type {type(value).__name__} cannot be part of a fingerprint")
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
-    """MISSING, which equals no value, if the field has no default."""
+    """The default of a field, or MISSING if it has none. MISSING equals no value."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def fingerprint_of(recipe: Mapping[str, Any]) -> str:
-    """16 hex digits that change when anything in the recipe does."""
+    """16 hex digits that change when anything in the recipe changes."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -62,7 +63,7 @@ ABSENT = object()
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """The leaves in which two recipes differ, as `field: old -> new`."""
+    """The fields in which two recipes differ, each as `field: old -> new`."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         keys = sorted(old.keys() | new.keys())
         sides = [(old.get(key, ABSENT), new.get(key, ABSENT), f"{where}.{key}".lstrip(".")) for key in keys]

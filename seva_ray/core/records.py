@@ -1,8 +1,8 @@
-"""The rows that cross stages, and their Arrow schemas.
+"""The rows that pass from stage to stage, and their Arrow schemas.
 
-A prompt becomes one response per view; the responses of the clean view and of an augmented view become a verdict. The
-rejected responses that are `kept` become one pair with the prompt's chosen response. Nothing disappears: a row that
-cannot be used carries its error on.
+A prompt gets one response per view. The responses of the clean view and of an augmented view get a verdict. The
+rejected responses that are `kept` form one pair with the prompt's chosen response. No row disappears: a row that cannot
+be used keeps its error.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,19 +19,19 @@ class Prompt:
     """One question about one image."""
 
     prompt_id: str
-    """Unique within its prompt set, and stable: randomness is keyed by it."""
+    """An id that is unique within the prompt set and never changes, because random draws depend on it."""
     image_id: str
-    """Equal for all questions about one image."""
+    """An id of the image, equal for all questions about it."""
     question: str
-    """Cleaned text without the image placeholder."""
+    """The cleaned text, without the image placeholder."""
     source: str
-    """Where it came from: `ocr_vqa`, `textvqa`, `toy`, ..."""
+    """The data set that the prompt came from: `ocr_vqa`, `textvqa`, `toy`, ..."""
     image_path: str | None = None
-    """Path relative to the prompt set's image root; or None where `image_bytes` is given."""
+    """Path relative to the prompt set's image root, or None if `image_bytes` is given."""
     image_bytes: bytes | None = None
     """The encoded image file."""
     error: str | None = None
-    """Why this row cannot be used. Such a row is never generated for and ends as a `failed` verdict."""
+    """Why this row cannot be used, or None. No response is generated for such a row, and its verdict is `failed`."""
 
 
 PROMPT_SCHEMA = pa.schema(
@@ -54,12 +54,13 @@ class Response:
     prompt_id: str
     text: str = ""
     token_ids: Sequence[int] = ()
-    """As the engine emitted them, the end-of-sequence token included where the model gave one."""
+    """Token ids as the engine emitted them, with the end-of-sequence token if the model gave one."""
     finish_reason: str = "error"
-    """`stop`: the model ended its answer. `length`: cut at the token limit. `error`: see `error`."""
+    """`stop`: the model ended its answer. `length`: it was cut at the token limit. `error`: see the field `error`."""
     error: str | None = None
+    """Why there is no answer, or None."""
     num_cached_tokens: int = field(default=0, compare=False)
-    """Of the prompt, found in the engine's cache. To be watched, not kept: 0 in what was read from an artifact."""
+    """Number of prompt tokens found in the engine's cache. It is only a metric: it is not stored in artifacts."""
 
 
 RESPONSE_SCHEMA = pa.schema(
@@ -76,8 +77,8 @@ VERDICT_SCHEMA = pa.schema(
     [
         ("prompt_id", STRING),
         ("source", STRING),
-        ("view", STRING),  # of the rejected response
-        ("verdict", STRING),  # one of verdicts.VERDICTS
+        ("view", STRING),  # the view of the rejected response
+        ("verdict", STRING),  # one of VERDICTS in pairs/verdicts.py
         ("error", STRING),
         ("chosen", STRING),
         ("rejected", STRING),
@@ -89,7 +90,7 @@ PAIR_SCHEMA = pa.schema(
         *(field for field in PROMPT_SCHEMA if field.name != "error"),
         ("chosen", STRING),
         ("chosen_token_ids", IDS),
-        # One for each view that was kept.
+        # It has one item for each view that was kept.
         ("rejected", pa.list_(pa.struct([("view", STRING), ("text", STRING), ("token_ids", IDS)]))),
     ]
 )

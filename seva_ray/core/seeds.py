@@ -1,6 +1,6 @@
-"""Randomness is an argument: one generator per (seed, key...), whatever the worker, block, order or restart.
+"""Randomness is an argument: there is one generator per (seed, key...), whatever the worker, block, order or restart.
 
-NumPy's PCG64 and its normal sampler give the same stream on every machine; torch's CPU sampler does not promise that.
+NumPy's PCG64 and its normal sampler give the same stream on every machine. torch's CPU sampler does not promise that.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def key_of(seed: int, *keys: str | int) -> int:
-    """A 128-bit integer that depends on every key, and on their order and borders."""
+    """A 128-bit integer that depends on the seed, on every key, and on the order and borders of the keys."""
     text = "\x1f".join([str(seed), *(str(key) for key in keys)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
 

@@ -1,4 +1,4 @@
-"""shards: work on many files of an artifact. Several are under way at once, never all, and results come in order."""
+"""shards: work on many files of an artifact. Several, but not all, are processed at once; results come in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,19 +13,19 @@ Result = TypeVar("Result")
 
 
 def shards_in(uri: str) -> list[str]:
-    """Names of the shards in a directory, by number. Half-written files of a killed process are none."""
+    """Names of the shards in a directory, by number. Half-written files of a killed process are left out."""
     names = (name for name in names_in(uri) if name.startswith("shard-") and name.endswith(".parquet"))
     return sorted(names, key=lambda name: (len(name), name))
 
 
 def read_each(read: Callable[[str], Result], uris: Sequence[str]) -> Iterator[Result]:
-    """`read` of each file, in order."""
+    """The results of `read` for each file, in order."""
     with ThreadPoolExecutor(NUM_READERS) as readers:
         yield from in_order((readers.submit(read, uri) for uri in uris), Future.result, 2 * NUM_READERS)
 
 
 def in_order(begun: Iterable[Handle], result: Callable[[Handle], Result], limit: int) -> Iterator[Result]:
-    """Draws `limit` from `begun`, and one more for each result that is taken."""
+    """Yield results in order. At first `limit` items are drawn from `begun`, then one more for each result."""
     begun = iter(begun)
     waiting = deque(islice(begun, limit))
     while waiting:

@@ -1,4 +1,4 @@
-"""Files on a local disk or in an object store, by URI: whole or not at all."""
+"""Files on a local disk or in an object store, by URI. A file is written as a whole or not at all."""
 
 import contextlib
 import errno
@@ -23,16 +23,16 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import fingerprint_of
 
 NUM_READERS = 16
-"""Files that one process reads at once."""
+"""Number of files that one process reads at once."""
 
 
 def locate(uri: str) -> tuple[Any, str]:
-    """The filesystem and the path in it. Without its cache of listings, which knows nothing of what others write."""
+    """The filesystem and the path in it. Its cache of listings is off, because it misses what other processes write."""
     return fsspec.core.url_to_fs(uri, use_listings_cache=False)
 
 
 def absolute(uri: str) -> str:
-    """Readable from every worker's directory; URIs stay as they are."""
+    """The absolute path, which works in every worker's directory. URIs stay unchanged."""
     return uri if "://" in uri or "::" in uri else os.path.abspath(os.path.expanduser(uri))
 
 
@@ -46,7 +46,7 @@ def exists(uri: str) -> bool:
 
 
 def names_in(uri: str) -> set[str]:
-    """Names of the files in a directory; none where there is no such directory."""
+    """Names of the files in a directory; an empty set if the directory does not exist."""
     filesystem, path = locate(uri)
     return {name.rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)} if filesystem.exists(path) else set()
 
@@ -57,7 +57,7 @@ def read_bytes(uri: str) -> bytes:
 
 
 def write_bytes(uri: str, data: bytes) -> None:
-    """All or nothing: a rename on a local disk, a single put in an object store. Writing twice is harmless."""
+    """Write all or nothing, by a rename on a local disk or one put in an object store. Writing twice is harmless."""
     filesystem, path = locate(uri)
     if isinstance(filesystem, LocalFileSystem):
         with written(path, data) as part:
@@ -67,20 +67,20 @@ def write_bytes(uri: str, data: bytes) -> None:
 
 
 EXCLUSIVE = {"s3", "gs", "abfs", "memory"}
-"""Stores that can be told to write a file only where there is none of that name."""
+"""Stores that can write a file on the condition that no file of that name exists."""
 
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
 SETTLING_S = 1.0
-"""After it, all who have just written one file at the same moment read what the last of them wrote."""
+"""Seconds after which all processes that wrote the same file at the same moment read what the last of them wrote."""
 
 
 def write_new(uri: str, data: bytes) -> bool:
-    """As `write_bytes`, but never in place of another file: of all who write one name at the same moment, one is told
-    that its file is there.
+    """Write a file as `write_bytes` does, but never replace another file. Return whether this process wrote it: if
+    several write the same name at the same moment, it is True for one of them.
 
-    Exact on disks that know links, NFS among them, and in S3, Google Cloud Storage and Azure. Elsewhere the last who
-    wrote within `SETTLING_S` has it.
+    This is exact on disks with hard links, including NFS, and in S3, Google Cloud Storage and Azure. Elsewhere the last
+    process that writes within `SETTLING_S` wins.
     """
     filesystem, path = locate(uri)
     if isinstance(filesystem, LocalFileSystem):
@@ -89,7 +89,7 @@ def write_new(uri: str, data: bytes) -> bool:
                 os.link(part, path)
                 return True
             except FileExistsError:
-                return os.stat(part).st_nlink == 2  # over NFS: the first answer was lost, and the client asked again
+                return os.stat(part).st_nlink == 2  # on NFS the first reply may be lost, and the client asks again
             except OSError as error:
                 if error.errno not in NO_LINKS:
                     raise
@@ -109,7 +109,7 @@ def write_new(uri: str, data: bytes) -> bool:
 
 @contextmanager
 def written(path: str, data: bytes) -> Iterator[str]:
-    """The data in a file beside `path`, which is there for as long as it takes to give it its name."""
+    """Write the data to a temporary file beside `path`, and remove that file afterwards if it still exists."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     part = f"{path}.{uuid.uuid4().hex}.part"
     try:
@@ -127,15 +127,15 @@ def written(path: str, data: bytes) -> Iterator[str]:
 
 
 def remove(uri: str) -> None:
-    """Without an error where there is no such file."""
+    """Remove a file if it exists."""
     filesystem, path = locate(uri)
     if filesystem.exists(path):
         filesystem.rm_file(path)
 
 
 def remove_files(uri: str, last: str) -> None:
-    """All files of a directory, the one named `last` after the others, but not those of directories in it that have a
-    file of that name themselves."""
+    """Remove all files of a directory, the file named `last` after the others. Directories in it that have a file of
+    that name themselves stay."""
     filesystem, path = locate(uri)
     names = [name[len(path.rstrip("/")) + 1 :] for name in filesystem.find(path)]
     others = tuple(name.removesuffix(last) for name in names if name.endswith(f"/{last}"))
@@ -143,7 +143,7 @@ def remove_files(uri: str, last: str) -> None:
         filesystem.rm_file(f"{path.rstrip('/')}/{name}")
     if isinstance(filesystem, LocalFileSystem):
         for directory, _, _ in os.walk(path, topdown=False):
-            with contextlib.suppress(OSError):  # it is not empty
+            with contextlib.suppress(OSError):  # a directory that is not empty stays
                 os.rmdir(directory)
 
 
@@ -154,7 +154,7 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def read_columns(uri: str, columns: Sequence[str]) -> tuple[pa.Table, list[int]]:
-    """Some columns of a table, and how many rows each part (row group) of its file has. No other column is read."""
+    """Some columns of a table, and the number of rows in each part (row group) of its file. No other column is read."""
     filesystem, path = locate(uri)
     with filesystem.open(path, "rb", cache_type="none") as file:  # S3's client would read 50 MiB ahead
         parquet = pq.ParquetFile(file, pre_buffer=True)
@@ -163,14 +163,15 @@ def read_columns(uri: str, columns: Sequence[str]) -> tuple[pa.Table, list[int]]
 
 
 def read_part(uri: str, part: int) -> pa.Table:
-    """One part (row group) of a table's file, and little else of the file."""
+    """Read one part (row group) of a table's file, and little else of the file."""
     filesystem, path = locate(uri)
     with filesystem.open(path, "rb", cache_type="none") as file:
         return pq.ParquetFile(file, pre_buffer=True).read_row_group(part)
 
 
 def write_table(uri: str, table: pa.Table, part_bytes: int | None = None) -> None:
-    """`part_bytes`: of the table in each part (row group) of the file, about, and at least one row. None: one part."""
+    """Write a table. Each part (row group) of its file gets about `part_bytes` bytes, and at least one row. With None
+    there is only one part (up to Arrow's own limit)."""
     sink = pa.BufferOutputStream()
     rows = max(1, len(table) * part_bytes // max(1, table.nbytes)) if part_bytes else None
     pq.write_table(table, sink, compression="zstd", row_group_size=rows)
@@ -178,7 +179,7 @@ def write_table(uri: str, table: pa.Table, part_bytes: int | None = None) -> Non
 
 
 def write_directory(uri: str, directory: str) -> None:
-    """Moves or uploads a finished local directory to `uri`, in place of what is there."""
+    """Move or upload a finished local directory to `uri`, and replace what was there."""
     filesystem, path = locate(uri)
     if isinstance(filesystem, LocalFileSystem):
         shutil.rmtree(path, ignore_errors=True)
@@ -191,16 +192,16 @@ def write_directory(uri: str, directory: str) -> None:
 
 
 def fetch_directory(uri: str, directory: str) -> None:
-    """A copy of a directory, local or remote, at the local path `directory`."""
+    """Copy a local or remote directory to the local path `directory`."""
     filesystem, path = locate(uri)
     filesystem.get(path.rstrip("/") + "/", directory, recursive=True)
 
 
 def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
-    """The directory itself where it is local, else a copy of it on this machine, made once: a node's encoding tasks
-    and engines, which all start together, wait for the one among them that fetches it.
+    """The directory itself if it is local, otherwise a copy on this machine. A node's encoding tasks and engines all
+    start together; one of them makes the copy, and the others wait for it.
 
-    Raises: InputError where there is no such remote directory.
+    Raises: InputError if the remote directory does not exist.
     """
     filesystem, path = locate(uri)
     if isinstance(filesystem, LocalFileSystem):
@@ -210,13 +211,13 @@ def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
         raise InputError(f"{uri}: no such directory")
     listing = {name: [item["size"], tag_of(item, (*TAGS, *TIMES))] for name, item in found.items()}
     copies = Path(cache).expanduser()
-    # Without tags only the contents say whether a copy is still right: they are fetched each time, and kept once.
+    # Without tags, only the contents show whether a copy is up to date: they are fetched each time, but kept once.
     tagged = all(tag is not None for _, tag in listing.values())
     target = copies / fingerprint_of({"uri": uri, "files": listing}) if tagged else None
     if target is None or not target.exists():
         copies.mkdir(parents=True, exist_ok=True)
         with open(copies / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # ends with the process
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the lock ends with the process
             if target is None or not target.exists():
                 part = copies / f"{uuid.uuid4().hex}.part"
                 filesystem.get(path.rstrip("/") + "/", str(part), recursive=True)
@@ -229,26 +230,25 @@ def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
 
 
 TAGS = ("md5Hash", "ETag", "etag", "generation", "version_id", "blob_id", "sha")
-"""What listings call a value that changes whenever a file is written with other contents: Google Cloud Storage md5Hash
-(but not for objects that were composed of parts), etag, and generation, S3 ETag, Azure etag, Hugging Face blob_id,
-GitHub sha. The first that a file has is taken."""
+"""Names in listings for a value that changes whenever a file is written with other contents: Google Cloud Storage
+md5Hash (but not for objects composed of parts), etag and generation, S3 ETag, Azure etag, Hugging Face blob_id, GitHub
+sha. The first one that a file has is used."""
 
 TIMES = ("mtime", "modified", "LastModified", "last_modified", "last_write_time", "updated", "created")
-"""What listings call the time at which a file was written. It tells two writes apart, and is another for an equal
-copy."""
+"""Names in listings for the time at which a file was written. It differs between two writes and between equal copies."""
 
 
 def tag_of(item: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The first of the named entries that a file's listing has; None where it has none of them."""
+    """The first of these entries that a file's listing has, or None if it has none of them."""
     return next((str(item[name]) for name in names if item.get(name)), None)
 
 
 def contents(uri: str) -> str:
-    """A digest of a file's bytes, or of the names and contents of all files in a directory, wherever it is.
+    """A digest of a file's bytes, or of the names and contents of all files in a directory, wherever it is stored.
 
-    The files of a local directory are read whole, images too, by several threads: sizes do not tell two contents apart,
-    and times differ between equal copies. Hashing an image takes far less than decoding it, which follows. In an
-    object store, where reading costs more, the files' tags stand for their contents where the listing has them.
+    Several threads read the files of a local directory as a whole, including images: sizes do not distinguish two
+    contents, and times differ between equal copies. Hashing an image takes far less time than decoding it, which comes
+    later anyway. In an object store, where reading costs more, a file's tag is used if the listing has one.
     """
     filesystem, path = locate(uri)
     if not filesystem.isdir(path):
@@ -261,7 +261,7 @@ def contents(uri: str) -> str:
             return tag
         try:
             return sha256_of(filesystem, name) if filesystem.isfile(name) else "no file"
-        except (FileNotFoundError, PermissionError) as error:  # the rows that need the file will say so
+        except (FileNotFoundError, PermissionError) as error:  # the rows that need this file will report it
             return type(error).__name__
 
     with ThreadPoolExecutor(NUM_READERS) as readers:
@@ -270,7 +270,7 @@ def contents(uri: str) -> str:
 
 
 def names_and_sizes(uri: str) -> str:
-    """What `contents` was for a directory until it named contents; recipes of older artifacts hold it."""
+    """The digest of a directory in recipes of older artifacts, made from names and sizes only."""
     filesystem, path = locate(uri)
     found = filesystem.find(path, detail=True)
     return fingerprint_of({name.removeprefix(path): item["size"] for name, item in found.items()})

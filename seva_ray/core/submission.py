@@ -1,6 +1,6 @@
-"""What Ray says of the job as which this process was submitted, and where such a job's results may not go.
+"""What Ray says about the submitted job that this process runs, and where such a job must not write results.
 
-`ray job submit --working-dir .` runs a job in a copy of the directory, which Ray removes sooner or later.
+`ray job submit --working-dir .` runs a job in a copy of the directory, which Ray removes later.
 """
 
 import json
@@ -12,16 +12,17 @@ from typing import Any
 from seva_ray.core.errors import ConfigError
 
 RAYS_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray for a submitted driver, and not for its workers."""
+"""The environment variable that Ray sets for a submitted driver, but not for its workers."""
 
 RECORDED = ("working_dir", "py_modules", "pip", "uv", "image_uri")
-"""Fields of a runtime environment."""
+"""Fields of a runtime environment that are recorded."""
 
 
 def current_submission() -> dict[str, Any] | None:
-    """For the records: the job's id, its source's commit, its runtime environment; None where it was not submitted.
+    """For the records: the job's id, its source's commit and its runtime environment; None if it was not submitted.
 
-    Of environment variables only the names, and no address with a password or a query, which may hold a token.
+    Only the names of environment variables are recorded, and addresses lose passwords and queries, as they may hold
+    secrets.
     """
     found = json.loads(os.environ.get(RAYS_VARIABLE, "{}"))
     if not found:
@@ -36,13 +37,13 @@ def current_submission() -> dict[str, Any] | None:
 
 
 def without_secrets(value: Any) -> Any:
-    """JSON data whose addresses have lost `user:password@` and `?query`."""
+    """The JSON data, with `user:password@` and `?query` removed from addresses."""
     text = re.sub(r'//[^/@\s"]*@', "//", json.dumps(value))
     return json.loads(re.sub(r'(://[^?\s"]*)\?[^\s"]*', r"\1", text))
 
 
 def check_lasts(field: str, path: str) -> None:
-    """Raises: ConfigError where what is written at `path` would be lost with the copy of the working directory."""
+    """Raises: ConfigError if files written at `path` would be lost with the copy of the working directory."""
     job = current_submission()
     working_dir = job["runtime_env"].get("working_dir") if job else None
     copied = working_dir is not None and not working_dir.startswith("local://")

@@ -34,7 +34,7 @@ class FakeEngine:
     failing_share: float = 0.0
     """Share of the requests that end in an error, 0 to 1. The same hash chooses them."""
     journal: str = execution("")
-    """A local file that gets the prompt_id of each served request, so that repeated work can be counted. Empty: none."""
+    """A local file that gets the prompt_id of each served request, to count repeated work. Empty: none."""
 
     def __post_init__(self) -> None:
         if not self.seconds_per_request >= 0:

@@ -1,1 +1,1 @@
-"""What makes a pair of answers worth keeping: verdicts, filters, quotas; and where pairs lie."""
+"""What makes a pair of answers worth keeping: verdicts, filters and quotas; and where pairs are stored."""

@@ -10,6 +10,6 @@ def files_of(pairs: Artifact) -> list[str]:
 
 
 def lineage(store: Store, pairs: Artifact) -> tuple[Artifact, Artifact, list[Artifact]]:
-    """The prompts, and the chosen and the rejected responses, that pairs were made from."""
+    """The artifacts that pairs were made from: the prompts, the chosen responses and the rejected responses."""
     prompts, chosen, *rejected = (store.find(name) for name in pairs.recipe["inputs"])
     return prompts, chosen, rejected

@@ -1,11 +1,11 @@
-"""Filters of pairs beyond equality: what two answers must have in common, or apart, for the pair to be kept.
+"""Filters of pairs beyond equality: how similar or different two answers must be for the pair to be kept.
 
-In: the texts of a pair's answers. Out: the name of the first filter that drops it, which becomes its verdict. Pure
-functions of words, so that filters are changed without a model. To add one: a function that measures, its line in
-FILTERS, and a field of the same name for its limit.
+In: the texts of a pair's answers. Out: the name of the first filter that drops the pair, which becomes its verdict.
+Filters are pure functions of words, so that they can be changed without running a model. To add one, write a function
+that measures, and add its line to FILTERS and a field of the same name for its limit.
 
-A word is a run of letters, digits and inner apostrophes in any case; punctuation is none. Chinese and Japanese, written
-without spaces, count by the character.
+A word is a run of letters, digits and inner apostrophes; case and punctuation do not count. In Chinese and Japanese,
+which are written without spaces, each character counts as a word.
 """
 
 import math
@@ -22,7 +22,7 @@ Words = Sequence[str]
 IDEOGRAPHS = r"\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 WORD = re.compile(rf"[{IDEOGRAPHS}]|[^\W{IDEOGRAPHS}]+(?:['’][^\W{IDEOGRAPHS}]+)*")
 NGRAM = 4
-"""Words in a row that make a phrase for `repetition`."""
+"""Number of successive words that form a phrase for `repetition`."""
 
 
 def words_of(text: str) -> list[str]:
@@ -30,21 +30,22 @@ def words_of(text: str) -> list[str]:
 
 
 def repetition(chosen: Words, rejected: Words) -> int:
-    """How often the most frequent phrase of NGRAM words occurs in one answer, overlapping itself or not."""
+    """How often the most frequent phrase of NGRAM words occurs in either answer. Phrases may overlap."""
     phrases = (Counter(zip(*(words[start:] for start in range(NGRAM)), strict=False)) for words in (chosen, rejected))
     return max(max(counts.values(), default=0) for counts in phrases)
 
 
 def length_ratio(chosen: Words, rejected: Words) -> float:
-    """Words of rejected per word of chosen; an answer without a word counts as one word long."""
+    """Words of rejected per word of chosen. An answer without words counts as one word."""
     return max(1, len(rejected)) / max(1, len(chosen))
 
 
 def edit_distance(chosen: Words, rejected: Words) -> float:
-    """Words to insert, delete or replace to make one answer the other, per word of the longer: 0 equal, 1 all differ.
+    """Words to insert, delete or replace to turn one answer into the other, divided by the words of the longer answer:
+    0 if they are equal, 1 if all words differ.
 
-    A column of the table of distances is held as two integers with a bit per word of chosen (its steps up and down), so
-    the time is a few operations on such integers per word of rejected: 0.01 ms for 20 words each, 0.6 ms for 512.
+    Two integers with a bit per word of chosen hold a column of the table of distances (its steps up and down). So each
+    word of rejected takes only a few integer operations: 0.01 ms for 20 words each, 0.6 ms for 512.
     Source: Myers 1999 (doi 10.1145/316542.316550), in the form of Hyyrö 2003 for the distance of whole texts.
     """
     if not chosen or not rejected:
@@ -65,7 +66,7 @@ def edit_distance(chosen: Words, rejected: Words) -> float:
 
 
 def word_overlap(chosen: Words, rejected: Words) -> float:
-    """Jaccard index of the two sets of words: those in both per those in either, 0 none and 1 the same words."""
+    """Jaccard index of the two sets of words, from 0 (no common word) to 1 (the same words)."""
     either = set(chosen) | set(rejected)
     return len(set(chosen) & set(rejected)) / len(either) if either else 1.0
 
@@ -76,23 +77,23 @@ FILTERS: Mapping[str, tuple[Callable[[Words, Words], float], str]] = {
     "edit_distance": (edit_distance, "too few or too many words differ"),
     "word_overlap": (word_overlap, "the answers share too few or too many words"),
 }
-"""What is compared with the field of that name, and what it says of a dropped pair, in the order of the rules."""
+"""For each field of Filters, in the order of the rules: the measure to compare with it, and why a pair is dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """What a pair's answers must be like; None is off. Limits belong to what is kept."""
+    """The conditions on a pair's answers. None turns a filter off. A value equal to a limit is kept."""
 
     kind: ClassVar[str] = "Filters"
 
     repetition: int | None = None
-    """Each answer may have any four words in a row at most so often, from 1: an answer that loops is dropped."""
+    """How often any four words in a row may occur in an answer; at least 1. This drops answers that loop."""
     length_ratio: tuple[float, float] | None = None
-    """Least and greatest length of rejected / chosen, in words, from 0: `0.5 2` keeps up to twice as long or short."""
+    """Smallest and largest length of rejected / chosen, in words. `0.5 2` keeps up to twice or half the length."""
     edit_distance: tuple[float, float] | None = None
-    """Least and greatest share of words to edit between the answers, 0-1: `0.1 1` drops those that are nearly equal."""
+    """Smallest and largest share of words to edit between the answers, 0 to 1. `0.1 1` drops nearly equal answers."""
     word_overlap: tuple[float, float] | None = None
-    """Least and greatest share of words that are in both answers (Jaccard), 0-1: `0.2 1` drops unrelated answers."""
+    """Smallest and largest share of words in both answers (Jaccard), 0 to 1. `0.2 1` drops unrelated answers."""
 
     def __post_init__(self) -> None:
         if self.repetition is not None and (type(self.repetition) is not int or self.repetition < 1):
@@ -106,7 +107,7 @@ class Filters:
                 raise ConfigError(f"{name} {band}: must be two finite numbers, {limits}")
 
     def dropped_by(self, chosen: str, rejected: str) -> str | None:
-        """The first filter that the answers do not pass; None where they pass all."""
+        """The name of the first filter that the answers do not pass; None if they pass all."""
         limits = {name: limit for name in FILTERS if (limit := getattr(self, name)) is not None}
         if not limits:
             return None

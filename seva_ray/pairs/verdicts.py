@@ -1,4 +1,4 @@
-"""What becomes of a prompt: the verdict on its two responses. Pure functions; a changed rule needs no GPU."""
+"""The verdict on a prompt's two responses. These are pure functions, so a changed rule needs no GPU."""
 
 from seva_ray.core.records import Response
 from seva_ray.pairs.filters import FILTERS, OFF, Filters
@@ -12,18 +12,19 @@ VERDICTS = {
     "surplus": "a good pair, but its source has enough of them",
     "failed": "the image or the engine gave an error",
 }
-"""Every prompt ends as exactly one of these, and what it means; between kept and failed in the order of the rules."""
+"""Every prompt gets exactly one of these verdicts, here with its meaning. From `equal` to `surplus` they are in the
+order of the rules."""
 
 OPTIONAL = (*FILTERS, "surplus")
-"""Only given where a filter or quota is on."""
+"""Verdicts that are given only if a filter or quota is on."""
 
 
 def verdict_of(
     chosen: Response, rejected: Response, keep_truncated: bool, filters: Filters = OFF
 ) -> tuple[str, str | None]:
-    """The verdict, and the error where it is `failed`. What is kept here may still be its source's surplus.
+    """The verdict, and the error if it is `failed`. A pair that is kept here may still become `surplus` by a quota.
 
-    Equality is that of the cleaned texts, so no pair with chosen == rejected survives.
+    The cleaned texts are compared, so no pair with chosen == rejected is kept.
     Source: SeVa (arXiv 2404.10501) section 3.2, "filter out equal answers".
     """
     error = chosen.error or rejected.error
