@@ -392,7 +392,7 @@ def test_every_augmentation_with_a_dial_is_tried_at_its_limits() -> None:
         ("sampled-0.70", "no 'sampled'"),
         ("sampled--1", "no 'sampled'"),
         ("sampled-nan", "no 'sampled'"),
-        ("sampled-0.7=1", "behind = comes the number of the draw, from 2"),
+        ("sampled-0.7=1", "after = comes the number of the draw, at least 2"),
         ("sampled-0.7+pad", "no 'sampled'"),
         ("+".join(["pad"] * 40), "longer than 128 characters"),
         ("pad-" + "9" * 5000, "longer than 128 characters"),

@@ -251,7 +251,7 @@ def test_an_id_may_be_used_by_two_sources(tmp_path: Path) -> None:
         (GOOD | {"conversations": None}, "row-1", "row 1: field conversations: must be a list of {from, value}"),
         (GOOD | {"conversations": ["a?"]}, "row-1", "row 1: field conversations: must be a list of {from, value}"),
         (GOOD | {"conversations": [{"from": "human", "value": 1}]}, "row-1", "row 1: field conversations: must be"),
-        (GOOD | {"conversations": []}, "row-1", "row 1: field conversations: no turn of a human"),
+        (GOOD | {"conversations": []}, "row-1", "row 1: field conversations: has no turn of a human"),
         (["gqa/1.jpg", "a?"], "row-1", "row 1: must be an object with id, image and conversations"),
         (None, "row-1", "row 1: must be an object with id, image and conversations"),
     ],
@@ -270,7 +270,7 @@ def test_a_bad_row_becomes_a_prompt_with_an_error_and_stops_nothing(
 def test_a_placeholder_that_the_clean_up_leaves_is_an_error(tmp_path: Path) -> None:
     rows = [{"id": "a", "image": "textvqa/a.jpg", "conversations": turns("Caption it.\n<image>")}]
     (prompt,) = llava_rows(tmp_path, rows, counts={"textvqa": 1}, questions_per_image={"textvqa": 1})
-    assert prompt.error == "the question holds the placeholder <image>"
+    assert prompt.error == "the question contains the placeholder <image>"
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_a_missing_image_root_stops_the_job(photos: Path) -> None:
         ({"counts": {"gqa": True}}, "counts of gqa True: must be a whole number from 0"),
         ({"counts": {"gqa": 0}}, "counts {'gqa': 0}: asks for no image"),
         ({"questions_per_image": {"gqa": 0}}, "questions_per_image of gqa 0: must be a whole number from 1"),
-        ({"questions_per_image": {"ocr_vqa": 1}}, "questions_per_image {'ocr_vqa': 1}: says nothing about textvqa"),
+        ({"questions_per_image": {"ocr_vqa": 1}}, "questions_per_image {'ocr_vqa': 1}: has no number for textvqa"),
         ({"path": ""}, "path '': must not be empty"),
         ({"image_root": ""}, "image_root '': must not be empty"),
     ],
@@ -443,7 +443,7 @@ def test_json_lines_are_read_and_each_bad_line_is_an_error_of_its_own(tmp_path: 
     [
         ({"query": ["a?"], "image": [b"1"]}, "no column 'question'; it has query, image"),
         ({"question": ["a?"], "img": [b"1"]}, "no column 'image'; it has question, img"),
-        ({"question": ["a?"], "image": ["a.jpg"]}, "column 'image' holds paths, and image_root is not given"),
+        ({"question": ["a?"], "image": ["a.jpg"]}, "column 'image' holds paths, but image_root is not given"),
         ({"question": ["a?"], "image": [[b"1"]]}, "column 'image' is list<element: binary>; must be paths, bytes or"),
     ],
 )

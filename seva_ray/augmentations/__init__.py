@@ -1,9 +1,9 @@
-"""Augmentations: how the rejected response's view of an image differs from the clean one. One file per kind.
+"""Augmentations: how the view of an image for the rejected response differs from the clean view. One file per kind.
 
-A view's label is the name of an augmentation (`random_rotation`: with the paper's parameters), or a name and a value
+A view's label is the name of an augmentation (`random_rotation`, with the paper's parameters), or a name with a value
 for its dial (`random_rotation-90`, `diffusion-500`), or several of these joined by `+`, in the order in which they act.
-`diffusion-500=2` is another draw of the same: a second negative of the same strength.
-To add one: a class like those in `geometric.py`, and its place in `AUGMENTATIONS`.
+`diffusion-500=2` is another random draw of the same view: a second negative of the same strength.
+To add one, write a class like those in `geometric.py`, and add it to `AUGMENTATIONS`.
 """
 
 import re
@@ -41,19 +41,19 @@ CLEAN = "clean"
 """The view without augmentation."""
 
 CONTROL_REPEAT = "control-repeat"
-"""The clean view, answered once more."""
+"""The clean view, answered a second time."""
 
 CONTROL_BATCH = "control-batch"
-"""The clean view, answered in other batches. Where greedy answers differ from those of `clean`, it is by the engine's
-rounding: as many of an augmented view's unequal pairs are not the augmentation's doing."""
+"""The clean view, answered in other batches. Greedy answers that differ from those of `clean` are due to the engine's
+rounding. About as many unequal pairs of an augmented view are not due to the augmentation."""
 
 CONTROLS = (CONTROL_REPEAT, CONTROL_BATCH)
 
 SAMPLED = "sampled"
-"""`sampled-0.7` is the clean view, answered by sampling at this temperature; `sampled-0.7=2` with other draws."""
+"""`sampled-0.7` is the clean view, answered by sampling at temperature 0.7; `sampled-0.7=2` is a second sample."""
 
 MAX_LABEL = 128
-"""Characters of a view's label: it becomes a directory's name."""
+"""Largest number of characters in a view's label, which becomes the name of a directory."""
 
 AUGMENTATIONS = {
     kind.name(): kind
@@ -83,7 +83,7 @@ AUGMENTATIONS = {
         Diffusion,
     )
 }
-"""By name."""
+"""All augmentations, by name."""
 
 __all__ = [
     "AUGMENTATIONS",
@@ -102,9 +102,10 @@ __all__ = [
 
 
 def parse_view(label: str) -> Augmentation | None:
-    """The augmentation that a view's label names; None for the clean view, its controls, and sampled. One label each.
+    """The augmentation of a view's label; None for the clean view, its controls and sampled views. Each view has only
+    one valid label.
 
-    Raises: ConfigError for a label that names none.
+    Raises: ConfigError for a label that is not a view's.
     """
     if label in (CLEAN, *CONTROLS):
         return None
@@ -118,7 +119,9 @@ def parse_view(label: str) -> Augmentation | None:
         if name not in AUGMENTATIONS:
             known = ", ".join(kind.usage() for kind in AUGMENTATIONS.values())
             plain = ", ".join((CLEAN, *CONTROLS, f"{SAMPLED}-<temperature>"))
-            raise ConfigError(f"view {label!r}: no {name!r}; a view is {plain}, or made of these, joined by +: {known}")
+            raise ConfigError(
+                f"view {label!r}: there is no {name!r}; a view is {plain}, or made of these, joined by +: {known}"
+            )
         member = AUGMENTATIONS[name].at(value)
         if member.label != part:
             raise ConfigError(f"view {label!r}: {part!r} must be written {member.label}")
@@ -127,20 +130,20 @@ def parse_view(label: str) -> Augmentation | None:
 
 
 def undrawn(label: str) -> str:
-    """A view's label without the number of its draw. Raises: ConfigError where that is no number from 2."""
+    """A view's label without the number of its draw. Raises: ConfigError if that is not a number from 2 to 9999."""
     made_of, equals, draw = label.partition("=")
     if equals and not re.fullmatch(r"[2-9]|[1-9]\d{1,3}", draw):
-        raise ConfigError(f"view {label!r}: behind = comes the number of the draw, from 2")
+        raise ConfigError(f"view {label!r}: after = comes the number of the draw, at least 2")
     return made_of
 
 
 def sampled(temperature: float, draw: int = 1) -> str:
-    """The view in which the clean image's question is answered by sampling."""
+    """The label of the view in which questions about the clean image are answered by sampling."""
     return drawn(f"{SAMPLED}-{np.format_float_positional(temperature, trim='-')}", draw)
 
 
 def temperature_of(label: str) -> float | None:
-    """At which a view is sampled; None where that is left to the decoding."""
+    """The temperature at which a view is sampled; None if the decoding decides."""
     made_of = undrawn(label)
     found = re.fullmatch(rf"{SAMPLED}-(\d+(?:\.\d+)?)", made_of)
     return float(found[1]) if found and sampled(float(found[1])) == made_of else None

@@ -1,7 +1,7 @@
 """What an augmentation is: a pure function of (image, generator), applied before or after preprocessing.
 
-An augmentation is a frozen dataclass with at most one dial: the field that a sweep may turn, and that its label shows.
-What else it needs is fixed, and still a field, so that the fingerprint of a result tells with what it was made.
+An augmentation is a frozen dataclass with at most one dial: the field that a sweep may change and that the label shows.
+All its other parameters are fixed. They are fields too, so that they are part of a result's fingerprint.
 """
 
 import re
@@ -19,21 +19,21 @@ from seva_ray.core.errors import ConfigError, InputError
 Transform = Callable[[Image.Image], Image.Image]
 
 torch_generator = threading.Lock()
-"""torch has one generator for the whole process: two threads that borrow it at once would mix their draws."""
+"""torch has one generator for the whole process. Two threads that used it at once would mix their draws."""
 
 
 class Augmentation(Protocol):
-    """A frozen, keyword-only dataclass. One that works on the image leaves the pixels alone, and the reverse."""
+    """A frozen, keyword-only dataclass. It changes either the image or the pixels, and returns the other unchanged."""
 
     @property
     def label(self) -> str:
-        """Names the view; every parameter that can be chosen is in it, and `parse_view` reads it back."""
+        """Name of the view. It contains every parameter that can be chosen, and `parse_view` reads it back."""
         ...
 
     def image(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
         """Augment the RGB image, before padding and preprocessing.
 
-        Raises: InputError for an image that it cannot be applied to.
+        Raises: InputError if it cannot be applied to this image.
         """
         ...
 
@@ -43,18 +43,18 @@ class Augmentation(Protocol):
 
 
 def dial(default: Any = MISSING, *, low: float, high: float) -> Any:
-    """The field that can be chosen, an int or a float of 0 or more. Without a default, a label must give its value."""
+    """The field that can be chosen, an int or a float of at least 0. Without a default, a label must give its value."""
     return field(default=default, metadata={"low": low, "high": high})
 
 
 def fixed(value: Any) -> Any:
-    """A field that belongs to the method: in the fingerprint, not in the label, never chosen."""
+    """A field that is part of the method. It is in the fingerprint but not in the label, and it cannot be chosen."""
     return field(default=value, init=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
-    """An augmentation's name is its kind, in snake case; in its label, the dial follows where it was turned."""
+    """An augmentation whose name is its kind in snake case. In its label, the dial follows if it is not the default."""
 
     kind: ClassVar[str]
 
@@ -65,7 +65,7 @@ class Labelled:
             if not low <= value <= high or number(value) != value:
                 whole = ", whole" if number is int else ""
                 raise ConfigError(f"{self.name()}: {chosen.name} {value} must be {low} to {high}{whole}")
-            object.__setattr__(self, chosen.name, number(value) + 0)  # 90 is 90.0 and -0.0 is 0.0: one fingerprint
+            object.__setattr__(self, chosen.name, number(value) + 0)  # one fingerprint for 90 and 90.0, -0.0 and 0.0
 
     @classmethod
     def name(cls) -> str:
@@ -77,7 +77,7 @@ class Labelled:
 
     @classmethod
     def usage(cls) -> str:
-        """How its labels are written, as `pad[-border_px]`."""
+        """How the labels of this augmentation are written, for example `pad[-border_px]`."""
         chosen = cls.dial_field()
         if chosen is None:
             return cls.name()
@@ -85,9 +85,9 @@ class Labelled:
 
     @classmethod
     def at(cls, value: str) -> Self:
-        """With the dial at what a label gives; empty for the default.
+        """The augmentation with the dial at the value from a label; an empty value means the default.
 
-        Raises: ConfigError.
+        Raises: ConfigError if the value is not a number in the dial's range.
         """
         chosen = cls.dial_field()
         if chosen is None or (not value and chosen.default is not MISSING):
@@ -110,7 +110,7 @@ class Labelled:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelAugmentation(Labelled):
-    """Works on the normalised pixels."""
+    """An augmentation that changes the normalised pixels."""
 
     def image(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
         return image
@@ -118,7 +118,7 @@ class PixelAugmentation(Labelled):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageAugmentation(Labelled):
-    """Works on the image."""
+    """An augmentation that changes the image."""
 
     def pixels(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         return pixels
@@ -129,11 +129,11 @@ class TorchvisionAugmentation(ImageAugmentation):
     """A transform of torchvision; all of its draws follow from one draw of the generator."""
 
     def transform(self, transforms: ModuleType) -> Transform:
-        """`transforms` is `torchvision.transforms`, handed over so that no config loads torch."""
+        """The transform. `transforms` is `torchvision.transforms`, an argument so that no config imports torch."""
         raise NotImplementedError
 
     def image(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
-        """torch's own generator is borrowed, and put back as it was."""
+        """Apply the transform with torch's own generator, and restore that generator's state."""
         import torch
         from torchvision import transforms
 
@@ -142,5 +142,5 @@ class TorchvisionAugmentation(ImageAugmentation):
             with torch_generator, torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed)
                 return transform(image)
-        except (ValueError, torch.linalg.LinAlgError) as error:  # such as a crop of more than there is
+        except (ValueError, torch.linalg.LinAlgError) as error:  # for example if a crop is larger than the image
             raise InputError(f"view {self.label}: impossible for {image.width}x{image.height} px ({error})") from None

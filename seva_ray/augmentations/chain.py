@@ -1,4 +1,4 @@
-"""Several augmentations as one: `rand_flip+diffusion-300`."""
+"""Several augmentations in one view, for example `rand_flip+diffusion-300`."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,7 +17,7 @@ class Chain:
     kind: ClassVar[str] = "Chain"
 
     members: tuple[Augmentation, ...]
-    """First those that work on the image, then those that work on its normalised pixels."""
+    """The augmentations: first those that change the image, then those that change its normalised pixels."""
 
     def __post_init__(self) -> None:
         for first, second in zip(self.members, self.members[1:], strict=False):

@@ -1,7 +1,7 @@
-"""Augmentations made of several: the views of contrastive learning, and learned policies.
+"""Augmentations that combine several operations: the views of contrastive learning, and learned policies.
 
-In: an RGB image; out: an RGB image, for the views of contrastive learning a square of 224 px.
-Source: SeVa (arXiv 2404.10501), the list of its ablation; policies of torchvision with its defaults.
+In: an RGB image. Out: an RGB image; the views of contrastive learning give a square of 224 px.
+Source: SeVa (arXiv 2404.10501), the list in its ablation; torchvision's policies with their defaults.
 """
 
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from seva_ray.augmentations.base import TorchvisionAugmentation, Transform, dial
 
 @dataclass(frozen=True, kw_only=True)
 class Moco(TorchvisionAugmentation):
-    """Crop, flip, colours, grey, blur, in this order: the view of MoCo v2, with colours and blur always."""
+    """The view of MoCo v2: crop, flip, colours, grey and blur, in this order. Colours and blur are always applied."""
 
     kind: ClassVar[str] = "Moco"
 
     min_scale: float = dial(0.2, low=0.01, high=1)
     """Smallest part of the image's area that the crop keeps, 0.01 to 1; the largest is 1."""
     size_px: int = fixed(224)
-    """Side of the result."""
+    """Side length of the result, in px."""
     flip_p: float = fixed(0.5)
     """Probability that left and right are exchanged."""
     jitter: tuple[float, float, float, float] = fixed((0.4, 0.4, 0.4, 0.1))
     """Largest change of brightness, contrast, saturation and hue."""
     grey_p: float = fixed(0.2)
-    """Probability that colour is taken away."""
+    """Probability that the image becomes grey."""
     blur_sigma: tuple[float, float] | None = fixed((0.1, 2.0))
     """Smallest and largest sigma of the blur, in px of the result; None for no blur."""
 
@@ -44,7 +44,7 @@ class Moco(TorchvisionAugmentation):
         )
 
     def image(self, image: Image.Image, generator: np.random.Generator) -> Image.Image:
-        """torchvision has no blur by PIL, so sigma is the generator's second draw."""
+        """Apply the transform, then PIL's blur, which torchvision lacks. Sigma is the generator's second draw."""
         image = super().image(image, generator)
         if self.blur_sigma is None:
             return image
@@ -53,7 +53,7 @@ class Moco(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class Byol(Moco):
-    """As `Moco`, with smaller crops."""
+    """The view of BYOL: the same as `Moco`, with smaller crops."""
 
     kind: ClassVar[str] = "Byol"
 
@@ -63,28 +63,28 @@ class Byol(Moco):
 
 @dataclass(frozen=True, kw_only=True)
 class Simclr(Moco):
-    """As `Moco`, with any hue and no blur."""
+    """The view of SimCLR: the same as `Moco`, with larger changes of hue and without blur."""
 
     kind: ClassVar[str] = "Simclr"
 
     jitter: tuple[float, float, float, float] = fixed((0.4, 0.4, 0.4, 0.4))
     """Largest change of brightness, contrast, saturation and hue."""
     blur_sigma: tuple[float, float] | None = fixed(None)
-    """No blur."""
+    """None, because there is no blur."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandAugment(TorchvisionAugmentation):
-    """A few random operations of one magnitude: arXiv 1909.13719."""
+    """A few random operations, all with the same magnitude. Source: RandAugment, arXiv 1909.13719."""
 
     kind: ClassVar[str] = "RandAugment"
 
     magnitude: int = dial(9, low=0, high=30)
-    """Of every operation, 0 to 30."""
+    """Magnitude of every operation, 0 to 30."""
     num_magnitudes: int = fixed(31)
-    """How many magnitudes there are."""
+    """Number of possible magnitudes."""
     num_operations: int = fixed(2)
-    """Applied one after the other."""
+    """Number of operations, which are applied one after the other."""
 
     def transform(self, transforms: ModuleType) -> Transform:
         return transforms.RandAugment(self.num_operations, self.magnitude, self.num_magnitudes)
@@ -92,12 +92,12 @@ class RandAugment(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAugment(TorchvisionAugmentation):
-    """One of the pairs of operations that were learned on a data set: arXiv 1805.09501."""
+    """One of the pairs of operations that were learned on a data set. Source: AutoAugment, arXiv 1805.09501."""
 
     kind: ClassVar[str] = "AutoAugment"
 
     policy: str = fixed("imagenet")
-    """The data set."""
+    """The data set that the operations were learned on."""
 
     def transform(self, transforms: ModuleType) -> Transform:
         return transforms.AutoAugment(transforms.AutoAugmentPolicy(self.policy))

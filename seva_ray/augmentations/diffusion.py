@@ -1,7 +1,7 @@
 """Forward diffusion noise on the normalised image: the augmentation of the released SeVa models.
 
 x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, eps ~ N(0, I), alpha_bar_t = prod_{s<=t} (1 - beta_s), with the
-sigmoid schedule that `diffusers.DDPMScheduler(1000, beta_schedule="sigmoid", beta_start=1e-5, beta_end=5e-3)` has.
+sigmoid schedule of `diffusers.DDPMScheduler(1000, beta_schedule="sigmoid", beta_start=1e-5, beta_end=5e-3)`.
 Source: SeVa (arXiv 2404.10501) section 3.2; schedule of the official code at d9284ff.
 """
 
@@ -18,10 +18,10 @@ NUM_NOISE_STEPS = 1000
 
 @cache
 def alpha_bar() -> np.ndarray:
-    """Share of signal power left at each noise step, float32 (1000,).
+    """Share of the signal power that is left at each noise step, float32 (1000,).
 
-    Every 1 - beta is rounded to float32, as torch does: bit for bit the schedule of diffusers. In double precision,
-    sigma would differ from it by up to 5e-6.
+    Every 1 - beta is rounded to float32 as in torch, so that the schedule equals that of diffusers bit for bit. In
+    double precision, sigma would differ from it by up to 5e-6.
     """
     beta = (5e-3 - 1e-5) / (1 + np.exp(-np.linspace(-6, 6, NUM_NOISE_STEPS))) + 1e-5
     kept = np.float32(1) - beta.astype(np.float32)
@@ -30,15 +30,15 @@ def alpha_bar() -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Diffusion(PixelAugmentation):
-    """Noise of one step of the forward diffusion process."""
+    """Adds the noise of one step of the forward diffusion process."""
 
     kind: ClassVar[str] = "Diffusion"
 
     noise_step: int = dial(low=0, high=NUM_NOISE_STEPS - 1)
-    """Index into the schedule, 0 to 999; 0 is not clean. The released models use 500 and 800."""
+    """Index into the schedule, 0 to 999. Step 0 already has some noise. The released models use 500 and 800."""
 
     def pixels(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Not clipped, and never rounded to 8 bits: both would change the answers."""
+        """The noisy pixels. They are neither clipped nor rounded to 8 bits, because both would change the answers."""
         signal = alpha_bar()[self.noise_step]
         noise = generator.standard_normal(pixels.shape, dtype=np.float32)
         return np.sqrt(signal) * pixels + np.sqrt(1 - signal) * noise

@@ -1,7 +1,7 @@
 """Augmentations that move pixels: borders, crops, flips, rotations, perspective. Sizes are in px of the original image.
 
-In: an RGB image; out: one that may have another size. Where an image does not reach, the result is black.
-Source: SeVa (arXiv 2404.10501), the list of its ablation; transforms of torchvision with its defaults.
+In: an RGB image. Out: an RGB image that may have another size. Parts outside the original image are black.
+Source: SeVa (arXiv 2404.10501), the list in its ablation; torchvision's transforms with their defaults.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from seva_ray.augmentations.base import TorchvisionAugmentation, Transform, dial
 
 @dataclass(frozen=True, kw_only=True)
 class Pad(TorchvisionAugmentation):
-    """A black border, so that the content is smaller in the model's view."""
+    """Adds a black border, so that the content is smaller in the model's view."""
 
     kind: ClassVar[str] = "Pad"
 
@@ -26,7 +26,7 @@ class Pad(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class CenterCrop(TorchvisionAugmentation):
-    """The square in the middle; a smaller image gets black borders up to that size."""
+    """Cuts out the square in the middle. A smaller image gets black borders up to that size."""
 
     kind: ClassVar[str] = "CenterCrop"
 
@@ -39,7 +39,7 @@ class CenterCrop(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomCrop(TorchvisionAugmentation):
-    """A square anywhere in the image. An image that is smaller on one side is an error on its row."""
+    """Cuts out a square anywhere in the image. If the image is smaller on one side, its row gets an error."""
 
     kind: ClassVar[str] = "RandomCrop"
 
@@ -52,7 +52,7 @@ class RandomCrop(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomResizedCrop(TorchvisionAugmentation):
-    """A part of the image, of random size, shape (3:4 to 4:3) and place, resized to a square."""
+    """Cuts out a part of random size, shape (3:4 to 4:3) and place, and resizes it to a square."""
 
     kind: ClassVar[str] = "RandomResizedCrop"
 
@@ -61,7 +61,7 @@ class RandomResizedCrop(TorchvisionAugmentation):
     max_scale: float = fixed(0.64)
     """Largest part of the image's area."""
     size_px: int = fixed(224)
-    """Side of the result."""
+    """Side length of the result, in px."""
 
     def transform(self, transforms: ModuleType) -> Transform:
         return transforms.RandomResizedCrop(self.size_px, scale=(self.min_scale, self.max_scale))
@@ -69,7 +69,7 @@ class RandomResizedCrop(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class RandFlip(TorchvisionAugmentation):
-    """Left and right exchanged, or nothing."""
+    """Exchanges left and right, or does nothing."""
 
     kind: ClassVar[str] = "RandFlip"
 
@@ -82,12 +82,12 @@ class RandFlip(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomPerspective(TorchvisionAugmentation):
-    """The image as if seen from aside. Impossible, and an error on its row, for an image of one line of pixels."""
+    """Shows the image as if seen from the side. If the image is one pixel wide or high, its row gets an error."""
 
     kind: ClassVar[str] = "RandomPerspective"
 
     distortion: float = dial(0.6, low=0, high=1)
-    """How far a corner may move towards the middle, as part of the way, 0 to 1."""
+    """How far a corner may move towards the middle, as a share of the way, 0 to 1."""
     p: float = fixed(1.0)
     """Probability of a distortion."""
 
@@ -97,12 +97,12 @@ class RandomPerspective(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomRotation(TorchvisionAugmentation):
-    """Turned around the middle by a uniform random angle; corners that leave the frame are lost."""
+    """Turns the image around its middle by a uniform random angle. Corners that leave the frame are lost."""
 
     kind: ClassVar[str] = "RandomRotation"
 
     max_degrees: float = dial(180.0, low=0, high=360)
-    """Largest angle, counter-clockwise, 0 to 360; the smallest is 0."""
+    """Largest angle in degrees, counter-clockwise, 0 to 360. The smallest angle is 0."""
 
     def transform(self, transforms: ModuleType) -> Transform:
         return transforms.RandomRotation((0, self.max_degrees))
@@ -110,16 +110,16 @@ class RandomRotation(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomAffine(TorchvisionAugmentation):
-    """Turned, shifted and made smaller inside its frame."""
+    """Turns, shifts and shrinks the image inside its frame."""
 
     kind: ClassVar[str] = "RandomAffine"
 
     degrees: tuple[float, float] = fixed((30.0, 70.0))
-    """Smallest and largest angle, clockwise."""
+    """Smallest and largest angle in degrees, clockwise."""
     translate: tuple[float, float] = fixed((0.1, 0.3))
-    """Largest shift, as part of width and height."""
+    """Largest shift, as a share of width and height."""
     scale: tuple[float, float] = fixed((0.5, 0.75))
-    """Smallest and largest factor on the size."""
+    """Smallest and largest factor by which the size is multiplied."""
 
     def transform(self, transforms: ModuleType) -> Transform:
         return transforms.RandomAffine(self.degrees, self.translate, self.scale)

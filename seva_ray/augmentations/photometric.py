@@ -1,7 +1,7 @@
-"""Augmentations that change colours and sharpness and leave every pixel in its place.
+"""Augmentations that change colours and sharpness but do not move pixels.
 
-In: an RGB image; out: an RGB image of the same size. Colours are 8-bit levels, 0 to 255.
-Source: SeVa (arXiv 2404.10501), the list of its ablation; transforms of torchvision with its defaults.
+In: an RGB image. Out: an RGB image of the same size. Colours are 8-bit levels, 0 to 255.
+Source: SeVa (arXiv 2404.10501), the list in its ablation; torchvision's transforms with their defaults.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from seva_ray.augmentations.base import ImageAugmentation, TorchvisionAugmentati
 
 @dataclass(frozen=True, kw_only=True)
 class Grayscale(TorchvisionAugmentation):
-    """Without colour, always."""
+    """Makes the image grey, always."""
 
     kind: ClassVar[str] = "Grayscale"
 
@@ -26,12 +26,12 @@ class Grayscale(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class ColorJitter(TorchvisionAugmentation):
-    """Random brightness, contrast, saturation and hue, in random order."""
+    """Changes brightness, contrast, saturation and hue by random amounts, in random order."""
 
     kind: ClassVar[str] = "ColorJitter"
 
     factor: float = dial(1.0, low=0, high=5)
-    """On all four values below, 0 to 5; 0 changes nothing, and at 5 a hue may become any other."""
+    """Factor on all four values below, 0 to 5. With 0 nothing changes, and with 5 a hue may become any other hue."""
     brightness: float = fixed(0.4)
     """Largest relative change, both ways (never below 0)."""
     contrast: float = fixed(0.4)
@@ -39,7 +39,7 @@ class ColorJitter(TorchvisionAugmentation):
     saturation: float = fixed(0.4)
     """Largest relative change, both ways (never below 0)."""
     hue: float = fixed(0.1)
-    """Largest turn on the colour circle, both ways, as part of the whole circle."""
+    """Largest turn on the colour circle, both ways, as a share of the whole circle."""
 
     def transform(self, transforms: ModuleType) -> Transform:
         values = (self.brightness, self.contrast, self.saturation, self.hue)
@@ -48,7 +48,7 @@ class ColorJitter(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomInvert(TorchvisionAugmentation):
-    """The negative, or nothing."""
+    """Makes the negative of the image, or does nothing."""
 
     kind: ClassVar[str] = "RandomInvert"
 
@@ -61,12 +61,12 @@ class RandomInvert(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomPosterize(TorchvisionAugmentation):
-    """Few levels for each colour, or nothing."""
+    """Leaves only a few levels of each colour, or does nothing."""
 
     kind: ClassVar[str] = "RandomPosterize"
 
     bits: int = dial(2, low=1, high=8)
-    """Left of each colour, 1 to 8; 8 changes nothing."""
+    """Number of bits that are left of each colour, 1 to 8; 8 changes nothing."""
     p: float = fixed(0.5)
     """Probability of a change."""
 
@@ -76,7 +76,7 @@ class RandomPosterize(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSolarize(TorchvisionAugmentation):
-    """Bright levels inverted, or nothing."""
+    """Inverts bright levels, or does nothing."""
 
     kind: ClassVar[str] = "RandomSolarize"
 
@@ -91,7 +91,7 @@ class RandomSolarize(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomEqualize(TorchvisionAugmentation):
-    """Levels spread so that all are equally frequent, or nothing."""
+    """Spreads the levels so that all are about equally frequent, or does nothing."""
 
     kind: ClassVar[str] = "RandomEqualize"
 
@@ -104,12 +104,12 @@ class RandomEqualize(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomAdjustSharpness(TorchvisionAugmentation):
-    """Softer or sharper edges, or nothing."""
+    """Makes edges softer or sharper, or does nothing."""
 
     kind: ClassVar[str] = "RandomAdjustSharpness"
 
     sharpness: float = dial(0.0, low=0, high=10)
-    """0 (smoothed) to 10; 1 changes nothing, 2 doubles what smoothing would take away."""
+    """Sharpness from 0 (smoothed) to 10. 1 changes nothing, and 2 adds what smoothing would take away."""
     p: float = fixed(0.5)
     """Probability of a change."""
 
@@ -119,7 +119,7 @@ class RandomAdjustSharpness(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomAutocontrast(TorchvisionAugmentation):
-    """Levels stretched until the darkest is 0 and the brightest 255, or nothing."""
+    """Stretches the levels until the darkest is 0 and the brightest is 255, or does nothing."""
 
     kind: ClassVar[str] = "RandomAutocontrast"
 
@@ -132,7 +132,7 @@ class RandomAutocontrast(TorchvisionAugmentation):
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianBlur(ImageAugmentation):
-    """PIL's Gaussian blur, always, with a uniform random sigma."""
+    """Applies PIL's Gaussian blur, always, with a uniform random sigma."""
 
     kind: ClassVar[str] = "GaussianBlur"
 

@@ -235,7 +235,7 @@ md5Hash (but not for objects composed of parts), etag and generation, S3 ETag, A
 sha. The first one that a file has is used."""
 
 TIMES = ("mtime", "modified", "LastModified", "last_modified", "last_write_time", "updated", "created")
-"""Names in listings for the time at which a file was written. It differs between two writes and between equal copies."""
+"""Names in listings for the time at which a file was written. It differs between writes and between equal copies."""
 
 
 def tag_of(item: Mapping[str, Any], names: Sequence[str]) -> str | None:

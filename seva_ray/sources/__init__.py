@@ -1,4 +1,4 @@
-"""Where prompts come from, one file per source. To add one: a dataclass like those here, and a line below."""
+"""Where prompts come from: one file per source. To add one, write a dataclass like those here, and add it below."""
 
 from seva_ray.sources.base import Source
 from seva_ray.sources.folder import Folder

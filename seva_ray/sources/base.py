@@ -1,4 +1,4 @@
-"""What a source is, and the check that every source's prompts go through.
+"""What a source is, and the check that the prompts of every source pass through.
 
 A bad row never stops a source: it becomes a prompt with an error. A source that cannot be read at all is an InputError.
 """
@@ -13,7 +13,7 @@ from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.records import Prompt
 
 PLACEHOLDER = "<image>"
-"""Where LLaVA's texts put the image. Left in a question it would ask the engine for an image that is not there."""
+"""The place of the image in LLaVA's texts. If it stayed in a question, the engine would expect one more image."""
 
 
 class Source(Protocol):
@@ -21,19 +21,19 @@ class Source(Protocol):
 
     @property
     def image_root(self) -> str | None:
-        """What the prompts' image paths are relative to: a local directory or an fsspec URI; None for bytes only."""
+        """The local directory or fsspec URI that image paths are relative to; None if the prompts hold only bytes."""
         ...
 
     def prompts(self) -> Iterator[Prompt]:
-        """Every prompt once, always in the same order, the questions of one image adjacent.
+        """Every prompt once, always in the same order, with the questions about one image next to each other.
 
-        Raises: InputError where the files are missing or not what the source reads.
+        Raises: InputError if the files are missing or have another format than the source reads.
         """
         ...
 
 
 def checked(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
-    """The same prompts, with an error on each that cannot be used and with unique ids: a second `x` becomes `x#2`."""
+    """The same prompts, with unique ids (a second `x` becomes `x#2`) and an error on each that cannot be used."""
     times: dict[str, int] = {}
     for prompt in prompts:
         prompt = _examined(prompt)
@@ -45,12 +45,12 @@ def checked(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
 
 
 def failed(prompt_id: str, error: str, source: str = "") -> Prompt:
-    """What a row becomes that does not have the shape of a prompt."""
+    """The prompt for a row that cannot be read as a prompt."""
     return Prompt(prompt_id=prompt_id, image_id="", question="", source=source, error=error)
 
 
 def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system and the path in it of a local path or fsspec URI. Raises: InputError."""
+    """The file system, and the path in it, of a local path or fsspec URI. Raises: InputError."""
     try:
         return fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
@@ -58,14 +58,14 @@ def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def check_directory(field: str, uri: str) -> None:
-    """Raises: InputError where there is no such directory."""
+    """Raises: InputError if the directory does not exist."""
     filesystem, path = locate(uri)
     if not filesystem.isdir(path):
         raise InputError(f"{field} {uri}: no such directory")
 
 
 def check_names(config: object, *names: str) -> None:
-    """Raises: ConfigError where one of the fields is empty."""
+    """Raises: ConfigError if one of the fields is empty."""
     for name in names:
         if not getattr(config, name):
             raise ConfigError(f"{name} {getattr(config, name)!r}: must not be empty")
@@ -86,14 +86,14 @@ def _examined(prompt: Prompt) -> Prompt:
     if not prompt.question.strip():
         return replace(prompt, error="the question is empty")
     if PLACEHOLDER in prompt.question:
-        return replace(prompt, error=f"the question holds the placeholder {PLACEHOLDER}")
+        return replace(prompt, error=f"the question contains the placeholder {PLACEHOLDER}")
     if not prompt.image_path and not prompt.image_bytes:
         return replace(prompt, error="the row has no image")
     return prompt
 
 
 def _next_id(prompt_id: str, times: dict[str, int]) -> str:
-    """The first free one of `x#2`, `x#3`, ..."""
+    """The first free id among `x#2`, `x#3`, ..."""
     while True:
         times[prompt_id] += 1
         if (numbered := f"{prompt_id}#{times[prompt_id]}") not in times:

@@ -1,6 +1,7 @@
-"""A folder of images and fixed questions about each: the quickest way to preference pairs from pictures of one's own.
+"""A folder of images with fixed questions about each: the quickest way to preference pairs from your own pictures.
 
-In: image files, at any depth. Out: prompts in the order of the files' names, the questions of an image adjacent.
+In: image files, at any depth. Out: prompts in the order of the file names, with the questions about an image next to
+each other.
 """
 
 from collections.abc import Iterator
@@ -15,25 +16,25 @@ from seva_ray.sources.base import check_names, checked, locate
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """Every question about every image."""
+    """Asks every question about every image."""
 
     kind: ClassVar[str] = "Folder"
 
     path: str
     """A local directory or an fsspec URI. Files and folders whose names begin with a dot are left out."""
     questions: tuple[str, ...] = ("Describe this image in detail.",)
-    """What is asked about each image."""
+    """Questions that are asked about each image."""
     suffixes: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-    """Which files are images, in lower case; the files may have either case."""
+    """Suffixes of image files, in lower case. Upper and lower case of the files' own suffixes does not matter."""
     source: str = "folder"
-    """What these prompts are called in reports."""
+    """Name of the source of these prompts, as shown in reports."""
 
     def __post_init__(self) -> None:
         check_names(self, "path", "questions", "suffixes", "source")
         object.__setattr__(self, "path", absolute(self.path))
         for question in self.questions:
             if not question.strip():
-                raise ConfigError(f"questions {self.questions}: one is empty")
+                raise ConfigError(f"questions {self.questions}: one of them is empty")
         for suffix in self.suffixes:
             if not suffix.startswith(".") or suffix != suffix.lower():
                 raise ConfigError(f"suffixes {suffix!r}: must be a dot and lower-case letters")
@@ -52,7 +53,7 @@ class Folder:
                 yield Prompt(prompt_id=prompt_id, image_id=name, question=question, source=self.source, image_path=name)
 
     def _names(self) -> list[str]:
-        """Paths of the images relative to the folder, sorted. Raises: InputError where there are none."""
+        """Sorted paths of the images, relative to the folder. Raises: InputError if there are none."""
         filesystem, path = locate(self.path)
         if not filesystem.isdir(path):
             raise InputError(f"{self.path}: no such directory")

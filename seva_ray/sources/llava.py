@@ -1,8 +1,8 @@
 """Images and questions sampled from a LLaVA instruction file, such as the published llava_v1_5_mix665k.json.
 
-In: a JSON list of {id, image, conversations: [{from: human | gpt, value}]}; the source of a row is the first segment of
-its image path. Out: prompts in an order of their own. Answers in the file are never used, and rows without `image` are
-text-only: they are skipped, and counted in the log.
+In: a JSON list of {id, image, conversations: [{from: human | gpt, value}]}. The source of a row is the first segment of
+its image path. Out: prompts in an order that does not depend on the file's order. The answers in the file are never
+used. Rows without `image` contain only text: they are skipped and counted in the log.
 """
 
 import io
@@ -21,7 +21,7 @@ from seva_ray.sources.base import PLACEHOLDER, check_directory, check_names, che
 log = logging.getLogger(__name__)
 
 SOURCES = ("ocr_vqa", "textvqa", "gqa", "vg", "coco")
-"""Whose questions we know how to clean."""
+"""Sources whose questions this file can clean."""
 
 ANSWER_SHORTLY = "Answer the question using a single word or phrase."
 
@@ -30,24 +30,24 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaJson:
-    """A seeded sample of images per source and of questions per image; the order of the file does not change it."""
+    """A seeded sample of images per source and of questions per image. It does not depend on the order of the file."""
 
     kind: ClassVar[str] = "LlavaJson"
 
     path: str
     """The JSON file: a local path or an fsspec URI."""
     image_root: str
-    """Holds `ocr_vqa/`, `textvqa/`, ...: what `image` in the file is relative to. A directory or an fsspec URI."""
+    """The directory or fsspec URI that holds `ocr_vqa/`, `textvqa/`, ... Paths in the file start from it."""
     counts: dict[str, int] = field(
         default_factory=lambda: {"ocr_vqa": 4000, "textvqa": 8000, "gqa": 0, "vg": 0, "coco": 0}
     )
-    """Images per source, 0 for none. The images of a smaller count are among those of a larger."""
+    """Number of images per source. A smaller number takes a subset of a larger one."""
     questions_per_image: dict[str, int] = field(
         default_factory=lambda: {"ocr_vqa": 2, "textvqa": 1, "gqa": 2, "vg": 2, "coco": 2}
     )
-    """At most so many questions about one image, per source; all of them where the image has fewer."""
+    """Largest number of questions about one image, per source. If an image has fewer, all are taken."""
     seed: int = 0
-    """Which images and questions are taken."""
+    """Seed of the choice of images and questions."""
 
     def __post_init__(self) -> None:
         check_names(self, "path", "image_root")
@@ -63,14 +63,14 @@ class LlavaJson:
             raise ConfigError(f"counts {self.counts}: asks for no image")
         for source in self.wanted:
             if source not in self.questions_per_image:
-                raise ConfigError(f"questions_per_image {self.questions_per_image}: says nothing about {source}")
+                raise ConfigError(f"questions_per_image {self.questions_per_image}: has no number for {source}")
 
     @property
     def wanted(self) -> dict[str, int]:
         return {source: count for source, count in self.counts.items() if count}
 
     def prompts(self) -> Iterator[Prompt]:
-        """Source by source, image by image in the order of the draw; rows of a wrong shape come last."""
+        """All prompts, by source and then by image in the order of the draw. Rows of a wrong shape come last."""
         check_directory("image_root", self.image_root)
         yield from checked(self._prompts())
 
@@ -104,7 +104,8 @@ class LlavaJson:
 def clean_question(value: str, source: str) -> str:
     """A human turn without the image's placeholder and the answer format.
 
-    Source: SeVa, arXiv 2404.10501, data preparation of the released models; coco is ours, after gqa and vg.
+    Source: SeVa, arXiv 2404.10501, data preparation of the released models. The rule for coco is ours; it follows gqa
+    and vg.
     """
     if source == "textvqa":
         return value.replace(f"{PLACEHOLDER}\n", "")
@@ -112,12 +113,12 @@ def clean_question(value: str, source: str) -> str:
 
 
 def human_turns(source: str, rows: Sequence[Row]) -> tuple[list[tuple[str, str]], list[str]]:
-    """All (prompt_id, text) that ask about one image, and an id for each row that is there twice.
+    """All (prompt_id, text) of questions about one image, and an id for each row that occurs twice.
 
-    An id names rows within its source only: gqa and vg both number Visual Genome's images. And the published file
-    spreads the conversations about a COCO image over rows of one id: their turns are numbered through.
+    An id is unique only within its source, because gqa and vg both number Visual Genome's images. The published file
+    spreads the conversations about a COCO image over rows with the same id, so their turns are numbered continuously.
     """
-    if len(rows) > 1:  # the file's order must not show
+    if len(rows) > 1:  # the result must not depend on the file's order
         rows = sorted(rows, key=lambda row: (str(row["id"]), json.dumps(row["conversations"], sort_keys=True)))
     turns: list[tuple[str, str]] = []
     repeats: list[str] = []
@@ -138,7 +139,7 @@ def human_turns(source: str, rows: Sequence[Row]) -> tuple[list[tuple[str, str]]
 
 
 def read_rows(uri: str) -> list[Any]:
-    """The whole file, in memory for as long as the sample is drawn. Raises: InputError."""
+    """The rows of the whole file, which stay in memory while the sample is drawn. Raises: InputError."""
     filesystem, path = locate(uri)
     try:
         with filesystem.open(path, "rb") as file:
@@ -151,7 +152,7 @@ def read_rows(uri: str) -> list[Any]:
 
 
 def grouped(rows: Sequence[Any], wanted: Mapping[str, int]) -> tuple[dict[str, dict[str, list[Row]]], list[Prompt]]:
-    """Source -> image -> rows, for sources that are wanted (the others stay empty), and what cannot be used."""
+    """Source -> image -> rows, for the wanted sources (other sources stay empty); and the rows that cannot be used."""
     images: dict[str, dict[str, list[Row]]] = {}
     bad: list[Prompt] = []
     num_text_only = num_unwanted = 0
@@ -179,7 +180,7 @@ def grouped(rows: Sequence[Any], wanted: Mapping[str, int]) -> tuple[dict[str, d
 
 
 def fault(row: Any) -> str | None:
-    """What is wrong with a row's shape. The published file has ids of both kinds, text and number."""
+    """What is wrong with a row's shape, or None. The published file has both texts and numbers as ids."""
     if not isinstance(row, dict):
         return "must be an object with id, image and conversations"
     if isinstance(row.get("id"), bool) or not isinstance(row.get("id"), (str, int)) or row["id"] == "":
@@ -196,5 +197,5 @@ def fault(row: Any) -> str | None:
     ):
         return "field conversations: must be a list of {from, value}"
     if not any(turn["from"] == "human" for turn in turns):
-        return "field conversations: no turn of a human"
+        return "field conversations: has no turn of a human"
     return None

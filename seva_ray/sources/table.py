@@ -1,7 +1,7 @@
-"""Prompts from a table: parquet or JSON lines, one file or a directory of shards.
+"""Prompts from a table in parquet or JSON lines: one file or a directory of shards.
 
-In: rows with a question and an image (a path, or the encoded bytes, or Hugging Face's struct of both). Out: prompts in
-the table's order, read batch by batch.
+In: rows with a question and an image (a path, the encoded bytes, or Hugging Face's struct of both). Out: prompts in the
+table's order, read batch by batch.
 """
 
 import hashlib
@@ -22,31 +22,33 @@ from seva_ray.sources.base import PLACEHOLDER, check_directory, check_names, che
 SUFFIXES = (".parquet", ".jsonl")
 
 BATCH_ROWS = 64
-"""Rows in memory at once: they may hold whole images."""
+"""Number of rows in memory at once. It is small because rows may hold whole images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """One prompt per row."""
+    """Makes one prompt from each row."""
 
     kind: ClassVar[str] = "Table"
 
     path: str
-    """A .parquet or .jsonl file, or a directory of them (read by name, sub-directories too): local or an fsspec URI."""
+    """A .parquet or .jsonl file, or a directory of them (sorted by name, with sub-directories): local or fsspec URI."""
     image_root: str | None = None
-    """What image paths are relative to: a local directory or an fsspec URI. Not needed where the table holds bytes."""
+    """The local directory or fsspec URI that image paths are relative to. It is not needed if the table holds bytes."""
     question_column: str = "question"
-    """Text; the placeholder <image> is removed from it, and white space around it."""
+    """Column of the question's text. The placeholder <image> and white space around the text are removed."""
     image_column: str = "image"
-    """A path under image_root, the encoded image file, or a struct {bytes, path}."""
+    """Column of the image: a path under image_root, the encoded image file, or a struct {bytes, path}."""
     prompt_id_column: str | None = None
-    """Unique text or number. Without it: the row's number in its file; in a directory after the file's name."""
+    """Column of a unique text or number. By default the id is the row's number in its file, in a directory after the
+    file's name."""
     image_id_column: str | None = None
-    """Equal for all questions about one image. Without it: the image's path, or a hash of its bytes."""
+    """Column that is equal for all questions about one image. By default it is the image's path or a hash of its
+    bytes."""
     source_column: str | None = None
-    """What is reported about together. Without it: `source`."""
+    """Column of the source, by which reports group prompts. By default all rows have the source `source`."""
     source: str = "table"
-    """The source of all rows where source_column is not given."""
+    """The source of all rows if source_column is not given."""
 
     def __post_init__(self) -> None:
         check_names(self, "path", "question_column", "image_column", "source")
@@ -77,7 +79,7 @@ class Table:
     def _parquet_rows(self, filesystem: fsspec.AbstractFileSystem, shard: str) -> Iterator[Any]:
         try:
             with filesystem.open(shard, "rb") as file:
-                parquet = pq.ParquetFile(file, pre_buffer=False)  # else the memory taken grows with the file
+                parquet = pq.ParquetFile(file, pre_buffer=False)  # otherwise memory grows with the size of the file
                 self._check_schema(parquet.schema_arrow, shard)
                 for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=self.columns):
                     yield from batch.to_pylist()
@@ -95,12 +97,12 @@ class Table:
                 f"{shard}: column {self.image_column!r} is {kind}; must be paths, bytes or a struct of them"
             )
         if has_paths and self.image_root is None:
-            raise InputError(f"{shard}: column {self.image_column!r} holds paths, and image_root is not given")
+            raise InputError(f"{shard}: column {self.image_column!r} holds paths, but image_root is not given")
 
     def _lines(self, filesystem: fsspec.AbstractFileSystem, shard: str) -> Iterator[Any]:
-        """Rows, and the exception in the place of one that is not JSON."""
+        """The rows of a JSON lines file. A line that is not JSON gives the exception instead of a row."""
         if self.image_root is None:
-            raise InputError(f"{shard}: JSON lines hold image paths, and image_root is not given")
+            raise InputError(f"{shard}: JSON lines hold image paths, but image_root is not given")
         with filesystem.open(shard, "rb") as file:
             for line in file:
                 if not line.strip():
@@ -139,7 +141,7 @@ class Table:
 
 
 def find_shards(uri: str) -> tuple[fsspec.AbstractFileSystem, dict[str, str]]:
-    """What goes before the row number in default prompt ids -> file. Raises: InputError where there is none."""
+    """The files of a table, each by the prefix of its default prompt ids. Raises: InputError if there are none."""
     filesystem, path = locate(uri)
     if not filesystem.isdir(path):
         if not filesystem.isfile(path):
@@ -158,7 +160,7 @@ def find_shards(uri: str) -> tuple[fsspec.AbstractFileSystem, dict[str, str]]:
 
 
 def image_of(row: Mapping[str, Any], column: str) -> tuple[str | None, bytes | None]:
-    """(path, None) or (None, bytes). Raises: InputError."""
+    """The row's image as (path, None) or (None, bytes). Raises: InputError if it has none."""
     value = row.get(column)
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
@@ -170,7 +172,7 @@ def image_of(row: Mapping[str, Any], column: str) -> tuple[str | None, bytes | N
 
 
 def text_of(row: Mapping[str, Any], column: str) -> str:
-    """A text or whole number, as text. Raises: InputError."""
+    """The row's text or whole number, as text. Raises: InputError if it is empty or of another type."""
     value = row.get(column)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         found = "empty" if value in (None, "") else type(value).__name__

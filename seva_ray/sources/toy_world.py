@@ -1,4 +1,4 @@
-"""Unlabelled images of the toy world, with questions: what the demo and the tests make pairs from."""
+"""Unlabelled images of the toy world with questions, from which the demo and the tests make pairs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from seva_ray.toy.world import Question, make_scene
 
 @dataclass(frozen=True, kw_only=True)
 class ToyWorld:
-    """Scenes of the unbiased world that neither training nor a benchmark has; about six questions each."""
+    """Scenes of the unbiased world that neither training nor a benchmark uses, with about six questions each."""
 
     kind: ClassVar[str] = "ToyWorld"
 
     num_images: int = 800
-    """How many scenes; at least 1. More scenes keep the earlier ones as they are."""
+    """Number of scenes, at least 1. A smaller number takes the first scenes of a larger one."""
     seed: int = 7
-    """Of the scenes and questions; at least 0."""
+    """Seed of the scenes and questions, at least 0."""
     camera: Literal["clean", "deployment"] = "deployment"
-    """`deployment` writes noisy pictures, which a model trained on clean ones misreads; `clean` has no noise."""
+    """`deployment` gives noisy pictures, which a model trained on clean ones misreads; `clean` gives no noise."""
 
     def __post_init__(self) -> None:
         if self.num_images < 1:
@@ -33,16 +33,17 @@ class ToyWorld:
 
     @property
     def image_root(self) -> None:
-        """The images are in the prompts."""
+        """None, because the images are in the prompts."""
         return None
 
     def prompts(self) -> Iterator[Prompt]:
-        """Every question, scene by scene; the same scene has other ids behind another camera."""
+        """Every question, scene by scene. Another camera gives the same scene other ids."""
         for prompt, _ in self._asked():
             yield prompt
 
     def answers(self) -> dict[str, str]:
-        """The right answer by prompt_id, where there is just one. No stage that makes a policy reads it."""
+        """The right answers by prompt_id, for questions with only one right answer. No stage that makes a policy reads
+        them."""
         return {prompt.prompt_id: question.answer for prompt, question in self._asked() if question.kind != "describe"}
 
     def _asked(self) -> Iterator[tuple[Prompt, Question]]:
