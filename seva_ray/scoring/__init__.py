@@ -1,1 +1,1 @@
-"""From two models' scores to differences with intervals; and what lmms-eval reports."""
+"""Differences between two models' scores, with intervals; and the results of lmms-eval."""

@@ -1,8 +1,8 @@
 """The starting model against the policy, with intervals: a paired bootstrap over images.
 
 In: two tallies of one benchmark over the same images, and its metrics function. Out: one row per metric. Questions
-about one image are not independent, so whole images are resampled; both models get the same resample, so what makes
-an image easy or hard for both cancels in the difference.
+about one image are not independent, so whole images are resampled. Both models get the same resample, so that the
+difficulty of an image cancels in the difference.
 """
 
 import math
@@ -18,14 +18,14 @@ CONFIDENCE = 0.95
 STUDENT_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Two-sided 95 % quantiles for 1 to 10 degrees of freedom."""
 CHUNK_BYTES = 64 * 2**20
-"""Memory of the resample weights held at one time; the result does not depend on it."""
+"""Memory for resample weights at one time, in bytes. The result does not depend on it."""
 
 Metrics = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One metric of both models, each value and the difference with its 95 % interval; nan where undefined."""
+    """One metric of both models. Each value and the difference have a 95 % interval; nan if undefined."""
 
     metric: str
     start: float
@@ -35,19 +35,19 @@ class Comparison:
     policy_low: float
     policy_high: float
     difference: float
-    """Policy minus start; nan where it has no interval, without which it says nothing."""
+    """Policy minus start; nan if it has no interval, because it means nothing without one."""
     difference_low: float
     difference_high: float
     num_images: int
 
     @property
     def gain(self) -> float:
-        """The difference; its negative where low is good."""
+        """The difference, or its negative if lower is better."""
         return gain(self.metric, self.difference)
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval of the difference lies on one side of 0; False where it is undefined."""
+        """Whether the interval of the difference is on one side of 0; False if it is undefined."""
         return self.difference_low > 0 or self.difference_high < 0
 
 
@@ -63,11 +63,11 @@ def pooled_bootstrap(
 ) -> list[Comparison]:
     """Compare a model with the average of several policies, such as the training seeds of one setting.
 
-    Intervals hold the choice of images, not that of seeds: with few seeds a bootstrap over them would be too narrow.
-    They are percentiles of the resamples in which the metric is defined. An interval is nan where the metric
-    is, where more than 5 % of the resamples leave it undefined, and with fewer than two images.
+    Intervals cover the choice of images, but not of seeds: with few seeds, a bootstrap over them would be too narrow.
+    They are percentiles of the resamples in which the metric is defined. An interval is nan if the metric is nan, if it
+    is undefined in more than 5 % of the resamples, or if there are fewer than two images.
 
-    Raises: ValueError if the tallies are not of the same distinct images and counts, in the same order.
+    Raises: ValueError if the tallies do not have the same distinct images and counts, in the same order.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3 (percentile interval).
     """
     of_start, *of_policies = _resampled([start, *policies], metrics, num_resamples, seed)
@@ -79,15 +79,15 @@ def pooled_bootstrap(
 
 @dataclass(frozen=True, kw_only=True)
 class Repeated(Comparison):
-    """One metric over several repeats of training, perhaps from several starting models: means over the repeats.
+    """One metric as the mean over several repeats of training, perhaps from several starting models.
 
-    The interval of the difference holds both the choice of images and that of repeats: half the width is the root of
-    the summed squares of the bootstrap's over images and of Student's over repeats. With one repeat it is the
-    bootstrap's alone.
+    The interval of the difference covers both the choice of images and of repeats. Half its width is the square root of
+    the sum of two squares: half the width of the bootstrap interval over images, and of Student's interval over
+    repeats. With one repeat it is the bootstrap interval alone.
     """
 
     differences: tuple[float, ...]
-    """Of each repeat."""
+    """The difference of each repeat."""
 
 
 def repeated_bootstrap(
@@ -95,7 +95,7 @@ def repeated_bootstrap(
 ) -> list[Repeated]:
     """Compare each policy with its own start on the same images, and pool the repeats.
 
-    Raises: ValueError as `pooled_bootstrap`, and where starts and policies are not equally many.
+    Raises: ValueError as in `pooled_bootstrap`, and if the numbers of starts and policies differ.
     """
     of_all = _resampled([*starts, *policies], metrics, num_resamples, seed)
     of_pairs = list(zip(of_all[: len(starts)], of_all[len(starts) :], strict=True))
@@ -115,12 +115,12 @@ def repeated_bootstrap(
 
 
 def student_half_width(values: Sequence[float]) -> float:
-    """Half the width of Student's 95 % interval of their mean; at least two values."""
+    """Half the width of Student's 95 % interval for the mean of at least two values."""
     return student_t(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 def student_t(df: int) -> float:
-    """Two-sided 95 % quantile. Source: Abramowitz and Stegun, 26.7.5, from 11 degrees of freedom on."""
+    """The two-sided 95 % quantile. Source from 11 degrees of freedom on: Abramowitz and Stegun, 26.7.5."""
     if df <= len(STUDENT_T_95):
         return STUDENT_T_95[df - 1]
     z = 1.959964
@@ -135,7 +135,7 @@ def student_t(df: int) -> float:
 def _resampled(
     tallies: Sequence[Tally], metrics: Metrics, num_resamples: int, seed: int
 ) -> list[dict[str, np.ndarray]]:
-    """The metrics of each tally: first as they are, then on each resample, the same one for all tallies."""
+    """The metrics of each tally: first of the tally itself, then of each resample. All tallies share the resamples."""
     first, *others = tallies
     for other in others or [first]:
         _check(first, other, num_resamples)
@@ -152,11 +152,11 @@ def _resampled(
 
 def _check(start: Tally, policy: Tally, num_resamples: int) -> None:
     if list(start.image_ids) != list(policy.image_ids):
-        raise ValueError("the tallies are of different images, or in another order")
+        raise ValueError("the tallies have different images, or another order of them")
     if len(set(start.image_ids)) != len(start.image_ids):
         raise ValueError("an image appears twice in a tally; all counts of one image belong in one row")
     if list(start.names) != list(policy.names):
-        raise ValueError("the tallies hold different counts")
+        raise ValueError("the tallies have different counts")
     for tally in (start, policy):
         if tally.counts.shape != (len(tally.image_ids), len(tally.names)):
             raise ValueError(f"counts have shape {tally.counts.shape}, not (images, names)")
@@ -195,7 +195,7 @@ def _comparison(metric: str, start: np.ndarray, policy: np.ndarray, num_images: 
 
 
 def _interval(values: np.ndarray, num_images: int) -> tuple[float, float]:
-    """The percentile interval of a metric; `values[0]` is the metric itself, the rest are its resamples."""
+    """The percentile interval of a metric. `values[0]` is the metric itself, and the rest are its resamples."""
     defined = values[1:][np.isfinite(values[1:])]
     too_few = num_images < 2 or len(defined) < CONFIDENCE * (len(values) - 1)
     if too_few or not np.isfinite(values[0]):

@@ -1,7 +1,7 @@
-"""lmms-eval, which runs benchmarks that are not written here: how it is started, what its files say, what went wrong.
+"""lmms-eval runs benchmarks that are not in this package: how it is started, what its files say, and what went wrong.
 
-It lives in an environment of its own (`make harness`) and is never imported: in goes a command line, out come its
-results and its log of samples, and from those of two models the rows of our score tables.
+It has an environment of its own (`make harness`) and is never imported. In: a command line. Out: its results and its
+log of samples; those of two models give the rows of our score tables.
 """
 
 import math
@@ -22,31 +22,32 @@ from seva_ray.scoring.intervals import Comparison, paired_bootstrap
 NAME, VERSION = "lmms-eval", "0.7.3"
 FIND_VERSION = "import importlib.metadata; print(importlib.metadata.version('lmms_eval'))"
 SECRET = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD)$", re.IGNORECASE)
-"""Ends the names of variables that it does not get: it writes HF_TOKEN into its log."""
+"""Environment variables whose names end like this are not passed on, because lmms-eval writes HF_TOKEN into its log."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Harness:
-    """How lmms-eval is asked."""
+    """How lmms-eval is run."""
 
     kind: ClassVar[str] = "Harness"
 
     python: str = execution(".venv-harness/bin/python")
-    """Of the environment that lmms-eval is installed in; `make harness` makes this one."""
+    """Python of the environment in which lmms-eval is installed. `make harness` makes the default one."""
     tasks_dir: str = execution("")
-    """A folder of own tasks (YAML files and their functions) beside lmms-eval's. They are code that runs."""
+    """A folder with your own tasks (YAML files and their functions), used beside lmms-eval's. Their code is run."""
     model: str = "llava_hf"
-    """lmms-eval's class for models; this one reads LLaVA in the transformers format."""
+    """lmms-eval's model class. The default reads LLaVA in the transformers format."""
     model_args: str = "pretrained={model},device={device},device_map={device}"
-    """Its arguments. They allow no remote code; some other classes, `vllm` for one, allow it unless told not to."""
+    """Arguments of the model class. The default allows no remote code, but some classes, such as `vllm`, do unless an
+    argument forbids it."""
     limit: int = 0
-    """Rows of each task, the first ones; 0 for all."""
+    """Number of rows of each task, from the first one; 0 for all."""
     download: bool = execution(False)
-    """Let it fetch a task's data from the hub; else they must lie in the hub's cache, or where an own task says."""
+    """Let lmms-eval download a task's data. Otherwise the data must be in the hub's cache or where your task says."""
     keep_variables: tuple[str, ...] = execution(())
-    """Environment variables with a secret that it gets all the same, such as OPENAI_API_KEY for tasks with a judge."""
+    """Names of secret environment variables to pass on anyway, such as OPENAI_API_KEY for tasks with a judge."""
     num_cpus: int = execution(1)
-    """Of each run, besides one GPU where the cluster has any."""
+    """Number of CPUs for each run, besides one GPU if the cluster has any."""
 
     def __post_init__(self) -> None:
         if self.limit < 0:
@@ -55,7 +56,8 @@ class Harness:
             raise ConfigError(f"num_cpus {self.num_cpus}: must be at least 1")
 
     def command(self, task: str, device: str) -> list[str]:
-        """Runs in a directory that has the model as `model`, and writes to `out`: its options split paths at commas."""
+        """The command. It runs in a directory with the model in `model` and writes to `out`. These paths have no comma,
+        at which lmms-eval would split its options."""
         arguments = self.model_args.replace("{model}", "model").replace("{device}", device)
         words = [os.path.abspath(self.python), "-m", "lmms_eval", "--model", self.model, "--model_args", arguments]
         words += ["--tasks", task, "--batch_size", "1", "--output_path", "out", "--log_samples"]
@@ -74,7 +76,7 @@ class Harness:
 
 
 def check_installed(config: Harness) -> None:
-    """Raises: InputError where lmms-eval is missing or has another version than the one whose files are read here."""
+    """Raises: InputError if lmms-eval is missing or has another version than the one whose files are read here."""
     try:
         found = subprocess.run([config.python, "-c", FIND_VERSION], capture_output=True, text=True)
     except OSError as error:
@@ -86,37 +88,37 @@ def check_installed(config: Harness) -> None:
 
 
 def first_error(log: str) -> str:
-    """What a failed run's log says; an error that was caught and raised again has its cause first."""
+    """The first error in a failed run's log, or the last line. If an error was raised again, its cause comes first."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"([A-Za-z_]+\.)*[A-Za-z]+(Error|Exception)\b", line)]
     return (errors[:1] or lines[-1:] or ["no output"])[0][:300]
 
 
 def num_unanswered(log: str) -> int:
-    """Questions that the model failed on: lmms-eval takes an empty answer instead, and goes on."""
+    """Number of questions that the model failed on. lmms-eval uses an empty answer for them and continues."""
     return len(re.findall(r"Error .* in generating", log))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What one run says of its model."""
+    """The scores of one model in one run."""
 
     values: Mapping[str, float]
-    """By `<task> <metric>`, as lmms-eval aggregates them."""
+    """The values that lmms-eval aggregates, by `<task> <metric>`."""
     of_questions: Mapping[str, Mapping[str, float]]
-    """Of the values that are the mean over questions: what each question adds, by its id."""
+    """For each value that is a mean over questions: the score of each question, by its id."""
     asked: Mapping[str, str]
     """The text and the right answer of every question, by its id."""
 
 
 def read_scores(results: Mapping[str, Any], samples: Mapping[str, Sequence[Mapping[str, Any]]]) -> Scores:
-    """From the results file and the logged samples of each task in it; a group of tasks is in it beside its parts."""
+    """The first error in a failed run's log, or its last line. An error that was raised again comes after its cause."""
     values: dict[str, float] = {}
     of_questions: dict[str, Mapping[str, float]] = {}
     asked: dict[str, str] = {}
     for task, metrics in results["results"].items():
         rows = {f"{task} {row['doc_id']}": row for row in samples.get(task, [])}
-        if len(rows) < len(samples.get(task, [])):  # several filters, and no word of which row is whose
+        if len(rows) < len(samples.get(task, [])):  # with several filters, a row does not say to which it belongs
             rows = {}
         asked |= {question: f"{row['input']}\n{row['target']}" for question, row in rows.items()}
         score_key = results["configs"].get(task, {}).get("score_key", "score")
@@ -136,25 +138,25 @@ def read_scores(results: Mapping[str, Any], samples: Mapping[str, Sequence[Mappi
 
 
 def number_of(logged: Any, score_key: str) -> float:
-    """A sample's score: a number, or a record that holds it; nan where there is none."""
+    """A sample's score, which is a number or a field of a record; nan if there is none."""
     found = logged.get(score_key) if isinstance(logged, Mapping) else logged
     return float(found) if isinstance(found, int | float) else math.nan
 
 
 def factor_of(scores: Sequence[float], value: float) -> float:
-    """1 or 100 where that times the mean of the samples' scores is the value, to the four digits that some tasks round
-    to; else 0. Which tasks average is not in the files: others add up pairs, or take F1."""
+    """1 or 100 if the value is that factor times the mean of the samples' scores, to four digits, as some tasks round;
+    otherwise 0. The files do not say which tasks average: others add up pairs or compute F1."""
     mean = math.fsum(scores) / len(scores) if scores else math.nan
     return next((factor for factor in (1.0, 100.0) if math.isclose(factor * mean, value, rel_tol=1e-4)), 0.0)
 
 
 def compare_scores(start: Scores, policy: Scores, num_resamples: int, seed: int) -> list[Comparison]:
-    """A row for each metric of both. Only means over questions have an interval, and so a difference.
+    """A row for each metric that both have. Only means over questions have an interval, and so a difference.
 
-    Raises: InputError where the two runs were of different questions.
+    Raises: InputError if the two runs asked different questions.
     """
     if start.asked != policy.asked:
-        raise InputError("the two models were not asked the same questions: were the task's data changed in between?")
+        raise InputError("the two models were not asked the same questions: did the task's data change in between?")
     names = [name for name in start.values if name in policy.values]
     return [compare_metric(name, start, policy, num_resamples, seed) for name in names]
 
@@ -164,7 +166,7 @@ def compare_metric(name: str, start: Scores, policy: Scores, num_resamples: int,
     is_mean = bool(one) and one.keys() == other.keys()
     numbers = [*one.values(), *other.values()] if is_mean else [start.values[name], policy.values[name]]
     fraction = all(0 <= number <= 1 for number in numbers)
-    factor, label = (100.0, name) if fraction else (1.0, f"{name} (own scale)")  # our tables are in percent
+    factor, label = (100.0, name) if fraction else (1.0, f"{name} (own scale)")  # our tables show percent
     if not is_mean:
         unknown = math.nan
         return Comparison(

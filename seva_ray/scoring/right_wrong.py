@@ -1,7 +1,7 @@
 """Questions that are right or wrong: which ones a policy gained and lost, and whether that is more than chance.
 
-In: per question whether the starting model and the policy are right. Out: the four counts with McNemar's exact test;
-for several policies of one setting what each gained and lost, with McNemar's test for clusters.
+In: for each question, whether the starting model and the policy are right. Out: the four counts with McNemar's exact
+test. For several policies of one setting: what each gained and lost, with McNemar's test for clusters.
 """
 
 import math
@@ -16,34 +16,35 @@ from seva_ray.core.records import Response
 
 @runtime_checkable
 class Decides(Protocol):
-    """A benchmark, all or some of whose questions are either right or wrong."""
+    """A benchmark in which the answers to all or some questions are either right or wrong."""
 
     def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
-        """By prompt_id; a prompt without a response, or with an error, is wrong. Others than such are left out."""
+        """Whether each answer is right, by prompt_id. A missing or failed response is wrong. Questions that are neither
+        right nor wrong are left out."""
         ...
 
 
 @runtime_checkable
 class AsksInParts(Protocol):
-    """A benchmark whose questions are several prompts each; its outcomes go by the first prompt_id of each."""
+    """A benchmark in which each question consists of several prompts. Its outcomes are keyed by the first prompt_id."""
 
     def told(self, responses: Mapping[str, Response], prompt_id: str) -> str | None:
-        """What was answered to all prompts of a question, to be read; None where an answer is missing."""
+        """The answers to all prompts of a question as one text; None if an answer is missing."""
         ...
 
 
 @runtime_checkable
 class NamesObjects(Protocol):
-    """A benchmark that knows what is in its images, and what some of its answers say is there."""
+    """A benchmark that knows the objects in its images and can find the objects that an answer names."""
 
     def hallucinated(self, responses: Mapping[str, Response]) -> dict[str, list[str]]:
-        """By prompt_id: each thing that the answer names and that is not in the image, once."""
+        """The objects that each answer names but that are not in the image, each once, by prompt_id."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flips:
-    """Questions by what both models made of them."""
+    """The numbers of questions that both, one or none of the models answered right."""
 
     right: int
     """Both are right."""
@@ -54,11 +55,12 @@ class Flips:
     wrong: int
     """Neither is right."""
     p_value: float
-    """McNemar's exact test, two-sided. It takes questions as independent; those of one image rarely are."""
+    """The two-sided p value of McNemar's exact test. The test treats questions as independent, but questions about one
+    image rarely are."""
 
 
 def flips_of(start: Mapping[str, bool], policy: Mapping[str, bool]) -> Flips:
-    """Raises: ValueError where the two are of different questions."""
+    """Count the flips. Raises: ValueError if the outcomes are of different questions."""
     if start.keys() != policy.keys():
         raise ValueError("outcomes of different questions")
     pairs = [(start[prompt_id], policy[prompt_id]) for prompt_id in start]
@@ -73,7 +75,7 @@ def flips_of(start: Mapping[str, bool], policy: Mapping[str, bool]) -> Flips:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """How likely at least so uneven a split is where each flip goes either way with chance 1/2; 1 without flips.
+    """The probability of a split at least as uneven if each flip is a gain or a loss with chance 1/2; 1 without flips.
 
     p = min(1, 2 * sum_{i <= min(gained, lost)} C(n, i) / 2^n), n = gained + lost, in exact integers.
     Source: McNemar, Psychometrika 12 (1947), with the binomial in place of its chi-squared approximation.
@@ -87,22 +89,24 @@ def mcnemar(gained: int, lost: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class RepeatedFlips:
-    """Flips of several policies of one setting, each against its start, on the same questions."""
+    """Flips of several policies of one setting, each against its starting model, on the same questions."""
 
     num_questions: int
     num_images: int
     gained: Sequence[int]
-    """By each policy."""
+    """Number of questions that each policy gained."""
     lost: Sequence[int]
+    """Number of questions that each policy lost."""
     p_value: float
-    """McNemar's test for clusters: all that the policies made of one image's questions is one piece of evidence. It
-    holds the choice of images, not that of the policies."""
+    """The p value of McNemar's test for clusters. All results on the questions about one image count as one piece of
+    evidence. It covers the choice of images, but not the choice of policies."""
 
 
 def repeated_flips(
     pairs: Sequence[tuple[Mapping[str, bool], Mapping[str, bool]]], image_of: Mapping[str, str]
 ) -> RepeatedFlips:
-    """`pairs` of start and policy; `image_of` a prompt_id. Raises: ValueError where they are of different questions."""
+    """Count the flips of several policies. `pairs` holds the outcomes of start and policy, and `image_of` the image_id
+    by prompt_id. Raises: ValueError if the outcomes are of different questions."""
     flips = [flips_of(start, policy) for start, policy in pairs]
     if any(start.keys() != pairs[0][0].keys() for start, _ in pairs):
         raise ValueError("outcomes of different questions")
@@ -120,10 +124,11 @@ def repeated_flips(
 
 
 def clustered_mcnemar(clusters: Iterable[Sequence[int]]) -> float:
-    """McNemar's test where outcomes within a cluster depend on each other; each outcome is +1 gained, -1 lost or 0.
+    """McNemar's test if outcomes within a cluster depend on each other. An outcome is +1 (gained), -1 (lost) or 0.
 
-    d_k = mean of cluster k; chi^2 = (sum d_k)^2 / sum d_k^2 with one degree of freedom; 1 without flips. With clusters
-    of one it is McNemar's chi^2 without correction. An approximation for many clusters; each weighs the same.
+    d_k = mean of cluster k; chi^2 = (sum d_k)^2 / sum d_k^2 with one degree of freedom. The p value is 1 without flips.
+    With clusters of one it is McNemar's chi^2 without correction. It is an approximation for many clusters, which all
+    have the same weight.
     Source: Durkalski et al., Statistics in Medicine 22 (2003), doi 10.1002/sim.1438.
     """
     means = [sum(outcomes) / len(outcomes) for outcomes in clusters]
@@ -132,7 +137,7 @@ def clustered_mcnemar(clusters: Iterable[Sequence[int]]) -> float:
 
 
 def agreement(answers: Iterable[Sequence[Hashable]]) -> float:
-    """The share of equal pairs among the repeats of one thing, averaged over all things; nan where there is no pair."""
+    """The share of equal pairs among the repeats of one item, averaged over all items; nan if there is no pair."""
     shares = []
     for repeats in answers:
         if pairs := list(combinations(repeats, 2)):

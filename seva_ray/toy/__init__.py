@@ -1,1 +1,1 @@
-"""The CPU-size world: rendered scenes with questions, a tiny LLaVA and the recipe that trains it."""
+"""A world that fits on a CPU: rendered scenes with questions, a tiny LLaVA, and the recipe that trains it."""

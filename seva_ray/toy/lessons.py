@@ -1,6 +1,6 @@
-"""What the toy model learns from and is examined on: scenes with pictures and questions, and what it answers.
+"""Scenes with pictures and questions that the toy model learns from and is tested on, and its answers.
 
-In: a seed, a split and a number of scenes. Out: the labels and packed rows of training, and accuracies by kind.
+In: a seed, a split and a number of scenes. Out: the labels and packed rows for training, and accuracies by kind.
 """
 
 from collections import defaultdict
@@ -36,7 +36,7 @@ class Lessons:
         return packed.normalised(self.pictures[chosen])
 
     def rows(self) -> list[packed.Row]:
-        """Per image, the token ids of its questions and answers."""
+        """For each image, the token ids of its questions and answers."""
         return [
             [(packed.question_ids(question.text), packed.answer_ids(question.answer)) for question in of_image]
             for of_image in self.asked
@@ -44,7 +44,7 @@ class Lessons:
 
 
 def patch_labels(scene: Scene) -> np.ndarray:
-    """Shape, colour and sign word at each of the 36 patches, as 1 + the place in LABEL_WORDS, 0 for none; (36, 3)."""
+    """Shape, colour and sign word at each of the 36 patches, int64 (36, 3): 1 + the index in LABEL_WORDS, or 0."""
     labels = np.zeros((6, 6, 3), np.int64)
     for thing in scene.things:
         row, column = thing.cell // 3 * 2, thing.cell % 3 * 2
@@ -57,7 +57,7 @@ def patch_labels(scene: Scene) -> np.ndarray:
 
 
 def batches_of_like_length(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Endless batches of row numbers; the rows of a batch have nearly the same length, so that little is padding."""
+    """Yield batches of row numbers without end. The rows of a batch have similar lengths, which saves padding."""
     while True:
         drawn = rng.integers(0, len(lengths), batch_size * 16)
         drawn = drawn[np.argsort(lengths[drawn], kind="stable")]
@@ -75,7 +75,7 @@ def answers(model: LlavaForConditionalGeneration, pixel_values: Tensor, asked: l
 
 
 def accuracy_by_kind(model: LlavaForConditionalGeneration, lessons: Lessons) -> dict[str, float]:
-    """The part of the answers that is exactly right (0-1), by kind of question."""
+    """The share of the answers that is exactly right (0-1), by kind of question."""
     given = answers(model, packed.normalised(lessons.pictures), lessons.asked)
     right = defaultdict(list)
     for of_image, texts in zip(lessons.asked, given, strict=True):

@@ -1,7 +1,7 @@
-"""A LLaVA of one million parameters, with its word-level processor, saved so that transformers and vLLM load it.
+"""A LLaVA of one million parameters with a word-level processor. transformers and vLLM can load its directory.
 
-In: a seed. Out: a `LlavaForConditionalGeneration`, and a directory in the layout and key names of the published
-LLaVA-1.5 checkpoints. A 48 px image becomes 36 image tokens; every word of the toy world is one token.
+In: a seed. Out: a `LlavaForConditionalGeneration`, and a directory with the layout and key names of the published
+LLaVA-1.5 checkpoints. A 48 px image becomes 36 image tokens, and every word of the toy world is one token.
 """
 
 import json
@@ -29,7 +29,7 @@ VOCABULARY = (*SPECIAL, "USER:", "ASSISTANT:", *words())
 PATCH_PX = 8
 NUM_IMAGE_TOKENS = (SIZE_PX // PATCH_PX) ** 2
 
-# What the published llava-1.5-hf template renders, without its trailing space after an answer.
+# This renders the same text as the published llava-1.5-hf template, without its trailing space after an answer.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '' if loop.first else ' ' }}"
     "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
@@ -39,7 +39,7 @@ CHAT_TEMPLATE = (
     "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
 )
 
-# transformers 5 drops the level that the published checkpoints have, and that vLLM looks for.
+# transformers 5 leaves out a level of the names that the published checkpoints have and that vLLM looks for.
 _SAVED_PREFIXES = {
     "model.vision_tower.": "vision_tower.vision_model.",
     "model.multi_modal_projector.": "multi_modal_projector.",
@@ -88,13 +88,13 @@ def build(seed: int) -> LlavaForConditionalGeneration:
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token per word; encoding starts with `<s>`, decoding joins by spaces."""
+    """A tokenizer with one token per word. Encoding starts with `<s>`, and decoding joins words by spaces."""
     fast = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
     fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", BOS)]
     )
-    fast.decoder = decoders.WordPiece(prefix="\x00", cleanup=False)  # joins words by spaces; no word has the prefix
+    fast.decoder = decoders.WordPiece(prefix="\x00", cleanup=False)  # joins words by spaces, as no word has the prefix
     return PreTrainedTokenizerFast(
         tokenizer_object=fast,
         unk_token="<unk>",
@@ -109,7 +109,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def processor() -> LlavaProcessor:
-    """Tokenizer, CLIP image processor at 48 px (the Pillow one: it and the torchvision one differ), chat template."""
+    """The tokenizer, CLIP's image processor at 48 px (Pillow's, which differs from torchvision's) and chat template."""
     size = {"height": SIZE_PX, "width": SIZE_PX}
     return LlavaProcessor(
         image_processor=CLIPImageProcessorPil(size={"shortest_edge": SIZE_PX}, crop_size=size),
@@ -131,7 +131,7 @@ def published_name(name: str) -> str:
 
 
 def save(model: LlavaForConditionalGeneration, directory: str | Path) -> None:
-    """Write weights, configuration and processor; `config.json` comes last, so its presence means complete."""
+    """Write weights, configuration and processor. `config.json` is written last, so a directory with it is complete."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     weights = {published_name(name): tensor.contiguous() for name, tensor in model.state_dict().items()}

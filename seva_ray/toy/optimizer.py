@@ -1,6 +1,6 @@
-"""Muon for the hidden matrices, AdamW for the rest, with a short warm-up and a linear decay.
+"""Muon for the hidden matrices and AdamW for the rest, with a short warm-up and a linear decay.
 
-In: parameters by group and their peak learning rates. On the toy model Muon needs a third of AdamW's steps.
+In: groups of parameters with their peak learning rates. On the toy model Muon needs a third of AdamW's steps.
 """
 
 import math
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Near the closest matrices with orthogonal rows or columns: five Newton-Schulz steps in float32.
+    """Approximately the closest matrices with orthogonal rows or columns, by five Newton-Schulz steps in float32.
 
-    Shapes: (N, rows, columns), and so is the result.
-    Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; its coefficients.
+    Shapes: (N, rows, columns) for the argument and the result.
+    Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024, with its coefficients.
     """
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     x = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
@@ -26,10 +26,10 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 class Muon:
-    """Momentum whose update is orthogonalised; matrices of one shape are worked on together.
+    """Momentum with an orthogonalised update. Matrices of one shape are updated together.
 
-    Source: the step is scaled by 0.2 sqrt(larger side), which gives it the size of AdamW's (J. Liu et al., "Muon is
-    scalable for LLM training", arXiv 2502.16982).
+    Source: the step is scaled by 0.2 sqrt(larger side), which gives it the size of AdamW's step (J. Liu et al., "Muon
+    is scalable for LLM training", arXiv 2502.16982).
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], momentum: float = 0.95, weight_decay: float = 0.01) -> None:
@@ -51,7 +51,8 @@ class Muon:
 
 
 class Optimizer:
-    """One step from a loss: backward, clip the gradients' norm at 1, update every group at its scheduled rate."""
+    """Makes a step from a loss: runs backward, clips the gradients' norm at 1, and updates every group at its scheduled
+    rate."""
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class Optimizer:
         muon: tuple[Sequence[nn.Parameter], float],
         adamw: Sequence[tuple[Sequence[nn.Parameter], float]],
     ) -> None:
-        """Each group is its parameters and its peak learning rate."""
+        """Each group consists of its parameters and its peak learning rate."""
         self.num_steps, self.num_done = num_steps, 0
         self.parameters = [*muon[0], *(parameter for parameters, _ in adamw for parameter in parameters)]
         self.muon, self.muon_peak = Muon(muon[0]), muon[1]
@@ -80,6 +81,6 @@ class Optimizer:
         self.num_done += 1
 
     def _scale(self) -> float:
-        """5 % warm-up, then a straight line down to 2 %."""
+        """The share of the peak learning rate: a warm-up in 5 % of the steps, then a straight line down to 2 %."""
         done = self.num_done / self.num_steps
         return min((self.num_done + 1) / max(1.0, 0.05 * self.num_steps), max(0.02, (1 - done) / 0.95), 1.0)

@@ -1,8 +1,8 @@
-"""Many questions behind one image: packed training batches, and greedy answers from a cached image prefix.
+"""Many questions about one image: packed training batches, and greedy answers from a cached image prefix.
 
-A toy image has about ten questions. In a packed row the tokens are `<s> USER: [36 image tokens]` once, then every
-question with its answer; each question sees the image and itself, and its positions restart after the image. The
-model's logits are those of ordinary, separate prompts.
+A toy image has about ten questions. A packed row has the tokens `<s> USER: [36 image tokens]` once, then every question
+with its answer. Each question sees only the image and itself, and its positions restart after the image. So the model's
+logits are the same as for separate prompts.
 """
 
 from collections import defaultdict
@@ -18,7 +18,7 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 from seva_ray.toy.model import BOS, EOS, NUM_IMAGE_TOKENS, PAD, UNK, VOCABULARY
 
 Row = Sequence[tuple[list[int], list[int]]]
-"""The questions of one image, each as (question ids, answer ids)."""
+"""The questions about one image, each as (question ids, answer ids)."""
 IDS = {word: i for i, word in enumerate(VOCABULARY)}
 OPENING = (BOS, IDS["USER:"])
 PREFIX_TOKENS = len(OPENING) + NUM_IMAGE_TOKENS
@@ -27,7 +27,7 @@ _STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
 
 
 def normalised(pictures: np.ndarray) -> Tensor:
-    """uint8 (B, H, W, 3) as the float tensor (B, 3, H, W) that CLIP's image processor makes of a 48 px picture."""
+    """uint8 (B, H, W, 3) as the float tensor (B, 3, H, W) that CLIP's image processor makes from 48 px pictures."""
     return (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255 - _MEAN) / _STD
 
 
@@ -37,40 +37,41 @@ def question_ids(question: str) -> list[int]:
 
 
 def answer_ids(answer: str) -> list[int]:
-    """The tokens of an answer, with the end."""
+    """The tokens of an answer, with the end token."""
     return [IDS.get(word, UNK) for word in answer.split()] + [EOS]
 
 
 def image_features(model: LlavaForConditionalGeneration, pixel_values: Tensor) -> Tensor:
-    """What the language model reads of an image: (B, 36, hidden)."""
+    """The features that the language model reads for an image, (B, 36, hidden)."""
     return model.model.multi_modal_projector(patch_states(model, pixel_values))
 
 
 def patch_states(model: LlavaForConditionalGeneration, pixel_values: Tensor) -> Tensor:
-    """The vision tower's last states without the class token: (B, 36, hidden)."""
+    """The vision tower's last states without the class token, (B, 36, hidden)."""
     return model.model.vision_tower(pixel_values).last_hidden_state[:, 1:]
 
 
 def length(row: Row) -> int:
-    """The tokens of a row behind the image prefix."""
+    """The number of tokens in a row after the image prefix."""
     return sum(len(question) + len(answer) for question, answer in row)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """Questions and answers of B images, padded to T tokens; the image prefix is not part of it. All (B, T)."""
+    """Questions and answers of B images, padded to T tokens, without the image prefix. All tensors are (B, T)."""
 
     ids: Tensor
+    """Token ids."""
     segment: Tensor
-    """1, 2, ... for the questions of a row, -1 for padding."""
+    """The number of the question in its row, from 1; -1 for padding."""
     position: Tensor
     """Position ids, counted from the start of the prompt."""
     weight: Tensor
-    """In the loss: 0 where no answer is, else 1 / sqrt(tokens of the answer), between per token and per answer."""
+    """Weight in the loss: 1 / sqrt(tokens of the answer) for answer tokens, and 0 for all others."""
 
 
 def pack(rows: Sequence[Row]) -> Pack:
-    """One row per image."""
+    """Put the rows, one per image, into a Pack."""
     shape = len(rows), max(length(row) for row in rows)
     ids, segment = np.full(shape, PAD), np.full(shape, -1)
     position, weight = np.full(shape, PREFIX_TOKENS), np.zeros(shape, np.float32)
@@ -88,7 +89,7 @@ def pack(rows: Sequence[Row]) -> Pack:
 
 
 def answer_logits(model: LlavaForConditionalGeneration, features: Tensor, batch: Pack) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (N, V) that predict the N answer tokens of a pack, those tokens (N,) and their weights (N,)."""
+    """Logits (N, V) that predict the N answer tokens of a pack, then those tokens (N,) and their weights (N,)."""
     language = model.model.language_model
     opening = language.embed_tokens(torch.tensor(OPENING)).expand(len(features), -1, -1)
     before = torch.arange(PREFIX_TOKENS).expand(len(features), -1)
@@ -104,7 +105,7 @@ def answer_logits(model: LlavaForConditionalGeneration, features: Tensor, batch:
 
 
 def attention_mask(batch: Pack) -> Tensor:
-    """Additive (B, 1, T, T): every question sees the image prefix and itself, causally."""
+    """An additive mask (B, 1, T, T): every token sees only earlier tokens of the image prefix and of its question."""
     segment = pad(batch.segment, (PREFIX_TOKENS, 0))  # the prefix is segment 0
     seen = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
     seen &= torch.ones(seen.shape[1:], dtype=torch.bool).tril()
@@ -119,9 +120,9 @@ def greedy(
     max_new_tokens: int = 64,
     batch_size: int = 512,
 ) -> list[list[int]]:
-    """Greedy answers, as token ids with the end token, to prompts of (row of `features`, question).
+    """Greedy answers, as token ids with the end token. Each prompt is (row of `features`, question).
 
-    Questions of like length share a batch, so that nothing is padded; the image prefix is computed once per image.
+    Questions of the same length share a batch, so that nothing is padded. The image prefix is computed once per image.
     """
     model.eval()
     by_length = defaultdict(list)

@@ -1,4 +1,4 @@
-"""The questions about one toy scene as prompts, with the picture as the PNG file that a camera would have written."""
+"""The questions about one toy scene as prompts, with its picture as the PNG file that a camera would write."""
 
 from collections.abc import Iterator
 from io import BytesIO
@@ -10,7 +10,8 @@ from seva_ray.toy.world import CAMERAS, Question, Scene, questions, render
 
 
 def prompts_about(scene: Scene, camera: str, name: str) -> Iterator[tuple[Prompt, Question]]:
-    """Every question about a scene, with its answer beside it; ids are `<name>-<scene>-<question>`."""
+    """Every question about a scene, as a prompt and as a Question with its answer. The prompt's id is
+    `<name>-<scene>-<question>`."""
     image_id = f"{name}-{scene.index:06d}"
     file = BytesIO()
     Image.fromarray(render(scene, CAMERAS[camera])).save(file, format="PNG", compress_level=1)

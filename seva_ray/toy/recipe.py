@@ -1,4 +1,4 @@
-"""How the toy base model is trained, without what trains it: importing this costs nothing."""
+"""The settings by which the toy base model is trained. Importing this is fast, as it does not import torch."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,33 +13,34 @@ class ToyRecipe:
     kind: ClassVar[str] = "ToyRecipe"
 
     seed: int = 1
-    """Of the weights, the scenes and their order; at least 0."""
+    """Seed of the weights, the scenes and their order, at least 0."""
     num_images: int = 12_000
-    """Scenes of the biased world to learn from; at least 1."""
+    """Number of scenes of the biased world to learn from, at least 1."""
     vision_steps: int = 250
-    """Optimiser steps that teach the vision tower what it sees, which stand in for CLIP's pre-training; 0 for none."""
+    """Number of optimiser steps that train the vision tower, in place of CLIP's pre-training; 0 for none."""
     vision_batch_size: int = 64
-    """Images per step of these."""
+    """Number of images per vision step."""
     sft_steps: int = 350
-    """Optimiser steps of instruction tuning."""
+    """Number of optimiser steps of instruction tuning."""
     batch_size: int = 32
-    """Images per step of instruction tuning; each brings all its questions."""
+    """Number of images per step of instruction tuning. Each image comes with all its questions."""
     muon_learning_rate: float = 5e-3
-    """Peak, of the language model's matrices in instruction tuning."""
+    """Peak learning rate of the language model's matrices in instruction tuning."""
     learning_rate: float = 2e-3
-    """Peak, of embeddings, norms and projector in instruction tuning; in the vision steps, of all but the matrices."""
+    """Peak learning rate of embeddings, norms and projector in instruction tuning, and in the vision steps of all
+    weights except the matrices."""
     tower_learning_rate: float = 3e-4
-    """Peak, of the vision tower in instruction tuning."""
+    """Peak learning rate of the vision tower in instruction tuning."""
     vision_muon_learning_rate: float = 3e-3
-    """Peak, of the matrices of vision tower and projector in the vision steps."""
+    """Peak learning rate of the matrices of vision tower and projector in the vision steps."""
     gate_accuracy: float = 0.75
-    """Yes/no accuracy on held-out clean images (0-1) that a usable base needs; 0.5 is a model that always says yes."""
+    """Yes/no accuracy on held-out clean images (0-1) that the base must reach. A model that always says yes has 0.5."""
     num_gate_images: int = 150
-    """Held-out clean images for the gate."""
+    """Number of held-out clean images that the accuracy is measured on."""
     extra_steps: int = 100
-    """Steps of each further round, at half the learning rates, while the gate is not passed."""
+    """Number of steps in each extra round, at half the learning rates, while the accuracy is too low."""
     max_extra_rounds: int = 4
-    """Rounds after which a model that does not pass the gate is given up."""
+    """Largest number of extra rounds. If the accuracy is still too low after them, the training fails."""
 
     def __post_init__(self) -> None:
         for name in ("num_images", "vision_batch_size", "sft_steps", "batch_size", "num_gate_images", "extra_steps"):

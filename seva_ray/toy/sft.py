@@ -1,7 +1,7 @@
-"""Train the toy model from scratch: its eyes first, then LLaVA-style instruction tuning on the biased world.
+"""Train the toy model from scratch: first the vision tower, then LLaVA-style instruction tuning on the biased world.
 
-In: a `ToyRecipe`. Out: a model directory, and counts, held-out accuracies and seconds. Float32, a fixed number of
-steps, the same weights for the same recipe and number of threads. Two to three minutes of one CPU core.
+In: a `ToyRecipe`. Out: a model directory, and counts, held-out accuracies and seconds. Training is in float32. The same
+recipe and number of threads give the same weights. It takes two to three minutes on one CPU core.
 """
 
 import time
@@ -27,19 +27,19 @@ Report = Callable[[str], None]
 
 
 def train(recipe: ToyRecipe, directory: str | Path, report: Report = print, num_threads: int = 1) -> dict[str, Any]:
-    """Train by the recipe and save to `directory`; returns counts, held-out accuracies (0-1) and seconds.
+    """Train by the recipe and save to `directory`. Returns counts, held-out accuracies (0-1) and seconds.
 
-    More threads round otherwise, so that the weights differ a little; they pay on idle cores only. On a busy machine
-    OpenMP's threads spin while they wait, and two took ten times as long as one, unless the process was started with
-    OMP_WAIT_POLICY=PASSIVE.
+    Another number of threads changes the rounding, so that the weights differ a little. More threads help only if cores
+    are idle. On a busy machine OpenMP's threads spin while they wait: two took ten times as long as one, unless the
+    process was started with OMP_WAIT_POLICY=PASSIVE.
 
-    Raises: UserError when the yes/no accuracy stays under the gate; nothing is saved then.
+    Raises: UserError if the yes/no accuracy stays below the recipe's gate_accuracy; then nothing is saved.
     """
     started = time.perf_counter()
     with _threads(num_threads):
         lessons = Lessons.make(recipe.seed, "sft", recipe.num_images)
         held_out = Lessons.make(recipe.seed, "test", recipe.num_gate_images)
-        report(f"toy base: {recipe.num_images} scenes made in {time.perf_counter() - started:.0f} s")
+        report(f"toy base: made {recipe.num_images} scenes in {time.perf_counter() - started:.0f} s")
         model = build(recipe.seed)
         train_vision(model, lessons, recipe, report)
         vision_seconds = time.perf_counter() - started
@@ -48,12 +48,10 @@ def train(recipe: ToyRecipe, directory: str | Path, report: Report = print, num_
         while accuracy["exist"] < recipe.gate_accuracy:
             if steps == recipe.sft_steps + recipe.max_extra_rounds * recipe.extra_steps:
                 raise UserError(
-                    f"the toy base is right in {accuracy['exist']:.0%} of held-out yes/no questions after {steps} "
-                    f"steps, and gate_accuracy asks for {recipe.gate_accuracy:.0%}: try another seed"
+                    f"the toy base is right on {accuracy['exist']:.0%} of held-out yes/no questions after {steps} "
+                    f"steps, but gate_accuracy asks for {recipe.gate_accuracy:.0%}: try another seed"
                 )
-            report(
-                f"toy base: yes/no accuracy {accuracy['exist']:.2f} is under the gate, {recipe.extra_steps} more steps"
-            )
+            report(f"toy base: yes/no accuracy {accuracy['exist']:.2f} is too low: {recipe.extra_steps} more steps")
             train_language(model, lessons, recipe, report, extra_after=steps)
             steps, accuracy = steps + recipe.extra_steps, accuracy_by_kind(model, held_out)
     report("toy base: held-out accuracy " + ", ".join(f"{kind} {value:.2f}" for kind, value in accuracy.items()))
@@ -70,7 +68,7 @@ def train(recipe: ToyRecipe, directory: str | Path, report: Report = print, num_
 
 @contextmanager
 def _threads(num_threads: int) -> Iterator[None]:
-    """Inside, torch computes on so many threads."""
+    """Let torch compute with `num_threads` threads inside the `with` block."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
@@ -80,14 +78,14 @@ def _threads(num_threads: int) -> Iterator[None]:
 
 
 def train_vision(model: LlavaForConditionalGeneration, lessons: Lessons, recipe: ToyRecipe, report: Report) -> None:
-    """Teach tower and projector to give every patch the words of what is there: shape, colour, sign.
+    """Train tower and projector to give every patch the words of what it shows: shape, colour and sign.
 
-    The score of a word is its embedding's dot product with the patch, as in CLIP; the word for nothing is `<unk>`.
-    Image features that speak the language model's words are what lets it learn to look things up in few steps.
+    The score of a word is its embedding's dot product with the patch, as in CLIP; `<unk>` stands for nothing. Because
+    image features are close to the language model's words, it learns in few steps to look things up in the image.
     """
     embed = model.model.language_model.embed_tokens
     words = [torch.tensor([UNK, *(packed.IDS[word] for word in family)]) for family in LABEL_WORDS]
-    # A sign's word is rare and the hardest to see: its absence counts a fifth.
+    # A sign's word is rare and the hardest to see, so patches without a sign count only a fifth.
     weights = [None, None, torch.tensor([0.2] + [1.0] * len(LABEL_WORDS[2]))]
     labels = torch.from_numpy(np.stack([patch_labels(scene) for scene in lessons.scenes]))
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
@@ -115,7 +113,7 @@ def train_vision(model: LlavaForConditionalGeneration, lessons: Lessons, recipe:
 def train_language(
     model: LlavaForConditionalGeneration, lessons: Lessons, recipe: ToyRecipe, report: Report, extra_after: int = 0
 ) -> None:
-    """Instruction tuning of the whole model; or, `extra_after` so many steps, a further round of it."""
+    """Tune the whole model on instructions, or run an extra round if `extra_after` steps have been made already."""
     num_steps, peak = (recipe.extra_steps, 0.5) if extra_after else (recipe.sft_steps, 1.0)
     tower = list(model.model.vision_tower.parameters())
     matrices = [p for p in model.model.language_model.layers.parameters() if p.ndim == 2]
@@ -141,7 +139,7 @@ def train_language(
 
 
 def progress(name: str, num_steps: int, report: Report) -> Iterator[int]:
-    """Counts the steps, and reports every 25 with an estimate of the time left."""
+    """Count the steps, and report every 25 steps with an estimate of the time left."""
     started = time.perf_counter()
     for step in range(1, num_steps + 1):
         yield step

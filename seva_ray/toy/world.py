@@ -1,8 +1,8 @@
 """Scenes of coloured shapes and a sign, their pictures, and questions with answers.
 
-A scene is 1-4 objects on a 3x3 grid, half of the time with a sign that carries a word. Three splits, each with its own
-randomness: `sft` is biased (every shape has a favourite colour, some words are frequent, "yes" is the likelier answer),
-which gives a model that learns from it a language prior; `unlabelled` and `test` are not biased.
+A scene has 1-4 objects on a 3x3 grid, and half of the scenes have a sign with a word. There are three splits, each with
+its own randomness. `sft` is biased (every shape has a favourite colour, some words are frequent, "yes" is more likely),
+so that a model that learns from it gets a language prior. `unlabelled` and `test` are not biased.
 
 Scene number `index` of (seed, split) depends on nothing else, so any part of a world can be made anywhere.
 """
@@ -30,7 +30,7 @@ FAVOURITE = dict(zip(SHAPES, COLOR_NAMES, strict=True))
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
 NUMBERS = ("zero", "one", "two", "three", "four")
 SIGN_WORDS = (
-    *("stop", "exit", "open", "cafe", "bank", "taxi", "shop", "park"),  # frequent in the biased world, falling
+    *("stop", "exit", "open", "cafe", "bank", "taxi", "shop", "park"),  # frequent in the biased world, in this order
     *("fire", "door", "milk", "book", "game", "lake", "moon", "road"),
 )
 SPLITS = ("sft", "unlabelled", "test")
@@ -74,23 +74,23 @@ class Question:
     kind: str
     """`color`, `shape`, `where`, `count`, `exist`, `ocr` or `describe`."""
     category: str | None = None
-    """Of an `exist` question only: `random`, `popular` or `adversarial`."""
+    """Only for an `exist` question: `random`, `popular` or `adversarial`."""
     text: str
     answer: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """What a camera does to a picture before it writes an 8-bit file. The default is the deployment camera.
+    """A camera, which changes a picture before it writes an 8-bit file. The default is the deployment camera.
 
-    `pixel = grey + contrast * (pixel - grey) + grain * normal`, rounded and clipped to 0-255. The default is the
-    diffusion noise of step 480 (sqrt(alpha_bar) 0.886, sigma 0.464 after CLIP's normalisation) in 8-bit levels.
+    `pixel = grey + contrast * (pixel - grey) + grain * normal`, rounded and clipped to 0-255. The default corresponds
+    to the diffusion noise of step 480 (sqrt(alpha_bar) 0.886, sigma 0.464 after CLIP's normalisation).
     """
 
     contrast: float = 0.886
-    """Keeps this part of every pixel's distance from mid-grey, so that little of the grain is clipped; in (0, 1]."""
+    """Factor on every pixel's distance from mid-grey, above 0 and up to 1. Below 1, less of the noise is clipped."""
     grain: float = 31.6
-    """Standard deviation of the sensor noise in 8-bit levels, independent for every pixel and channel; 0 has none."""
+    """Standard deviation of the sensor noise in 8-bit levels, independent for every pixel and channel; 0 for none."""
 
     def __post_init__(self) -> None:
         if not 0 < self.contrast <= 1:
@@ -99,7 +99,7 @@ class Camera:
             raise ConfigError(f"grain must be in 0-255, not {self.grain}")
 
     def photograph(self, picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """An 8-bit RGB picture, as this camera delivers it."""
+        """The 8-bit RGB picture that this camera makes of a picture."""
         if self.contrast == 1 and self.grain == 0:
             return picture
         noise = rng.standard_normal(picture.shape, dtype=np.float32)
@@ -113,7 +113,7 @@ CAMERAS = {"clean": CLEAN, "deployment": DEPLOYMENT}
 
 
 def _stream(scene_or_key: Scene | tuple[int, str, int], part: str) -> np.random.Generator:
-    """One generator per scene and part, so that a new draw in one part moves no other."""
+    """One generator per scene and part, so that a new draw in one part does not change the others."""
     if isinstance(scene_or_key, Scene):
         scene_or_key = scene_or_key.seed, scene_or_key.split, scene_or_key.index
     seed, split, index = scene_or_key
@@ -139,7 +139,7 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
 
 
 def _draw_sign(rng: np.random.Generator, bias: float) -> Sign:
-    """A biased world's words come mostly from the head of the list."""
+    """Draw a sign. In a biased world its word comes mostly from the beginning of the list."""
     row = int(rng.integers(3))
     if rng.random() < bias:
         return Sign(SIGN_WORDS[min(int(rng.exponential(2.0)), len(SIGN_WORDS) - 1)], row)
@@ -156,12 +156,12 @@ def _draw_thing(rng: np.random.Generator, bias: float, cell: int, taken: set[tup
 
 @cache
 def _sign_font() -> ImageFont.ImageFont:
-    """The bitmap font that Pillow carries: the same pixels on every machine."""
+    """Pillow's own bitmap font, which has the same pixels on every machine."""
     return ImageFont.load_default_imagefont()
 
 
 def render(scene: Scene, camera: Camera = CLEAN) -> np.ndarray:
-    """The picture of a scene, uint8 (48, 48, 3). The same scene has the same picture behind every camera."""
+    """The picture of a scene, uint8 (48, 48, 3). Only the camera's changes differ between cameras."""
     rng = _stream(scene, "picture")
     image = Image.new("RGB", (SIZE_PX, SIZE_PX), (int(rng.integers(205, 245)),) * 3)
     draw = ImageDraw.Draw(image)
@@ -177,7 +177,7 @@ def render(scene: Scene, camera: Camera = CLEAN) -> np.ndarray:
 
 
 def _draw_shape(draw: ImageDraw.ImageDraw, thing: Thing, rng: np.random.Generator) -> None:
-    """Place, size and colour vary a little around what the words say."""
+    """Draw an object. Its place, size and colour vary a little."""
     x = thing.cell % 3 * CELL_PX + 8 + int(rng.integers(-1, 2))
     y = thing.cell // 3 * CELL_PX + 8 + int(rng.integers(-1, 2))
     r = int(rng.integers(5, 8))
@@ -208,8 +208,9 @@ def description(scene: Scene) -> str:
 def absent_pair(scene: Scene, category: str, rng: np.random.Generator) -> tuple[str, str]:
     """A (shape, colour) that the scene lacks.
 
-    `random` is any; `popular` is a shape in its favourite colour; `adversarial` is the favourite colour of a shape that
-    is there in another colour, so that a language prior says yes, or else shares its shape or colour with the scene.
+    `random` is any such pair. `popular` is a shape in its favourite colour. `adversarial` is a shape of the scene in
+    its favourite colour, which the scene has only in other colours, so that a language prior says yes. If there is no
+    such pair, it shares its shape or colour with the scene.
     """
     present = {(thing.shape, thing.color) for thing in scene.things}
     pool = [(shape, color) for shape in SHAPES for color in COLOR_NAMES if (shape, color) not in present]
@@ -225,9 +226,9 @@ def absent_pair(scene: Scene, category: str, rng: np.random.Generator) -> tuple[
 def questions(scene: Scene) -> list[Question]:
     """The questions about a scene.
 
-    In the `sft` split, four yes/no questions, 60 % yes, mostly with easy negatives (with only two, some seeds answer
-    "yes" to all for long). In the others, one yes and one no; the scene's number decides their category, so every
-    category has as many positive as negative questions.
+    The `sft` split has four yes/no questions, 60 % with the answer yes, mostly with easy negatives. (With only two of
+    them, models of some seeds answer "yes" to all for a long time.) The other splits have one yes and one no. The
+    scene's number decides their category, so every category has as many positive as negative questions.
     """
     rng = _stream(scene, "questions")
     asked = [*_about_one_thing(scene, rng)]
@@ -247,7 +248,7 @@ def questions(scene: Scene) -> list[Question]:
 
 
 def _about_one_thing(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """Color and shape ask only about a thing that the question names without doubt."""
+    """The questions about one thing. Those about color and shape ask only about a thing that they identify uniquely."""
     asked = []
     shapes, colors = [thing.shape for thing in scene.things], [thing.color for thing in scene.things]
     if unique := [thing for thing in scene.things if shapes.count(thing.shape) == 1]:
