@@ -70,7 +70,7 @@ class Encoder:
             probe = Image.new("RGB", (64, 64))
             self.pixels_shape = self.pixels(probe).shape
             expanded = self.processor(images=probe, text=self.prompt_text("?"))["input_ids"][0]
-        except Exception as error:  # broken files and templates raise anything
+        except Exception as error:  # broken files and templates raise all kinds of errors
             raise InputError(f"model {directory}: processor cannot be used ({line_of(error)})") from None
         self.num_image_tokens = list(expanded).count(self.image_token_id)
         pad = self.tokenizer.pad_token_id
