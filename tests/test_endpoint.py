@@ -173,6 +173,43 @@ def test_a_proxy_does_not_see_what_goes_to_this_machine(monkeypatch: pytest.Monk
         assert proxy.calls == []
 
 
+@pytest.mark.parametrize(
+    "proxy", ["ftp://proxy.example", "socks5://me:word@proxy.example", "http://proxy.example:none"]
+)
+def test_a_proxy_that_cannot_be_used_is_one_line_about_the_environment(monkeypatch: pytest.MonkeyPatch, proxy: str):
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(InputError, match="environment variables HTTP_PROXY") as caught:
+        Endpoint(Judge(model="m"))
+    assert "\n" not in str(caught.value)
+    assert "word" not in str(caught.value)
+
+
+def test_calls_one_after_the_other_share_a_connection():
+    clients = []
+
+    def stays(handler: Handler, call: Call, number: int) -> None:
+        handler.protocol_version, handler.close_connection = "HTTP/1.1", False
+        clients.append(handler.client_address)
+        send(handler, 200, completion("ok"))
+
+    with JudgeServer(stays) as server:
+        endpoint = Endpoint(server.judge())
+        for _ in range(3):
+            assert endpoint.ask("x").text == "ok"
+    assert len(clients) == 3
+    assert len(set(clients)) == 1
+
+
+def test_a_connection_that_the_endpoint_closes_between_calls_costs_no_reply():
+    def closes(handler: Handler, call: Call, number: int) -> None:
+        handler.protocol_version = "HTTP/1.1"  # promises to stay, and does not
+        send(handler, 200, completion("ok"))
+
+    with JudgeServer(closes) as server:
+        endpoint = Endpoint(server.judge())
+        assert [endpoint.ask("x").text for _ in range(5)] == ["ok"] * 5
+
+
 def test_an_error_cannot_write_over_the_terminal():
     with JudgeServer(fails(403, "\x1b[2Jno\x07 entry")) as server, pytest.raises(InputError) as caught:
         Endpoint(server.judge()).ask("x")
@@ -233,7 +270,7 @@ def test_a_key_that_cannot_be_sent_is_not_shown(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_key_does_not_travel_in_the_clear_but_to_this_machine():
-    with pytest.raises(InputError, match="in the clear"):
+    with pytest.raises(InputError, match="would be sent unencrypted"):
         Endpoint(Judge(model="m", base_url="http://judge.example:8000/v1"))
     Endpoint(Judge(model="m", base_url="http://judge.example:8000/v1", key_variable=""))
     Endpoint(Judge(model="m", base_url="http://localhost:8000/v1"))
@@ -253,6 +290,8 @@ def test_a_key_does_not_travel_in_the_clear_but_to_this_machine():
         ({"base_url": "x/v1"}, "base_url 'x/v1'"),
         ({"base_url": "https://x/v1?key=5"}, "base_url"),
         ({"base_url": "https://me:word@x/v1"}, "must hold no user name or password"),
+        ({"base_url": "https://me:word@x:none/v1"}, "base_url 'x:none/v1'"),
+        ({"base_url": "http://[::1/v1"}, "base_url"),
     ],
 )
 def test_a_setting_that_cannot_work_is_named(fields: dict, message: str):

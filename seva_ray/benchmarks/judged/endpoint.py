@@ -1,69 +1,71 @@
-"""A chat endpoint that speaks OpenAI's protocol: one prompt in, one reply out, whatever the network does between.
+"""A chat endpoint that speaks OpenAI's protocol: one prompt in, one reply out.
 
-Tries again after rate limits, time-outs, half and malformed answers; keeps to a rate and to a number of calls. The key
-comes from the environment, goes to no other host, and is cut out of every text that comes back.
+A call is repeated after rate limits, time-outs, and incomplete or malformed answers, within a request rate and a budget
+of calls. The key comes from the environment, goes to no other host, and is cut out of every text that comes back.
 """
 
+import contextlib
 import email.utils
-import http.client
 import json
+import logging
 import os
 import random
+import ssl
 import threading
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Any, ClassVar, Literal
-from urllib.parse import urlsplit
+from typing import ClassVar, Literal
+
+import httpx
 
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import execution
 
 TRY_AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+"""HTTP statuses that may pass."""
 REFUSED = {400, 413, 422}
-"""What is wrong with one prompt: too long, or filtered."""
+"""HTTP statuses that say that one prompt is wrong: it is too long, or a filter stopped it."""
 MAX_BYTES = 2**20
-"""A longer answer is not read to its end."""
+"""Longest answer that is read, in bytes."""
 MAX_WAIT_S = 300.0
-"""An endpoint that asks to wait longer has failed."""
+"""Longest wait that an endpoint may ask for, in seconds. If it asks for more, the call has failed."""
 SECRET_FROM = 8
-"""A shorter key, such as vLLM's EMPTY, is no secret: cutting it out would only spoil texts."""
+"""Length from which a key is a secret. A shorter one, such as vLLM's EMPTY, is not cut out: that would spoil texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """The model that judges answers, behind any endpoint with OpenAI's chat protocol; vLLM serves one."""
+    """The model that judges answers, behind any endpoint with OpenAI's chat protocol. vLLM can serve one."""
 
     kind: ClassVar[str] = "Judge"
 
     model: str = ""
-    """As the endpoint names it; part of the record. Empty: no judge."""
+    """The judge's name at the endpoint; it is part of the record. Empty: there is no judge."""
     temperature: float | None = 0.2
-    """0 makes repeats alike on most endpoints. None: the endpoint's own default."""
+    """Sampling temperature, 0 to 2. With 0 most endpoints repeat themselves. None: the endpoint's own default."""
     max_tokens: int = 1024
-    """Of a verdict."""
+    """Longest verdict, in tokens."""
     num_repeats: int = 3
-    """How often each answer is judged: scores are the mean, and their spread is shown."""
+    """How often each answer is judged. Scores are the mean over the repeats, and their spread is shown."""
     base_url: str = execution("https://api.openai.com/v1")
-    """Up to and without /chat/completions."""
+    """Address of the endpoint, without /chat/completions."""
     key_variable: str = execution("OPENAI_API_KEY")
-    """Environment variable that holds the key. Empty: the endpoint needs none."""
+    """Environment variable that holds the key. Empty: the endpoint needs no key."""
     token_limit: Literal["max_tokens", "max_completion_tokens"] = execution("max_tokens")
-    """What the endpoint calls the limit of tokens."""
+    """Name of the request's field that limits the tokens of a reply."""
     max_concurrent: int = execution(8)
-    """Calls at one time."""
+    """Number of calls at the same time."""
     requests_per_minute: int = execution(0)
-    """0 for no limit but the endpoint's own."""
+    """Calls that may start per minute. 0: no limit of our own."""
     max_calls: int = execution(5000)
-    """Budget of one run, retries included. What is judged by then is kept; the next run goes on."""
+    """Budget of calls for one run, retries included. If it is spent, the next run asks for the rest."""
     timeout_s: float = execution(120.0)
-    """Of one call."""
+    """Longest duration of one call, in seconds."""
     max_retries: int = execution(6)
-    """Of one call."""
+    """How often one call is repeated after a failure that may pass."""
     first_wait_s: float = execution(1.0)
-    """Before the first retry; doubles with each, where the endpoint does not say how long."""
+    """Wait before the first retry, in seconds. It doubles with each, unless the endpoint says how long to wait."""
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "num_repeats", "max_concurrent", "max_calls"):
@@ -76,11 +78,15 @@ class Judge:
             raise ConfigError(f"timeout_s {self.timeout_s}: must be more than 0")
         if self.temperature is not None and not 0 <= self.temperature <= 2:
             raise ConfigError(f"temperature {self.temperature}: must be 0 to 2")
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ConfigError(f"base_url {self.base_url!r}: must be an address such as http://127.0.0.1:8000/v1")
-        if parts.username or parts.password:
+        try:
+            url = httpx.URL(self.base_url)
+        except httpx.InvalidURL:
+            url = httpx.URL()
+        if url.username or url.password:
             raise ConfigError("base_url: must hold no user name or password; the key goes into an environment variable")
+        if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+            shown = self.base_url.rpartition("@")[2]  # without a password
+            raise ConfigError(f"base_url {shown!r}: must be an address such as http://127.0.0.1:8000/v1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +95,11 @@ class Reply:
 
     text: str
     cut: bool
-    """At the token limit."""
+    """Whether the reply ends at the token limit."""
     model: str
-    """That answered, as the endpoint calls it."""
+    """The model that answered, as the endpoint names it."""
     num_tokens: int
-    """Prompt and reply, as the endpoint counts them; 0 where it does not."""
+    """Tokens of prompt and reply, as the endpoint counts them; 0 if it does not."""
 
 
 class Refused(Exception):
@@ -101,11 +107,11 @@ class Refused(Exception):
 
 
 class Unanswered(Exception):
-    """No usable reply, also after all retries."""
+    """The endpoint gave no usable reply, even after all retries."""
 
 
 class BudgetSpent(Exception):
-    """No call is left."""
+    """The run has used all its calls."""
 
 
 class TryAgain(Exception):
@@ -114,32 +120,23 @@ class TryAgain(Exception):
     def __init__(self, reason: str, wait_s: float | None = None):
         super().__init__(reason)
         self.wait_s = wait_s
-        """What the endpoint asks for."""
-
-
-class NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another host."""
-
-    def redirect_request(self, *args: Any) -> None:
-        return None
+        """How long the endpoint asks to wait, in seconds; None if it does not say."""
 
 
 class Endpoint:
-    """Shared by the threads of one run. Raises: InputError where the key is missing or would travel in the clear."""
+    """The threads of one run share it. Raises: InputError if the key is missing or would be sent unencrypted."""
 
     def __init__(self, judge: Judge):
         self.judge = judge
         self.num_calls = 0
         self.stopped = threading.Event()
-        self._key = key_of(judge)
-        # A proxy would see the key of an endpoint on this machine, which has no https to hide it.
-        proxies: dict[str, str] | None = {} if is_loopback(urlsplit(judge.base_url).hostname or "") else None
-        self._opener = urllib.request.build_opener(NoRedirects, urllib.request.ProxyHandler(proxies))
+        self._key = api_key(judge)
+        self._client = open_client(judge, self._key)
         self._lock = threading.Lock()
         self._next_start = 0.0
 
     def ask(self, prompt: str) -> Reply:
-        """Raises: Refused, Unanswered, BudgetSpent; InputError where no call can succeed."""
+        """Raises: Refused, Unanswered, BudgetSpent; InputError if no call can succeed."""
         reason = "stopped"
         for attempt in range(self.judge.max_retries + 1):
             self._take_turn()
@@ -150,19 +147,20 @@ class Endpoint:
             if wait_s is not None:
                 if wait_s > MAX_WAIT_S:
                     raise Unanswered(f"{reason}; it asks to wait {wait_s:.0f} s") from None
-                self._pause_all(wait_s)
+                with self._lock:
+                    self._next_start = max(self._next_start, time.monotonic() + wait_s)
             if attempt < self.judge.max_retries:
                 self._sleep(min(MAX_WAIT_S, self.judge.first_wait_s * 2**attempt) * random.uniform(0.5, 1))
         raise Unanswered(reason)
 
     def hidden(self, text: str) -> str:
-        """Without the key, and storable as UTF-8."""
+        """The text without the key, and storable as UTF-8."""
         if len(self._key) >= SECRET_FROM:
             text = text.replace(self._key, "***")
         return text.encode("utf-8", "replace").decode()
 
     def _take_turn(self) -> None:
-        """Waits until this call may start, and counts it."""
+        """Count this call, and wait until it may start."""
         with self._lock:
             if self.num_calls >= self.judge.max_calls:
                 raise BudgetSpent
@@ -173,52 +171,38 @@ class Endpoint:
                 self._next_start = start + 60 / self.judge.requests_per_minute
         self._sleep(start - now)
 
-    def _pause_all(self, wait_s: float) -> None:
-        with self._lock:
-            self._next_start = max(self._next_start, time.monotonic() + wait_s)
-
     def _sleep(self, wait_s: float) -> None:
         if self.stopped.wait(max(0.0, wait_s)):
             raise Unanswered("stopped")
 
     def _call(self, prompt: str) -> Reply:
         judge = self.judge
-        body = {
-            "model": judge.model,
-            "messages": [{"role": "user", "content": prompt}],
-            judge.token_limit: judge.max_tokens,
-        }
+        messages = [{"role": "user", "content": prompt}]
+        body = {"model": judge.model, "messages": messages, judge.token_limit: judge.max_tokens}
         if judge.temperature is not None:
             body["temperature"] = judge.temperature
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        url = judge.base_url.rstrip("/") + "/chat/completions"
-        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         deadline = time.monotonic() + judge.timeout_s
         try:
-            with self._opener.open(request, timeout=judge.timeout_s) as response:
+            with self._client.stream("POST", "/chat/completions", content=json.dumps(body)) as response:
+                if not response.is_success:
+                    raise self._failure(response, deadline)
                 data = read(response, deadline)
-        except urllib.error.HTTPError as error:
-            raise self._failure(error, deadline) from None
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or error
-            raise TryAgain(self.hidden(str(reason) or type(reason).__name__)) from None
+        except httpx.HTTPError as error:
+            raise TryAgain(self.hidden(str(error) or type(error).__name__)) from None
         return self._reply(data)
 
-    def _failure(self, error: urllib.error.HTTPError, deadline: float) -> Exception:
-        try:
-            message = said(read(error, deadline))
-        except (TryAgain, OSError, http.client.HTTPException):
-            message = ""
-        line = self.hidden(" ".join(f"HTTP {error.code} {message}".split()))
+    def _failure(self, response: httpx.Response, deadline: float) -> Exception:
+        status, message = response.status_code, ""
+        with contextlib.suppress(TryAgain, httpx.HTTPError):
+            message = error_message(read(response, deadline))
+        line = self.hidden(" ".join(f"HTTP {status} {message}".split()))
         line = "".join(character for character in line if character.isprintable())[:300]
-        if error.code in TRY_AGAIN:
-            return TryAgain(line, retry_after(error.headers.get("Retry-After")))
-        if error.code in REFUSED:
+        if status in TRY_AGAIN:
+            return TryAgain(line, retry_after(response.headers.get("Retry-After")))
+        if status in REFUSED:
             return Refused(line)
-        if 300 <= error.code < 400:
-            line = f"HTTP {error.code}, a redirect: not followed, because the key would go with it"
+        if 300 <= status < 400:
+            line = f"HTTP {status}, a redirect: not followed, because the key would go with it"
         return InputError(f"judge at {self.judge.base_url}: {line}")
 
     def _reply(self, data: bytes) -> Reply:
@@ -239,23 +223,41 @@ class Endpoint:
             raise TryAgain("the answer is not a chat completion") from None
 
 
-def key_of(judge: Judge) -> str:
-    """The key, from the environment; empty where none is needed."""
+def open_client(judge: Judge, key: str) -> httpx.Client:
+    """Raises: InputError if the environment names a proxy that cannot be used."""
+    # At level DEBUG httpcore logs the headers of responses, and an endpoint may repeat the key in them.
+    logging.getLogger("httpcore").setLevel(logging.WARNING)
+    headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
+    try:
+        return httpx.Client(
+            base_url=judge.base_url,
+            headers=headers | ({"Authorization": f"Bearer {key}"} if key else {}),
+            timeout=judge.timeout_s,
+            limits=httpx.Limits(max_keepalive_connections=judge.max_concurrent),
+            follow_redirects=False,  # the key would go with the request
+            verify=ssl.create_default_context(),  # the certificates of the machine
+            # A proxy would see the key of an endpoint on this machine, which has no https to hide it.
+            trust_env=not is_loopback(httpx.URL(judge.base_url).host),
+        )
+    except (ValueError, ImportError, httpx.InvalidURL) as error:
+        raise InputError(f"environment variables HTTP_PROXY, HTTPS_PROXY, ALL_PROXY or NO_PROXY: {error}") from None
+
+
+def api_key(judge: Judge) -> str:
+    """The key from the environment; empty if the endpoint needs no key."""
     if not judge.key_variable:
         return ""
     key = os.environ.get(judge.key_variable, "").strip()
+    variable = f"environment variable {judge.key_variable}"
     if not key:
-        raise InputError(
-            f"environment variable {judge.key_variable}: not set; it holds the judge's key "
-            "(--judge.key-variable '' for an endpoint without one)"
-        )
+        raise InputError(f"{variable}: not set; it holds the judge's key (--judge.key-variable '' if it needs no key)")
     if not key.isascii() or not key.isprintable():
-        raise InputError(f"environment variable {judge.key_variable}: holds characters that no key has")
-    parts = urlsplit(judge.base_url)
-    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        raise InputError(f"{variable}: holds characters that no key has")
+    url = httpx.URL(judge.base_url)
+    if url.scheme == "http" and not is_loopback(url.host):
         raise InputError(
-            f"judge at {judge.base_url}: the key in {judge.key_variable} would travel in the clear; "
-            "use https, or --judge.key-variable '' for an endpoint without a key"
+            f"judge at {judge.base_url}: the key in {judge.key_variable} would be sent unencrypted; "
+            "use https, or --judge.key-variable '' if it needs no key"
         )
     return key
 
@@ -267,10 +269,10 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def read(response: Any, deadline: float) -> bytes:
-    """A body of limited length. Raises: TryAgain where it is longer, or not there by the deadline."""
+def read(response: httpx.Response, deadline: float) -> bytes:
+    """A body of limited length. Raises: TryAgain if it is longer, or not complete by the deadline."""
     data = b""
-    while chunk := response.read1(65536):
+    for chunk in response.iter_bytes():
         data += chunk
         if len(data) > MAX_BYTES:
             raise TryAgain(f"the answer is longer than {MAX_BYTES:,} bytes")
@@ -279,23 +281,18 @@ def read(response: Any, deadline: float) -> bytes:
     return data
 
 
-def said(data: bytes) -> str:
-    """The message of an error's body."""
+def error_message(body: bytes) -> str:
+    """The message in the body of an HTTP error."""
     try:
-        return str(json.loads(data)["error"]["message"])
+        return str(json.loads(body)["error"]["message"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        return data.decode("utf-8", "replace")
+        return body.decode("utf-8", "replace")
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds; the header holds seconds or a date."""
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
+    """Seconds to wait, from a header that holds seconds or a date; None if it holds neither."""
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(value or ""))
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(value or "").timestamp() - time.time())
+    return None
