@@ -10,8 +10,7 @@ import pytest
 
 from seva_ray.benchmarks.base import Benchmark
 from seva_ray.benchmarks.gqa import Gqa
-from seva_ray.benchmarks.scienceqa import ScienceQa
-from seva_ray.benchmarks.scienceqa import letter_in as letter_in_scienceqa
+from seva_ray.benchmarks.scienceqa import ScienceQa, llava_letter
 from seva_ray.benchmarks.seed_bench import SeedBench
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import Response
@@ -148,7 +147,7 @@ def test_scienceqa_asks_the_test_splits_questions_with_an_image(tmp_path):
     ],
 )
 def test_scienceqas_letter_is_found_by_llavas_rule(text, letter):
-    assert letter_in_scienceqa(text) == letter
+    assert llava_letter(text) == letter
 
 
 def test_scienceqa_scores_by_subject(tmp_path):

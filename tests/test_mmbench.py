@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 from PIL import Image
 
-from seva_ray.benchmarks.mmbench import MMBench, letter_in
+from seva_ray.benchmarks.mmbench import MMBench, vlmevalkit_letter
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import Prompt, Response
@@ -193,13 +193,13 @@ def test_an_image_that_is_not_base64_fails_its_own_rows_only(tmp_path):
     ],
 )
 def test_an_answers_letter_is_found_by_mmbenchs_rules(text, letter):
-    assert letter_in(text, ("tabby cat", "black dog")) == letter
+    assert vlmevalkit_letter(text, ("tabby cat", "black dog")) == letter
 
 
 def test_every_answer_chooses_the_letter_that_the_published_scorer_finds():
     verdicts = json.loads(Path("tests/published_mmbench.json").read_text(encoding="utf-8"))["verdicts"]
     found = {
-        (options, answer): (letter_in(answer, options.split("|")), published)
+        (options, answer): (vlmevalkit_letter(answer, options.split("|")), published)
         for options, answers_of in verdicts.items()
         for answer, published in answers_of.items()
     }

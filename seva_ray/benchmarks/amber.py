@@ -21,7 +21,15 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from seva_ray.benchmarks.base import LOW_IS_GOOD, Tally, is_right, percent, tally_of, text_of
+from seva_ray.benchmarks.base import (
+    LOW_IS_GOOD,
+    LabelledBenchmark,
+    LabelledQuestion,
+    Tally,
+    percent,
+    tally_of,
+    text_of,
+)
 from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
 from seva_ray.benchmarks.files import (
     adjacent,
@@ -56,7 +64,7 @@ ANSWER_COUNTS = ("asked", "right", "is_no", "said_no", "rightly_no")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Annotated:
+class AmberQuery:
     """A query with its annotation."""
 
     prompt: Prompt
@@ -87,13 +95,13 @@ class AmberGenerative:
         return f"amber-generative-{self.protocol}"
 
     @cached_property
-    def images(self) -> list["Image"]:
+    def images(self) -> list["AmberImage"]:
         relation, safe = f"{self.path.rstrip('/')}/relation.json", f"{self.path.rstrip('/')}/safe_words.txt"
         associated = {word: texts(items, relation) for word, items in read_json(relation, dict).items()}
         known = frozenset([*associated, *(word for items in associated.values() for word in items)])
         ignored = frozenset(word.strip() for word in read_text(safe).splitlines())
         return [
-            Image(
+            AmberImage(
                 prompt=item.prompt,
                 objects=Objects.of(item.row, "truth", associated, item.where),
                 temptations=Objects.of(item.row, "hallu", associated, item.where),
@@ -130,10 +138,11 @@ class AmberGenerative:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AmberDiscriminative:
+class AmberDiscriminative(LabelledBenchmark[str]):
     """Yes/no questions; no is the positive answer, because it is what a model that hallucinates does not say."""
 
     kind: ClassVar[str] = "AmberDiscriminative"
+    short_name: ClassVar[str] = "amber-discriminative"
 
     path: str
     """AMBER's folder `data`."""
@@ -142,39 +151,28 @@ class AmberDiscriminative:
     protocol: Literal["llava"] = "llava"
     """Whose way of asking and scoring this is; part of the recipe."""
 
-    def __post_init__(self) -> None:
-        settle_paths(self, "path", "image_root")
-        self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
-
-    @property
-    def name(self) -> str:
-        return f"amber-discriminative-{self.protocol}"
-
     @cached_property
-    def questions(self) -> list[tuple[Prompt, str, bool]]:
-        """(prompt, dimension, whether no is right)."""
+    def questions(self) -> list[LabelledQuestion[str]]:
         return [
-            (item.prompt, DIMENSIONS[item.kind], choice_at(item.row, "truth", ("yes", "no"), item.where) == "no")
+            LabelledQuestion(
+                prompt=item.prompt,
+                group=DIMENSIONS[item.kind],
+                label=choice_at(item.row, "truth", ("yes", "no"), item.where),
+            )
             for item in read_queries(self.path, "query_discriminative.json", tuple(DIMENSIONS), SHORT_ANSWER)
         ]
 
-    def prompts(self) -> Iterator[Prompt]:
-        yield from adjacent(prompt for prompt, _, _ in self.questions)
+    @property
+    def count_names(self) -> Sequence[str]:
+        return [f"{name}_{what}" for name in NAMES for what in ANSWER_COUNTS]
 
-    def tally(self, responses: Mapping[str, Response]) -> Tally:
-        return tally_of(
-            [f"{name}_{what}" for name in NAMES for what in ANSWER_COUNTS],
-            (
-                (prompt.image_id, count_answer(text_of(responses, prompt.prompt_id), dimension, is_no))
-                for prompt, dimension, is_no in self.questions
-            ),
-        )
+    def is_right(self, question: LabelledQuestion[str], text: str | None) -> bool:
+        return words(text or "")[:1] == [question.label]
 
-    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
-        return {
-            prompt.prompt_id: is_right(count_answer(text_of(responses, prompt.prompt_id), dimension, is_no))
-            for prompt, dimension, is_no in self.questions
-        }
+    def count(self, question: LabelledQuestion[str], text: str | None) -> Mapping[str, float]:
+        is_no, said_no = question.label == "no", words(text or "")[:1] == ["no"]
+        values = (1, self.is_right(question, text), is_no, said_no, said_no and is_no)
+        return {f"{question.group}_{what}": float(value) for what, value in zip(ANSWER_COUNTS, values, strict=True)}
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         total = {what: np.sum([sums[f"{name}_{what}"] for name in NAMES], axis=0) for what in ANSWER_COUNTS}
@@ -207,7 +205,7 @@ class Objects:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Image:
+class AmberImage:
     """An image whose description is judged."""
 
     prompt: Prompt
@@ -240,13 +238,6 @@ class Image:
         return [noun for noun in nouns if noun not in self.ignored and noun not in self.objects.place_of]
 
 
-def count_answer(text: str | None, dimension: str, is_no: bool) -> dict[str, float]:
-    first = words(text or "")[:1]
-    said_no, right = first == ["no"], first == ["no" if is_no else "yes"]
-    values = (1, right, is_no, said_no, said_no and is_no)
-    return {f"{dimension}_{what}": float(value) for what, value in zip(ANSWER_COUNTS, values, strict=True)}
-
-
 def of_answers(label: str, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {
         f"{label} accuracy": percent(sums["right"], sums["asked"]),
@@ -256,7 +247,7 @@ def of_answers(label: str, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     }
 
 
-def read_queries(path: str, name: str, kinds: Sequence[str], request: str = "") -> list[Annotated]:
+def read_queries(path: str, name: str, kinds: Sequence[str], request: str = "") -> list[AmberQuery]:
     """The queries of one file with their annotations, in its order."""
     folder = path.rstrip("/")
     annotations = f"{folder}/annotations.json"
@@ -280,7 +271,7 @@ def read_queries(path: str, name: str, kinds: Sequence[str], request: str = "") 
             source=f"amber_{DIMENSIONS.get(kind, kind)}",
             image_path=image,
         )
-        queries.append((where, query_id, Annotated(prompt=prompt, kind=kind, row=label, where=label_where)))
+        queries.append((where, query_id, AmberQuery(prompt=prompt, kind=kind, row=label, where=label_where)))
     return list(unique(queries, "id", file).values())
 
 

@@ -4,14 +4,18 @@ A tally holds one row of additive counts per image. Every metric is a function o
 images is one matrix product, and a ratio such as F1 gets an honest interval.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from seva_ray.benchmarks.files import adjacent, settle_paths
 from seva_ray.core.records import Prompt, Response
 
+Label = TypeVar("Label")
 LOW_IS_GOOD = ", low is good"
 """Ends the name of a metric whose lower values are the better ones."""
 
@@ -57,6 +61,81 @@ class Benchmark(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelledQuestion(Generic[Label]):
+    """A question with its right answer."""
+
+    prompt: Prompt
+    label: Label
+    """The right answer, in the form that the benchmark's rule compares with."""
+    group: str = "all"
+    """The category, task or subject that the question belongs to. The names of its counts begin with it."""
+
+
+class LabelledBenchmark(ABC, Generic[Label]):
+    """What benchmarks share whose questions are right or wrong.
+
+    A member is a frozen, keyword-only dataclass: its fields, how its questions are read and asked, and its rule.
+    """
+
+    short_name: ClassVar[str]
+    """The first part of the benchmark's name."""
+    paths: ClassVar[Sequence[str]] = ("path", "image_root")
+    """The fields that hold paths."""
+
+    def __post_init__(self) -> None:
+        settle_paths(self, *self.paths)
+        self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
+
+    @property
+    @abstractmethod
+    def protocol(self) -> str: ...
+
+    @property
+    def name(self) -> str:
+        return f"{self.short_name}-{self.protocol}"
+
+    @property
+    @abstractmethod
+    def questions(self) -> list[LabelledQuestion[Label]]:
+        """All questions, in the order of the files. A member reads them once. Raises: InputError for a wrong file."""
+
+    @cached_property
+    def groups(self) -> Sequence[str]:
+        """In the order of their first question."""
+        return list(dict.fromkeys(question.group for question in self.questions))
+
+    @property
+    def count_names(self) -> Sequence[str]:
+        """The names of all counts, in the order of a tally's columns."""
+        return [f"{group}_{what}" for group in self.groups for what in ("right", "asked")]
+
+    def prompts(self) -> Iterator[Prompt]:
+        yield from adjacent(question.prompt for question in self.questions)
+
+    def tally(self, responses: Mapping[str, Response]) -> Tally:
+        answered = self._answered(responses)
+        return tally_of(
+            self.count_names, ((asked.prompt.image_id, self.count(asked, text)) for asked, text in answered)
+        )
+
+    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+        return {asked.prompt.prompt_id: self.is_right(asked, text) for asked, text in self._answered(responses)}
+
+    def count(self, question: LabelledQuestion[Label], text: str | None) -> Mapping[str, float]:
+        """The counts of one answer."""
+        right = self.is_right(question, text)
+        return {f"{question.group}_asked": 1.0, f"{question.group}_right": float(right)}
+
+    @abstractmethod
+    def is_right(self, question: LabelledQuestion[Label], text: str | None) -> bool:
+        """Whether the answer is right. None stands for a missing answer, which is wrong."""
+
+    def _answered(self, responses: Mapping[str, Response]) -> Iterator[tuple[LabelledQuestion[Label], str | None]]:
+        for question in self.questions:
+            yield question, text_of(responses, question.prompt.prompt_id)
+
+
 def text_of(responses: Mapping[str, Response], prompt_id: str) -> str | None:
     """What was answered, without white space around it; None where there is no usable response."""
     response = responses.get(prompt_id)
@@ -85,11 +164,6 @@ def percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     values = np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan)
     np.divide(100.0 * part, whole, out=values, where=whole != 0)
     return values
-
-
-def is_right(counts: Mapping[str, float]) -> bool:
-    """Whether the counts of one answer, `<group>_asked` and `<group>_right`, are those of a right one."""
-    return any(value and name.endswith("_right") for name, value in counts.items())
 
 
 def accuracies(label: str, sums: Mapping[str, np.ndarray], groups: Sequence[str]) -> dict[str, np.ndarray]:

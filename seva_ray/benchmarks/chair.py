@@ -76,7 +76,7 @@ class Synonyms:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Image:
+class DescribedImage:
     prompt: Prompt
     objects: frozenset[str]
 
@@ -115,7 +115,7 @@ class Chair:
         return read_synonyms(self.synonyms_path)
 
     @cached_property
-    def images(self) -> list[Image]:
+    def images(self) -> list[DescribedImage]:
         """The sample, with the objects that are there."""
         path = f"{self.path.rstrip('/')}/instances_val2014.json"
         instances = read_json(path, dict)
@@ -127,7 +127,7 @@ class Chair:
         self._add_outlined(there, instances, path)
         del instances
         self._add_captioned(there)
-        return [Image(prompt=prompt_of(files[image]), objects=frozenset(there[image])) for image in drawn]
+        return [DescribedImage(prompt=prompt_of(files[image]), objects=frozenset(there[image])) for image in drawn]
 
     def prompts(self) -> Iterator[Prompt]:
         yield from (image.prompt for image in self.images)
@@ -158,7 +158,7 @@ class Chair:
             "CHAIR words": percent(sums["words"], sums["descriptions"]) / 100,
         }
 
-    def _count(self, image: Image, text: str | None) -> dict[str, float]:
+    def _count(self, image: DescribedImage, text: str | None) -> dict[str, float]:
         said = self.synonyms.mentions(text) if text is not None else [""]
         wrong = [name for name in said if name not in image.objects]
         found = len(image.objects.intersection(said))

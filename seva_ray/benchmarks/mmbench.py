@@ -63,7 +63,7 @@ class Rotation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class CircularQuestion:
     category: str
     rotations: tuple[Rotation, ...]
     """The first is the question as it was written."""
@@ -101,7 +101,7 @@ class MMBench:
         return f"mmbench-{self.language}-{self.protocol}"
 
     @cached_property
-    def questions(self) -> list[Question]:
+    def questions(self) -> list[CircularQuestion]:
         rows = read_rows(self.path)
         groups: dict[int, dict[int, Row]] = {}
         for index, row in rows.items():
@@ -115,7 +115,12 @@ class MMBench:
     def tally(self, responses: Mapping[str, Response]) -> Tally:
         """A question without a usable response to each of its rotations is wrong."""
         names = [f"{category}_{what}" for category in self.categories for what in ("right", "asked")]
-        return tally_of([*names, "first_right"], (count(question, responses) for question in self.questions))
+        counted = []
+        for question in self.questions:
+            right, category = hits(question, responses), question.category
+            counts = {f"{category}_asked": 1.0, f"{category}_right": float(all(right)), "first_right": float(right[0])}
+            counted.append((question.rotations[0].prompt.image_id, counts))
+        return tally_of([*names, "first_right"], counted)
 
     def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
         """A question is right if all its rotations are; it goes by the prompt_id of the first."""
@@ -135,14 +140,16 @@ class MMBench:
         return named | {"MMBench accuracy of the first row": percent(sums["first_right"], asked)}
 
     @cached_property
-    def by_id(self) -> dict[str, Question]:
+    def by_id(self) -> dict[str, CircularQuestion]:
         return {question.prompt_id: question for question in self.questions}
 
     @cached_property
     def categories(self) -> list[str]:
         return sorted({question.category for question in self.questions})
 
-    def _question(self, base: int, group: Mapping[int, Row], rows: Mapping[int, Row], rotated: bool) -> Question:
+    def _question(
+        self, base: int, group: Mapping[int, Row], rows: Mapping[int, Row], rotated: bool
+    ) -> CircularQuestion:
         if base not in group:
             raise InputError(f"{self.path}, index {min(group)}: a rotation of {base}, which the file lacks")
         where = f"{self.path}, index {base}"
@@ -157,7 +164,7 @@ class MMBench:
         if len({rotation.answer for rotation in rotations}) < len(rotations):
             raise InputError(f"{where}, answer: its rotations do not have the right option at every letter once")
         category = text_at(group[base], "category", where)
-        return Question(category=category, rotations=tuple(rotations))
+        return CircularQuestion(category=category, rotations=tuple(rotations))
 
     def _rotation(self, index: int, row: Row, image: bytes, error: str | None) -> Rotation:
         where = f"{self.path}, index {index}"
@@ -176,26 +183,20 @@ class MMBench:
         return Rotation(prompt=prompt, options=tuple(options), answer=answer)
 
 
-def hits(question: Question, responses: Mapping[str, Response]) -> list[bool]:
+def hits(question: CircularQuestion, responses: Mapping[str, Response]) -> list[bool]:
     """Whether each rotation is answered right."""
     return [
-        letter_in(text_of(responses, rotation.prompt.prompt_id) or "", rotation.options) == rotation.answer
+        vlmevalkit_letter(text_of(responses, rotation.prompt.prompt_id) or "", rotation.options) == rotation.answer
         for rotation in question.rotations
     ]
 
 
-def count(question: Question, responses: Mapping[str, Response]) -> tuple[str, dict[str, float]]:
-    right = hits(question, responses)
-    counts = {f"{question.category}_asked": 1.0, f"{question.category}_right": float(all(right))}
-    return question.rotations[0].prompt.image_id, counts | {"first_right": float(right[0])}
-
-
 def chosen(text: str, options: Sequence[str]) -> str:
-    letter = letter_in(text, options)
+    letter = vlmevalkit_letter(text, options)
     return text if letter is None else f"{text} ({options[LETTERS.index(letter)]})"
 
 
-def letter_in(text: str, options: Sequence[str]) -> str | None:
+def vlmevalkit_letter(text: str, options: Sequence[str]) -> str | None:
     """The letter that an answer chooses, or None.
 
     Source: `can_infer` of VLMEvalKit, vlmeval/utils/matching_util.py (2025, VERBOSE off): the only option's letter

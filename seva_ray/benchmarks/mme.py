@@ -9,7 +9,7 @@ Asked as LLaVA-1.5 does: without "Please answer yes or no.", with a request for 
 does: the answer is what stands in its first four characters, yes or else no, in any case.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -17,9 +17,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from seva_ray.benchmarks.base import Tally, percent, tally_of, text_of
+from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion, Tally, percent, tally_of
 from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
-from seva_ray.benchmarks.files import brief, read_text, settle_paths
+from seva_ray.benchmarks.files import brief, read_text
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import Prompt, Response
 from seva_ray.core.storage import locate
@@ -33,31 +33,17 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    prompt: Prompt
-    task: str
-    answer: str
-    """`yes` or `no`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mme:
+class Mme(LabelledBenchmark[str]):
     """All fourteen tasks."""
 
     kind: ClassVar[str] = "Mme"
+    short_name: ClassVar[str] = "mme"
+    paths: ClassVar[Sequence[str]] = ("path",)
 
     path: str
     """The folder MME_Benchmark_release_version."""
     protocol: Literal["llava"] = "llava"
     """Whose way of asking and scoring this is; part of the recipe."""
-
-    def __post_init__(self) -> None:
-        settle_paths(self, "path")
-        self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
-
-    @property
-    def name(self) -> str:
-        return f"mme-{self.protocol}"
 
     @property
     def image_root(self) -> str:
@@ -65,7 +51,7 @@ class Mme:
         return self.path
 
     @cached_property
-    def questions(self) -> list[Question]:
+    def questions(self) -> list[LabelledQuestion[str]]:
         filesystem, root = locate(self.path)
         if not filesystem.isdir(root):
             raise InputError(f"{self.path}: no such directory")
@@ -82,17 +68,23 @@ class Mme:
                 found += read_questions(self.path, task, name, images.get(stem(name)))
         return found
 
-    def prompts(self) -> Iterator[Prompt]:
-        yield from (question.prompt for question in self.questions)
+    @property
+    def count_names(self) -> Sequence[str]:
+        return [f"{task}_{what}" for task in (*PERCEPTION, *COGNITION) for what in COUNTS]
+
+    def is_right(self, question: LabelledQuestion[str], text: str | None) -> bool:
+        return said(text or "") == question.label
 
     def tally(self, responses: Mapping[str, Response]) -> Tally:
-        names = [f"{task}_{what}" for task in (*PERCEPTION, *COGNITION) for what in COUNTS]
-        by_image = groupby(self.questions, key=lambda question: question.prompt.image_id)
-        return tally_of(names, ((image, count(list(pair), responses)) for image, pair in by_image))
-
-    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
-        """Each question by itself, as accuracy counts; accuracy+ is of images."""
-        return {question.prompt.prompt_id: is_right(question, responses) for question in self.questions}
+        correct = self.correct(responses)
+        counted = []
+        for image_id, pair in groupby(self.questions, key=lambda question: question.prompt.image_id):
+            questions = list(pair)
+            hits = [correct[question.prompt.prompt_id] for question in questions]
+            values = (len(hits), sum(hits), 1, all(hits))
+            counts = {f"{questions[0].group}_{what}": float(value) for what, value in zip(COUNTS, values, strict=True)}
+            counted.append((image_id, counts))
+        return tally_of(self.count_names, counted)
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Percent, but for the scores, which are points."""
@@ -114,7 +106,7 @@ def stem(name: str) -> str:
     return name.rpartition("/")[2].rpartition(".")[0]
 
 
-def read_questions(path: str, task: str, name: str, image: str | None) -> list[Question]:
+def read_questions(path: str, task: str, name: str, image: str | None) -> list[LabelledQuestion[str]]:
     """The two questions of one text file; where its image is not there, as prompts with an error."""
     lines = [line.strip("\r") for line in read_text(f"{path.rstrip('/')}/{name}").split("\n") if line.strip()]
     if len(lines) != 2:
@@ -133,7 +125,7 @@ def read_questions(path: str, task: str, name: str, image: str | None) -> list[Q
             image_path=image,
             error=None if image else f"no image beside {name}",
         )
-        questions.append(Question(prompt=prompt, task=task, answer=answer))
+        questions.append(LabelledQuestion(prompt=prompt, group=task, label=answer))
     return questions
 
 
@@ -141,13 +133,3 @@ def said(text: str) -> str:
     """`yes`, `no` or `other`."""
     start = text.lower()[:4]
     return next((word for word in ("yes", "no") if word in start), "other")
-
-
-def is_right(question: Question, responses: Mapping[str, Response]) -> bool:
-    return said(text_of(responses, question.prompt.prompt_id) or "") == question.answer
-
-
-def count(pair: list[Question], responses: Mapping[str, Response]) -> dict[str, float]:
-    hits = [is_right(question, responses) for question in pair]
-    values = (len(hits), sum(hits), 1, all(hits))
-    return {f"{pair[0].task}_{what}": float(value) for what, value in zip(COUNTS, values, strict=True)}

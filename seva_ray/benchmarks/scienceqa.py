@@ -9,18 +9,18 @@ wrong.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from seva_ray.benchmarks.base import Tally, accuracies, is_right, tally_of, text_of
+from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion, accuracies
 from seva_ray.benchmarks.choices import LETTERS, ask
-from seva_ray.benchmarks.files import choice_at, image_at, items_at, object_at, read_json, settle_paths, text_at, unique
+from seva_ray.benchmarks.files import choice_at, image_at, items_at, object_at, read_json, text_at, unique
 from seva_ray.core.errors import InputError
-from seva_ray.core.records import Prompt, Response
+from seva_ray.core.records import Prompt
 
 SPLIT = "test"
 OPTIONS = LETTERS[:5]
@@ -28,19 +28,11 @@ SAID = re.compile(r"The answer is ([A-Z]).")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    prompt: Prompt
-    subject: str
-    num_options: int
-    answer: str
-    """A letter."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScienceQa:
+class ScienceQa(LabelledBenchmark[str]):
     """The test split's questions with an image."""
 
     kind: ClassVar[str] = "ScienceQa"
+    short_name: ClassVar[str] = "scienceqa-img"
 
     path: str
     """Folder with problems.json and pid_splits.json."""
@@ -49,16 +41,8 @@ class ScienceQa:
     protocol: Literal["llava"] = "llava"
     """Whose way of asking and scoring this is; part of the recipe."""
 
-    def __post_init__(self) -> None:
-        settle_paths(self, "path", "image_root")
-        self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
-
-    @property
-    def name(self) -> str:
-        return f"scienceqa-img-{self.protocol}"
-
     @cached_property
-    def questions(self) -> list[Question]:
+    def questions(self) -> list[LabelledQuestion[str]]:
         splits, problems = f"{self.path.rstrip('/')}/pid_splits.json", f"{self.path.rstrip('/')}/problems.json"
         known = read_json(problems, dict)
         asked = []
@@ -68,52 +52,41 @@ class ScienceQa:
             where = f"{problems}, problem {problem_id}"
             row = object_at(known[str(problem_id)], where)
             if row.get("image"):
-                asked.append((f"{splits}, {SPLIT}", str(problem_id), question_of(str(problem_id), row, where)))
+                asked.append((f"{splits}, {SPLIT}", str(problem_id), self._question(str(problem_id), row, where)))
         return list(unique(asked, "problem", f"{problems}, {SPLIT} split with images").values())
 
-    def prompts(self) -> Iterator[Prompt]:
-        """Every question has an image of its own."""
-        yield from (question.prompt for question in self.questions)
+    @cached_property
+    def groups(self) -> Sequence[str]:
+        """The subjects."""
+        return sorted({question.group for question in self.questions})
 
-    def tally(self, responses: Mapping[str, Response]) -> Tally:
-        names = [f"{subject}_{what}" for subject in self.subjects for what in ("right", "asked")]
-        return tally_of(names, (count(question, responses) for question in self.questions))
-
-    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
-        return {question.prompt.prompt_id: is_right(count(question, responses)[1]) for question in self.questions}
+    def is_right(self, question: LabelledQuestion[str], text: str | None) -> bool:
+        return llava_letter(text or "") == question.label
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return accuracies("ScienceQA-IMG", sums, self.subjects)
+        return accuracies("ScienceQA-IMG", sums, self.groups)
 
-    @cached_property
-    def subjects(self) -> list[str]:
-        return sorted({question.subject for question in self.questions})
-
-
-def question_of(problem_id: str, row: Mapping[str, Any], where: str) -> Question:
-    options = [text_at({"choices": option}, "choices", where) for option in items_at(row, "choices", where)]
-    if not 2 <= len(options) <= len(OPTIONS):
-        raise InputError(f"{where}, choices: expected 2 to {len(OPTIONS)}, got {len(options)}")
-    question = text_at(row, "question", where)
-    if str(row.get("hint") or "").strip():
-        question = f"Context: {text_at(row, 'hint', where)}\n{question}"
-    image = f"{problem_id}/{image_at(row, 'image', where)}"
-    prompt = Prompt(
-        prompt_id=problem_id,
-        image_id=image,
-        question=ask(question, options),
-        source="scienceqa",
-        image_path=image,
-    )
-    return Question(
-        prompt=prompt,
-        subject=text_at(row, "subject", where),
-        num_options=len(options),
-        answer=OPTIONS[choice_at(row, "answer", range(len(options)), where)],
-    )
+    def _question(self, problem_id: str, row: Mapping[str, Any], where: str) -> LabelledQuestion[str]:
+        options = [text_at({"choices": option}, "choices", where) for option in items_at(row, "choices", where)]
+        if not 2 <= len(options) <= len(OPTIONS):
+            raise InputError(f"{where}, choices: expected 2 to {len(OPTIONS)}, got {len(options)}")
+        question = text_at(row, "question", where)
+        if str(row.get("hint") or "").strip():
+            question = f"Context: {text_at(row, 'hint', where)}\n{question}"
+        image = f"{problem_id}/{image_at(row, 'image', where)}"
+        prompt = Prompt(
+            prompt_id=problem_id,
+            image_id=image,
+            question=ask(question, options),
+            source="scienceqa",
+            image_path=image,
+        )
+        subject = text_at(row, "subject", where)
+        letter = OPTIONS[choice_at(row, "answer", range(len(options)), where)]
+        return LabelledQuestion(prompt=prompt, group=subject, label=letter)
 
 
-def letter_in(text: str) -> str | None:
+def llava_letter(text: str) -> str | None:
     """The letter that an answer chooses by LLaVA's rule, or None."""
     if text in tuple(OPTIONS):
         return text
@@ -121,9 +94,3 @@ def letter_in(text: str) -> str | None:
         return text[0]
     said = SAID.findall(text)
     return said[0] if len(said) == 1 else None
-
-
-def count(question: Question, responses: Mapping[str, Response]) -> tuple[str, dict[str, float]]:
-    right = letter_in(text_of(responses, question.prompt.prompt_id) or "") == question.answer
-    counts = {f"{question.subject}_asked": 1.0, f"{question.subject}_right": float(right)}
-    return question.prompt.image_id, counts

@@ -7,47 +7,29 @@ questions and per dimension.
 Asked as LLaVA-1.5 does. Scored as LLaVA's script does: the answer must be the letter, with nothing beside it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from seva_ray.benchmarks.base import Tally, accuracies, is_right, tally_of, text_of
+from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion, accuracies
 from seva_ray.benchmarks.choices import LETTERS, ask
-from seva_ray.benchmarks.files import (
-    adjacent,
-    choice_at,
-    id_at,
-    image_at,
-    items_at,
-    object_at,
-    read_json,
-    settle_paths,
-    text_at,
-    unique,
-)
+from seva_ray.benchmarks.files import choice_at, id_at, image_at, items_at, object_at, read_json, text_at, unique
 from seva_ray.core.errors import InputError
-from seva_ray.core.records import Prompt, Response
+from seva_ray.core.records import Prompt
 
 IMAGE_DIMENSIONS = tuple("123456789")
 """Question types 10 to 12 are about videos."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    prompt: Prompt
-    dimension: str
-    answer: str
-    """A letter."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeedBench:
+class SeedBench(LabelledBenchmark[str]):
     """The image questions of SEED-Bench."""
 
     kind: ClassVar[str] = "SeedBench"
+    short_name: ClassVar[str] = "seed-image"
 
     path: str
     """SEED-Bench.json."""
@@ -56,16 +38,8 @@ class SeedBench:
     protocol: Literal["llava"] = "llava"
     """Whose way of asking and scoring this is; part of the recipe."""
 
-    def __post_init__(self) -> None:
-        settle_paths(self, "path", "image_root")
-        self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
-
-    @property
-    def name(self) -> str:
-        return f"seed-image-{self.protocol}"
-
     @cached_property
-    def questions(self) -> list[Question]:
+    def questions(self) -> list[LabelledQuestion[str]]:
         found = read_json(self.path, dict)
         types = object_at(found.get("question_type"), f"{self.path}, question_type")
         dimensions = {str(number): name for name, number in types.items()}
@@ -73,46 +47,27 @@ class SeedBench:
         for number, row in enumerate(items_at(found, "questions", self.path), start=1):
             where = f"{self.path}, question {number}"
             if choice_at(object_at(row, where), "data_type", ("image", "video"), where) == "image":
-                asked.append((where, id_at(row, "question_id", where), question_of(row, dimensions, where)))
+                asked.append((where, id_at(row, "question_id", where), self._question(row, dimensions, where)))
         return list(unique(asked, "question_id", f"{self.path}, data_type image").values())
 
-    def prompts(self) -> Iterator[Prompt]:
-        yield from adjacent(question.prompt for question in self.questions)
-
-    def tally(self, responses: Mapping[str, Response]) -> Tally:
-        names = [f"{dimension}_{what}" for dimension in self.dimensions for what in ("right", "asked")]
-        return tally_of(names, (count(question, responses) for question in self.questions))
-
-    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
-        return {question.prompt.prompt_id: is_right(count(question, responses)[1]) for question in self.questions}
+    def is_right(self, question: LabelledQuestion[str], text: str | None) -> bool:
+        return text == question.label
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return accuracies("SEED-Image", sums, self.dimensions)
+        return accuracies("SEED-Image", sums, self.groups)
 
-    @cached_property
-    def dimensions(self) -> list[str]:
-        """In the order of their first question."""
-        return list(dict.fromkeys(question.dimension for question in self.questions))
-
-
-def question_of(row: Mapping[str, Any], dimensions: Mapping[str, str], where: str) -> Question:
-    number = id_at(row, "question_type_id", where)
-    if number not in IMAGE_DIMENSIONS or number not in dimensions:
-        raise InputError(f"{where}, question_type_id: {number} is none of the image dimensions in question_type")
-    image = image_at(row, "data_id", where)
-    options = [id_at(row, f"choice_{letter}", where) for letter in "abcd"]
-    prompt = Prompt(
-        prompt_id=id_at(row, "question_id", where),
-        image_id=image,
-        question=ask(text_at(row, "question", where), options),
-        source=f"seed_{number}",
-        image_path=image,
-    )
-    answer = choice_at(row, "answer", LETTERS[: len(options)], where)
-    return Question(prompt=prompt, dimension=dimensions[number], answer=answer)
-
-
-def count(question: Question, responses: Mapping[str, Response]) -> tuple[str, dict[str, float]]:
-    right = text_of(responses, question.prompt.prompt_id) == question.answer
-    counts = {f"{question.dimension}_asked": 1.0, f"{question.dimension}_right": float(right)}
-    return question.prompt.image_id, counts
+    def _question(self, row: Mapping[str, Any], dimensions: Mapping[str, str], where: str) -> LabelledQuestion[str]:
+        number = id_at(row, "question_type_id", where)
+        if number not in IMAGE_DIMENSIONS or number not in dimensions:
+            raise InputError(f"{where}, question_type_id: {number} is none of the image dimensions in question_type")
+        image = image_at(row, "data_id", where)
+        options = [id_at(row, f"choice_{letter}", where) for letter in "abcd"]
+        prompt = Prompt(
+            prompt_id=id_at(row, "question_id", where),
+            image_id=image,
+            question=ask(text_at(row, "question", where), options),
+            source=f"seed_{number}",
+            image_path=image,
+        )
+        letter = choice_at(row, "answer", LETTERS[: len(options)], where)
+        return LabelledQuestion(prompt=prompt, group=dimensions[number], label=letter)

@@ -10,17 +10,16 @@ gave is worth the mean, over all ways to leave one person out, of min(1, others 
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
-from seva_ray.benchmarks.base import Tally, percent, tally_of, text_of
+from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion, percent
 from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
 from seva_ray.benchmarks.files import (
-    adjacent,
     id_at,
     image_at,
     items_at,
@@ -32,7 +31,7 @@ from seva_ray.benchmarks.files import (
     unique,
 )
 from seva_ray.core.errors import InputError
-from seva_ray.core.records import Prompt, Response
+from seva_ray.core.records import Prompt
 
 NUM_PEOPLE = 10
 NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
@@ -53,18 +52,16 @@ CONTRACTIONS = {
 """A contraction that lacks one apostrophe -> the contraction; the last entry stands so in the published table."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    prompt: Prompt
-    worth: Mapping[str, float]
-    """Of each normalised answer that somebody gave, 0 to 1."""
+Worth = Mapping[str, float]
+"""What each normalised answer that somebody gave is worth, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextVqa:
+class TextVqa(LabelledBenchmark[Worth]):
     """The validation questions."""
 
     kind: ClassVar[str] = "TextVqa"
+    short_name: ClassVar[str] = "textvqa"
 
     path: str
     """TextVQA_0.5.1_val.json."""
@@ -74,45 +71,40 @@ class TextVqa:
     """LLaVA's llava_textvqa_val_v051_ocr.jsonl; empty to ask without OCR tokens."""
 
     def __post_init__(self) -> None:
-        settle_paths(self, "path", "image_root", *(["ocr_path"] if self.ocr_path else []))
-        self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
+        if self.ocr_path:
+            settle_paths(self, "ocr_path")
+        super().__post_init__()
 
     @property
     def protocol(self) -> str:
         return "llava" if self.ocr_path else "llava-no-ocr"
 
-    @property
-    def name(self) -> str:
-        return f"textvqa-{self.protocol}"
-
     @cached_property
-    def questions(self) -> list[Question]:
+    def questions(self) -> list[LabelledQuestion[Worth]]:
         rows = self._rows()
         texts = self._texts(rows) if self.ocr_path else {}
         return [self._question(question_id, row, texts.get(question_id)) for question_id, row in rows.items()]
 
-    def prompts(self) -> Iterator[Prompt]:
-        yield from adjacent(question.prompt for question in self.questions)
+    @property
+    def count_names(self) -> Sequence[str]:
+        return ("worth", "asked")
 
-    def tally(self, responses: Mapping[str, Response]) -> Tally:
-        return tally_of(
-            ["worth", "asked"],
-            (
-                (question.prompt.image_id, {"worth": worth_of(question, responses), "asked": 1.0})
-                for question in self.questions
-            ),
-        )
-
-    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+    def is_right(self, question: LabelledQuestion[Worth], text: str | None) -> bool:
         """Right is what at least three of the ten people gave: what VQA calls 100 % accurate.
 
         It is not the soft accuracy, in which an answer of three people is worth 0.9 and one of fewer not nothing.
         Source: Antol et al., VQA (arXiv 1505.00468), its accuracy min(people who gave the answer / 3, 1).
         """
-        return {question.prompt.prompt_id: worth_of(question, responses) >= RIGHT_FROM for question in self.questions}
+        return self._worth(question, text) >= RIGHT_FROM
+
+    def count(self, question: LabelledQuestion[Worth], text: str | None) -> Mapping[str, float]:
+        return {"worth": self._worth(question, text), "asked": 1.0}
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {"TextVQA accuracy": percent(sums["worth"], sums["asked"])}
+
+    def _worth(self, question: LabelledQuestion[Worth], text: str | None) -> float:
+        return question.label.get(normalised(text), 0.0) if text is not None else 0.0
 
     def _rows(self) -> dict[str, dict[str, Any]]:
         found = []
@@ -140,7 +132,7 @@ class TextVqa:
             )
         return texts
 
-    def _question(self, question_id: str, row: Mapping[str, Any], text: str | None) -> Question:
+    def _question(self, question_id: str, row: Mapping[str, Any], text: str | None) -> LabelledQuestion[Worth]:
         where = row["where"]
         answers = items_at(row, "answers", where)
         if len(answers) != NUM_PEOPLE or not all(isinstance(answer, str) for answer in answers):
@@ -155,12 +147,7 @@ class TextVqa:
             source="textvqa",
             image_path=f"{image}.jpg",
         )
-        return Question(prompt=prompt, worth=worths([normalised(answer) for answer in answers]))
-
-
-def worth_of(question: Question, responses: Mapping[str, Response]) -> float:
-    text = text_of(responses, question.prompt.prompt_id)
-    return question.worth.get(normalised(text), 0.0) if text is not None else 0.0
+        return LabelledQuestion(prompt=prompt, label=worths([normalised(answer) for answer in answers]))
 
 
 def worths(answers: list[str]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from seva_ray.benchmarks import yesno
-from seva_ray.benchmarks.base import Tally, text_of
+from seva_ray.benchmarks.base import Tally, tally_of, text_of
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.records import Prompt, Response
 from seva_ray.toy.prompts import prompts_about
@@ -28,6 +28,9 @@ class ToyBenchmark:
     """About 6.6 questions on each image; every third image has yes/no questions of the same POPE category."""
 
     kind: ClassVar[str] = "ToyBenchmark"
+    protocol: ClassVar[str] = "toy"
+    image_root: ClassVar[None] = None
+    """The images are in the prompts."""
 
     num_images: int = 600
     """How many scenes; at least 3, so that every category has questions."""
@@ -48,15 +51,6 @@ class ToyBenchmark:
     def name(self) -> str:
         return f"toy-test-{self.camera}-{self.seed}-{self.num_images}"
 
-    @property
-    def protocol(self) -> str:
-        return "toy"
-
-    @property
-    def image_root(self) -> None:
-        """The images are in the prompts."""
-        return None
-
     def prompts(self) -> Iterator[Prompt]:
         for _, asked in self._by_scene():
             for prompt, _ in asked:
@@ -64,16 +58,14 @@ class ToyBenchmark:
 
     def tally(self, responses: Mapping[str, Response]) -> Tally:
         """The counts of every image; a question without a usable response counts as answered wrongly."""
-        names = count_names()
-        image_ids, rows = [], []
-        for scene, asked in self._by_scene():
-            counts = dict.fromkeys(names, 0.0)
-            for prompt, question in asked:
-                for name, value in count(scene, question, text_of(responses, prompt.prompt_id)).items():
-                    counts[name] += value
-            image_ids.append(asked[0][0].image_id)
-            rows.append(list(counts.values()))
-        return Tally(image_ids=image_ids, names=names, counts=np.array(rows, dtype=np.float64))
+        return tally_of(
+            count_names(),
+            (
+                (prompt.image_id, count(scene, question, text_of(responses, prompt.prompt_id)))
+                for scene, asked in self._by_scene()
+                for prompt, question in asked
+            ),
+        )
 
     def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
         """Of all questions but those that ask for a description."""

@@ -40,11 +40,6 @@ def count(category: str, label_yes: bool, said_yes: bool) -> dict[str, float]:
     return {name: float(name == f"pope_{category}_{outcome}") for name in count_names()}
 
 
-def is_right(counts: Mapping[str, float]) -> bool:
-    """Whether the counts of one answer are those of a right one."""
-    return any(value and name.endswith(("_tp", "_tn")) for name, value in counts.items())
-
-
 def metrics(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Accuracy, precision, recall, F1 and yes-ratio, per category and overall, in percent; nan where undefined.
 
