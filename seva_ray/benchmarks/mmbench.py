@@ -63,7 +63,9 @@ class Rotation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CircularQuestion:
+class Circular:
+    """A question with all rotations of its options."""
+
     category: str
     rotations: tuple[Rotation, ...]
     """The first is the question as it was written."""
@@ -101,7 +103,7 @@ class MMBench:
         return f"mmbench-{self.language}-{self.protocol}"
 
     @cached_property
-    def questions(self) -> list[CircularQuestion]:
+    def questions(self) -> list[Circular]:
         rows = read_rows(self.path)
         groups: dict[int, dict[int, Row]] = {}
         for index, row in rows.items():
@@ -140,16 +142,14 @@ class MMBench:
         return named | {"MMBench accuracy of the first row": percent(sums["first_right"], asked)}
 
     @cached_property
-    def by_id(self) -> dict[str, CircularQuestion]:
+    def by_id(self) -> dict[str, Circular]:
         return {question.prompt_id: question for question in self.questions}
 
     @cached_property
     def categories(self) -> list[str]:
         return sorted({question.category for question in self.questions})
 
-    def _question(
-        self, base: int, group: Mapping[int, Row], rows: Mapping[int, Row], rotated: bool
-    ) -> CircularQuestion:
+    def _question(self, base: int, group: Mapping[int, Row], rows: Mapping[int, Row], rotated: bool) -> Circular:
         if base not in group:
             raise InputError(f"{self.path}, index {min(group)}: a rotation of {base}, which the file lacks")
         where = f"{self.path}, index {base}"
@@ -164,7 +164,7 @@ class MMBench:
         if len({rotation.answer for rotation in rotations}) < len(rotations):
             raise InputError(f"{where}, answer: its rotations do not have the right option at every letter once")
         category = text_at(group[base], "category", where)
-        return CircularQuestion(category=category, rotations=tuple(rotations))
+        return Circular(category=category, rotations=tuple(rotations))
 
     def _rotation(self, index: int, row: Row, image: bytes, error: str | None) -> Rotation:
         where = f"{self.path}, index {index}"
@@ -183,7 +183,7 @@ class MMBench:
         return Rotation(prompt=prompt, options=tuple(options), answer=answer)
 
 
-def hits(question: CircularQuestion, responses: Mapping[str, Response]) -> list[bool]:
+def hits(question: Circular, responses: Mapping[str, Response]) -> list[bool]:
     """Whether each rotation is answered right."""
     return [
         vlmevalkit_letter(text_of(responses, rotation.prompt.prompt_id) or "", rotation.options) == rotation.answer

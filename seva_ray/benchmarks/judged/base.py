@@ -5,11 +5,14 @@ The wording of every judge prompt is our own, and a number follows from judge an
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from seva_ray.benchmarks.files import adjacent, settle_paths
 from seva_ray.benchmarks.judged.judgement import JudgePrompt, Marks
 from seva_ray.core.records import Prompt
 
@@ -67,6 +70,55 @@ class JudgedBenchmark(Protocol):
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Metrics from summed counts; each value has any shape (scalars or bootstrap replicates)."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferencedQuestion:
+    """A question with the texts that its judge reads beside the answer."""
+
+    prompt: Prompt
+    reference: str
+    """The published answer."""
+    groups: Sequence[str]
+    """`all`, and the categories that the question belongs to. The names of its counts begin with them."""
+    context: str = ""
+    """What is in the image, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedFolder(ABC):
+    """What judged benchmarks share that are published as one folder: files, and images in images/."""
+
+    protocol: ClassVar[str] = OWN_PROMPT
+
+    path: str
+    """The published folder."""
+
+    def __post_init__(self) -> None:
+        settle_paths(self, "path")
+        self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
+
+    @property
+    def image_root(self) -> str:
+        return f"{self.path}/images"
+
+    @property
+    @abstractmethod
+    def questions(self) -> dict[str, ReferencedQuestion]:
+        """By prompt_id. A member reads them once. Raises: InputError for a wrong file."""
+
+    def prompts(self) -> Iterator[Prompt]:
+        yield from adjacent(question.prompt for question in self.questions.values())
+
+
+def by_group(groups: Sequence[str], **counts: float) -> dict[str, float]:
+    """The counts of each group, as `<group>_<name>`."""
+    return {f"{group}_{name}": value for group in groups for name, value in counts.items()}
+
+
+def judge_text(instructions: str, **texts: str) -> str:
+    """The text of a judge prompt: the instructions, then each text in tags of its name."""
+    return "\n".join([instructions, *(tagged(tag, text) for tag, text in texts.items())])
 
 
 def one_line(verdict: str, pattern: str) -> re.Match[str] | None:

@@ -6,7 +6,7 @@ times; all else is a tie. Equal answers tie unasked. The competition follows fig
 judge prompt is our own.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -14,11 +14,9 @@ from typing import ClassVar
 import numpy as np
 
 from seva_ray.benchmarks.base import percent
-from seva_ray.benchmarks.files import adjacent, settle_paths
-from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, one_line
+from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, PublishedFolder, ReferencedQuestion, one_line
 from seva_ray.benchmarks.judged.judgement import JudgePrompt, Marks
-from seva_ray.benchmarks.judged.llava_bench import Question, beside, read_questions
-from seva_ray.core.records import Prompt
+from seva_ray.benchmarks.judged.llava_bench import beside, read_questions
 
 INSTRUCTIONS = f"""\
 Compare two answers to a question about an image. A description of what is in the image stands for it.
@@ -35,44 +33,17 @@ CHOICES = {"first": 1.0, "second": 2.0, "tie": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Competition:
+class Competition(PublishedFolder):
     """Both models on the questions of LLaVA-Bench."""
 
     kind: ClassVar[str] = "Competition"
-
-    path: str
-    """Folder with questions.jsonl, context.jsonl, answers_gpt4.jsonl and images/."""
-
-    def __post_init__(self) -> None:
-        settle_paths(self, "path")
-        assert self.questions  # A wrong file is found here, before a model answers anything.
-
-    @property
-    def name(self) -> str:
-        return f"competition-{OWN_PROMPT}"
-
-    @property
-    def protocol(self) -> str:
-        return OWN_PROMPT
-
-    @property
-    def image_root(self) -> str:
-        return f"{self.path}/images"
-
-    @property
-    def instructions(self) -> str:
-        return INSTRUCTIONS
-
-    @property
-    def count_names(self) -> Sequence[str]:
-        return ("asked", "won", "tied")
+    name: ClassVar[str] = f"competition-{OWN_PROMPT}"
+    instructions: ClassVar[str] = INSTRUCTIONS
+    count_names: ClassVar[Sequence[str]] = ("asked", "won", "tied")
 
     @cached_property
-    def questions(self) -> dict[str, Question]:
+    def questions(self) -> dict[str, ReferencedQuestion]:
         return read_questions(self.path)
-
-    def prompts(self) -> Iterator[Prompt]:
-        yield from adjacent(question.prompt for question in self.questions.values())
 
     def judge_prompts(self, prompt_id: str, answer: str, other: str) -> list[JudgePrompt]:
         """`answer` first, then `other` first."""

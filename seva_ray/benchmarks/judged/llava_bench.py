@@ -14,23 +14,22 @@ from typing import ClassVar
 import numpy as np
 
 from seva_ray.benchmarks.base import percent
-from seva_ray.benchmarks.files import (
-    adjacent,
-    brief,
-    choice_at,
-    id_at,
-    image_at,
-    read_json_lines,
-    settle_paths,
-    text_at,
-    unique,
+from seva_ray.benchmarks.files import brief, choice_at, id_at, image_at, read_json_lines, text_at, unique
+from seva_ray.benchmarks.judged.base import (
+    OWN_PROMPT,
+    TEXTS_ONLY,
+    PublishedFolder,
+    ReferencedQuestion,
+    by_group,
+    judge_text,
+    one_line,
 )
-from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, one_line, tagged
 from seva_ray.benchmarks.judged.judgement import JudgePrompt, Marks
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import Prompt
 
 CATEGORIES = {"conv": "conversation", "detail": "detail", "complex": "complex reasoning"}
+COUNTS = [f"{group}_{what}" for group in ("all", *CATEGORIES) for what in ("rating", "reference")]
 INSTRUCTIONS = f"""\
 Rate two answers to a question about an image. A description of what is in the image stands for it.
 {TEXTS_ONLY}
@@ -44,55 +43,17 @@ Ratings: 1 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """One question with all that its judge is told."""
-
-    prompt: Prompt
-    category: str
-    context: str
-    reference: str
-    """GPT-4's answer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LlavaBench:
+class LlavaBench(PublishedFolder):
     """The questions of LLaVA-Bench, judged with our own prompt."""
 
     kind: ClassVar[str] = "LlavaBench"
-
-    path: str
-    """Folder with questions.jsonl, context.jsonl, answers_gpt4.jsonl and images/."""
-
-    def __post_init__(self) -> None:
-        settle_paths(self, "path")
-        assert self.questions  # A wrong file is found here, before a model answers anything.
-
-    @property
-    def name(self) -> str:
-        return f"llava-bench-{OWN_PROMPT}"
-
-    @property
-    def protocol(self) -> str:
-        return OWN_PROMPT
-
-    @property
-    def image_root(self) -> str:
-        return f"{self.path}/images"
-
-    @property
-    def instructions(self) -> str:
-        return INSTRUCTIONS
-
-    @property
-    def count_names(self) -> Sequence[str]:
-        return [f"{group}_{what}" for group in ("all", *CATEGORIES) for what in ("rating", "reference")]
+    name: ClassVar[str] = f"llava-bench-{OWN_PROMPT}"
+    instructions: ClassVar[str] = INSTRUCTIONS
+    count_names: ClassVar[Sequence[str]] = COUNTS
 
     @cached_property
-    def questions(self) -> dict[str, Question]:
+    def questions(self) -> dict[str, ReferencedQuestion]:
         return read_questions(self.path)
-
-    def prompts(self) -> Iterator[Prompt]:
-        yield from adjacent(question.prompt for question in self.questions.values())
 
     def judge_prompts(self, prompt_id: str, answer: str, other: str) -> list[JudgePrompt]:
         question = self.questions[prompt_id]
@@ -105,8 +66,7 @@ class LlavaBench:
 
     def count(self, prompt_id: str, answer: str, marks: Sequence[Marks]) -> Mapping[str, float]:
         ((reference, rating),) = marks
-        groups = ("all", self.questions[prompt_id].category)
-        return {f"{group}_rating": rating for group in groups} | {f"{group}_reference": reference for group in groups}
+        return by_group(self.questions[prompt_id].groups, rating=rating, reference=reference)
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         named = {"LLaVA-Bench": percent(sums["all_rating"], sums["all_reference"])}
@@ -115,18 +75,15 @@ class LlavaBench:
         return named
 
 
-def beside(instructions: str, question: Question, first: str, second: str) -> str:
+def beside(instructions: str, question: ReferencedQuestion, first: str, second: str) -> str:
     """A judge prompt with two answers."""
-    texts = {
-        "description": question.context,
-        "question": question.prompt.question,
-        "first_answer": first,
-        "second_answer": second,
-    }
-    return "\n".join([instructions, *(tagged(tag, text) for tag, text in texts.items())])
+    asked = question.prompt.question
+    return judge_text(
+        instructions, description=question.context, question=asked, first_answer=first, second_answer=second
+    )
 
 
-def read_questions(folder: str) -> dict[str, Question]:
+def read_questions(folder: str) -> dict[str, ReferencedQuestion]:
     """By question_id. Raises: InputError naming file, row and field."""
     contexts = {
         image_at(row, "image", where): context_of(row, where)
@@ -138,7 +95,7 @@ def read_questions(folder: str) -> dict[str, Question]:
     }
     path = f"{folder}/questions.jsonl"
 
-    def read() -> Iterator[tuple[str, str, Question]]:
+    def read() -> Iterator[tuple[str, str, ReferencedQuestion]]:
         for where, row in read_json_lines(path):
             prompt_id, image = id_at(row, "question_id", where), image_at(row, "image", where)
             if prompt_id not in references:
@@ -152,11 +109,13 @@ def read_questions(folder: str) -> dict[str, Question]:
                 source="llava_bench",
                 image_path=image,
             )
-            category = choice_at(row, "category", CATEGORIES, where)
-            question = Question(
-                prompt=prompt, category=category, context=contexts[image], reference=references[prompt_id]
+            groups = ["all", choice_at(row, "category", CATEGORIES, where)]
+            reference, context = references[prompt_id], contexts[image]
+            yield (
+                where,
+                prompt_id,
+                ReferencedQuestion(prompt=prompt, groups=groups, reference=reference, context=context),
             )
-            yield where, prompt_id, question
 
     return unique(read(), "question_id", path)
 

@@ -6,7 +6,7 @@ share of answers with a hallucination: as published, those rated below 3. Not as
 our own and has no examples.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -14,23 +14,22 @@ from typing import Any, ClassVar
 import numpy as np
 
 from seva_ray.benchmarks.base import percent
-from seva_ray.benchmarks.files import (
-    adjacent,
-    choice_at,
-    image_at,
-    items_at,
-    object_at,
-    read_json,
-    settle_paths,
-    text_at,
-    unique,
+from seva_ray.benchmarks.files import choice_at, image_at, items_at, object_at, read_json, text_at, unique
+from seva_ray.benchmarks.judged.base import (
+    OWN_PROMPT,
+    TEXTS_ONLY,
+    PublishedFolder,
+    ReferencedQuestion,
+    by_group,
+    judge_text,
+    one_line,
 )
-from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, one_line, tagged
 from seva_ray.benchmarks.judged.judgement import JudgePrompt, Marks
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import Prompt
 
 TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
+COUNTS = ["hallucinated", *(f"{group}_{what}" for group in ("all", *TYPES) for what in ("rating", "asked"))]
 HALLUCINATES_BELOW = 3
 INSTRUCTIONS = f"""\
 Rate an answer to a question about an image: how informative it is, and whether it hallucinates. A list of what is in \
@@ -51,68 +50,32 @@ Rating: 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """One entry of the file."""
-
-    prompt: Prompt
-    kind: str
-    contents: str
-    reference: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class MmHal:
+class MmHal(PublishedFolder):
     """The questions of MMHal-Bench, judged with our own prompt."""
 
     kind: ClassVar[str] = "MmHal"
-
-    path: str
-    """Folder with response_template.json and images/."""
-
-    def __post_init__(self) -> None:
-        settle_paths(self, "path")
-        assert self.questions  # A wrong file is found here, before a model answers anything.
-
-    @property
-    def name(self) -> str:
-        return f"mmhal-{OWN_PROMPT}"
-
-    @property
-    def protocol(self) -> str:
-        return OWN_PROMPT
-
-    @property
-    def image_root(self) -> str:
-        return f"{self.path}/images"
-
-    @property
-    def instructions(self) -> str:
-        return INSTRUCTIONS
-
-    @property
-    def count_names(self) -> Sequence[str]:
-        return ["hallucinated", *(f"{group}_{what}" for group in ("all", *TYPES) for what in ("rating", "asked"))]
+    name: ClassVar[str] = f"mmhal-{OWN_PROMPT}"
+    instructions: ClassVar[str] = INSTRUCTIONS
+    count_names: ClassVar[Sequence[str]] = COUNTS
 
     @cached_property
-    def questions(self) -> dict[str, Question]:
+    def questions(self) -> dict[str, ReferencedQuestion]:
         path = f"{self.path}/response_template.json"
         rows = ((f"{path}, entry {number}", str(number), row) for number, row in enumerate(read_json(path, list)))
         return unique(
-            ((where, key, question_of(key, object_at(row, where), where)) for where, key, row in rows), "entry", path
+            ((where, key, self._question(key, object_at(row, where), where)) for where, key, row in rows), "entry", path
         )
-
-    def prompts(self) -> Iterator[Prompt]:
-        yield from adjacent(question.prompt for question in self.questions.values())
 
     def judge_prompts(self, prompt_id: str, answer: str, other: str) -> list[JudgePrompt]:
         question = self.questions[prompt_id]
-        texts = {
-            "contents": question.contents,
-            "question": question.prompt.question,
-            "reference": question.reference,
-            "answer": answer,
-        }
-        return [JudgePrompt(text="\n".join([INSTRUCTIONS, *(tagged(tag, text) for tag, text in texts.items())]))]
+        text = judge_text(
+            INSTRUCTIONS,
+            contents=question.context,
+            question=question.prompt.question,
+            reference=question.reference,
+            answer=answer,
+        )
+        return [JudgePrompt(text=text)]
 
     def parse(self, verdict: str) -> Marks | None:
         match = one_line(verdict, r"Rating: *([0-6])")
@@ -120,8 +83,7 @@ class MmHal:
 
     def count(self, prompt_id: str, answer: str, marks: Sequence[Marks]) -> Mapping[str, float]:
         ((rating,),) = marks
-        groups = ("all", self.questions[prompt_id].kind)
-        counts = {f"{group}_rating": rating for group in groups} | {f"{group}_asked": 1.0 for group in groups}
+        counts = by_group(self.questions[prompt_id].groups, rating=rating, asked=1.0)
         return counts | {"hallucinated": float(rating < HALLUCINATES_BELOW)}
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -131,21 +93,20 @@ class MmHal:
             named[f"MMHal {group} rating (0-6)".replace(" all", "")] = rating
         return named
 
-
-def question_of(key: str, row: Mapping[str, Any], where: str) -> Question:
-    contents = items_at(row, "image_content", where)
-    if not all(isinstance(item, str) for item in contents):
-        raise InputError(f"{where}, image_content: expected a list of texts")
-    image = image_at({"image_src": text_at(row, "image_src", where).rpartition("/")[2]}, "image_src", where)
-    return Question(
-        prompt=Prompt(
-            prompt_id=key,
-            image_id=image,
-            question=text_at(row, "question", where),
-            source="mmhal",
-            image_path=image,
-        ),
-        kind=choice_at(row, "question_type", TYPES, where),
-        contents=", ".join(contents),
-        reference=text_at(row, "gt_answer", where),
-    )
+    def _question(self, key: str, row: Mapping[str, Any], where: str) -> ReferencedQuestion:
+        contents = items_at(row, "image_content", where)
+        if not all(isinstance(item, str) for item in contents):
+            raise InputError(f"{where}, image_content: expected a list of texts")
+        image = image_at({"image_src": text_at(row, "image_src", where).rpartition("/")[2]}, "image_src", where)
+        return ReferencedQuestion(
+            prompt=Prompt(
+                prompt_id=key,
+                image_id=image,
+                question=text_at(row, "question", where),
+                source="mmhal",
+                image_path=image,
+            ),
+            groups=["all", choice_at(row, "question_type", TYPES, where)],
+            context=", ".join(contents),
+            reference=text_at(row, "gt_answer", where),
+        )

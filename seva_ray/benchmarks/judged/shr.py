@@ -28,9 +28,8 @@ from seva_ray.benchmarks.files import (
     read_json_lines,
     settle_paths,
     text_at,
-    unique,
 )
-from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, tagged
+from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, judge_text
 from seva_ray.benchmarks.judged.judgement import JudgePrompt, Marks
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import Prompt
@@ -69,6 +68,10 @@ class Shr:
     """The images of SHR, judged with our own prompt."""
 
     kind: ClassVar[str] = "Shr"
+    name: ClassVar[str] = f"shr-{OWN_PROMPT}"
+    protocol: ClassVar[str] = OWN_PROMPT
+    instructions: ClassVar[str] = INSTRUCTIONS
+    count_names: ClassVar[Sequence[str]] = ("images", "sentences", "words", *LABELS)
 
     path: str
     """Folder of SHR."""
@@ -77,23 +80,7 @@ class Shr:
 
     def __post_init__(self) -> None:
         settle_paths(self, "path", "image_root")
-        assert self.pictures  # A wrong file is found here, before a model answers anything.
-
-    @property
-    def name(self) -> str:
-        return f"shr-{OWN_PROMPT}"
-
-    @property
-    def protocol(self) -> str:
-        return OWN_PROMPT
-
-    @property
-    def instructions(self) -> str:
-        return INSTRUCTIONS
-
-    @property
-    def count_names(self) -> Sequence[str]:
-        return ("images", "sentences", "words", *LABELS)
+        self.pictures  # noqa: B018 - a wrong file is found here, before a model answers anything
 
     @cached_property
     def pictures(self) -> dict[str, Picture]:
@@ -108,8 +95,7 @@ class Shr:
         if not lines:
             return []
         numbered = "\n".join(f"{number}: {line}" for number, line in enumerate(lines, start=1))
-        texts = {"regions": picture.regions, "facts": picture.facts, "sentences": numbered}
-        text = "\n".join([INSTRUCTIONS, *(tagged(tag, text) for tag, text in texts.items())])
+        text = judge_text(INSTRUCTIONS, regions=picture.regions, facts=picture.facts, sentences=numbered)
         return [JudgePrompt(text=text, num_marks=len(lines))]
 
     def parse(self, verdict: str) -> Marks | None:
@@ -156,28 +142,14 @@ def read_pictures(folder: str, visual_genome: str) -> dict[str, Picture]:
     for image_id, where in wanted.items():
         if image_id not in images or image_id not in regions:
             raise InputError(f"{where}, image_id: {image_id} is not in Visual Genome's files in {visual_genome}")
-    return unique(
-        (
-            (
-                where,
-                image_id,
-                Picture(
-                    prompt=Prompt(
-                        prompt_id=image_id,
-                        image_id=image_id,
-                        question=QUESTION,
-                        source="shr",
-                        image_path=images[image_id],
-                    ),
-                    regions=regions[image_id],
-                    facts=facts.get(image_id, ""),
-                ),
-            )
-            for image_id, where in wanted.items()
-        ),
-        "image_id",
-        path,
-    )
+    if not wanted:
+        raise InputError(f"{path}: has no questions")
+    return {image: picture_of(image, images[image], regions[image], facts.get(image, "")) for image in wanted}
+
+
+def picture_of(image_id: str, path: str, regions: str, facts: str) -> Picture:
+    prompt = Prompt(prompt_id=image_id, image_id=image_id, question=QUESTION, source="shr", image_path=path)
+    return Picture(prompt=prompt, regions=regions, facts=facts)
 
 
 def paths_of(path: str, wanted: Mapping[str, str]) -> dict[str, str]:
