@@ -24,6 +24,8 @@ from seva_ray.studies.study_rows import (
 from tests.studies import ARMS, BETAS, OBJECTIVE, failed, point, row, whole_study
 from tests.test_report import HOSTILE, Page
 
+CHAIR = ("amber", "AMBER CHAIR, low is good")
+
 
 def study(*rows: StudyRow, **parts: Any) -> StudyContent:
     """Of just these rows; its axes are what they vary in."""
@@ -166,6 +168,27 @@ def test_a_single_setting_is_not_called_the_best_of_many() -> None:
     assert "optimistic" in words(study(row(2.0), row(1.0, beta=0.2), best=point()))
 
 
+@pytest.mark.parametrize(
+    ("best", "said"),
+    [
+        (row(2.0, half=1.2), ""),
+        (row(1.0, half=1.2), "The 95 % interval holds 0, so it is not distinguishable from no gain."),
+        (row(-1.0, half=1.2), "The 95 % interval holds 0, so it is not distinguishable from no gain."),
+        (row(1.2, half=1.2), "The 95 % interval holds 0, so it is not distinguishable from no gain."),
+        (row(-2.0, half=1.2), "It is worse than the base model."),
+        (row(-2.0, half=1.2, metric=CHAIR), ""),
+        (row(2.0, half=1.2, metric=CHAIR), "It is worse than the base model."),
+        (row(2.0, half=math.nan), "It has no 95 % interval, so it is not distinguishable from no gain."),
+    ],
+)
+def test_the_headline_says_if_the_best_points_gain_may_be_chance(best: StudyRow, said: str) -> None:
+    assert best.caveat == said
+    text = words(replace(study(best, best=best.point), objective=(best.benchmark, best.metric)))
+    headline = text[text.index("Best point ") : text.index("ntervals hold")]
+    assert (said or "]") in headline
+    assert ("distinguishable" in headline or "worse" in headline) == bool(said)
+
+
 def test_how_far_the_best_is_ahead_stands_beside_each_other_setting() -> None:
     other = replace(row(0.5, beta=0.2), ahead=1.5, ahead_low=-0.25, ahead_high=3.25)
     assert re.search(r"\+1\.5\s+\[\u22120\.2, \+3\.2\]", words(study(row(2.0), other, best=point())))
@@ -290,9 +313,8 @@ def test_the_heat_map_is_white_at_0_and_darkest_at_the_largest_difference() -> N
 
 
 def test_where_low_is_good_the_lowest_is_the_best_and_blue() -> None:
-    chair = ("amber", "AMBER CHAIR, low is good")
-    rows = [row(value, beta=beta, metric=chair) for value, beta in ((3.0, 0.1), (-4.0, 0.2), (-1.0, 0.3))]
-    content = replace(study(*rows), objective=chair)
+    rows = [row(value, beta=beta, metric=CHAIR) for value, beta in ((3.0, 0.1), (-4.0, 0.2), (-1.0, 0.3))]
+    content = replace(study(*rows), objective=CHAIR)
     assert [item.difference for item in final_rows(content)] == [-4.0, -1.0, 3.0]
     cells = re.findall(r'<td style="background:rgb\((\d+),\d+,(\d+)\)"', render(content))
     assert [int(blue) > int(red) for red, blue in cells] == [False, True, True]

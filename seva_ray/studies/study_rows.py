@@ -57,6 +57,15 @@ class StudyRow:
         return self.difference_low > 0 or self.difference_high < 0
 
     @property
+    def caveat(self) -> str:
+        """What a headline about this row must say beside its numbers; empty if the row is a gain beyond chance."""
+        if not all(map(math.isfinite, (self.difference_low, self.difference_high))):
+            return "It has no 95 % interval, so it is not distinguishable from no gain."
+        if not self.excludes_zero:
+            return "The 95 % interval holds 0, so it is not distinguishable from no gain."
+        return "It is worse than the base model." if self.gain < 0 else ""
+
+    @property
     def asked(self) -> float:
         """Pairs asked for; infinite for all."""
         return math.inf if (number := self.point["num_pairs"]) is None else number

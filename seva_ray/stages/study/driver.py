@@ -234,7 +234,7 @@ def summary(
         what = best.differing(asked.space.axes(bench.train))
         lines.append(
             f"Best: {what}: {metric} {row.start:.1f} -> {row.policy:.1f}, {row.difference:+.1f} "
-            f"[{row.difference_low:+.1f}, {row.difference_high:+.1f}] on {benchmark}."
+            f"[{row.difference_low:+.1f}, {row.difference_high:+.1f}] on {benchmark}. {row.caveat}".rstrip()
         )
     failed = sum(bool(outcome.error) for outcome in outcomes)
     if failed:
