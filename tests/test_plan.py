@@ -12,7 +12,6 @@ from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.core.storage import write_bytes
 from seva_ray.engines import FakeEngine, VllmEngine
-from seva_ray.pages.plan_page import span
 from seva_ray.planning.footprint import Sizes, demands, parts
 from seva_ray.planning.forecast import Pass, RemainingWork, forecast, units_of
 from seva_ray.planning.prices import read_prices
@@ -440,10 +439,3 @@ def test_a_policys_log_says_how_long_a_step_takes_and_what_is_given_goes_first(t
 def test_a_plan_that_cannot_be_is_refused(changed, line):
     with pytest.raises(ConfigError, match=line):
         replace(GIVEN, **changed)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (89.4, "89 s"), (90, "1.5 min"), (5400, "1.5 h"), (172_800, "2.0 d")]
-)
-def test_times_are_shown_in_the_unit_that_fits(seconds, text):
-    assert span(seconds) == text

@@ -343,8 +343,8 @@ def test_time_adds_up_what_this_run_did_apart_from_what_it_reused() -> None:
     text = Page(
         render(ReportContent(title="t", seconds=[StageTime(stage=s, seconds=sec, reused=r) for s, sec, r in stages]))
     ).text
-    assert "2 min 05 s" in text
-    assert "2 h 00 min in this run, 1 h 23 min saved by reuse" in text
+    assert "2.1 min" in text
+    assert "2.0 h in this run, 83.3 min saved by reuse" in text
 
 
 def test_the_config_is_shown_by_dotted_names() -> None:

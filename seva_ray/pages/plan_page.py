@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from seva_ray.core.durations import duration
 from seva_ray.pages.figures import BLUE, INK, MUTED, style
 from seva_ray.planning.footprint import Demand, Footprint
 from seva_ray.planning.forecast import Forecast, RemainingWork, Stage
@@ -62,7 +63,7 @@ def stages(forecast: Forecast) -> str:
         (f"with {forecast.num_nodes:,} nodes", "work", "wall", "driver alone", "GPU-h", "CPU-h")
     ]
     for stage in [*forecast.stages, forecast.total]:
-        figures = (span(stage.wall_s), span(stage.driver_s), amount(stage.gpu_hours), amount(stage.cpu_hours))
+        figures = (duration(stage.wall_s), duration(stage.driver_s), amount(stage.gpu_hours), amount(stage.cpu_hours))
         rows.append((stage.name, stage.work, *(bound(figure, stage) for figure in figures)))
     return table(rows)
 
@@ -79,13 +80,13 @@ def nodes(plan: Plan) -> str:
                 f"{forecast.num_nodes:,}",
                 f"{forecast.num_engines:,}",
                 f"{amount(forecast.num_engines * forecast.rows_per_s)}{slow}",
-                span(forecast.ideal_s),
-                span(found.wall_s),
+                duration(forecast.ideal_s),
+                duration(found.wall_s),
                 f"{found.utilisation:.1%}",
                 f"{found.num_preemptions:,}",
                 f"{found.num_redone:,}",
                 f"{found.lost_s / max(found.engine_s, 1e-9):.1%}",
-                bound(span(forecast.total.wall_s), forecast.total),
+                bound(duration(forecast.total.wall_s), forecast.total),
             )
         )
     title = "generation by the number of nodes; redone: units, lost: engines' time in units that a preemption took\n"
@@ -141,13 +142,6 @@ def bound(figure: str, stage: Stage) -> str:
     if not stage.unknown or figure == "":
         return figure
     return "unknown" if figure in ("0", "0 s") else f">= {figure}"
-
-
-def span(seconds: float) -> str:
-    for limit, divisor, unit in ((90, 1, "s"), (5400, 60, "min"), (48 * 3600, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / divisor:.{1 if unit != 's' else 0}f} {unit}"
-    return f"{seconds / 86400:.1f} d"
 
 
 def amount(value: float) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from seva_ray.core.artifacts import StageTime
+from seva_ray.core.durations import duration
 from seva_ray.pages.figures import length_figure, training_curves
 from seva_ray.pages.pair_cards import Answer, Picture, data_uri, sample_view
 from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS
@@ -164,7 +165,7 @@ def page(template: str, **values: Any) -> str:
         "tick": _tick,
         "count": _count,
         "share": _share,
-        "duration": _duration,
+        "duration": duration,
         "spoken": _spoken,
         "middle": _middle,
     }
@@ -302,15 +303,6 @@ def _count(value: int) -> str:
 
 def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "–"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min"
 
 
 def _spoken(verdict: str) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from seva_ray.core.durations import duration
+
 
 class Progress:
     """Prints at most once every `every_s` seconds, and once at the end. The rate leaves out the time before the first
@@ -31,13 +33,6 @@ class Progress:
         rate = (self.done - self.first) / max(now - self.started, 1e-9)
         left = f", {duration((self.total - self.done) / rate)} left" if rate and self.done < self.total else ""
         say(f"{self.stage}: {self.done:,}/{self.total:,} {self.unit}{left}{note}")
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `3.5 min` or `2.1 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def say(line: str) -> None:

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import ray
 
+from seva_ray.core.durations import duration
 from seva_ray.core.errors import ConfigError, UserError
 from seva_ray.core.fingerprints import execution
 from seva_ray.dpo.config import Train
-from seva_ray.runtime.progress import duration, here, log_relay
+from seva_ray.runtime.progress import here, log_relay
 from seva_ray.stages.study.resource_requests import Note
 from seva_ray.stages.study.study_server import Bench, StudyServer
 from seva_ray.studies.space import Point, Space

@@ -11,8 +11,8 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller import state as states
 
+from seva_ray.core.durations import duration
 from seva_ray.core.errors import InputError
-from seva_ray.runtime.progress import duration
 
 NO_WORKERS = (states.InitializingState, states.SchedulingState, states.ReschedulingState, states.RestartingState)
 

@@ -15,12 +15,12 @@ from typing import Any
 import pyarrow as pa
 import ray.train
 
+from seva_ray.core.durations import duration
 from seva_ray.core.storage import exists, is_local, local_directory, write_bytes, write_directory
 from seva_ray.dpo.batch import PreferenceCollator
 from seva_ray.dpo.config import Train, deepspeed_config
 from seva_ray.dpo.policy import export, freeze_all_but_language, load_model, load_policy
 from seva_ray.runtime import metrics
-from seva_ray.runtime.progress import duration
 from seva_ray.stages.training.reference import Reading
 from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator
 from seva_ray.vlm.encoding import Encoder
