@@ -11,7 +11,8 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.storage import read_table
 from seva_ray.engines import Decoding, TransformersEngine
-from seva_ray.pages.run_page import ReportContent, render
+from seva_ray.pages.run_content import ReportContent
+from seva_ray.pages.run_page import render
 from seva_ray.stages import answers
 from seva_ray.stages.consistency import Consistency, compare_again, consistency_of, count, part_of
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks

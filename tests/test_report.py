@@ -8,19 +8,10 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from seva_ray.core.artifacts import StageTime
 from seva_ray.pages.pair_cards import ANSWER_LIMIT, marked_differences
-from seva_ray.pages.run_page import (
-    NUM_HALLUCINATED,
-    Flip,
-    Funnel,
-    Hallucinated,
-    Lengths,
-    ReportContent,
-    Sample,
-    ScoreTable,
-    StageTime,
-    render,
-)
+from seva_ray.pages.run_content import Flip, Funnel, Hallucinated, Lengths, ReportContent, Sample, ScoreTable
+from seva_ray.pages.run_page import NUM_HALLUCINATED, render
 from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS
 from seva_ray.scoring.intervals import Comparison, Repeated
 

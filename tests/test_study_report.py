@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from seva_ray.pages import study_figures as study_plots
+from seva_ray.pages import study_figures
 from seva_ray.pages.study_page import _growths, render
 from seva_ray.studies.space import SWAPPED
 from seva_ray.studies.study_rows import (
@@ -144,7 +144,7 @@ def test_no_number_is_printed_that_is_none() -> None:
 
 @pytest.mark.parametrize("template", ["study_page.html.j2", "pieces.html.j2"])
 def test_every_difference_has_its_interval_beside_it(template: str) -> None:
-    lines = (Path(study_plots.__file__).parent / template).read_text().splitlines()
+    lines = (Path(study_figures.__file__).parent / template).read_text().splitlines()
     signed = [line for line in lines if "| signed }}" in line and 'class="range">[' not in line]
     assert signed
     assert [line for line in signed if "interval(" not in line] == []

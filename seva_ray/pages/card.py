@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from seva_ray.pages.settings import flat
 from seva_ray.scoring.intervals import Comparison
 
 
@@ -58,7 +59,7 @@ def model_card(content: CardContent) -> str:
         "",
         "| setting | value |",
         "|---|---|",
-        *(f"| {name} | {plain(str(value))} |" for name, value in flat(content.recipe)),
+        *(f"| {name} | {plain(str(value))} |" for name, value in settings_of(content.recipe)),
         "",
         f"Fingerprint {content.fingerprint}; made with "
         + ", ".join(f"{name} {version}" for name, version in content.versions.items())
@@ -66,6 +67,11 @@ def model_card(content: CardContent) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def settings_of(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The recipe's settings without the `kind` of each group, which only the recipe's reader needs."""
+    return [(name, value) for name, value in flat(recipe) if name.rsplit(".", 1)[-1] != "kind" and value != {}]
 
 
 def score_lines(scores: Mapping[str, Sequence[Comparison]]) -> list[str]:
@@ -91,17 +97,6 @@ def funnel_lines(views: Mapping[str, Mapping[str, int]]) -> list[str]:
     for view, counts in views.items():
         lines.append(f"| {plain(view)} | {' | '.join(f'{counts.get(name, 0):,}' for name in verdicts)} |")
     return [*lines, ""]
-
-
-def flat(recipe: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Leaves of nested settings, with dotted names."""
-    found: list[tuple[str, Any]] = []
-    for name, value in recipe.items():
-        if isinstance(value, Mapping):
-            found += flat(value, f"{prefix}{name}.")
-        elif name != "kind":
-            found.append((f"{prefix}{name}", value))
-    return found
 
 
 def plain(text: str) -> str:

@@ -6,19 +6,16 @@ Every figure is a `Figure` of its own: no pyplot, no global state. Texts may com
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from seva_ray.pages.figures import BLUE, INK, MUTED, ORANGE, style
 from seva_ray.studies.scaling import ScalingLaw
 from seva_ray.studies.space import SWAPPED, strength
-from seva_ray.studies.study_rows import StudyRow, named, order_of_arm, shown
+from seva_ray.studies.study_rows import StudyRow, order_of_arm
 
 WIDTH = 11.2
 """Inches; 1,075 pixels of CSS."""
@@ -196,7 +193,7 @@ def against_pairs(growths: Sequence[Growth], unit: str, level: float) -> Figure:
     figure, every = grid(len(growths), row_height=2.15, sharey=True, sharex=True)
     marks = [[(row.num_trained, score_of(row)) for row in growth.rows] for growth in growths]
     ends = [end for drawn in marks for _, mark in drawn for end in (mark.value, mark.low, mark.high)]
-    low, high = _limits([level, *ends])
+    low, high = limits([level, *ends])
     for axes, growth, drawn in zip(every, growths, marks, strict=False):
         axes.axhline(level, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
         if growth.law:
@@ -224,7 +221,7 @@ def _ticks_of_pairs(axes: Axes, sizes: Sequence[float]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
 
 
-def _limits(values: Sequence[float]) -> tuple[float, float]:
+def limits(values: Sequence[float]) -> tuple[float, float]:
     finite = [value for value in values if math.isfinite(value)]
     margin = 0.06 * (max(finite) - min(finite)) or 1.0
     return min(finite) - margin, max(finite) + margin
@@ -242,61 +239,6 @@ def grid(number: int, row_height: float, **shared: bool) -> tuple[Figure, list[A
         # The panel below is missing: this one shows the shared axis.
         axes.xaxis.set_tick_params(labelbottom=place + columns >= number)
     return figure, every
-
-
-def parallel(
-    columns: Mapping[str, Sequence[Any]], scores: Sequence[float], unit: str, *, low_is_good: bool = False
-) -> Figure:
-    """A line for each point through its value on every axis to its score; the colour is the score's, the best on top.
-
-    `columns` has each axis' value of each point. `low_is_good`: low scores are good, and the axis of scores hangs.
-    """
-    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
-    axes = figure.add_subplot()
-    low, high = _limits(scores)
-    if low_is_good:
-        low, high = high, low
-    goodness = (np.array(scores) - low) / (high - low)
-    colors = ScalarMappable(norm=Normalize(0, 1), cmap="viridis_r")
-    order = np.argsort(goodness)
-    rank = np.empty(len(scores))
-    rank[order] = np.linspace(-0.5, 0.5, len(scores))
-    heights: list[list[float]] = []
-    for place, (name, values) in enumerate(columns.items()):
-        ticks = sorted(set(values), key=_order_of_value(name))
-        gap = 1 / len(ticks)
-        # Lines of one value are spread around its tick by their scores, the best above, so that each can be followed.
-        heights.append([(ticks.index(value) + 0.5 + 0.6 * at) * gap for value, at in zip(values, rank)])
-        _axis(axes, place, plain(named(name)), [((n + 0.5) * gap, plain(shown(tick))) for n, tick in enumerate(ticks)])
-    heights.append(goodness.tolist())
-    places = np.arange(len(heights))
-    for point in order:
-        color = colors.to_rgba(goodness[point])
-        best = point == order[-1]
-        axes.plot(places, [column[point] for column in heights], color=color, linewidth=3 if best else 1.2, alpha=0.9)
-    values = MaxNLocator(nbins=6).tick_values(min(low, high), max(low, high))
-    ends = [((value - low) / (high - low), f"{value:g}") for value in values]
-    _axis(axes, len(columns), plain(unit), [end for end in ends if 0 <= end[0] <= 1])
-    axes.set_xlim(-0.02, len(columns) + 0.02)
-    axes.set_ylim(-0.02, 1.02)
-    axes.axis("off")
-    return figure
-
-
-def _axis(axes: Axes, place: int, name: str, ticks: Sequence[tuple[float, str]]) -> None:
-    axes.plot([place, place], [0, 1], color="#7d8896", linewidth=1.2, zorder=3)
-    axes.text(place, 1.05, name, ha="center", va="bottom", fontsize=10.5, color=INK, fontweight="bold")
-    halo = {"boxstyle": "round,pad=0.15", "facecolor": "white", "alpha": 0.8, "linewidth": 0}
-    looks = {"va": "center", "fontsize": 9.5, "color": INK, "zorder": 4, "bbox": halo}
-    shift, align = (-6, "right") if place == 0 else (6, "left")
-    for height, text in ticks:
-        axes.annotate(text, (place, height), xytext=(shift, 0), textcoords="offset points", ha=align, **looks)
-
-
-def _order_of_value(name: str) -> Any:
-    if name == "arm":
-        return order_of_arm
-    return lambda value: (0, math.inf if value is None else value) if not isinstance(value, str) else (1, value)
 
 
 def plain(text: str) -> str:

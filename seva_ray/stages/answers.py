@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import exists, read_bytes, read_table
-from seva_ray.pages.run_page import Flip, Hallucinated, Lengths, ScoreTable
+from seva_ray.pages.run_content import Flip, Hallucinated, Lengths, ScoreTable
 from seva_ray.stages.judge import SIDES
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.score_files import benchmark_of, read_comparisons

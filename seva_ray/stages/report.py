@@ -15,7 +15,8 @@ from seva_ray.core.artifacts import Artifact, StageTime, Store, versions
 from seva_ray.core.errors import ConfigError, UserError
 from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import local_directory, read_bytes, read_table, write_bytes
-from seva_ray.pages.run_page import Funnel, ReportContent, Sample, ScoreTable, render
+from seva_ray.pages.run_content import Funnel, ReportContent, Sample, ScoreTable
+from seva_ray.pages.run_page import render
 from seva_ray.pairs.files import files_of, lineage
 from seva_ray.runtime.progress import say
 from seva_ray.stages import answers

@@ -1,0 +1,113 @@
+"""What the page of a run shows, as plain data: `ReportContent` and its parts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from seva_ray.core.artifacts import StageTime
+from seva_ray.pairs.verdicts import VERDICTS
+from seva_ray.scoring.intervals import Comparison
+
+
+@dataclass(frozen=True, kw_only=True)
+class Funnel:
+    """What became of every prompt in one view."""
+
+    view: str
+    num_prompts: int
+    verdicts: Mapping[str, int]
+    """Prompts by verdict; they add up to `num_prompts`."""
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.verdicts) - set(VERDICTS):
+            raise ValueError(f"view {self.view}: no such verdict: {', '.join(sorted(unknown))}")
+        if min(self.verdicts.values(), default=0) < 0:
+            raise ValueError(f"view {self.view}: a count is negative: {dict(self.verdicts)}")
+        total = sum(self.verdicts.values())
+        if total != self.num_prompts:
+            raise ValueError(f"view {self.view}: the verdicts add up to {total}, not to {self.num_prompts} prompts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One prompt with its two answers."""
+
+    prompt_id: str
+    question: str
+    view: str
+    verdict: str
+    image_png: bytes
+    augmented_png: bytes
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTable:
+    """The policy, or several that were trained alike, against the starting model on one benchmark."""
+
+    benchmark: str
+    comparisons: Sequence[Comparison]
+    protocol: str = ""
+    """Whose way of asking and scoring; numbers of two protocols are never compared."""
+    notes: Sequence[str] = ()
+    """Sentences for under the table: who judged, what flipped."""
+    num_policies: int = 1
+    """How many were trained alike, where the comparisons are `Repeated`."""
+    unit: str = "images"
+    """What the bootstrap resamples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flip:
+    """A question that only one of the two models answers right."""
+
+    prompt_id: str
+    question: str
+    benchmark: str
+    image_png: bytes
+    start: str
+    policy: str
+    gained: bool
+    """Whether it is the policy that is right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Words of both models' answers to one benchmark."""
+
+    benchmark: str
+    start: Sequence[int]
+    policy: Sequence[int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hallucinated:
+    """How often descriptions name a thing that is not in the image, by thing."""
+
+    benchmark: str
+    start: Mapping[str, int]
+    policy: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportContent:
+    """All that the page shows; an empty part is shown as a sentence that says so."""
+
+    title: str
+    summary: Sequence[str] = ()
+    """Sentences for the top of the page, the most important first."""
+    funnels: Sequence[Funnel] = ()
+    samples: Sequence[Sample] = ()
+    training: Sequence[Mapping[str, Any]] = ()
+    """The rows that TRL logs: `step`, `loss`, `rewards/margins` and so on."""
+    scores: Sequence[ScoreTable] = ()
+    consistency: Sequence[ScoreTable] = ()
+    """How far sampled answers to the same question agree."""
+    lengths: Sequence[Lengths] = ()
+    hallucinated: Sequence[Hallucinated] = ()
+    flips: Sequence[Flip] = ()
+    seconds: Sequence[StageTime] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
