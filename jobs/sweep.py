@@ -31,9 +31,9 @@ from seva_ray.stages.generate import Generate
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.score_files import Evaluate
-from seva_ray.stages.study.cluster_check import check_room
-from seva_ray.stages.study.driver import Asked, study
-from seva_ray.stages.study.study_server import Bench
+from seva_ray.stages.study.cluster_check import check_cluster
+from seva_ray.stages.study.driver import StudyDefinition, study
+from seva_ray.stages.study.study_context import StudyContext
 from seva_ray.stages.study.sweep import Search
 from seva_ray.studies.space import Point, Space
 from seva_ray.toy.recipe import ToyRecipe
@@ -153,9 +153,9 @@ def main(config: Sweep) -> None:
         if config.max_gpus is not None:
             kind = "GPU" if on_gpus else "CPU"
             there[kind] = min(there.get(kind, 0), config.max_gpus)
-        check_room(config.generate, config.train, [*prompts.values(), *tests], there, on_gpus)
+        check_cluster(config.generate, config.train, [*prompts.values(), *tests], there, on_gpus)
         models = config.models * len(config.seeds) if len(config.models) == 1 else config.models
-        bench = Bench(
+        context = StudyContext(
             store=store,
             generate=config.generate,
             pair=config.pair,
@@ -164,24 +164,24 @@ def main(config: Sweep) -> None:
             benchmarks=benchmarks,
             tests=tests,
             prompts=prompts,
-            starts=starting_models(store, models, config.toy),
+            base_models=starting_models(store, models, config.toy),
             seeds=config.seeds,
             objective=sought,
             capacity=there,
             on_gpus=on_gpus,
         )
-        asked = Asked(
+        definition = StudyDefinition(
             name=config.name,
             space=config.space,
             search=config.search,
-            bench=bench,
+            context=context,
             test_time=config.test_time,
             answers=answers,
             command=" ".join(["python", *sys.argv]),
             began=began,
         )
         preset = "toy" if any(map(is_toy, config.models)) else "llava-7b"  # from which it differs in fewest words
-        study(asked, store, partial(command_of, config, preset))
+        study(definition, store, partial(command_of, config, preset))
 
 
 TOY = Sweep(

@@ -1,4 +1,4 @@
-"""room: what the parts of a study take of the cluster, and whether it has that."""
+"""What each part of a study requests of the cluster, and whether the cluster has it."""
 
 from collections.abc import Iterable
 
@@ -7,47 +7,48 @@ from seva_ray.dpo.config import Train
 from seva_ray.engines import VllmEngine
 from seva_ray.runtime.resources import GENERATION, TRAINING
 from seva_ray.stages.generate import Generate, check_engines, encoding_need, rows_per_unit
-from seva_ray.stages.study.resource_requests import ResourceRequest, check_fits
+from seva_ray.stages.study.resource_queue import ResourceRequest, check_fits
 from seva_ray.stages.training.train import check_workers
 
 
-def claim_of_training(config: Train, capacity: ResourceRequest, on_gpus: bool) -> ResourceRequest:
-    return {"GPU" if on_gpus else "CPU": config.num_workers, **of_kind(TRAINING, config.num_workers, capacity)}
+def training_request(config: Train, capacity: ResourceRequest, on_gpus: bool) -> ResourceRequest:
+    """The resources of one group of training workers."""
+    return {"GPU" if on_gpus else "CPU": config.num_workers, **node_kind(TRAINING, config.num_workers, capacity)}
 
 
-def claim_of_generation(config: Generate, capacity: ResourceRequest, on_gpus: bool) -> ResourceRequest:
-    """Its engines; without GPUs also a CPU for what prepares images."""
-    engines, each = num_engines(config, capacity, on_gpus), gpus_each(config)
+def generation_request(config: Generate, capacity: ResourceRequest, on_gpus: bool) -> ResourceRequest:
+    """The resources of a pool of engines; without GPUs also one CPU for encoding images."""
+    engines, each = num_engines(config, capacity, on_gpus), gpus_per_engine(config)
     if on_gpus:
-        return {"GPU": each * engines, **of_kind(GENERATION, each * engines, capacity)}
-    return {"CPU": 1 + engines, **of_kind(GENERATION, engines, capacity)}
+        return {"GPU": each * engines, **node_kind(GENERATION, each * engines, capacity)}
+    return {"CPU": 1 + engines, **node_kind(GENERATION, engines, capacity)}
 
 
 def num_engines(config: Generate, capacity: ResourceRequest, on_gpus: bool) -> int:
-    """As many as there may be and there is room for."""
-    each = gpus_each(config) if on_gpus else 1
-    room = [config.max_engines, capacity.get("GPU", 0) // each if on_gpus else capacity.get("CPU", 0) - 1]
+    """Number of engines to start: max_engines, or fewer if the cluster has no room."""
+    each = gpus_per_engine(config) if on_gpus else 1
+    limits = [config.max_engines, capacity.get("GPU", 0) // each if on_gpus else capacity.get("CPU", 0) - 1]
     if GENERATION in capacity:
-        room.append(capacity[GENERATION] // each)
-    return int(max(config.min_engines, min(room)))
+        limits.append(capacity[GENERATION] // each)
+    return int(max(config.min_engines, min(limits)))
 
 
-def gpus_each(config: Generate) -> int:
-    """GPUs of one engine, where it runs on GPUs."""
+def gpus_per_engine(config: Generate) -> int:
+    """Number of GPUs that one engine takes if it runs on GPUs."""
     return config.engine.tensor_parallel_size if isinstance(config.engine, VllmEngine) else 1
 
 
-def of_kind(name: str, amount: float, capacity: ResourceRequest) -> dict[str, float]:
-    """As `places.kind`: nothing where the cluster has no nodes of that kind."""
+def node_kind(name: str, amount: float, capacity: ResourceRequest) -> dict[str, float]:
+    """An amount of nodes of one kind, or nothing if the cluster has no nodes of that kind."""
     return {name: amount} if name in capacity else {}
 
 
-def check_room(
+def check_cluster(
     generate: Generate, train: Train, prompts: Iterable[Artifact], capacity: ResourceRequest, on_gpus: bool
 ) -> None:
-    """Raises: InputError where the cluster is too small for one training run, one engine, or the encoding of a shard of
+    """Raises: InputError if the cluster is too small for one training run, for one engine, or for encoding a shard of
     any of the prompts."""
-    check_fits("a training run", claim_of_training(train, capacity, on_gpus), capacity)
-    check_fits("an engine and what feeds it", claim_of_generation(generate, capacity, on_gpus), capacity)
+    check_fits("a training run", training_request(train, capacity, on_gpus), capacity)
+    check_fits("an engine and what feeds it", generation_request(generate, capacity, on_gpus), capacity)
     check_workers(train)
     check_engines(generate, encoding_need(max(map(rows_per_unit, prompts))))

@@ -1,4 +1,4 @@
-"""What a study took: the time in which each stage was at work, and the GPUs that it held."""
+"""What a study took: how long each stage was at work, and how many hours of GPUs or CPUs it held."""
 
 import json
 import math
@@ -10,60 +10,66 @@ from dataclasses import dataclass
 from seva_ray.core.artifacts import Artifact, StageTime
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import names_in, read_bytes, write_bytes
-from seva_ray.stages.study.resource_requests import ResourceRequest
-from seva_ray.stages.study.study_server import Bench
-from seva_ray.stages.study.study_statistics import Found, responses_of
+from seva_ray.stages.study.resource_queue import ResourceRequest
+from seva_ray.stages.study.study_context import StudyContext
+from seva_ray.stages.study.study_statistics import MeasuredPoints, responses_of
 from seva_ray.stages.training.reference import open_logps
 from seva_ray.studies.space import Point
 
 
 @dataclass(frozen=True)
-class Holdings:
-    """What a study held of the cluster, under the URI of its artifact: a small file for each claim that was given back,
-    so that restarts add up. What was held when the study was killed is not counted."""
+class ResourceRecord:
+    """What a study held of the cluster: under the URI of its artifact, a small file for each request that was given
+    back, so that restarts add up. What the study held when it was killed is not counted."""
 
     uri: str
 
-    def __call__(self, what: str, claim: ResourceRequest, seconds: float) -> None:
-        """Keeps it; as `Lanes` tells it."""
-        held = {"what": what, "claim": claim, "seconds": seconds}
+    def __call__(self, purpose: str, request: ResourceRequest, seconds: float) -> None:
+        """Writes one file. `ResourceQueue` calls this with each request that was given back."""
+        held = {"what": purpose, "claim": request, "seconds": seconds}
         write_bytes(f"{self.uri}/held/{uuid.uuid4().hex}.json", json.dumps(held).encode())
 
     def hours(self, resource: str) -> dict[str, float]:
-        """Of that resource, by what it was for."""
+        """Hours for which one resource was held, by purpose."""
         total = Counter[str]()
-        # One that a killed process was writing has another ending.
+        # A file that a killed process was still writing ends otherwise.
         names = (name for name in names_in(f"{self.uri}/held") if name.endswith(".json"))
         for held in map(json.loads, read_each(read_bytes, [f"{self.uri}/held/{name}" for name in names])):
             total[held["what"]] += held["claim"].get(resource, 0) * held["seconds"] / 3600
         return dict(sorted(total.items()))
 
 
-def seconds_of(bench: Bench, measured: Found, points: Sequence[Point], began: float) -> tuple[list[StageTime], float]:
-    """Of each stage, and of all together, the time in which any of it was at work, s. What was there when the study
-    began counts only where a stage had nothing else."""
+def seconds_of(
+    context: StudyContext, measured: MeasuredPoints, points: Sequence[Point], began: float
+) -> tuple[list[StageTime], float]:
+    """For each stage, and for all together, the time in s in which any of its artifacts was being made.
+
+    Artifacts that existed when the study began count only for a stage that made nothing new.
+    """
     times, new = [], []
-    for stage, items in made_by_stage(bench, measured, points).items():
+    for stage, items in made_by_stage(context, measured, points).items():
         fresh = [item for item in items if item.finished >= began]
         times.append(StageTime(stage=stage, seconds=at_work(fresh or items), reused=not fresh))
         new += fresh
     return times, at_work(new)
 
 
-def made_by_stage(bench: Bench, measured: Found, points: Sequence[Point]) -> dict[str, list[Artifact]]:
-    """The study's artifacts, each once."""
-    store = bench.store
+def made_by_stage(
+    context: StudyContext, measured: MeasuredPoints, points: Sequence[Point]
+) -> dict[str, list[Artifact]]:
+    """The study's artifacts by stage, each once."""
+    store = context.store
     logps, pairs, policies = dict[str, Artifact](), dict[str, Artifact](), dict[str, Artifact]()
     for found in measured.values():
-        for start, of_pairs, policy in zip(bench.starts, found.pairs, found.policies, strict=True):
-            scored = open_logps(bench.train, store, start, of_pairs)
+        for model, of_pairs, policy in zip(context.base_models, found.pairs, found.policies, strict=True):
+            scored = open_logps(context.train, store, model, of_pairs)
             logps[scored.name], pairs[of_pairs.name], policies[policy.name] = scored, of_pairs, policy
     models = {name.removeprefix("policies/") for name in policies}
-    models |= {f"{bench.starts[0].name}+{point.view}" for point in points}  # its scores in each view
+    models |= {f"{context.base_models[0].name}+{point.view}" for point in points}  # the base model in each view
     scores = [store.find(name) for name in store.names("scores") if name.rsplit("/", 1)[-1] in models]
     answers = {name for item in scores for name in item.recipe["inputs"] if name.startswith("responses/")}
     return {
-        "generate": [artifact for artifact in responses_of(bench, points) if artifact.complete],
+        "generate": [artifact for artifact in responses_of(context, points) if artifact.complete],
         "pair": list(pairs.values()),
         "reference": [artifact for artifact in logps.values() if artifact.complete],
         "train": list(policies.values()),
@@ -72,7 +78,7 @@ def made_by_stage(bench: Bench, measured: Found, points: Sequence[Point]) -> dic
 
 
 def at_work(artifacts: Sequence[Artifact]) -> float:
-    """Seconds in which one at least was being made."""
+    """Seconds in which at least one of the artifacts was being made."""
     total, until = 0.0, -math.inf
     for start, end in sorted((item.finished - item.seconds, item.finished) for item in artifacts):
         total += max(0.0, end - max(start, until))

@@ -1,4 +1,4 @@
-"""What the artifacts of a study say beside its scores: passes, how views differ, how long answers are."""
+"""What the artifacts of a study say beyond its scores: passes, how views differ, how long answers are."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,61 +16,64 @@ from seva_ray.stages.evaluate import compare
 from seva_ray.stages.generate import open_responses
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.score_files import read_comparisons
-from seva_ray.stages.study.study_server import Bench, Measured, StudyServer
+from seva_ray.stages.study.study_context import MeasuredPoint, StudyContext
+from seva_ray.stages.study.study_server import StudyServer
 from seva_ray.studies.space import Point
 from seva_ray.studies.study_rows import ViewFacts
 
-Found = Mapping[Point, Measured]
+MeasuredPoints = Mapping[Point, MeasuredPoint]
+"""What is known of each point that was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Passes:
-    """Passes of a model over training prompts in one view."""
+    """How often a model answered all training prompts in one view."""
 
     done: int
-    """By this study."""
+    """Number of passes that this study made."""
     found: int
-    """That were there when it began."""
+    """Number of passes that existed when the study began."""
     apart: int
-    """Of its trials one by one, each with its own clean and rejected responses."""
+    """Number of passes if each trial ran alone and made its own clean and rejected responses."""
 
 
-def passes_of(bench: Bench, points: Sequence[Point], began: float) -> Passes:
-    """`points`: of all trials, those that failed too."""
-    finished = [artifact.finished for artifact in responses_of(bench, points) if artifact.complete]
+def passes_of(context: StudyContext, points: Sequence[Point], began: float) -> Passes:
+    """`points`: those of all trials, including the ones that failed."""
+    finished = [artifact.finished for artifact in responses_of(context, points) if artifact.complete]
     return Passes(
         done=sum(when >= began for when in finished),
         found=sum(when < began for when in finished),
-        apart=len(bench.seeds) * sum(1 + point.num_negatives for point in points),
+        apart=len(context.seeds) * sum(1 + point.num_negatives for point in points),
     )
 
 
-def responses_of(bench: Bench, points: Sequence[Point]) -> list[Artifact]:
-    """To the training prompts, in every view that the points need, complete or not. Nothing is written."""
+def responses_of(context: StudyContext, points: Sequence[Point]) -> list[Artifact]:
+    """Responses to the training prompts in every view that the points need, complete or not. Nothing is written."""
     views = {(point.prompt_seed, view) for point in points for view in (CLEAN, *point.views)}
-    store = bench.store
+    store = context.store
     found = {}
-    for start in bench.starts:
+    for model in context.base_models:
         for seed, view in sorted(views, key=str):
-            artifact = open_responses(bench.generate, store, start, bench.prompts[seed], view)
+            artifact = open_responses(context.generate, store, model, context.prompts[seed], view)
             found[artifact.name] = artifact
     return list(found.values())
 
 
-def view_facts(measured: Found, answers: Mapping[int | None, Mapping[str, str]]) -> list[ViewFacts]:
-    """One for each view that pairs were made of alone, over all starting models and prompts."""
+def view_facts(measured: MeasuredPoints, answers: Mapping[int | None, Mapping[str, str]]) -> list[ViewFacts]:
+    """One for each view that is the only rejected view of some pairs, over all base models and prompts."""
     of_view: dict[str, dict[str, tuple[Artifact, int | None]]] = {}
     for point, found in measured.items():
         for pairs in found.pairs if point.num_negatives == 1 else ():
             of_view.setdefault(point.view, {})[pairs.name] = pairs, point.prompt_seed
-    return [facts(view, list(of_pairs.values()), answers) for view, of_pairs in of_view.items()]
+    return [facts_of_view(view, list(of_pairs.values()), answers) for view, of_pairs in of_view.items()]
 
 
-def facts(
+def facts_of_view(
     view: str,
     every: Sequence[tuple[Artifact, int | None]],
     answers: Mapping[int | None, Mapping[str, str]],
 ) -> ViewFacts:
+    """`every`: the pairs of this view, each with its prompt seed. `answers`: right answers by prompt seed and prompt."""
     judged: Counter[str] = Counter({"chosen right": 0, "rejected right": 0, "neither": 0})
     chosen, rejected = Counter[int](), Counter[int]()
     for pairs, seed in every:
@@ -99,16 +102,16 @@ def kept_pairs(pairs: Artifact) -> Iterator[dict[str, Any]]:
 
 
 def by_length(lengths: Mapping[int, int]) -> list[int]:
-    """Place n counts what has length n."""
+    """A list whose place n counts what has length n."""
     return [lengths.get(length, 0) for length in range(max(lengths, default=-1) + 1)]
 
 
-def tokens_of(store: Store, bench: Bench, model: str) -> list[int]:
-    """A model's responses to the objective's benchmark, by length."""
+def tokens_of(store: Store, context: StudyContext, model: str) -> list[int]:
+    """How many of a model's responses to the objective's benchmark have each length in tokens."""
     (tests,) = (
         tests
-        for benchmark, tests in zip(bench.benchmarks, bench.tests, strict=True)
-        if benchmark.name == bench.objective[0]
+        for benchmark, tests in zip(context.benchmarks, context.tests, strict=True)
+        if benchmark.name == context.objective[0]
     )
     responses = store.find(f"responses/{model}/{tests.name.removeprefix('prompts/')}/{CLEAN}")
     lengths: Counter[int] = Counter()
@@ -119,16 +122,16 @@ def tokens_of(store: Store, bench: Bench, model: str) -> list[int]:
 
 
 def test_time_scores(server: StudyServer, views: Sequence[str]) -> dict[str, list[Comparison]]:
-    """Augmentation without training: the first starting model on the objective's benchmark in each view, against
-    itself on the images as they are. Source: SeVa (arXiv 2404.10501), figure 2."""
-    bench = server.bench
-    start = bench.starts[0]
-    (place,) = (n for n, benchmark in enumerate(bench.benchmarks) if benchmark.name == bench.objective[0])
-    benchmark, tests = bench.benchmarks[place], bench.tests[place]
-    clean, *answers = server.responses([(start, tests, view) for view in (CLEAN, *views)])
+    """Augmentation without training: the first base model on the objective's benchmark in each view, against itself on
+    the clean images. Source: SeVa (arXiv 2404.10501), figure 2."""
+    context = server.context
+    model = context.base_models[0]
+    (place,) = (n for n, benchmark in enumerate(context.benchmarks) if benchmark.name == context.objective[0])
+    benchmark, tests = context.benchmarks[place], context.tests[place]
+    clean, *answers = server.generation.responses([(model, tests, view) for view in (CLEAN, *views)])
     return {
         view: read_comparisons(
-            compare(bench.evaluate, bench.store, benchmark, tests, clean, responses, f"{start.name}+{view}")
+            compare(context.evaluate, context.store, benchmark, tests, clean, responses, f"{model.name}+{view}")
         )
         for view, responses in zip(views, answers, strict=True)
     }

@@ -1,7 +1,8 @@
-"""sweep: a search space -> trials under Ray Tune, each measured by the server.
+"""sweep: a search space -> trials under Ray Tune, each measured by the study server.
 
 Tune's own state lies in the study's artifact, so that a killed search goes on where it was: finished trials are not
-repeated, and what a killed one had made is found as artifacts.
+repeated, and what a killed trial had made is found as artifacts. The driver's main thread runs all functions of this
+file but `PointProgress`, which the server calls.
 """
 
 import os
@@ -19,8 +20,9 @@ from seva_ray.core.errors import ConfigError, UserError
 from seva_ray.core.fingerprints import execution
 from seva_ray.dpo.config import Train
 from seva_ray.runtime.progress import here, log_relay
-from seva_ray.stages.study.resource_requests import Note
-from seva_ray.stages.study.study_server import Bench, StudyServer
+from seva_ray.stages.study.resource_queue import OnRelease
+from seva_ray.stages.study.study_context import StudyContext
+from seva_ray.stages.study.study_server import StudyServer
 from seva_ray.studies.space import Point, Space
 
 if TYPE_CHECKING:
@@ -34,19 +36,20 @@ class Search:
     kind: ClassVar[str] = "Search"
 
     method: Literal["grid", "random", "optuna"] = "grid"
-    """grid tries every point; random a sample of them; optuna proposes points by what it has seen (TPE)."""
+    """grid tries every point, random tries a sample of them, and optuna proposes points by what it has seen (TPE)."""
     num_points: int = 20
-    """Of random and optuna."""
+    """Number of points that random and optuna try."""
     scheduler: Literal["none", "asha", "median"] = "none"
-    """asha and median measure each point on few pairs first, and go on with more only where it is worth it."""
+    """asha and median measure each point on few pairs first, and use more pairs only for the better points."""
     num_rungs: int = 3
-    """Of asha and median: on how many numbers of pairs a point is measured, the last of them being all."""
+    """For asha and median: on how many numbers of pairs a point is measured. The last of them is all pairs."""
     reduction: int = 2
-    """Of asha and median: each rung has so many times the pairs of the one before."""
+    """For asha and median: the number of pairs on a rung, divided by that on the rung before."""
     seed: int = 0
-    """Of random and optuna."""
+    """Seed of the choices that random and optuna make."""
     max_concurrent: int = execution(3)
-    """Trials at once. What they may use at once is decided by the cluster's size."""
+    """Number of trials that wait for results at once. The size of the cluster limits how much of their work runs at
+    once."""
 
     def __post_init__(self) -> None:
         for name, least in (("num_points", 1), ("num_rungs", 1), ("reduction", 2), ("max_concurrent", 1)):
@@ -58,83 +61,90 @@ class Search:
         if self.scheduler == "none":
             return [num_pairs]
         if num_pairs is None:
-            raise ConfigError(f"scheduler {self.scheduler}: needs a train.num_pairs, of which its rungs are parts")
+            raise ConfigError(
+                f"scheduler {self.scheduler}: needs train.num_pairs, because its rungs are parts of that number"
+            )
         first = max(1, num_pairs // self.reduction ** (self.num_rungs - 1))
         rungs = [first * self.reduction**rung for rung in range(self.num_rungs - 1)]
         return [*(rung for rung in rungs if rung < num_pairs), num_pairs]
 
     def check(self, space: Space, train: Train) -> list[Point]:
-        """All points of the space. Raises: ConfigError where search and space do not fit."""
+        """All points of the space. Raises: ConfigError if search and space do not fit."""
         points = space.grid(train) if self.method == "grid" else space.combinations(train)
         self.rungs(points[0].num_pairs)
         if self.scheduler != "none" and len({point.num_pairs for point in points}) > 1:
-            raise ConfigError(f"num_pairs: scheduler {self.scheduler} turns it itself; give one number, and no curve")
+            raise ConfigError(f"num_pairs: scheduler {self.scheduler} chooses it itself; give one number, and no curve")
         return points
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOutcome:
-    """One trial."""
+    """What became of one trial."""
 
     point: Point
     num_pairs: Sequence[int | None]
-    """What it was measured on before the scheduler stopped it, or all."""
+    """The numbers of pairs that it was measured on: all rungs, or those before the scheduler stopped it."""
     error: str
+    """One line, or empty."""
     lasts: bool = True
-    """Whether it would end so again. Where not, the same command tries it again."""
+    """Whether the same command would end the same way again. If not, it tries the trial again."""
 
 
-def sweep(search: Search, space: Space, bench: Bench, name: str, uri: str, note: Note) -> list[TrialOutcome]:
-    """Tries the points; Tune's state is kept under `uri`. `note`: as of a `StudyServer`."""
-    # Else Tune takes an interrupt for the end of the search, and what it has so far for all of it.
+def sweep(
+    search: Search, space: Space, context: StudyContext, name: str, uri: str, on_release: OnRelease
+) -> list[TrialOutcome]:
+    """Tries the points. Tune's state is kept under `uri`. `on_release` is the one of a `StudyServer`."""
+    # Otherwise Tune treats an interrupt as the end of the search, and returns the trials so far as all of them.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     with log_relay() as relay:
-        teller = Teller(relay, space.axes(bench.train), num_measures(search, space, bench))
-        with working(bench, teller, note, name) as server:
-            results = tuner(search, space, bench, server, uri).fit()
+        progress = PointProgress(relay, space.axes(context.train), max_measurements(search, space, context))
+        with study_server(context, progress, on_release, name) as server:
+            results = tuner(search, space, context, server, uri).fit()
     outcomes = [outcome(result) for result in results]
-    if len(outcomes) < num_trials(search, space, bench) or not all(item.num_pairs or item.error for item in outcomes):
+    if len(outcomes) < num_trials(search, space, context) or not all(item.num_pairs or item.error for item in outcomes):
         raise UserError(f"{name}: the search was interrupted; the same command goes on with it")  # by SIGUSR1
     return outcomes
 
 
-def num_trials(search: Search, space: Space, bench: Bench) -> int:
-    return search.num_points if search.method == "optuna" else len(points_of(search, space, bench.train))
+def num_trials(search: Search, space: Space, context: StudyContext) -> int:
+    return search.num_points if search.method == "optuna" else len(points_of(search, space, context.train))
 
 
-def num_measures(search: Search, space: Space, bench: Bench) -> int:
-    """At most."""
-    return num_trials(search, space, bench) * len(search.rungs(space.axes(bench.train)["num_pairs"][0]))
+def max_measurements(search: Search, space: Space, context: StudyContext) -> int:
+    """The number of measurements if no trial stops early: each point on each rung."""
+    return num_trials(search, space, context) * len(search.rungs(space.axes(context.train)["num_pairs"][0]))
 
 
 def points_of(search: Search, space: Space, train: Train) -> list[Point]:
-    """Those that are tried; optuna chooses among them."""
+    """The points that are tried; optuna chooses among them."""
     return space.sample(train, search.num_points, search.seed) if search.method == "random" else space.grid(train)
 
 
-class Teller:
-    """A line for each point that has been measured."""
+class PointProgress:
+    """Prints a line for each point that was measured. The server's process calls it, one thread at a time."""
 
-    def __init__(self, relay: Any, axes: Mapping[str, Sequence[Any]], num_measures: int):
-        self.relay, self.axes, self.num_measures = relay, axes, num_measures
+    def __init__(self, relay: Any, axes: Mapping[str, Sequence[Any]], max_measurements: int):
+        self.relay, self.axes, self.max_measurements = relay, axes, max_measurements
         self.num_done, self.first = 0, 0.0
 
     def __call__(self, point: Point, found: str) -> None:
         self.num_done += 1
         now = time.monotonic()
         self.first = self.first or now
-        rate = (self.num_done - 1) / max(now - self.first, 1e-9)  # the first ones wait for views and starts
-        left = f", at most {duration((self.num_measures - self.num_done) / rate)} left" if rate else ""
+        rate = (self.num_done - 1) / max(
+            now - self.first, 1e-9
+        )  # the first points wait for responses and for engines to start
+        left = f", at most {duration((self.max_measurements - self.num_done) / rate)} left" if rate else ""
         what = point.differing(self.axes) + (f", {point.num_pairs:,} pairs" if point.num_pairs else "")
-        self.relay.send.remote(f"sweep: {self.num_done}/{self.num_measures}{left}; {what}: {found}")
+        self.relay.send.remote(f"sweep: {self.num_done}/{self.max_measurements}{left}; {what}: {found}")
 
 
 @contextmanager
-def working(bench: Bench, teller: Teller, note: Note, name: str) -> Iterator[str]:
-    """A server as an actor; the name under which trials find it."""
+def study_server(context: StudyContext, progress: PointProgress, on_release: OnRelease, name: str) -> Iterator[str]:
+    """Runs a study server as an actor while the context lasts. Gives the name by which trials find it."""
     found_as = f"server of {name}"
     options = {"name": found_as, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here()}
-    actor = ray.remote(StudyServer).options(**options).remote(bench, teller, note)
+    actor = ray.remote(StudyServer).options(**options).remote(context, progress, on_release)
     try:
         ray.get(actor.ready.remote())
         yield found_as
@@ -142,16 +152,16 @@ def working(bench: Bench, teller: Teller, note: Note, name: str) -> Iterator[str
         ray.kill(actor)
 
 
-def tuner(search: Search, space: Space, bench: Bench, server: str, uri: str) -> "tune.Tuner":
+def tuner(search: Search, space: Space, context: StudyContext, server: str, uri: str) -> "tune.Tuner":
     from ray import tune
 
     from seva_ray.stages.study.trial import trial
 
-    # A trial itself takes nothing: a CPU would be missing from the workers. Tune does not allow nothing at all.
+    # A trial requests no CPU, because that CPU would be missing for the workers. Tune refuses a request for nothing.
     trainable = tune.with_resources(trial, {"cpu": 0, "memory": 1})
-    config = {"server": server, "point": choices(search, space, bench.train)}
+    config = {"server": server, "point": choices(search, space, context.train)}
     if search.scheduler != "none":
-        config["rungs"] = search.rungs(space.axes(bench.train)["num_pairs"][0])
+        config["rungs"] = search.rungs(space.axes(context.train)["num_pairs"][0])
     path = f"{uri}/tune/search"
     if tune.Tuner.can_restore(path):
         return tune.Tuner.restore(path, trainable=trainable, restart_errored=True, param_space=config)
@@ -163,9 +173,9 @@ def tuner(search: Search, space: Space, bench: Bench, server: str, uri: str) -> 
             mode="max",
             num_samples=search.num_points if search.method == "optuna" else 1,
             search_alg=optuna_search(search) if search.method == "optuna" else None,
-            scheduler=scheduler(search, space, bench.train),
+            scheduler=scheduler(search, space, context.train),
             max_concurrent_trials=search.max_concurrent,
-            reuse_actors=True,  # else each trial starts a process
+            reuse_actors=True,  # otherwise each trial starts a process
             trial_name_creator=lambda trial: trial.trial_id,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
@@ -192,7 +202,8 @@ def optuna_search(search: Search) -> Any:
 
 
 def scheduler(search: Search, space: Space, train: Train) -> Any:
-    """Its time is the number of pairs: each rung is a whole training run on a part of the pairs of the next."""
+    """Tune's scheduler. Its time is the number of pairs: each rung is a whole training run on a part of the pairs of
+    the next rung."""
     from ray import tune
 
     if search.scheduler == "none":
@@ -209,13 +220,13 @@ def outcome(result: Any) -> TrialOutcome:
     point = Point(**result.config["point"])
     history = result.metrics_dataframe
     reports = [] if history is None else history.to_dict("records")
-    asked = [report["num_pairs"] or None for report in reports if not report["error"]]
-    told = [report["error"] for report in reports if report["error"]]
-    error = told[0] if told else line_of(str(result.error)) if result.error else ""
-    return TrialOutcome(point=point, num_pairs=asked, error=error, lasts=not result.error)
+    num_pairs = [report["num_pairs"] or None for report in reports if not report["error"]]
+    reported = [report["error"] for report in reports if report["error"]]
+    error = reported[0] if reported else line_of(str(result.error)) if result.error else ""
+    return TrialOutcome(point=point, num_pairs=num_pairs, error=error, lasts=not result.error)
 
 
 def line_of(traceback: str) -> str:
-    """The last line that names an error: Ray adds advice after it, and its own errors before."""
+    """The last line of a traceback that names an error: Ray adds advice after it, and its own errors before it."""
     lines = traceback.strip().splitlines()
     return next((line for line in reversed(lines) if re.match(r"[\w.]*(Error|Exception|Exit): ", line)), lines[-1])

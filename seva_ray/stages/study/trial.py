@@ -1,4 +1,4 @@
-"""A trial of a study: the function that Tune runs in an actor. It imports nothing heavy; the server does the work."""
+"""A trial of a study: what Tune runs for one point, in a process of its own. It imports nothing heavy."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from ray import tune
 
 
 def trial(config: dict[str, Any]) -> None:
-    """Measures a point on more and more pairs, as long as Tune's scheduler lets it."""
+    """Asks the study server to measure a point on more and more pairs, as long as Tune's scheduler lets it."""
     server = ray.get_actor(config["server"])
     for num_pairs in config.get("rungs", [config["point"]["num_pairs"]]):
         result = ray.get(server.measure.remote(config["point"], num_pairs))

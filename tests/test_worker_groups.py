@@ -1,6 +1,5 @@
-"""Groups of training workers: what waits is trained together, in shares, and what fails harms no other."""
+"""Groups of training workers: what waits is trained together, in shares, and a failure harms no other training."""
 
-import contextlib
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,18 +11,19 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import NothingLeft
 from seva_ray.core.storage import write_bytes
 from seva_ray.dpo.config import Train
-from seva_ray.stages.study.resource_requests import Lanes
-from seva_ray.stages.study.worker_groups import Groups
+from seva_ray.stages.study.named_locks import NamedLocks
+from seva_ray.stages.study.resource_queue import ResourceQueue
+from seva_ray.stages.study.worker_groups import WorkerGroups
 from seva_ray.stages.training.train import Training
 from seva_ray.vlm.models import Model
-from tests.test_lanes import until
+from tests.test_resource_queue import until
 
 MODEL = Model(name="fake", directory="nowhere", fingerprint="fake")
-CLAIM = {"GPU": 2}
+REQUEST = {"GPU": 2}
 
 
 class Workers:
-    """Stand in for Ray Train: a group trains as soon as it may, and notes what."""
+    """A stand-in for Ray Train: a group trains as soon as it may, and records what."""
 
     def __init__(self, store: Store, may_begin: threading.Event):
         self.store, self.may_begin = store, may_begin
@@ -62,22 +62,22 @@ def training(workers: Workers, name: str, num_pairs: int = 500) -> Training:
     )
 
 
-def groups_on(workers: Workers, lanes: Lanes) -> Groups:
-    return Groups(workers.store, lanes, CLAIM, lambda *names: contextlib.nullcontext())
+def groups_on(workers: Workers, resources: ResourceQueue) -> WorkerGroups:
+    return WorkerGroups(workers.store, resources, REQUEST, NamedLocks())
 
 
 def trained(workers: Workers, names: Sequence[str], gpus: int, num_pairs: int = 500) -> list[Future]:
-    """All of them wait before the first group may begin."""
-    lanes = Lanes({"GPU": gpus})
-    groups, threads = groups_on(workers, lanes), ThreadPoolExecutor(len(names))
-    with lanes.hold({"GPU": gpus}):
+    """Trainings that all wait before the first group may begin."""
+    resources = ResourceQueue({"GPU": gpus})
+    groups, threads = groups_on(workers, resources), ThreadPoolExecutor(len(names))
+    with resources.hold({"GPU": gpus}):
         asked = [threads.submit(groups.train, [training(workers, name, num_pairs)]) for name in names]
-        until(lambda: len(lanes.waiting) == len(names))
+        until(lambda: len(resources.waiting) == len(names))
         workers.may_begin.set()
     return asked
 
 
-def test_all_that_waits_is_trained_by_one_group_where_there_is_room_for_one(workers: Workers):
+def test_all_that_waits_is_trained_by_one_group_if_one_group_fits(workers: Workers):
     asked = trained(workers, ["a", "b", "c"], gpus=2)
     assert [[policy.name for policy in future.result(20)] for future in asked] == [
         ["policies/a"], ["policies/b"], ["policies/c"]
@@ -85,7 +85,7 @@ def test_all_that_waits_is_trained_by_one_group_where_there_is_room_for_one(work
     assert list(map(sorted, workers.groups)) == [["a", "b", "c"]]
 
 
-def test_each_group_has_its_share_where_there_is_room_for_several(workers: Workers):
+def test_each_group_has_its_share_if_several_groups_fit(workers: Workers):
     for future in trained(workers, ["a", "b", "c", "d"], gpus=4):
         future.result(20)
     assert sorted(name for group in workers.groups for name in group) == ["a", "b", "c", "d"]
@@ -98,7 +98,7 @@ def test_a_long_training_has_a_group_of_its_own(workers: Workers):
     assert sorted(workers.groups) == [["a"], ["b"]]
 
 
-def test_one_that_fails_or_diverges_tells_its_asker_and_the_others_are_trained(workers: Workers):
+def test_a_training_that_fails_or_diverges_reports_to_its_trial_and_the_others_are_trained(workers: Workers):
     broken, wild, good = trained(workers, ["broken", "wild", "good"], gpus=2)
     assert good.result(20)[0].complete
     with pytest.raises(RuntimeError, match="broken has no memory"):
@@ -107,9 +107,9 @@ def test_one_that_fails_or_diverges_tells_its_asker_and_the_others_are_trained(w
         wild.result(20)
 
 
-def test_what_is_there_is_not_trained_again(workers: Workers, may_begin: threading.Event):
+def test_a_policy_that_exists_is_not_trained_again(workers: Workers, may_begin: threading.Event):
     may_begin.set()
     for _ in range(2):
-        (policy,) = groups_on(workers, Lanes(CLAIM)).train([training(workers, "a")])
+        (policy,) = groups_on(workers, ResourceQueue(REQUEST)).train([training(workers, "a")])
         assert policy.complete
     assert workers.groups == [["a"]]
