@@ -129,7 +129,7 @@ class StudyServer:
                     references(config, store, list(work.values()))
 
     def score_files_of(self, policies: Sequence[Model]) -> dict[str, list[Artifact]]:
-        """The scores of each seed by benchmark, every policy beside its own base model. The trial's thread runs this."""
+        """The scores of each seed by benchmark, each policy beside its own base model. The trial's thread runs this."""
         context = self.context
         tasks = [
             (model, tests, CLEAN)

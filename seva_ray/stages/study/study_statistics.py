@@ -73,7 +73,7 @@ def facts_of_view(
     every: Sequence[tuple[Artifact, int | None]],
     answers: Mapping[int | None, Mapping[str, str]],
 ) -> ViewFacts:
-    """`every`: the pairs of this view, each with its prompt seed. `answers`: right answers by prompt seed and prompt."""
+    """`every`: the view's pairs, each with its prompt seed. `answers`: right answers by prompt seed and prompt."""
     judged: Counter[str] = Counter({"chosen right": 0, "rejected right": 0, "neither": 0})
     chosen, rejected = Counter[int](), Counter[int]()
     for pairs, seed in every:

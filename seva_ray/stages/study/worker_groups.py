@@ -52,7 +52,7 @@ class WorkerGroups:
         """Protects `waiting` and `num_ready`."""
 
     def train(self, trainings: Sequence[Training]) -> list[Artifact]:
-        """The policies. The trial's thread runs this: it trains a share, or waits until another one has trained its own.
+        """The policies. The trial's thread runs this: it trains a share, or waits until another thread has trained it.
 
         Raises: NothingLeft if a loss is no longer finite; the other policies exist.
         """
