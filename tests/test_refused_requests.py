@@ -56,9 +56,9 @@ def engine(request: pytest.FixtureRequest, ray_cluster: None, toy_model: str) ->
         "fake": (FakeGenerator, [FakeEngine()]),
         "transformers": (TransformersGenerator, [TransformersEngine(), toy_model]),
         "vllm": (VllmGenerator, [vllm, toy_model]),
-        OWN_PROCESS.values[0]: (VllmGenerator, [replace(vllm, own_process=True), toy_model]),
+        str(OWN_PROCESS.values[0]): (VllmGenerator, [replace(vllm, own_process=True), toy_model]),
     }[request.param]
-    actor = ray.remote(num_cpus=1)(generator).remote(*arguments, DECODING)
+    actor = ray.remote(num_cpus=1)(generator).remote(*arguments, DECODING)  # type: ignore[misc]
     yield request.param.split()[0], lambda requests: ray.get(actor.generate.remote(requests))
     ray.kill(actor)
 
