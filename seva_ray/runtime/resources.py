@@ -16,7 +16,6 @@ from typing import Any
 import ray
 import yaml
 from ray._private.state import state
-from ray.autoscaler._private.kuberay.autoscaling_config import _generate_available_node_types_from_ray_cr_spec
 from ray.autoscaler.v2.sdk import get_cluster_resource_state
 from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeStatus
 
@@ -66,6 +65,10 @@ def described(path: Path) -> Any:
     try:
         cluster = yaml.safe_load(path.read_text())
         if cluster.get("kind") == "RayCluster":
+            from ray.autoscaler._private.kuberay.autoscaling_config import (  # only KubeRay's users depend on it
+                _generate_available_node_types_from_ray_cr_spec,
+            )
+
             types = _generate_available_node_types_from_ray_cr_spec(cluster["spec"])
             cluster = {"available_node_types": types, "head_node_type": "headgroup"}
         for name, entry in cluster["available_node_types"].items():
