@@ -558,7 +558,7 @@ def test_a_folder_without_images_or_questions_is_refused(tmp_path: Path) -> None
         list(Folder(path=str(tmp_path / "none")).prompts())
     for fields, reason in (
         ({"questions": ()}, "questions"),
-        ({"questions": ("a?", " ")}, "one is empty"),
+        ({"questions": ("a?", " ")}, "one of them is empty"),
         ({"suffixes": ("JPG",)}, "suffixes 'JPG'"),
         ({"source": ""}, "source ''"),
     ):
