@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from seva_ray.benchmarks.textvqa import CONTRACTIONS, TextVqa, normalised, worths
+from seva_ray.benchmarks.textvqa import CONTRACTIONS, TextVqa, normalised_answer, worths
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import Response
 
@@ -119,7 +119,7 @@ def test_an_answer_with_an_error_is_worth_nothing(tmp_path):
     ],
 )
 def test_answers_are_normalised_as_on_evalai(text, normal):
-    assert normalised(text) == normal
+    assert normalised_answer(text) == normal
 
 
 def test_contractions_lack_exactly_one_apostrophe():

@@ -7,8 +7,8 @@ from seva_ray.benchmarks import yesno
 
 
 def sums_of(rows: list[tuple[str, bool, bool]]) -> dict[str, np.ndarray]:
-    counts = [yesno.count(*row) for row in rows]
-    return {name: np.asarray(sum(row[name] for row in counts)) for name in yesno.count_names()}
+    counts = [yesno.outcome_counts(*row) for row in rows]
+    return {name: np.asarray(sum(row[name] for row in counts)) for name in yesno.outcome_names()}
 
 
 @pytest.mark.parametrize(
@@ -41,22 +41,22 @@ def test_an_answer_means_no_only_by_the_words_of_the_protocol_before_the_first_p
     [(True, True, "tp"), (False, True, "fp"), (False, False, "tn"), (True, False, "fn")],
 )
 def test_an_answer_counts_once_under_its_category_and_outcome(label_yes: bool, said_yes: bool, outcome: str) -> None:
-    counts = yesno.count("popular", label_yes, said_yes)
-    assert list(counts) == yesno.count_names()
+    counts = yesno.outcome_counts("popular", label_yes, said_yes)
+    assert list(counts) == yesno.outcome_names()
     assert {name for name, value in counts.items() if value} == {f"pope_popular_{outcome}"}
     assert counts[f"pope_popular_{outcome}"] == 1
 
 
 def test_a_category_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="'hard' is not one of random, popular, adversarial"):
-        yesno.count("hard", True, True)
+        yesno.outcome_counts("hard", True, True)
 
 
 def test_metrics_are_those_worked_out_by_hand() -> None:
     tp, fp, tn, fn = 6, 3, 7, 4
     rows = [("adversarial", True, True)] * tp + [("adversarial", False, True)] * fp
     rows += [("adversarial", False, False)] * tn + [("adversarial", True, False)] * fn
-    metrics = yesno.metrics(sums_of(rows))
+    metrics = yesno.pope_metrics(sums_of(rows))
     assert metrics["POPE adversarial accuracy"] == pytest.approx(65)
     assert metrics["POPE adversarial precision"] == pytest.approx(100 * 6 / 9)
     assert metrics["POPE adversarial recall"] == pytest.approx(60)
@@ -66,11 +66,11 @@ def test_metrics_are_those_worked_out_by_hand() -> None:
 
 def test_overall_is_the_mean_of_the_categories_and_not_the_pool_of_their_questions() -> None:
     rows = [("random", True, True)] * 90 + [("popular", False, True)] * 10 + [("adversarial", True, False)] * 10
-    assert yesno.metrics(sums_of(rows))["POPE accuracy"] == pytest.approx(100 / 3)
+    assert yesno.pope_metrics(sums_of(rows))["POPE accuracy"] == pytest.approx(100 / 3)
 
 
 def test_overall_skips_a_category_without_questions() -> None:
-    metrics = yesno.metrics(sums_of([("random", True, True), ("popular", False, True)]))
+    metrics = yesno.pope_metrics(sums_of([("random", True, True), ("popular", False, True)]))
     assert np.isnan(metrics["POPE adversarial accuracy"])
     assert metrics["POPE accuracy"] == pytest.approx(50)
 
@@ -78,8 +78,8 @@ def test_overall_skips_a_category_without_questions() -> None:
 def test_a_metric_without_a_denominator_is_nan_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        never_yes = yesno.metrics(sums_of([(category, True, False) for category in yesno.CATEGORIES]))
-        nothing = yesno.metrics(sums_of([]))
+        never_yes = yesno.pope_metrics(sums_of([(category, True, False) for category in yesno.CATEGORIES]))
+        nothing = yesno.pope_metrics(sums_of([]))
     assert np.isnan([never_yes["POPE random precision"], never_yes["POPE precision"]]).all()
     assert never_yes["POPE random F1"] == never_yes["POPE recall"] == 0
     assert all(np.isnan(value) for value in nothing.values())
@@ -88,10 +88,10 @@ def test_a_metric_without_a_denominator_is_nan_without_a_warning() -> None:
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
 def test_metrics_of_an_array_are_those_of_its_elements(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
-    sums = {name: rng.integers(0, 4, size=shape).astype(float) for name in yesno.count_names()}
-    metrics = yesno.metrics(sums)
+    sums = {name: rng.integers(0, 4, size=shape).astype(float) for name in yesno.outcome_names()}
+    metrics = yesno.pope_metrics(sums)
     for index in np.ndindex(shape):
-        single = yesno.metrics({name: values[index] for name, values in sums.items()})
+        single = yesno.pope_metrics({name: values[index] for name, values in sums.items()})
         for name, values in metrics.items():
             assert values.shape == shape
             np.testing.assert_allclose(values[index], single[name])

@@ -44,7 +44,7 @@ from seva_ray.benchmarks.files import (
     text_at,
     unique,
 )
-from seva_ray.benchmarks.nouns import singular, words
+from seva_ray.benchmarks.nouns import singular, words_in
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import Prompt, Response
 
@@ -167,10 +167,10 @@ class AmberDiscriminative(LabelledBenchmark[str]):
         return [f"{name}_{what}" for name in NAMES for what in ANSWER_COUNTS]
 
     def is_right(self, question: LabelledQuestion[str], text: str | None) -> bool:
-        return words(text or "")[:1] == [question.label]
+        return words_in(text or "")[:1] == [question.label]
 
     def count(self, question: LabelledQuestion[str], text: str | None) -> Mapping[str, float]:
-        is_no, said_no = question.label == "no", words(text or "")[:1] == ["no"]
+        is_no, said_no = question.label == "no", words_in(text or "")[:1] == ["no"]
         values = (1, self.is_right(question, text), is_no, said_no, said_no and is_no)
         return {f"{question.group}_{what}": float(value) for what, value in zip(ANSWER_COUNTS, values, strict=True)}
 
@@ -232,7 +232,7 @@ class AmberImage:
         return dict(zip(NOUN_COUNTS, map(float, values), strict=True))
 
     def nouns(self, text: str) -> list[str]:
-        return [noun for noun in (singular(word, self.known) for word in words(text)) if noun in self.known]
+        return [noun for noun in (singular(word, self.known) for word in words_in(text)) if noun in self.known]
 
     def wrong(self, nouns: Sequence[str]) -> list[str]:
         return [noun for noun in nouns if noun not in self.ignored and noun not in self.objects.place_of]

@@ -30,7 +30,7 @@ from seva_ray.benchmarks.files import (
     text_at,
     unique,
 )
-from seva_ray.benchmarks.nouns import singular, words
+from seva_ray.benchmarks.nouns import singular, words_in
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.records import Prompt, Response
 from seva_ray.core.seeds import key_of
@@ -64,7 +64,7 @@ class Synonyms:
 
     def mentions(self, text: str) -> list[str]:
         """The objects that a text names, each as often as it does."""
-        read = [singular(word, self.known) for word in words(text)]
+        read = [singular(word, self.known) for word in words_in(text)]
         found, place = [], 0
         while place < len(read):
             pair = self.pairs.get(" ".join(read[place : place + 2]))

@@ -104,7 +104,7 @@ class MMBench:
 
     @cached_property
     def questions(self) -> list[Circular]:
-        rows = read_rows(self.path)
+        rows = read_tsv(self.path)
         groups: dict[int, dict[int, Row]] = {}
         for index, row in rows.items():
             groups.setdefault(index % ROTATION, {})[index] = row
@@ -158,7 +158,7 @@ class MMBench:
             raise InputError(f"{where}, B: expected an option, got none")
         if rotated and len(group) != len(options):
             raise InputError(f"{where}: {len(group)} rows of a question with {len(options)} options")
-        image, error = image_of(group[base], rows)
+        image, error = decoded_image(group[base], rows)
         made = group if rotated else {base + k * ROTATION: turned(group[base], k) for k in range(len(options))}
         rotations = [self._rotation(index, made[index], image, error) for index in sorted(made)]
         if len({rotation.answer for rotation in rotations}) < len(rotations):
@@ -174,7 +174,7 @@ class MMBench:
         prompt = Prompt(
             prompt_id=str(index),
             image_id=hashlib.sha256(image).hexdigest()[:32],
-            question=ask(f"{hint}\n{question}" if present(hint) else question, options, REQUESTS[self.language]),
+            question=ask(f"{hint}\n{question}" if is_filled(hint) else question, options, REQUESTS[self.language]),
             source=f"mmbench_{row['category']}",
             image_bytes=image,
             error=error,
@@ -214,7 +214,7 @@ def vlmevalkit_letter(text: str, options: Sequence[str]) -> str | None:
     return held[0] if len(held) == 1 else None
 
 
-def read_rows(path: str) -> dict[int, Row]:
+def read_tsv(path: str) -> dict[int, Row]:
     """The rows by index, in the file's order. Quoted fields may hold line breaks."""
     data = read_file(path)
     try:
@@ -247,7 +247,7 @@ def header(data: bytes) -> list[str]:
     return data.partition(b"\n")[0].decode("utf-8-sig", "replace").strip().split("\t")
 
 
-def present(cell: str) -> bool:
+def is_filled(cell: str) -> bool:
     return cell.strip().lower() not in ("", "nan")
 
 
@@ -255,13 +255,13 @@ def options_of(row: Row) -> list[str]:
     """Up to the first that is empty."""
     options: list[str] = []
     for letter in "ABCD":
-        if not present(row.get(letter, "")):
+        if not is_filled(row.get(letter, "")):
             break
         options.append(row[letter].strip())
     return options
 
 
-def image_of(row: Row, rows: Mapping[int, Row]) -> tuple[bytes, str | None]:
+def decoded_image(row: Row, rows: Mapping[int, Row]) -> tuple[bytes, str | None]:
     """The image file, or why there is none."""
     encoded = row["image"]
     if len(encoded) < REFERENCE and encoded.isdigit() and int(encoded) in rows:

@@ -65,7 +65,7 @@ class Mme(LabelledBenchmark[str]):
             if not texts:
                 raise InputError(f"{self.path}/{task}: has no questions")
             for name in texts:
-                found += read_questions(self.path, task, name, images.get(stem(name)))
+                found += read_pair(self.path, task, name, images.get(stem(name)))
         return found
 
     @property
@@ -106,7 +106,7 @@ def stem(name: str) -> str:
     return name.rpartition("/")[2].rpartition(".")[0]
 
 
-def read_questions(path: str, task: str, name: str, image: str | None) -> list[LabelledQuestion[str]]:
+def read_pair(path: str, task: str, name: str, image: str | None) -> list[LabelledQuestion[str]]:
     """The two questions of one text file; where its image is not there, as prompts with an error."""
     lines = [line.strip("\r") for line in read_text(f"{path.rstrip('/')}/{name}").split("\n") if line.strip()]
     if len(lines) != 2:

@@ -18,7 +18,7 @@ IRREGULAR = {
 ENDINGS = (("men", "man"), ("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", ""))
 
 
-def words(text: str) -> list[str]:
+def words_in(text: str) -> list[str]:
     """In lower case, without punctuation; a possessive's s is a word of its own."""
     return WORD.findall(text.lower())
 

@@ -50,18 +50,18 @@ class Pope(LabelledBenchmark[str]):
 
     @property
     def count_names(self) -> Sequence[str]:
-        return yesno.count_names()
+        return yesno.outcome_names()
 
     def is_right(self, question: LabelledQuestion[str], text: str | None) -> bool:
         return text is not None and yesno.says_yes(text) == (question.label == "yes")
 
     def count(self, question: LabelledQuestion[str], text: str | None) -> Mapping[str, float]:
         label_yes = question.label == "yes"
-        return yesno.count(question.group, label_yes, said_yes=label_yes == self.is_right(question, text))
+        return yesno.outcome_counts(question.group, label_yes, said_yes=label_yes == self.is_right(question, text))
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Accuracy, precision, recall, F1 and yes-ratio, per category and overall, in percent."""
-        return yesno.metrics(sums)
+        return yesno.pope_metrics(sums)
 
     def _read(self, path: str, category: str) -> list[LabelledQuestion[str]]:
         rows = (

@@ -104,7 +104,7 @@ class TextVqa(LabelledBenchmark[Worth]):
         return {"TextVQA accuracy": percent(sums["worth"], sums["asked"])}
 
     def _worth(self, question: LabelledQuestion[Worth], text: str | None) -> float:
-        return question.label.get(normalised(text), 0.0) if text is not None else 0.0
+        return question.label.get(normalised_answer(text), 0.0) if text is not None else 0.0
 
     def _rows(self) -> dict[str, dict[str, Any]]:
         found = []
@@ -147,7 +147,7 @@ class TextVqa(LabelledBenchmark[Worth]):
             source="textvqa",
             image_path=f"{image}.jpg",
         )
-        return LabelledQuestion(prompt=prompt, label=worths([normalised(answer) for answer in answers]))
+        return LabelledQuestion(prompt=prompt, label=worths([normalised_answer(answer) for answer in answers]))
 
 
 def worths(answers: list[str]) -> dict[str, float]:
@@ -163,7 +163,7 @@ RIGHT_FROM = worths(["right"] * 3 + ["wrong"] * (NUM_PEOPLE - 3))["right"]
 """What an answer of three people is worth."""
 
 
-def normalised(text: str) -> str:
+def normalised_answer(text: str) -> str:
     """Lower case, no commas and question marks, no punctuation, numbers as digits, no articles, apostrophes put back.
 
     A punctuation mark that touches a space anywhere in the text is removed wherever it stands, and becomes a space

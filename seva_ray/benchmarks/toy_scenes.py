@@ -61,7 +61,7 @@ class ToyBenchmark:
         return tally_of(
             count_names(),
             (
-                (prompt.image_id, count(scene, question, text_of(responses, prompt.prompt_id)))
+                (prompt.image_id, count_answer(scene, question, text_of(responses, prompt.prompt_id)))
                 for scene, asked in self._by_scene()
                 for prompt, question in asked
             ),
@@ -79,7 +79,7 @@ class ToyBenchmark:
     def hallucinated(self, responses: Mapping[str, Response]) -> dict[str, list[str]]:
         """Of the descriptions."""
         return {
-            prompt.prompt_id: sorted(" ".join(pair) for pair in mentions(text) - present(scene))
+            prompt.prompt_id: sorted(" ".join(pair) for pair in mentions(text) - things_in(scene))
             for scene, asked in self._by_scene()
             for prompt, question in asked
             if question.kind == "describe" and (text := text_of(responses, prompt.prompt_id))
@@ -93,7 +93,7 @@ class ToyBenchmark:
             "VQA accuracy without count": _accuracy(sums, without_count),
         }
         named |= {f"{kind} accuracy": _accuracy(sums, [kind]) for kind in EXACT_KINDS}
-        named |= yesno.metrics(sums)
+        named |= yesno.pope_metrics(sums)
         named["describe precision"] = 100 * _ratio(sums["describe_said_right"], sums["describe_said"])
         named["describe recall"] = 100 * _ratio(sums["describe_said_right"], sums["describe_present"])
         named["describe words"] = _ratio(sums["describe_words"], sums["describe_asked"])
@@ -109,18 +109,18 @@ class ToyBenchmark:
 def count_names() -> list[str]:
     """The names of all counts, in the order of a tally's columns."""
     exact = [f"{kind}_{what}" for kind in EXACT_KINDS for what in ("asked", "right")]
-    return [*exact, *DESCRIBE_COUNTS, *yesno.count_names()]
+    return [*exact, *DESCRIBE_COUNTS, *yesno.outcome_names()]
 
 
-def count(scene: Scene, question: Question, text: str | None) -> dict[str, float]:
+def count_answer(scene: Scene, question: Question, text: str | None) -> dict[str, float]:
     """The counts of one answer; None is no answer, and wrong."""
     if question.kind == "exist":
         assert question.category is not None
         label_yes = question.answer == "yes"
         said_yes = yesno.says_yes(text) if text is not None else not label_yes
-        return yesno.count(question.category, label_yes, said_yes)
+        return yesno.outcome_counts(question.category, label_yes, said_yes)
     if question.kind == "describe":
-        said, there = mentions(text or ""), present(scene)
+        said, there = mentions(text or ""), things_in(scene)
         values = (1, len((text or "").split()), len(said), len(said & there), len(there))
         return dict(zip(DESCRIBE_COUNTS, map(float, values), strict=True))
     return {f"{question.kind}_asked": 1.0, f"{question.kind}_right": float(is_right(question, text))}
@@ -132,7 +132,7 @@ def is_right(question: Question, text: str | None) -> bool:
     return text == question.answer
 
 
-def present(scene: Scene) -> set[tuple[str, str]]:
+def things_in(scene: Scene) -> set[tuple[str, str]]:
     """The (colour, shape) pairs of a scene."""
     return {(thing.color, thing.shape) for thing in scene.things}
 

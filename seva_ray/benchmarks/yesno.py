@@ -24,12 +24,12 @@ def says_yes(text: str) -> bool:
     return not {"No", "no", "not"}.intersection(words)
 
 
-def count_names() -> list[str]:
+def outcome_names() -> list[str]:
     """The names of all counts, in the order of a tally's columns."""
     return [f"pope_{category}_{outcome}" for category in CATEGORIES for outcome in OUTCOMES]
 
 
-def count(category: str, label_yes: bool, said_yes: bool) -> dict[str, float]:
+def outcome_counts(category: str, label_yes: bool, said_yes: bool) -> dict[str, float]:
     """The counts of one answer: 1 for its outcome, 0 for every other name.
 
     Raises: ValueError for a category that is not in CATEGORIES.
@@ -37,10 +37,10 @@ def count(category: str, label_yes: bool, said_yes: bool) -> dict[str, float]:
     if category not in CATEGORIES:
         raise ValueError(f"category {category!r} is not one of {', '.join(CATEGORIES)}")
     outcome = ("tp" if said_yes else "fn") if label_yes else ("fp" if said_yes else "tn")
-    return {name: float(name == f"pope_{category}_{outcome}") for name in count_names()}
+    return {name: float(name == f"pope_{category}_{outcome}") for name in outcome_names()}
 
 
-def metrics(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def pope_metrics(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Accuracy, precision, recall, F1 and yes-ratio, per category and overall, in percent; nan where undefined.
 
     Overall is the mean over the categories that have questions, as POPE is published: 85.9 for LLaVA-1.5-7B is the

@@ -55,7 +55,7 @@ Write one line per sentence, with its number, and nothing else, such as:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class GenomeImage:
     """One image with all that its judge is told."""
 
     prompt: Prompt
@@ -80,22 +80,22 @@ class Shr:
 
     def __post_init__(self) -> None:
         settle_paths(self, "path", "image_root")
-        self.pictures  # noqa: B018 - a wrong file is found here, before a model answers anything
+        self.images  # noqa: B018 - a wrong file is found here, before a model answers anything
 
     @cached_property
-    def pictures(self) -> dict[str, Picture]:
-        return read_pictures(self.path, self.image_root)
+    def images(self) -> dict[str, GenomeImage]:
+        return read_images(self.path, self.image_root)
 
     def prompts(self) -> Iterator[Prompt]:
-        yield from (picture.prompt for picture in self.pictures.values())
+        yield from (image.prompt for image in self.images.values())
 
     def judge_prompts(self, prompt_id: str, answer: str, other: str) -> list[JudgePrompt]:
         """None where there is no sentence."""
-        picture, lines = self.pictures[prompt_id], sentences(answer)
+        image, lines = self.images[prompt_id], sentences(answer)
         if not lines:
             return []
         numbered = "\n".join(f"{number}: {line}" for number, line in enumerate(lines, start=1))
-        text = judge_text(INSTRUCTIONS, regions=picture.regions, facts=picture.facts, sentences=numbered)
+        text = judge_text(INSTRUCTIONS, regions=image.regions, facts=image.facts, sentences=numbered)
         return [JudgePrompt(text=text, num_marks=len(lines))]
 
     def parse(self, verdict: str) -> Marks | None:
@@ -127,7 +127,7 @@ def sentences(text: str) -> list[str]:
     return [part for part in (part.strip() for part in re.split(r"(?<=[.!?])\s+|\n+", text)) if part]
 
 
-def read_pictures(folder: str, visual_genome: str) -> dict[str, Picture]:
+def read_images(folder: str, visual_genome: str) -> dict[str, GenomeImage]:
     """By Visual Genome's image_id. Raises: InputError naming file, row and field."""
     facts: dict[str, str] = {}
     for name in FACTS:
@@ -144,12 +144,12 @@ def read_pictures(folder: str, visual_genome: str) -> dict[str, Picture]:
             raise InputError(f"{where}, image_id: {image_id} is not in Visual Genome's files in {visual_genome}")
     if not wanted:
         raise InputError(f"{path}: has no questions")
-    return {image: picture_of(image, images[image], regions[image], facts.get(image, "")) for image in wanted}
+    return {image: genome_image(image, images[image], regions[image], facts.get(image, "")) for image in wanted}
 
 
-def picture_of(image_id: str, path: str, regions: str, facts: str) -> Picture:
+def genome_image(image_id: str, path: str, regions: str, facts: str) -> GenomeImage:
     prompt = Prompt(prompt_id=image_id, image_id=image_id, question=QUESTION, source="shr", image_path=path)
-    return Picture(prompt=prompt, regions=regions, facts=facts)
+    return GenomeImage(prompt=prompt, regions=regions, facts=facts)
 
 
 def paths_of(path: str, wanted: Mapping[str, str]) -> dict[str, str]:
