@@ -161,7 +161,7 @@ def test_a_path_that_is_relative_means_the_same_in_every_worker(tmp_path: Path, 
         ({"gqa": "x.json"}, "gqa and gqa_images: give all of them or none"),
         ({"amber_images": "x"}, "amber and amber_images: give all of them or none"),
         ({"chair": "x", "chair_images": "x"}, "chair and chair_images and chair_synonyms: give all of them or none"),
-        ({"textvqa_ocr": "x"}, "textvqa_ocr: is of no use without textvqa"),
+        ({"textvqa_ocr": "x"}, "textvqa_ocr: needs textvqa"),
     ],
 )
 def test_files_without_their_images_are_refused_before_they_are_read(fields: dict[str, str], line: str):

@@ -212,8 +212,12 @@ def changed(content: Any, *path: Any, to: Any) -> Any:
     [
         (("questions", 0, "answer"), "E", "question 1, answer: expected A, B, C or D, got 'E'"),
         (("questions", 0, "choice_c"), None, "question 1, choice_c: expected a number or text, got None"),
-        (("questions", 0, "question_type_id"), 11, "question 1, question_type_id: 11 is none of the image dimensions"),
-        (("questions", 0, "question_type_id"), 2, "question 1, question_type_id: 2 is none of the image dimensions"),
+        (
+            ("questions", 0, "question_type_id"),
+            11,
+            "question 1, question_type_id: 11 is not one of the image dimensions",
+        ),
+        (("questions", 0, "question_type_id"), 2, "question 1, question_type_id: 2 is not one of the image dimensions"),
         (("questions", 0, "data_type"), "Single Image", "question 1, data_type: expected image or video"),
         (("questions", 0, "data_id"), "../x", "question 1, data_id: expected a path inside the image root"),
         (("questions", 1, "question_id"), "101", "question 2, question_id: 101 was already used in this file"),

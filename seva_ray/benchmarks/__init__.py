@@ -1,4 +1,4 @@
-"""Benchmarks: prompts and scores, one file each. To add one: a dataclass, and a line in `Benchmarks`."""
+"""Benchmarks: prompts and scores, one file each. To add one, write a dataclass and add a line to `Benchmarks`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -42,29 +42,29 @@ TOGETHER: list[tuple[str, ...]] = [
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmarks:
-    """What models are scored on: the published files, where they are given. Paths may be URIs; empty for none."""
+    """The benchmarks to score models on, by the paths of their files. A path may be a URI. Empty: not this benchmark."""
 
     toy_images: int = 0
-    """Scenes of the toy world's test, behind each camera; 0 for none, else at least 3."""
+    """Number of scenes in the toy world's test, for each camera: 0, or at least 3."""
     toy_cameras: tuple[Literal["deployment", "clean"], ...] = ("deployment", "clean")
-    """Behind which the toy world's scenes are seen."""
+    """The cameras that show the toy world's scenes."""
     pope: str = ""
     """Directory of the published POPE files: coco_pope_random.json, ..._popular.json, ..._adversarial.json."""
     pope_images: str = ""
     """Directory of POPE's images (COCO val2014)."""
     pope_protocol: Literal["seva", "llava"] = "seva"
-    """`seva` asks the bare question, `llava` for a single word: their numbers cannot be compared."""
+    """`seva` asks only the question; `llava` also asks for a single word. Their numbers cannot be compared."""
 
     mmbench: str = ""
     """MMBench's TSV file of a split with answers, such as mmbench_dev_20230712.tsv."""
     mmbench_cn: str = ""
-    """MMBench-CN's, such as mmbench_dev_cn_20231003.tsv."""
+    """MMBench-CN's TSV file of a split with answers, such as mmbench_dev_cn_20231003.tsv."""
     seed: str = ""
-    """SEED-Bench.json, of which the image questions are asked."""
+    """SEED-Bench.json. Only its image questions are asked."""
     seed_images: str = ""
     """Directory of SEED's images: SEED-Bench-image."""
     scienceqa: str = ""
-    """Directory of ScienceQA's problems.json and pid_splits.json, of whose test split those with images are asked."""
+    """Directory of ScienceQA's problems.json and pid_splits.json. The test split's problems with an image are asked."""
     scienceqa_images: str = ""
     """Directory of that split's images: images/test."""
     gqa: str = ""
@@ -76,7 +76,7 @@ class Benchmarks:
     textvqa_images: str = ""
     """Directory of TextVQA's images: train_images."""
     textvqa_ocr: str = ""
-    """LLaVA's llava_textvqa_val_v051_ocr.jsonl; without it TextVQA is asked without OCR tokens, another protocol."""
+    """LLaVA's llava_textvqa_val_v051_ocr.jsonl. Without it TextVQA is asked without OCR tokens: another protocol."""
     mme: str = ""
     """Directory MME_Benchmark_release_version, with images and questions of all its tasks."""
     chair: str = ""
@@ -86,7 +86,7 @@ class Benchmarks:
     chair_synonyms: str = ""
     """synonyms.txt of the published CHAIR tool."""
     chair_size: int = 500
-    """How many images CHAIR's descriptions are asked of."""
+    """Number of images that CHAIR asks to describe."""
     amber: str = ""
     """Directory `data` of AMBER."""
     amber_images: str = ""
@@ -97,12 +97,12 @@ class Benchmarks:
             if len({bool(getattr(self, name)) for name in names}) > 1:
                 raise ConfigError(f"{' and '.join(names)}: give all of them or none")
         if self.textvqa_ocr and not self.textvqa:
-            raise ConfigError("textvqa_ocr: is of no use without textvqa")
+            raise ConfigError("textvqa_ocr: needs textvqa")
 
     def chosen(self) -> list[Benchmark]:
         """The benchmarks that the fields ask for.
 
-        Raises: InputError where a file is not as published, or a directory of images is not there.
+        Raises: InputError if a file is not as published, or if a directory of images does not exist.
         """
         members: list[Benchmark] = []
         if self.toy_images:

@@ -84,7 +84,7 @@ class AmberGenerative:
     image_root: str
     """Folder of AMBER's images."""
     protocol: Literal["exact-words"] = "exact-words"
-    """Whose way of asking and scoring this is; part of the recipe."""
+    """The way of asking and scoring. It is part of the recipe."""
 
     def __post_init__(self) -> None:
         settle_paths(self, "path", "image_root")
@@ -149,7 +149,7 @@ class AmberDiscriminative(LabelledBenchmark[str]):
     image_root: str
     """Folder of AMBER's images."""
     protocol: Literal["llava"] = "llava"
-    """Whose way of asking and scoring this is; part of the recipe."""
+    """The way of asking and scoring. It is part of the recipe."""
 
     @cached_property
     def questions(self) -> list[LabelledQuestion[str]]:

@@ -1,4 +1,4 @@
-"""What a benchmark is: prompts, and a tally of the responses that metrics are computed from.
+"""What a benchmark is: prompts, and a tally of the responses. Metrics are computed from the tally.
 
 A tally holds one row of additive counts per image. Every metric is a function of summed counts, so a bootstrap over
 images is one matrix product, and a ratio such as F1 gets an honest interval.
@@ -17,7 +17,7 @@ from seva_ray.core.records import Prompt, Response
 
 Label = TypeVar("Label")
 LOW_IS_GOOD = ", low is good"
-"""Ends the name of a metric whose lower values are the better ones."""
+"""The end of the name of a metric whose lower values are better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,29 +35,29 @@ class Benchmark(Protocol):
 
     @property
     def name(self) -> str:
-        """Names the prompt set and the scores; two benchmarks with other questions or protocols have other names."""
+        """The name of the prompt set and of the scores. It differs if the questions or the protocol differ."""
         ...
 
     @property
     def protocol(self) -> str:
-        """Names whose way of asking and scoring this is; numbers of two protocols are never compared."""
+        """The name of the way of asking and scoring. Numbers of two protocols are never compared."""
         ...
 
     @property
     def image_root(self) -> str | None:
-        """What the prompts' image paths are relative to: a directory or an fsspec URI; None for bytes only."""
+        """The directory or fsspec URI of the prompts' image paths; None if the prompts hold the images themselves."""
         ...
 
     def prompts(self) -> Iterator[Prompt]:
-        """Every question once, in a fixed order, the questions of one image adjacent."""
+        """Every question once, in a fixed order. The questions of one image are adjacent."""
         ...
 
     def tally(self, responses: Mapping[str, Response]) -> Tally:
-        """Score the responses, by `prompt_id`. A prompt without a response, or with an error, counts as wrong."""
+        """Score the responses, given by `prompt_id`. A prompt without a response, or with an error, counts as wrong."""
         ...
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Metrics from summed counts; each value has any shape (scalars or bootstrap replicates), in percent."""
+        """Metrics in percent, from summed counts. Values may have any shape: scalars or bootstrap replicates."""
         ...
 
 
@@ -102,7 +102,7 @@ class LabelledBenchmark(ABC, Generic[Label]):
 
     @cached_property
     def groups(self) -> Sequence[str]:
-        """In the order of their first question."""
+        """The questions' groups, in the order of their first question."""
         return list(dict.fromkeys(question.group for question in self.questions))
 
     @property
@@ -137,13 +137,13 @@ class LabelledBenchmark(ABC, Generic[Label]):
 
 
 def text_of(responses: Mapping[str, Response], prompt_id: str) -> str | None:
-    """What was answered, without white space around it; None where there is no usable response."""
+    """The answer without white space around it; None if the prompt has no usable response."""
     response = responses.get(prompt_id)
     return response.text.strip() if response is not None and response.error is None else None
 
 
 def tally_of(names: Sequence[str], counted: Iterable[tuple[str, Mapping[str, float]]]) -> Tally:
-    """Sums (image_id, counts) per image, in the order of the images' first appearance; a name left out counts 0."""
+    """Sum (image_id, counts) per image, in the order of the images' first appearance. A missing name counts 0."""
     place = {name: index for index, name in enumerate(names)}
     rows: dict[str, np.ndarray] = {}
     for image_id, counts in counted:
@@ -154,12 +154,12 @@ def tally_of(names: Sequence[str], counted: Iterable[tuple[str, Mapping[str, flo
 
 
 def gain(metric: str, difference: float) -> float:
-    """Above 0 where a difference (policy minus start) is for the better."""
+    """A difference (policy minus start) with the sign that makes an improvement positive."""
     return -difference if metric.endswith(LOW_IS_GOOD) else difference
 
 
 def percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """100 * part / whole, nan where `whole` is 0."""
+    """100 * part / whole; nan if `whole` is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     values = np.full(np.broadcast_shapes(part.shape, whole.shape), np.nan)
     np.divide(100.0 * part, whole, out=values, where=whole != 0)
@@ -167,7 +167,7 @@ def percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def accuracies(label: str, sums: Mapping[str, np.ndarray], groups: Sequence[str]) -> dict[str, np.ndarray]:
-    """`<label> accuracy` over all groups, then that of each, from the counts `<group>_right` and `<group>_asked`."""
+    """`<label> accuracy` over all groups, then of each group, from the counts `<group>_right` and `<group>_asked`."""
     right, asked = (np.sum([sums[f"{group}_{what}"] for group in groups], axis=0) for what in ("right", "asked"))
     named = {f"{label} accuracy": percent(right, asked)}
     for group in groups:

@@ -98,7 +98,7 @@ class Chair:
     seed: int = 0
     """Which images."""
     protocol: Literal["exact-words"] = "exact-words"
-    """Whose way of asking and scoring this is; part of the recipe."""
+    """The way of asking and scoring. It is part of the recipe."""
 
     def __post_init__(self) -> None:
         settle_paths(self, "path", "image_root", "synonyms_path")

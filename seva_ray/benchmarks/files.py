@@ -1,6 +1,6 @@
-"""Published benchmark files -> plain rows, and checks of their fields. What is wrong is one line: file, row and field.
+"""Published benchmark files -> plain rows with checked fields. An error is one line that names file, row and field.
 
-In: a local path or an fsspec URI. Out: rows whose fields have been checked. Raises: InputError, here and below.
+In: a local path or an fsspec URI. Out: rows whose fields have been checked. Raises: InputError, in every function.
 """
 
 import json
@@ -17,7 +17,7 @@ Item = TypeVar("Item")
 
 
 def settle_paths(config: object, *names: str) -> None:
-    """Make paths absolute, so that they mean the same in every worker. Raises: ConfigError where one is empty."""
+    """Make paths absolute, so that they mean the same in every worker. Raises: ConfigError if a path is empty."""
     for name in names:
         if not getattr(config, name):
             raise ConfigError(f"{name} {getattr(config, name)!r}: must not be empty")
@@ -25,7 +25,7 @@ def settle_paths(config: object, *names: str) -> None:
 
 
 def check_images(benchmark: str, image_root: str | None) -> None:
-    """Raises: InputError where there is no such directory. An image that is missing in it fails its own rows only."""
+    """Raises: InputError if the directory does not exist. A missing image in it makes only its own rows fail."""
     if image_root is None:
         return
     try:
@@ -54,7 +54,7 @@ def read_text(uri: str) -> str:
 
 
 def read_json(uri: str, kind: type[Item]) -> Item:
-    """The whole file, which must hold a `kind`: dict or list."""
+    """The content of the file. Its type must be `kind`: dict or list."""
     found = parse_json(read_text(uri), uri)
     if not isinstance(found, kind):
         raise InputError(f"{uri}: expected {'an object' if kind is dict else 'a list'}, got {brief(found)}")
@@ -62,7 +62,7 @@ def read_json(uri: str, kind: type[Item]) -> Item:
 
 
 def read_json_lines(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) of every line that is not blank."""
+    """(where, row) for every line that is not blank."""
     for number, line in enumerate(read_text(uri).split("\n"), start=1):
         if line.strip():
             where = f"{uri}, row {number}"
@@ -96,7 +96,7 @@ def items_at(row: Mapping[str, Any], field: str, where: str) -> list[Any]:
 
 
 def text_at(row: Mapping[str, Any], field: str, where: str) -> str:
-    """A text that is not blank, without white space around it."""
+    """The text in a field, without white space around it. It must not be blank."""
     value = row.get(field)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}, {field}: expected text, got {brief(value)}")
@@ -119,7 +119,7 @@ def choice_at(row: Mapping[str, Any], field: str, allowed: Iterable[Hashable], w
 
 
 def image_at(row: Mapping[str, Any], field: str, where: str) -> str:
-    """A path that stays inside the image root."""
+    """The path in a field. It must stay inside the image root."""
     path = text_at(row, field, where)
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
         raise InputError(f"{where}, {field}: expected a path inside the image root, got {path!r}")
@@ -127,7 +127,7 @@ def image_at(row: Mapping[str, Any], field: str, where: str) -> str:
 
 
 def unique(rows: Iterable[tuple[str, str, Item]], field: str, path: str) -> dict[str, Item]:
-    """(where, id, item) by id. Raises: InputError for an id that comes twice, or where there is no item."""
+    """The items of (where, id, item) by id. Raises: InputError if an id comes twice, or if there are no items."""
     found: dict[str, Item] = {}
     for where, item_id, item in rows:
         if item_id in found:
@@ -139,7 +139,7 @@ def unique(rows: Iterable[tuple[str, str, Item]], field: str, path: str) -> dict
 
 
 def adjacent(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
-    """The same prompts, those of one image next to each other; images in the order of their first appearance."""
+    """The prompts, sorted so that those of one image are adjacent. Images keep the order of their first appearance."""
     by_image: dict[str, list[Prompt]] = {}
     for prompt in prompts:
         by_image.setdefault(prompt.image_id, []).append(prompt)

@@ -3,8 +3,8 @@
 In: the published testdev_balanced_questions.json, {question id: {question, answer, imageId, isBalanced, types}}, and
 the folder of images, <imageId>.jpg. Out: accuracy, overall and of GQA's binary and open questions.
 
-Asked as LLaVA-1.5 does, for a single word or phrase. Scored as GQA's script does after LLaVA's conversion: the answer
-in lower case, without periods at its end, must equal the label.
+It asks as LLaVA-1.5 does, for a single word or phrase. It scores as GQA's script does after LLaVA's conversion: the
+answer in lower case, without periods at its end, must equal the label.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from seva_ray.core.records import Prompt
 
 @dataclass(frozen=True, kw_only=True)
 class Gqa(LabelledBenchmark[str]):
-    """All questions of one balanced file."""
+    """The questions of one balanced file."""
 
     kind: ClassVar[str] = "Gqa"
     short_name: ClassVar[str] = "gqa"
@@ -33,7 +33,7 @@ class Gqa(LabelledBenchmark[str]):
     image_root: str
     """Folder of GQA's images."""
     protocol: Literal["llava"] = "llava"
-    """Whose way of asking and scoring this is; part of the recipe."""
+    """The way of asking and scoring. It is part of the recipe."""
 
     @cached_property
     def questions(self) -> list[LabelledQuestion[str]]:

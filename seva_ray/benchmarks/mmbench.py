@@ -86,7 +86,7 @@ class MMBench:
     language: Literal["en", "cn"] = "en"
     """Of the file, and so of the line that asks for a letter."""
     protocol: Literal["llava"] = "llava"
-    """Whose way of asking and scoring this is; part of the recipe."""
+    """The way of asking and scoring. It is part of the recipe."""
     image_root: ClassVar[None] = None
     """The images are in the file."""
     rules: ClassVar[str] = "vlmevalkit-2025"

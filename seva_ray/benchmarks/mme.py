@@ -1,12 +1,12 @@
 """MME: two yes/no questions about each image, in ten tasks of perception and four of cognition.
 
-In: the published folder MME_Benchmark_release_version. A task is a folder with a text file and an image of the same
-name for each image, side by side or in questions_answers_YN/ and images/; a text file has two lines,
+In: the published folder MME_Benchmark_release_version. A task is a folder. For each image it has the image and a text
+file of the same name, side by side or in images/ and questions_answers_YN/. A text file has two lines,
 `question<tab>Yes|No`. Out, per task: accuracy over questions, accuracy+ over images (both questions right), and the
-score, which is their sum (0 to 200 points); then the sums of the scores, perception (2000) and cognition (800).
+score, which is their sum (0 to 200 points). The sums of the scores are perception (2000) and cognition (800).
 
-Asked as LLaVA-1.5 does: without "Please answer yes or no.", with a request for a single word. Scored as MME's script
-does: the answer is what stands in its first four characters, yes or else no, in any case.
+It asks as LLaVA-1.5 does: without "Please answer yes or no.", and with a request for a single word. It scores as MME's
+script does: the answer is the yes, or else the no, in its first four characters, in upper or lower case.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True, kw_only=True)
 class Mme(LabelledBenchmark[str]):
-    """All fourteen tasks."""
+    """The fourteen tasks of MME."""
 
     kind: ClassVar[str] = "Mme"
     short_name: ClassVar[str] = "mme"
@@ -43,11 +43,11 @@ class Mme(LabelledBenchmark[str]):
     path: str
     """The folder MME_Benchmark_release_version."""
     protocol: Literal["llava"] = "llava"
-    """Whose way of asking and scoring this is; part of the recipe."""
+    """The way of asking and scoring. It is part of the recipe."""
 
     @property
     def image_root(self) -> str:
-        """The images lie beside the questions."""
+        """The folder of the questions also holds the images."""
         return self.path
 
     @cached_property
@@ -87,7 +87,7 @@ class Mme(LabelledBenchmark[str]):
         return tally_of(self.count_names, counted)
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Percent, but for the scores, which are points."""
+        """Accuracies in percent, and scores in points."""
         totals: dict[str, np.ndarray] = {}
         of_tasks: dict[str, np.ndarray] = {}
         for part, tasks in TASKS.items():
@@ -107,7 +107,7 @@ def stem(name: str) -> str:
 
 
 def read_pair(path: str, task: str, name: str, image: str | None) -> list[LabelledQuestion[str]]:
-    """The two questions of one text file; where its image is not there, as prompts with an error."""
+    """The two questions of one text file. If its image does not exist, their prompts hold an error."""
     lines = [line.strip("\r") for line in read_text(f"{path.rstrip('/')}/{name}").split("\n") if line.strip()]
     if len(lines) != 2:
         raise InputError(f"{path}/{name}: expected 2 questions, got {len(lines)}")
@@ -130,6 +130,6 @@ def read_pair(path: str, task: str, name: str, image: str | None) -> list[Labell
 
 
 def said(text: str) -> str:
-    """`yes`, `no` or `other`."""
+    """What an answer says: `yes`, `no` or `other`."""
     start = text.lower()[:4]
     return next((word for word in ("yes", "no") if word in start), "other")

@@ -1,6 +1,6 @@
-"""Words of a description, in the singular that a list of known words has. No tagger and no word vectors.
+"""The words of a description, in the singular that a list of known words holds. It needs no tagger and no word vectors.
 
-Only words of the list matter to whoever asks, so the list itself decides between the singulars that spelling allows.
+Only words of the list matter to the caller, so the list decides between the singulars that spelling allows.
 """
 
 import re
@@ -19,12 +19,12 @@ ENDINGS = (("men", "man"), ("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", "")
 
 
 def words_in(text: str) -> list[str]:
-    """In lower case, without punctuation; a possessive's s is a word of its own."""
+    """The words in lower case, without punctuation. The s of a possessive is a word of its own."""
     return WORD.findall(text.lower())
 
 
 def singular(word: str, known: Container[str]) -> str:
-    """The first spelling of the word or its singular that is known; the word itself where none is."""
+    """The first known spelling of the word or of its singular; the word itself if no spelling is known."""
     return next((candidate for candidate in _singulars(word) if candidate in known), word)
 
 

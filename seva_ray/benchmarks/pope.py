@@ -1,9 +1,9 @@
-"""POPE: is an object in the image? Three sets of yes/no questions about the same COCO images.
+"""POPE asks whether an object is in the image: three sets of yes/no questions about the same COCO images.
 
 In: the published label files, JSON lines of {question_id, image, text, label}, and the COCO val2014 image folder.
 
-Two protocols, whose numbers cannot be compared: `seva` asks the bare question and models answer in sentences; `llava`
-adds LLaVA-1.5's request for a single word. Both read answers by the same rule, says_yes of yesno.py.
+It has two protocols, whose numbers cannot be compared. `seva` asks only the question, and models answer in sentences.
+`llava` adds LLaVA-1.5's request for a single word. Both read answers by the same rule: says_yes in yesno.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from seva_ray.core.records import Prompt
 
 @dataclass(frozen=True, kw_only=True)
 class Pope(LabelledBenchmark[str]):
-    """The three POPE label files as one benchmark; a tally has one row per image over all three."""
+    """The three POPE label files as one benchmark. A tally has one row per image over all three."""
 
     kind: ClassVar[str] = "Pope"
     short_name: ClassVar[str] = "pope"
@@ -31,9 +31,9 @@ class Pope(LabelledBenchmark[str]):
     path: str
     """Folder with coco_pope_random.json, coco_pope_popular.json and coco_pope_adversarial.json."""
     image_root: str
-    """Folder or URI of the images; the label files name images relative to it."""
+    """Folder or URI of the images. The label files name images relative to it."""
     protocol: Literal["seva", "llava"] = "seva"
-    """Who asks: `seva` the bare question, `llava` with a line that requests a single word or phrase."""
+    """`seva` asks only the question; `llava` adds a line that requests a single word or phrase."""
 
     def __post_init__(self) -> None:
         if self.protocol not in ("seva", "llava"):

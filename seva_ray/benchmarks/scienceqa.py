@@ -1,11 +1,11 @@
 """ScienceQA-IMG: school questions with a picture, answered with an option's letter.
 
-In: the published problems.json and pid_splits.json, of which the test split's problems with an image are asked; and the
-folder of that split's images, <problem>/image.png. Out: accuracy overall and per subject.
+In: the published problems.json and pid_splits.json, and the folder of the test split's images, <problem>/image.png.
+The test split's problems with an image are asked. Out: accuracy overall and per subject.
 
-Asked as LLaVA-1.5 does: the hint as context, question, options, request for a letter. Scored as LLaVA's
-script does: the answer is a letter, or begins with one and ". ", or says once "The answer is X"; anything else is
-wrong.
+It asks as LLaVA-1.5 does: the hint as context, the question, the options, and a request for a letter. It scores as
+LLaVA's script does: the answer is a letter, or begins with a letter and ". ", or says once "The answer is X". Any other
+answer is wrong.
 """
 
 import re
@@ -37,9 +37,9 @@ class ScienceQa(LabelledBenchmark[str]):
     path: str
     """Folder with problems.json and pid_splits.json."""
     image_root: str
-    """The test split's images: images/test of the published layout."""
+    """Folder of the test split's images: images/test of the published layout."""
     protocol: Literal["llava"] = "llava"
-    """Whose way of asking and scoring this is; part of the recipe."""
+    """The way of asking and scoring. It is part of the recipe."""
 
     @cached_property
     def questions(self) -> list[LabelledQuestion[str]]:
@@ -87,7 +87,7 @@ class ScienceQa(LabelledBenchmark[str]):
 
 
 def llava_letter(text: str) -> str | None:
-    """The letter that an answer chooses by LLaVA's rule, or None."""
+    """The letter that an answer chooses by LLaVA's rule; None if it chooses no letter."""
     if text in tuple(OPTIONS):
         return text
     if text[:1] in tuple(OPTIONS) and text[1:3] == ". ":

@@ -1,10 +1,10 @@
 """SEED-Bench, its image part: multiple-choice questions of nine dimensions, answered with a letter.
 
 In: the published SEED-Bench.json (version 1), whose image questions have data_type `image` and a question_type_id of 1
-to 9; and the folder SEED-Bench-image, where an image's file is named by its data_id. Out: accuracy over all image
+to 9, and the folder SEED-Bench-image, where the name of an image's file is its data_id. Out: accuracy over all image
 questions and per dimension.
 
-Asked as LLaVA-1.5 does. Scored as LLaVA's script does: the answer must be the letter, with nothing beside it.
+It asks as LLaVA-1.5 does, and scores as LLaVA's script does: the answer must be the letter and nothing else.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class SeedBench(LabelledBenchmark[str]):
     image_root: str
     """The folder SEED-Bench-image."""
     protocol: Literal["llava"] = "llava"
-    """Whose way of asking and scoring this is; part of the recipe."""
+    """The way of asking and scoring. It is part of the recipe."""
 
     @cached_property
     def questions(self) -> list[LabelledQuestion[str]]:
@@ -59,7 +59,7 @@ class SeedBench(LabelledBenchmark[str]):
     def _question(self, row: Mapping[str, Any], dimensions: Mapping[str, str], where: str) -> LabelledQuestion[str]:
         number = id_at(row, "question_type_id", where)
         if number not in IMAGE_DIMENSIONS or number not in dimensions:
-            raise InputError(f"{where}, question_type_id: {number} is none of the image dimensions in question_type")
+            raise InputError(f"{where}, question_type_id: {number} is not one of the image dimensions in question_type")
         image = image_at(row, "data_id", where)
         options = [id_at(row, f"choice_{letter}", where) for letter in "abcd"]
         prompt = Prompt(

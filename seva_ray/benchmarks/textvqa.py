@@ -1,11 +1,11 @@
 """TextVQA: questions about the text in an image, each with ten human answers; soft accuracy.
 
-In: the published TextVQA_0.5.1_val.json and the folder of images, <image_id>.jpg; for LLaVA-1.5's protocol also its
+In: the published TextVQA_0.5.1_val.json and the folder of images, <image_id>.jpg. LLaVA-1.5's protocol also needs its
 llava_textvqa_val_v051_ocr.jsonl, which holds the prompts with their OCR tokens. Without it the question is asked alone,
 which is another protocol. Out: accuracy.
 
-Scored as by M4C's evaluator, which LLaVA uses: answers are normalised as on EvalAI; an answer that `k` of ten people
-gave is worth the mean, over all ways to leave one person out, of min(1, others who gave it / 3).
+It scores as M4C's evaluator does, which LLaVA uses. Answers are normalised as on EvalAI. The worth of an answer that
+some of the ten people gave is the mean, over all ways to leave one person out, of min(1, others who gave it / 3).
 """
 
 import re
@@ -38,7 +38,7 @@ NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
 NUMBERS = {"none": "0"} | {word: str(value) for value, word in enumerate(NUMBER_WORDS.split())}
 ARTICLES = {"a", "an", "the"}
 PUNCTUATION = ';/[]"{}()=+\\_-><@`!'
-"""Without the comma and the question mark, which are gone before it is looked at."""
+"""The comma and the question mark are not in it, because they are removed before."""
 CONTRACTED = """ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
 he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've
 needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll
@@ -49,7 +49,7 @@ wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you'
 CONTRACTIONS = {
     word[: mark.start()] + word[mark.end() :]: word for word in CONTRACTED.split() for mark in re.finditer("'", word)
 } | {"somebody'd": "somebodyd"}
-"""A contraction that lacks one apostrophe -> the contraction; the last entry stands so in the published table."""
+"""A contraction that lacks one apostrophe -> the contraction. The last entry is reversed, as in the published table."""
 
 
 Worth = Mapping[str, float]
@@ -58,7 +58,7 @@ Worth = Mapping[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class TextVqa(LabelledBenchmark[Worth]):
-    """The validation questions."""
+    """The questions of the validation set."""
 
     kind: ClassVar[str] = "TextVqa"
     short_name: ClassVar[str] = "textvqa"
@@ -68,7 +68,7 @@ class TextVqa(LabelledBenchmark[Worth]):
     image_root: str
     """Folder of the images: train_images."""
     ocr_path: str = ""
-    """LLaVA's llava_textvqa_val_v051_ocr.jsonl; empty to ask without OCR tokens."""
+    """LLaVA's llava_textvqa_val_v051_ocr.jsonl. Empty: the questions are asked without OCR tokens."""
 
     def __post_init__(self) -> None:
         if self.ocr_path:
@@ -90,9 +90,9 @@ class TextVqa(LabelledBenchmark[Worth]):
         return ("worth", "asked")
 
     def is_right(self, question: LabelledQuestion[Worth], text: str | None) -> bool:
-        """Right is what at least three of the ten people gave: what VQA calls 100 % accurate.
+        """An answer is right if at least three of the ten people gave it, which VQA calls 100 % accurate.
 
-        It is not the soft accuracy, in which an answer of three people is worth 0.9 and one of fewer not nothing.
+        It is not the soft accuracy. There an answer of three people is worth 0.9, and one of fewer people more than 0.
         Source: Antol et al., VQA (arXiv 1505.00468), its accuracy min(people who gave the answer / 3, 1).
         """
         return self._worth(question, text) >= RIGHT_FROM
@@ -114,7 +114,7 @@ class TextVqa(LabelledBenchmark[Worth]):
         return unique(found, "question_id", self.path)
 
     def _texts(self, rows: Mapping[str, dict[str, Any]]) -> dict[str, str]:
-        """LLaVA's prompt of each question; its rows name only the image, so the question's words must match too."""
+        """LLaVA's prompt by question id. Its rows name only the image, so the words of the question must match too."""
         waiting: dict[tuple[str, str], list[str]] = defaultdict(list)
         for question_id, row in rows.items():
             key = id_at(row, "image_id", row["where"]), text_at(row, "question", row["where"]).lower()
@@ -151,7 +151,7 @@ class TextVqa(LabelledBenchmark[Worth]):
 
 
 def worths(answers: list[str]) -> dict[str, float]:
-    """What each distinct answer is worth: its `k` givers each see k - 1 others, everybody else sees k."""
+    """What each distinct answer is worth. Each of its `k` givers sees k - 1 others who gave it; all others see k."""
     worth = {}
     for answer in set(answers):
         k, rest = answers.count(answer), len(answers) - answers.count(answer)
@@ -160,14 +160,14 @@ def worths(answers: list[str]) -> dict[str, float]:
 
 
 RIGHT_FROM = worths(["right"] * 3 + ["wrong"] * (NUM_PEOPLE - 3))["right"]
-"""What an answer of three people is worth."""
+"""The worth of an answer that three people gave."""
 
 
 def normalised_answer(text: str) -> str:
-    """Lower case, no commas and question marks, no punctuation, numbers as digits, no articles, apostrophes put back.
+    """The answer in lower case, with digits for numbers, no punctuation, no articles, and all apostrophes.
 
-    A punctuation mark that touches a space anywhere in the text is removed wherever it stands, and becomes a space
-    otherwise. A period goes unless a digit follows.
+    A punctuation mark that touches a space anywhere in the text is removed everywhere. Otherwise it becomes a space.
+    A period is removed unless a digit follows.
     Source: EvalAI's answer processor, as described by VQA's evaluation (visualqa.org) and used by M4C.
     """
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()

@@ -1,8 +1,8 @@
-"""The toy world's benchmark: exact-match questions, POPE-like yes/no questions, CHAIR-like scored descriptions.
+"""The toy world's benchmark: exact-match questions, yes/no questions as in POPE, and descriptions scored as in CHAIR.
 
-In: scenes that nothing is trained on, behind a clean camera or the noisy deployment camera. Out: accuracies in
-percent; of the descriptions, which part of the objects said is there (precision), which part of the objects there is
-said (recall), and the mean number of words.
+In: scenes that no model is trained on, seen by a clean camera or by the noisy deployment camera. Out: accuracies in
+percent. For descriptions: precision (the share of named objects that are in the scene), recall (the share of the
+scene's objects that are named), and the mean number of words.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,11 +33,11 @@ class ToyBenchmark:
     """The images are in the prompts."""
 
     num_images: int = 600
-    """How many scenes; at least 3, so that every category has questions."""
+    """Number of scenes; at least 3, so that every category has questions."""
     seed: int = 2024
-    """Of the scenes and questions; at least 0."""
+    """Seed of the scenes and questions; at least 0."""
     camera: Literal["clean", "deployment"] = "deployment"
-    """`deployment` asks about noisy pictures, `clean` about the same scenes without noise."""
+    """`deployment` shows noisy pictures; `clean` shows the same scenes without noise."""
 
     def __post_init__(self) -> None:
         if self.num_images < 3:
@@ -57,7 +57,7 @@ class ToyBenchmark:
                 yield prompt
 
     def tally(self, responses: Mapping[str, Response]) -> Tally:
-        """The counts of every image; a question without a usable response counts as answered wrongly."""
+        """The counts of every image. A question without a usable response counts as wrong."""
         return tally_of(
             count_names(),
             (
@@ -68,7 +68,7 @@ class ToyBenchmark:
         )
 
     def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
-        """Of all questions but those that ask for a description."""
+        """The outcomes of all questions, except those that ask for a description."""
         return {
             prompt.prompt_id: is_right(question, text_of(responses, prompt.prompt_id))
             for _, asked in self._by_scene()
@@ -77,7 +77,7 @@ class ToyBenchmark:
         }
 
     def hallucinated(self, responses: Mapping[str, Response]) -> dict[str, list[str]]:
-        """Of the descriptions."""
+        """What each description names and the scene does not have."""
         return {
             prompt.prompt_id: sorted(" ".join(pair) for pair in mentions(text) - things_in(scene))
             for scene, asked in self._by_scene()
@@ -86,7 +86,7 @@ class ToyBenchmark:
         }
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """In percent, but for the mean number of words of a description."""
+        """All in percent, except the mean number of words of a description."""
         without_count = [kind for kind in EXACT_KINDS if kind != "count"]
         named = {
             "VQA accuracy": _accuracy(sums, EXACT_KINDS),
@@ -113,7 +113,7 @@ def count_names() -> list[str]:
 
 
 def count_answer(scene: Scene, question: Question, text: str | None) -> dict[str, float]:
-    """The counts of one answer; None is no answer, and wrong."""
+    """The counts of one answer. None stands for a missing answer, which is wrong."""
     if question.kind == "exist":
         assert question.category is not None
         label_yes = question.answer == "yes"
@@ -149,7 +149,7 @@ def _accuracy(sums: Mapping[str, np.ndarray], kinds: list[str] | tuple[str, ...]
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, nan where `whole` is 0."""
+    """part / whole; nan if `whole` is 0."""
     ratio = np.full(np.shape(whole), np.nan)
     np.divide(part, whole, out=ratio, where=whole != 0)
     return ratio

@@ -1,6 +1,6 @@
 """Yes/no questions: what an answer says, its additive counts, and the POPE metrics of summed counts.
 
-In: the text of an answer and its label. Out: counts per category that a tally adds up, and metrics in percent.
+In: the text of an answer and its label. Out: counts per category, which a tally adds up, and metrics in percent.
 """
 
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ OUTCOMES = ("tp", "fp", "tn", "fn")
 
 
 def says_yes(text: str) -> bool:
-    """Whether an answer means yes: it does unless a word before the first period is No, no or not.
+    """Whether an answer means yes: it does, unless a word before the first period is No, no or not.
 
-    Source: the answer rule of SeVa's POPE evaluation. An empty answer, NO and don't mean yes there, so they do here.
+    Source: the answer rule of SeVa's POPE evaluation. By that rule an empty answer, NO and don't mean yes.
     """
     words = text.strip().split(".")[0].replace(",", "").split(" ")
     return not {"No", "no", "not"}.intersection(words)
@@ -30,7 +30,7 @@ def outcome_names() -> list[str]:
 
 
 def outcome_counts(category: str, label_yes: bool, said_yes: bool) -> dict[str, float]:
-    """The counts of one answer: 1 for its outcome, 0 for every other name.
+    """The counts of one answer: 1 for its outcome, and 0 for every other name.
 
     Raises: ValueError for a category that is not in CATEGORIES.
     """
@@ -41,11 +41,11 @@ def outcome_counts(category: str, label_yes: bool, said_yes: bool) -> dict[str, 
 
 
 def pope_metrics(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Accuracy, precision, recall, F1 and yes-ratio, per category and overall, in percent; nan where undefined.
+    """Accuracy, precision, recall, F1 and yes-ratio in percent, per category and overall; nan if undefined.
 
     Overall is the mean over the categories that have questions, as POPE is published: 85.9 for LLaVA-1.5-7B is the
-    mean of its F1 of 87.3, 86.1 and 84.2. Names in `sums` that are not ours are ignored.
-    Shapes: every sum has one shape, any, and so has every metric.
+    mean of its F1 of 87.3, 86.1 and 84.2. Other names in `sums` are ignored.
+    Shapes: all sums have one shape, which may be any; all metrics have it too.
     """
     tp, fp, tn, fn = (np.stack([sums[f"pope_{category}_{outcome}"] for category in CATEGORIES]) for outcome in OUTCOMES)
     asked = tp + fp + tn + fn
