@@ -102,7 +102,9 @@ def test_the_line_that_the_token_limit_cut_is_not_read(tmp_path: Path):
 def test_when_the_budget_is_spent_the_rest_is_named_and_the_next_run_asks_for_it_alone(tmp_path: Path):
     with JudgeServer(says(echo)) as server:
         for left in (6, 2):
-            with pytest.raises(InputError, match=rf"{left} of 10 verdicts are missing \(all of max_calls is spent\)"):
+            with pytest.raises(
+                InputError, match=rf"{left} of 10 verdicts are missing \(the budget of max_calls is spent\)"
+            ):
                 ask_all(Endpoint(server.judge(max_calls=4)), str(tmp_path), prompts(10), number)
         assert len(ask_all(Endpoint(server.judge(max_calls=4)), str(tmp_path), prompts(10), number)) == 10
     assert Counter(call.prompt for call in server.calls) == {str(n): 1 for n in range(10)}
@@ -222,5 +224,5 @@ def test_a_file_that_is_no_reply_is_named(tmp_path: Path):
         (file,) = tmp_path.glob("*.json")
         for content in ('{"text": "1"', '{"text": "1"}', "[]"):
             file.write_text(content)
-            with pytest.raises(InputError, match=f"{file.name}: is no reply of a judge"):
+            with pytest.raises(InputError, match=f"{file.name}: is not a reply of a judge"):
                 ask_all(Endpoint(server.judge()), str(tmp_path), prompts(1), number)

@@ -42,7 +42,7 @@ TOGETHER: list[tuple[str, ...]] = [
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmarks:
-    """The benchmarks to score models on, by the paths of their files. A path may be a URI. Empty: not this benchmark."""
+    """The benchmarks to score models on, by the paths of their files. Paths may be URIs. Empty: not this benchmark."""
 
     toy_images: int = 0
     """Number of scenes in the toy world's test, for each camera: 0, or at least 3."""

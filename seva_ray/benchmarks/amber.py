@@ -1,17 +1,19 @@
 """AMBER: hallucination in descriptions (generative) and in answers to yes/no questions (discriminative).
 
-In: the published data folder: query/query_generative.json, query/query_discriminative.json, annotations.json,
-relation.json, safe_words.txt; and the folder of images. Two benchmarks, because they are asked in two ways.
+In: the published data folder (query/query_generative.json, query/query_discriminative.json, annotations.json,
+relation.json, safe_words.txt) and the folder of images. It makes two benchmarks, because it asks in two ways.
 
-Generative, in percent over all descriptions: CHAIR, nouns of relation.json that are not in the image; Cover, annotated
-objects that are named; Hal, descriptions with a noun that is not there; Cog, annotated temptations that are named. A
-noun is in the image if it is annotated, or associated in relation.json with what is.
-Deviates: AMBER's script also takes a noun for one that is there if spaCy's word vectors say that they are similar
-(above 0.8), and finds nouns with a tagger. Here only words of relation.json count, in the singular (nouns.py), and
-nothing is similar: CHAIR and Hal are higher than the script's. The protocol is named `exact-words` for that.
+Generative, in percent over all descriptions: CHAIR, the nouns of relation.json that are not in the image; Cover, the
+annotated objects that are named; Hal, the descriptions with a noun that is not in the image; Cog, the annotated
+temptations that are named. A noun is in the image if it is annotated, or if relation.json associates it with an
+annotated one.
+Deviates: AMBER's script finds nouns with a tagger, and also accepts a noun if spaCy's word vectors say that it is
+similar to one in the image (above 0.8). Here only words of relation.json count, in the singular (nouns.py), and
+similar words do not. So CHAIR and Hal are higher than the script's. The protocol is named `exact-words` for that.
 
 Discriminative: accuracy, and precision, recall and F1 of the answer no; overall and for existence, attribute, relation.
-Asked as LLaVA-1.5 asks for short answers. The script wants exactly Yes or No; here the first word decides, in any case.
+It asks for short answers as LLaVA-1.5 does. The script accepts only Yes or No; here the first word of the answer
+decides, in upper or lower case.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,7 +59,7 @@ DIMENSIONS = {
     "discriminative-relation": "relation",
     "relation": "relation",
 }
-"""By the type of an annotation."""
+"""The dimension of each type of annotation."""
 NAMES = ("existence", "attribute", "relation")
 NOUN_COUNTS = ("nouns", "wrong_nouns", "objects", "covered", "tempting", "taken", "descriptions", "wrong_descriptions")
 ANSWER_COUNTS = ("asked", "right", "is_no", "said_no", "rightly_no")
@@ -75,7 +77,7 @@ class AmberQuery:
 
 @dataclass(frozen=True, kw_only=True)
 class AmberGenerative:
-    """Descriptions, judged by the nouns in them."""
+    """Descriptions, scored by the nouns in them."""
 
     kind: ClassVar[str] = "AmberGenerative"
 
@@ -115,7 +117,7 @@ class AmberGenerative:
         yield from adjacent(image.prompt for image in self.images)
 
     def tally(self, responses: Mapping[str, Response]) -> Tally:
-        """No usable response counts as a description with one noun, which is not there."""
+        """A missing response counts as a description with one noun, which is not in the image."""
         return tally_of(
             NOUN_COUNTS,
             ((image.prompt.image_id, image.count(text_of(responses, image.prompt.prompt_id))) for image in self.images),
@@ -139,7 +141,7 @@ class AmberGenerative:
 
 @dataclass(frozen=True, kw_only=True)
 class AmberDiscriminative(LabelledBenchmark[str]):
-    """Yes/no questions; no is the positive answer, because it is what a model that hallucinates does not say."""
+    """Yes/no questions. No is the positive answer, because a model that hallucinates does not say it."""
 
     kind: ClassVar[str] = "AmberDiscriminative"
     short_name: ClassVar[str] = "amber-discriminative"
@@ -184,11 +186,11 @@ class AmberDiscriminative(LabelledBenchmark[str]):
 
 @dataclass(frozen=True, kw_only=True)
 class Objects:
-    """Annotated objects, and the words that count as each."""
+    """Annotated objects, and the words that count as each of them."""
 
     num: int
     place_of: Mapping[str, int]
-    """Word -> index of its object: the first that it is associated with, or else the first of that name."""
+    """Word -> index of its object: the first object associated with the word, or else the first of that name."""
 
     @classmethod
     def of(cls, row: Mapping[str, Any], field: str, associated: Mapping[str, Sequence[str]], where: str) -> "Objects":
@@ -206,16 +208,16 @@ class Objects:
 
 @dataclass(frozen=True, kw_only=True)
 class AmberImage:
-    """An image whose description is judged."""
+    """An image with what its description is scored by."""
 
     prompt: Prompt
     objects: Objects
     temptations: Objects
-    """What is not there, though such a picture makes one think of it."""
+    """Objects that are not in the image, but that such a picture makes one think of."""
     known: frozenset[str]
     """The nouns that count."""
     ignored: frozenset[str]
-    """Nouns with too many meanings: never wrong, and no object's name."""
+    """Nouns with too many meanings. They are never wrong, and never name an object."""
 
     def count(self, text: str | None) -> dict[str, float]:
         if text is None:
@@ -248,7 +250,7 @@ def of_answers(label: str, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
 
 
 def read_queries(path: str, name: str, kinds: Sequence[str], request: str = "") -> list[AmberQuery]:
-    """The queries of one file with their annotations, in its order."""
+    """The queries of one file with their annotations, in the file's order."""
     folder = path.rstrip("/")
     annotations = f"{folder}/annotations.json"
     labels = {}

@@ -1,14 +1,14 @@
 """CHAIR: which COCO objects a description names that are not in the image.
 
-In: COCO's instances_val2014.json and captions_val2014.json; the images of val2014; and synonyms.txt of the published
-tool, one object per line: its name, then the words for it, with commas between. An object is in an image if it is
-outlined there or one of the people's captions names it.
-Out, in percent: CHAIRs, descriptions that name an object that is not there; CHAIRi, mentions of such objects
-among all mentions; recall, objects there that are named, among all objects there; and words per description.
+In: COCO's instances_val2014.json and captions_val2014.json, the images of val2014, and synonyms.txt of the published
+tool. Each line of it is one object: its name, then the words for it, separated by commas. An object is in an image if
+it is outlined there, or if one of the people's captions names it.
+Out, in percent: CHAIRs, the descriptions that name an object that is not in the image; CHAIRi, the share of mentions
+that are of such objects; recall, the share of the image's objects that are named. Also the words per description.
 
-Words are found as by the published tool (Rohrbach et al., arXiv 1809.02156), its rules for pairs of words too.
-Deviates: singulars are those that the synonyms know (nouns.py), where the tool has a library's rules; and the two words
-before which the published file has a second space are found, which the tool loses.
+It finds words as the published tool does (Rohrbach et al., arXiv 1809.02156), with its rules for pairs of words.
+Deviates: singulars are those that the synonyms know (nouns.py); the tool uses the rules of a library. The published
+file has a second space before two of its words: the tool does not find these words, and we do.
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,7 +44,7 @@ PAIRS = (
     | {"bow tie": "tie", "toilet seat": "toilet"}
     | {pair: pair for pair in ("home plate", "train track")}
 )
-"""Pairs of words with a meaning of their own, besides those among the synonyms: a baby bird is no person."""
+"""Pairs of words with their own meaning, besides those in the synonyms: a baby bird is not a person."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Synonyms:
         return {*self.names, *(word for pair in self.pairs for word in pair.split())}
 
     def mentions(self, text: str) -> list[str]:
-        """The objects that a text names, each as often as it does."""
+        """The objects that a text names, each as often as the text names it."""
         read = [singular(word, self.known) for word in words_in(text)]
         found, place = [], 0
         while place < len(read):
@@ -94,9 +94,9 @@ class Chair:
     synonyms_path: str
     """The published tool's synonyms.txt."""
     num_images: int = 500
-    """How many images; those of a smaller number are among those of a larger."""
+    """Number of images. A larger sample contains the smaller ones."""
     seed: int = 0
-    """Which images."""
+    """Seed that chooses the images."""
     protocol: Literal["exact-words"] = "exact-words"
     """The way of asking and scoring. It is part of the recipe."""
 
@@ -116,7 +116,7 @@ class Chair:
 
     @cached_property
     def images(self) -> list[DescribedImage]:
-        """The sample, with the objects that are there."""
+        """The sample, with the objects in each image."""
         path = f"{self.path.rstrip('/')}/instances_val2014.json"
         instances = read_json(path, dict)
         files = self._files(instances, path)
@@ -133,7 +133,7 @@ class Chair:
         yield from (image.prompt for image in self.images)
 
     def tally(self, responses: Mapping[str, Response]) -> Tally:
-        """No usable response counts as one description that names one object, which is not there."""
+        """A missing response counts as a description that names one object, which is not in the image."""
         return tally_of(
             COUNTS,
             (
@@ -150,7 +150,7 @@ class Chair:
         }
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """In percent, but for the mean number of words."""
+        """All in percent, except the mean number of words."""
         return {
             f"CHAIRs{LOW_IS_GOOD}": percent(sums["wrong_descriptions"], sums["descriptions"]),
             f"CHAIRi{LOW_IS_GOOD}": percent(sums["wrong_mentions"], sums["mentions"]),

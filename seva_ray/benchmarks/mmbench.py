@@ -1,14 +1,14 @@
-"""MMBench and MMBench-CN: multiple choice, each question once per rotation of its options (circular evaluation).
+"""MMBench and MMBench-CN: multiple choice, asked once per rotation of a question's options (circular evaluation).
 
 In: the published TSV, such as mmbench_dev_20230712.tsv or mmbench_dev_cn_20231003.tsv: index, question, hint, A to D,
-answer, category, image (base64). Rotations of question `i` are rows `i + k * 1,000,000`; a file without rotated rows is
+answer, category, image (base64). Rotations of question `i` are rows `i + k * 1,000,000`. A file without rotated rows is
 rotated here. Out: circular accuracy (a question is right if all its rotations are), overall and per category, and the
 accuracy of the first row alone.
 
-Asked as LLaVA-1.5 does. An answer's letter is found by the rules of VLMEvalKit, MMBench's maintained scorer: one letter
-that stands alone, or else the one option whose text is in the answer. Deviates: MMBench asks ChatGPT what an answer
-means that no rule matches; here such an answer is wrong. Chinese punctuation separates words too. LLaVA takes an option
-"None" for an empty cell; here it is an option.
+It asks as LLaVA-1.5 does. It finds an answer's letter by the rules of VLMEvalKit, MMBench's maintained scorer: the one
+letter that stands alone, or else the one option whose text is in the answer.
+Deviates: if no rule matches an answer, MMBench asks ChatGPT what it means; here such an answer is wrong. Chinese
+punctuation separates words too. LLaVA reads an option "None" as an empty cell; here it is an option.
 """
 
 import base64
@@ -32,13 +32,13 @@ from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.records import Prompt, Response
 
 ROTATION = 1_000_000
-"""What is added to a question's index for each of its rotated rows."""
+"""Each rotated row of a question adds this to the index of the row before."""
 REQUESTS = {"en": LETTER_ANSWER, "cn": "请直接回答选项字母。"}
 COLUMNS = ("index", "question", "A", "B", "answer", "category", "image")
 REFERENCE = 64
-"""A shorter image is the index of the row that holds it."""
+"""An image cell that is shorter holds the index of the row with the image."""
 PUNCTUATION = re.compile(r"[.()\[\],:;!*#{}。，：；！（）、]")
-"""VLMEvalKit's, and its full-width forms in Chinese answers."""
+"""VLMEvalKit's punctuation, and its full-width forms in Chinese answers."""
 REFUSALS = (
     "Sorry, I can't help with images of people yet.",
     "I can't process this file.",
@@ -46,7 +46,7 @@ REFUSALS = (
     "Cannot determine the answer",
     "Failed to obtain answer via API",
 )
-"""VLMEvalKit's: an answer that holds one of these chooses no option."""
+"""VLMEvalKit's refusals. An answer that holds one of them chooses no option."""
 TEXT = pa.string()
 
 Row = dict[str, str]
@@ -59,7 +59,7 @@ class Rotation:
     prompt: Prompt
     options: tuple[str, ...]
     answer: str
-    """A letter."""
+    """The letter of the right option."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Circular:
 
     category: str
     rotations: tuple[Rotation, ...]
-    """The first is the question as it was written."""
+    """The first rotation is the question as it was written."""
 
     @property
     def prompt_id(self) -> str:
@@ -77,20 +77,20 @@ class Circular:
 
 @dataclass(frozen=True, kw_only=True)
 class MMBench:
-    """All questions of one TSV file."""
+    """The questions of one TSV file."""
 
     kind: ClassVar[str] = "MMBench"
 
     path: str
-    """The TSV file, of a split with answers: dev."""
+    """The TSV file of a split with answers: dev."""
     language: Literal["en", "cn"] = "en"
-    """Of the file, and so of the line that asks for a letter."""
+    """Language of the file, and of the line that asks for a letter."""
     protocol: Literal["llava"] = "llava"
     """The way of asking and scoring. It is part of the recipe."""
     image_root: ClassVar[None] = None
-    """The images are in the file."""
+    """The file holds the images."""
     rules: ClassVar[str] = "vlmevalkit-2025"
-    """Whose rules find the letter in an answer; part of the scores' recipe, and not of the responses'."""
+    """The rules that find the letter in an answer. They are part of the scores' recipe, not of the responses'."""
 
     def __post_init__(self) -> None:
         settle_paths(self, "path")
@@ -125,7 +125,7 @@ class MMBench:
         return tally_of([*names, "first_right"], counted)
 
     def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
-        """A question is right if all its rotations are; it goes by the prompt_id of the first."""
+        """A question is right if all its rotations are. Its key is the prompt_id of the first rotation."""
         return {question.prompt_id: all(hits(question, responses)) for question in self.questions}
 
     def told(self, responses: Mapping[str, Response], prompt_id: str) -> str | None:
@@ -197,11 +197,11 @@ def chosen(text: str, options: Sequence[str]) -> str:
 
 
 def vlmevalkit_letter(text: str, options: Sequence[str]) -> str | None:
-    """The letter that an answer chooses, or None.
+    """The letter that an answer chooses; None if it chooses no letter.
 
     Source: `can_infer` of VLMEvalKit, vlmeval/utils/matching_util.py (2025, VERBOSE off): the only option's letter
-    among the words, wherever it stands; else the only option whose text the answer holds, where the answer is at most
-    twice as long as all options together. An A that is an article counts as a letter there too.
+    among the words, wherever it is; else the only option whose text the answer holds, if the answer is at most twice
+    as long as all options together. The article A counts as a letter in that code too.
     """
     if any(refusal in text for refusal in REFUSALS):
         return None
@@ -252,7 +252,7 @@ def is_filled(cell: str) -> bool:
 
 
 def options_of(row: Row) -> list[str]:
-    """Up to the first that is empty."""
+    """The options before the first empty cell."""
     options: list[str] = []
     for letter in "ABCD":
         if not is_filled(row.get(letter, "")):
@@ -262,7 +262,7 @@ def options_of(row: Row) -> list[str]:
 
 
 def decoded_image(row: Row, rows: Mapping[int, Row]) -> tuple[bytes, str | None]:
-    """The image file, or why there is none."""
+    """The content of the image file, and the error if it cannot be read."""
     encoded = row["image"]
     if len(encoded) < REFERENCE and encoded.isdigit() and int(encoded) in rows:
         encoded = rows[int(encoded)]["image"]

@@ -1,4 +1,4 @@
-"""Judged benchmarks, one file each. To add one: a dataclass, and a line in `JudgedBenchmarks`."""
+"""Judged benchmarks, one file each. To add one, write a dataclass and add a line to `JudgedBenchmarks`."""
 
 from dataclasses import dataclass
 
@@ -16,20 +16,20 @@ __all__ = ["Competition", "JudgedBenchmark", "JudgedBenchmarks", "LlavaBench", "
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedBenchmarks:
-    """What a judge scores models on: folders of the published files, with the images in them. Empty for none."""
+    """The benchmarks that a judge scores models on, by their published folders. Empty: not this benchmark."""
 
     mm_vet: str = ""
-    """MM-Vet: mm-vet.json and images/."""
+    """MM-Vet's folder, with mm-vet.json and images/."""
     llava_bench: str = ""
-    """LLaVA-Bench (In-the-Wild): questions.jsonl, context.jsonl, answers_gpt4.jsonl and images/."""
+    """LLaVA-Bench (In-the-Wild)'s folder, with questions.jsonl, context.jsonl, answers_gpt4.jsonl and images/."""
     competition: bool = False
-    """Also let both models compete on LLaVA-Bench's questions: win, tie or lose, asked in both orders."""
+    """Whether both models also compete on LLaVA-Bench's questions. The judge sees their answers in both orders."""
     mmhal: str = ""
-    """MMHal-Bench: response_template.json and images/."""
+    """MMHal-Bench's folder, with response_template.json and images/."""
     shr: str = ""
-    """SHR: val_images_final.json, shr_factual_part1.jsonl, shr_factual_part2.jsonl."""
+    """SHR's folder, with val_images_final.json, shr_factual_part1.jsonl and shr_factual_part2.jsonl."""
     visual_genome: str = ""
-    """Visual Genome, for SHR: image_data.json, region_descriptions.json, VG_100K/ and VG_100K_2/."""
+    """Visual Genome's folder, for SHR, with image_data.json, region_descriptions.json, VG_100K/ and VG_100K_2/."""
 
     def __post_init__(self) -> None:
         if bool(self.shr) != bool(self.visual_genome):
@@ -38,7 +38,7 @@ class JudgedBenchmarks:
             raise ConfigError("competition: needs llava_bench, whose questions it asks")
 
     def chosen(self) -> list[JudgedBenchmark]:
-        """The benchmarks that the fields ask for. Raises: InputError where a file is not as published."""
+        """The benchmarks that the fields ask for. Raises: InputError if a file is not as published."""
         members: list[JudgedBenchmark] = []
         if self.mm_vet:
             members.append(MmVet(path=self.mm_vet))

@@ -1,7 +1,7 @@
 """What a judged benchmark is: prompts, what the judge is asked about an answer, and counts of what it says.
 
-The wording of every judge prompt is our own, and a number follows from judge and wording together: names end in
-`own-prompt`, so that they never stand beside published numbers as if they were the same measurement.
+The wording of every judge prompt is our own, and a score depends on both the judge and the wording. So names end in
+`own-prompt`, and nobody takes our scores and the published ones for the same measurement.
 """
 
 import re
@@ -30,12 +30,12 @@ class JudgedBenchmark(Protocol):
 
     @property
     def name(self) -> str:
-        """Names the prompt set and the scores."""
+        """The name of the prompt set and of the scores."""
         ...
 
     @property
     def protocol(self) -> str:
-        """Whose judge prompt it is; numbers of two protocols are never compared."""
+        """The name of the judge prompt. Numbers of two protocols are never compared."""
         ...
 
     @property
@@ -43,7 +43,7 @@ class JudgedBenchmark(Protocol):
 
     @property
     def instructions(self) -> str:
-        """The wording of the judge prompts, without the texts that change; its hash is in the record."""
+        """The fixed wording of the judge prompts. The record holds its hash."""
         ...
 
     @property
@@ -52,23 +52,23 @@ class JudgedBenchmark(Protocol):
         ...
 
     def prompts(self) -> Iterator[Prompt]:
-        """Every question once, in a fixed order, the questions of one image adjacent."""
+        """Every question once, in a fixed order. The questions of one image are adjacent."""
         ...
 
     def judge_prompts(self, prompt_id: str, answer: str, other: str) -> list[JudgePrompt]:
-        """What the judge is asked about `answer`; `other` is the other model's. A missing answer is an empty one."""
+        """What the judge is asked about `answer`; `other` is the other model's answer. A missing answer is empty."""
         ...
 
     def parse(self, verdict: str) -> Marks | None:
-        """The marks of a verdict in the form that was asked for; None for any other text."""
+        """The marks of a verdict that has the requested form; None for any other text."""
         ...
 
     def count(self, prompt_id: str, answer: str, marks: Sequence[Marks]) -> Mapping[str, float]:
-        """The counts of one answer, from the marks of its judge prompts in their order; a name left out counts 0."""
+        """The counts of one answer, from the marks of its judge prompts in order. A missing name counts 0."""
         ...
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Metrics from summed counts; each value has any shape (scalars or bootstrap replicates)."""
+        """Metrics from summed counts. Values may have any shape: scalars or bootstrap replicates."""
         ...
 
 
@@ -122,9 +122,9 @@ def judge_text(instructions: str, **texts: str) -> str:
 
 
 def one_line(verdict: str, pattern: str) -> re.Match[str] | None:
-    """The match of the only line that has the form asked for; None where there is none, or more than one.
+    """The match of the only line that has the requested form; None if no line or several lines have it.
 
-    A judge may think aloud around it, or set it in bold.
+    A judge may explain itself on other lines, and may set the line in bold.
     """
     lines = (line.strip().strip("*").strip() for line in verdict.splitlines())
     matches = [match for line in lines if (match := re.fullmatch(pattern, line, re.IGNORECASE | re.ASCII))]
@@ -132,5 +132,5 @@ def one_line(verdict: str, pattern: str) -> re.Match[str] | None:
 
 
 def tagged(tag: str, text: str) -> str:
-    """A text in tags; it cannot close them itself."""
+    """The text in tags, changed so that it cannot close them itself."""
     return f"<{tag}>\n{text.replace('</', '< /')}\n</{tag}>"

@@ -1,9 +1,9 @@
-"""Pairwise competition: which of two models answers LLaVA-Bench's questions better, as a judge sees it.
+"""Pairwise competition: a judge says which of two models answers LLaVA-Bench's questions better.
 
-In: LLaVA-Bench's folder. Out: how often each model wins, and how often neither does. A judge likes one place better
-than the other, so it is asked in both orders, and a model wins a question only where it is called the better one both
-times; all else is a tie. Equal answers tie unasked. The competition follows figure 5 of SeVa (arXiv 2404.10501), the
-judge prompt is our own.
+In: LLaVA-Bench's folder. Out: how often each model wins, and how often neither does. A judge prefers the first or the
+second position, so it is asked in both orders. A model wins a question only if it is called better both times. All
+other questions are ties. Equal answers tie, and the judge is not asked. The competition follows figure 5 of SeVa
+(arXiv 2404.10501); the judge prompt is our own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ class Competition(PublishedFolder):
         return read_questions(self.path)
 
     def judge_prompts(self, prompt_id: str, answer: str, other: str) -> list[JudgePrompt]:
-        """`answer` first, then `other` first."""
+        """Two prompts: one with `answer` first, one with `other` first."""
         if answer == other:
             return []
         question = self.questions[prompt_id]

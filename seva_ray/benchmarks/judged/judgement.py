@@ -1,8 +1,8 @@
-"""Verdicts of a judge model on prompts: each prompt several times, in parallel, and no reply is paid for twice.
+"""Verdicts of a judge model on prompts. Each is asked several times, in parallel, and no reply is paid for twice.
 
-In: prompts, and how a verdict is read. Out: for each prompt one verdict per repeat. A reply is a file of its own as
-soon as it is there, under a name that follows from judge, settings, prompt and repeat: a killed run goes on where it
-was, and benchmarks, policies and later runs share what was said about the same answer.
+In: prompts, and a function that reads a verdict. Out: for each prompt one verdict per repeat. Each reply is written to
+its own file at once. The file's name depends on judge, settings, prompt and repeat. So a killed run continues where it
+stopped, and benchmarks, policies and later runs share the replies about the same answer.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.storage import names_in, read_bytes, write_bytes
 
 Marks = tuple[float, ...]
-"""What a verdict says, as numbers."""
+"""The numbers that a verdict gives."""
 NUM_ASKS = 3
-"""Replies to one repeat until one can be read."""
+"""How often one repeat is asked until its reply can be read."""
 STOP_AFTER = 8
-"""So many prompts without a reply, one after the other, are the endpoint's fault and not theirs."""
+"""If so many prompts in a row get no reply, the fault is the endpoint's, and the run stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,36 +29,36 @@ class JudgePrompt:
 
     text: str
     num_marks: int = 1
-    """Of a verdict that can be used."""
+    """Number of marks that a usable verdict has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """One repeat of one prompt."""
+    """What the judge said about one prompt in one repeat."""
 
     text: str
-    """The last reply; or why the endpoint refused."""
+    """The last reply, or the reason why the endpoint refused the prompt."""
     marks: Marks | None
-    """None: unjudged, because no reply could be read."""
+    """None if no reply could be read: the answer is unjudged."""
     model: str = ""
-    """That replied, as the endpoint calls it."""
+    """The model that replied, as the endpoint names it."""
     num_tokens: int = 0
     refused: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asker:
-    """What the threads of one run share."""
+    """Asks the judge. The threads of one run share it."""
 
     endpoint: Endpoint
     directory: str
-    """URI of the replies."""
+    """URI of the directory with the replies."""
     there: Collection[str]
-    """Names of those that an earlier run left."""
+    """Names of the replies that an earlier run left there."""
     parse: Callable[[str], Marks | None]
 
     def verdict(self, prompt: JudgePrompt, repeat: int) -> Judgement:
-        """Raises: what Endpoint.ask raises, but for Refused."""
+        """Raises: what Endpoint.ask raises, except Refused."""
         num_tokens = 0
         for ask in range(NUM_ASKS):
             try:
@@ -80,20 +80,20 @@ class Asker:
             try:
                 return Reply(**json.loads(read_bytes(uri)))
             except (ValueError, TypeError):
-                raise InputError(f"{uri}: is no reply of a judge; remove it") from None
+                raise InputError(f"{uri}: is not a reply of a judge; remove it") from None
         reply = self.endpoint.ask(prompt)
         write_bytes(uri, json.dumps(asdict(reply)).encode())
         return reply
 
 
 def file_name(judge: Judge, prompt: str, repeat: int, ask: int) -> str:
-    """Not the endpoint's address: a judge that moved is the same judge."""
+    """The name of a reply's file. It leaves out the endpoint's address: a judge that moved is the same judge."""
     asked = [judge.model, judge.temperature, judge.max_tokens, prompt, repeat, ask]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest() + ".json"
 
 
 def whole_lines(reply: Reply) -> str:
-    """Without a last line that the token limit may have cut: "1" could have become "10"."""
+    """The text without a last line that the token limit may have cut: a "1" could have become a "10"."""
     return reply.text.rpartition("\n")[0] if reply.cut else reply.text
 
 
@@ -104,9 +104,9 @@ def ask_all(
     parse: Callable[[str], Marks | None],
     done: Callable[[int], None] = lambda count: None,
 ) -> dict[str, list[Judgement]]:
-    """A verdict per repeat for the text of each prompt; equal prompts are asked once. `done` hears of each verdict.
+    """One verdict per repeat for the text of each prompt. Equal prompts are asked once. `done` is called per verdict.
 
-    Raises: InputError, once the calls under way are over and kept, where the budget or the endpoint's patience ends.
+    Raises: InputError if the budget is spent or the endpoint stops answering. Running calls end first and are kept.
     """
     judge = endpoint.judge
     distinct = list({prompt.text: prompt for prompt in prompts}.values())
@@ -122,9 +122,9 @@ def ask_all(
             reason = collect(asked, found, done)
         finally:
             if len(found) < len(asked):
-                endpoint.stopped.set()  # nobody waits for another try
+                endpoint.stopped.set()  # no thread waits for another try
             pool.shutdown(wait=False, cancel_futures=True)
-    for future, key in asked.items():  # what was under way
+    for future, key in asked.items():  # calls that were running
         if not future.cancelled() and future.exception() is None:
             found[key] = future.result()
     if len(found) < len(asked):
@@ -138,13 +138,13 @@ def collect(
     found: dict[tuple[str, int], Judgement],
     done: Callable[[int], None],
 ) -> str:
-    """Fills `found` until all is there or it makes no sense to go on; why something is missing."""
+    """Fill `found` until it is complete or it is useless to continue. Returns why something is missing."""
     reason, num_failed, num_replied = "", 0, 0
     for future in as_completed(asked):
         try:
             verdict = future.result()
         except BudgetSpent:
-            return "all of max_calls is spent"
+            return "the budget of max_calls is spent"
         except Unanswered as error:
             reason, num_failed = str(error), num_failed + 1
             if num_failed >= STOP_AFTER:

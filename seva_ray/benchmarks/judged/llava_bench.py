@@ -2,8 +2,8 @@
 
 In: the published folder: questions.jsonl, context.jsonl (what is in each image, in words), answers_gpt4.jsonl, images/.
 Out: the sum of the answers' ratings in percent of GPT-4's, over all questions and for each category. As published, both
-answers are rated from 1 to 10, GPT-4's stands first, and its text is the file's. Not as published: the judge prompt,
-which is our own.
+answers are rated from 1 to 10, and GPT-4's comes first with the text of the file. Deviates: the judge prompt is our
+own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -76,7 +76,7 @@ class LlavaBench(PublishedFolder):
 
 
 def beside(instructions: str, question: ReferencedQuestion, first: str, second: str) -> str:
-    """A judge prompt with two answers."""
+    """The text of a judge prompt with two answers."""
     asked = question.prompt.question
     return judge_text(
         instructions, description=question.context, question=asked, first_answer=first, second_answer=second
@@ -84,7 +84,7 @@ def beside(instructions: str, question: ReferencedQuestion, first: str, second: 
 
 
 def read_questions(folder: str) -> dict[str, ReferencedQuestion]:
-    """By question_id. Raises: InputError naming file, row and field."""
+    """The questions by question_id. Raises: InputError, which names file, row and field."""
     contexts = {
         image_at(row, "image", where): context_of(row, where)
         for where, row in read_json_lines(f"{folder}/context.jsonl")
@@ -121,7 +121,7 @@ def read_questions(folder: str) -> dict[str, ReferencedQuestion]:
 
 
 def context_of(row: Mapping[str, object], where: str) -> str:
-    """One text, or a list of them."""
+    """What is in the image: the caption is one text or a list of texts."""
     caption = row.get("caption")
     lines = [caption] if isinstance(caption, str) else caption
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines) or not "".join(lines).strip():

@@ -1,8 +1,8 @@
 """MM-Vet: open questions that need several abilities at once; a judge scores each answer against a short reference.
 
 In: the published folder: mm-vet.json, {id: {imagename, question, answer, capability}}, and images/. Out: the mean score
-over all questions and over those that need each ability. As published, an answer gets 0.0 to 1.0 in steps of 0.1, and
-<AND> and <OR> join parts of the reference. Not as published: the judge prompt, which is our own and has no examples.
+over all questions, and over those that need each ability. As published, an answer gets 0.0 to 1.0 in steps of 0.1, and
+<AND> and <OR> join parts of the reference. Deviates: the judge prompt is our own and has no examples.
 """
 
 from collections.abc import Mapping, Sequence

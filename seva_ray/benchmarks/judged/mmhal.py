@@ -2,8 +2,8 @@
 
 In: the published folder: response_template.json, a list of {question_type, question, gt_answer, image_content,
 image_src}, and images/, which holds each image under the last part of its image_src. Out: the mean rating, and the
-share of answers with a hallucination: as published, those rated below 3. Not as published: the judge prompt, which is
-our own and has no examples.
+share of answers with a hallucination: as published, those rated below 3. Deviates: the judge prompt is our own and has
+no examples.
 """
 
 from collections.abc import Mapping, Sequence

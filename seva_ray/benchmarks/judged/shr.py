@@ -2,9 +2,9 @@
 
 In: the published folder of SHR (val_images_final.json, shr_factual_part1.jsonl, shr_factual_part2.jsonl) and that of
 Visual Genome (image_data.json, region_descriptions.json, VG_100K/, VG_100K_2/). Out: hallucinated sentences in percent
-of all sentences. As published, the judge reads Visual Genome's regions and the facts that people added, and a sentence
-that they cannot decide, such as one about a mood, is no hallucination. Not as published: the judge prompt and the rule
-that cuts sentences, which are our own. The judge marks sentences and names no things, so no list of them is made.
+of all sentences. As published, the judge reads Visual Genome's regions and the facts that people added. If these cannot
+decide a sentence, such as one about a mood, it is not a hallucination. Deviates: the judge prompt and the rule that
+splits sentences are our own. The judge marks sentences and names no objects, so no list of objects is made.
 """
 
 import json
@@ -56,7 +56,7 @@ Write one line per sentence, with its number, and nothing else, such as:
 
 @dataclass(frozen=True, kw_only=True)
 class GenomeImage:
-    """One image with all that its judge is told."""
+    """One image with the texts that its judge reads."""
 
     prompt: Prompt
     regions: str
@@ -90,7 +90,7 @@ class Shr:
         yield from (image.prompt for image in self.images.values())
 
     def judge_prompts(self, prompt_id: str, answer: str, other: str) -> list[JudgePrompt]:
-        """None where there is no sentence."""
+        """One prompt for all sentences of the answer; no prompt if it has none."""
         image, lines = self.images[prompt_id], sentences(answer)
         if not lines:
             return []
@@ -99,7 +99,7 @@ class Shr:
         return [JudgePrompt(text=text, num_marks=len(lines))]
 
     def parse(self, verdict: str) -> Marks | None:
-        """Numbers 1, 2, ... in order; other lines than those asked for make it unusable."""
+        """One mark per line, numbered 1, 2, ... in order; None if the verdict has any other line."""
         marks: list[float] = []
         for line in filter(None, map(str.strip, verdict.splitlines())):
             match = re.fullmatch(r"(\d+)[:.] *(correct|hallucination|cannot judge)\.?", line, re.IGNORECASE | re.ASCII)
@@ -123,12 +123,12 @@ class Shr:
 
 
 def sentences(text: str) -> list[str]:
-    """Cut after a full stop, question or exclamation mark with white space behind it, and at line ends."""
+    """The sentences. They end at line ends, and at a full stop, question or exclamation mark before white space."""
     return [part for part in (part.strip() for part in re.split(r"(?<=[.!?])\s+|\n+", text)) if part]
 
 
 def read_images(folder: str, visual_genome: str) -> dict[str, GenomeImage]:
-    """By Visual Genome's image_id. Raises: InputError naming file, row and field."""
+    """The images by Visual Genome's image_id. Raises: InputError, which names file, row and field."""
     facts: dict[str, str] = {}
     for name in FACTS:
         for where, row in read_json_lines(f"{folder}/{name}"):
@@ -153,7 +153,7 @@ def genome_image(image_id: str, path: str, regions: str, facts: str) -> GenomeIm
 
 
 def paths_of(path: str, wanted: Mapping[str, str]) -> dict[str, str]:
-    """Image path by image_id: the last two parts of its address."""
+    """The path of each wanted image by its image_id: the last two parts of its address."""
     found = {}
     for number, row in enumerate(read_json(path, list)):
         where = f"{path}, entry {number}"
@@ -165,7 +165,7 @@ def paths_of(path: str, wanted: Mapping[str, str]) -> dict[str, str]:
 
 
 def regions_of(path: str, wanted: Mapping[str, str]) -> dict[str, str]:
-    """One line per region, by image_id."""
+    """The regions of each wanted image by its image_id, one line per region."""
     found = {}
     for number, row in enumerate(entries(path)):
         where = f"{path}, entry {number}"
@@ -187,7 +187,7 @@ def region_line(region: Mapping[str, Any], where: str) -> str:
 
 
 def entries(path: str) -> Iterator[Any]:
-    """The items of a JSON list, one after the other: Visual Genome's regions are 700 MB, and few of them are wanted."""
+    """The items of a JSON list, read one by one: Visual Genome's regions are 700 MB, and few of them are needed."""
     decoder, text, place = json.JSONDecoder(), "", 0
     try:
         with fsspec.open(path, "rt", encoding="utf-8") as file:
