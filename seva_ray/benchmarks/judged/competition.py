@@ -1,8 +1,8 @@
 """Pairwise competition: a judge says which of two models answers LLaVA-Bench's questions better.
 
 In: LLaVA-Bench's folder. Out: how often each model wins, and how often neither does. A judge prefers the first or the
-second position, so it is asked in both orders. A model wins a question only if it is called better both times. All
-other questions are ties. Equal answers tie, and the judge is not asked. The competition follows figure 5 of SeVa
+second position, so it is asked in both orders. A model wins a question only if it is called better both times. If
+neither model wins, it is a tie. Equal answers tie, and the judge is not asked. The competition follows figure 5 of SeVa
 (arXiv 2404.10501); the judge prompt is our own.
 """
 
