@@ -30,11 +30,11 @@ class Call:
 
 Handler = BaseHTTPRequestHandler
 Behaviour = Callable[[Handler, Call, int], None]
-"""Answers one call; the number is how many came before it."""
+"""Answers one call. The number is how many calls came before it."""
 
 
 class JudgeServer:
-    """Context manager; listens on 127.0.0.1 in a thread."""
+    """A context manager that listens on 127.0.0.1 in a thread."""
 
     def __init__(self, behaviour: Behaviour):
         self.calls: list[Call] = []
@@ -67,7 +67,7 @@ class JudgeServer:
         self._server.server_close()
 
     def judge(self, **fields: Any) -> Judge:
-        """Impatient: no test waits for what it does not test."""
+        """A judge at this server, without waits that no test needs."""
         settings = {"model": "judge-1", "num_repeats": 1, "timeout_s": 20.0, "first_wait_s": 0.0}
         return Judge(**settings | {"base_url": self.url} | fields)  # type: ignore[arg-type]
 
@@ -87,7 +87,7 @@ def completion(text: str | None, finish_reason: str = "stop") -> bytes:
 
 
 def says(text: str | Callable[[str], str], finish_reason: str = "stop") -> Behaviour:
-    """A judge that behaves: always the same text, or one that follows from the prompt."""
+    """A judge that works: it always gives the same text, or one that follows from the prompt."""
 
     def behaviour(handler: Handler, call: Call, number: int) -> None:
         said = text if isinstance(text, str) else text(call.prompt)
@@ -116,7 +116,7 @@ def hangs_up(handler: Handler, call: Call, number: int) -> None:
 
 
 def drips(handler: Handler, call: Call, number: int) -> None:
-    """A body without end, one byte at a time, each well within any time-out of a socket."""
+    """Sends an endless body, one byte at a time, each well before any time-out of a socket."""
     handler.send_response(200)
     handler.end_headers()
     for _ in range(2000):
@@ -126,5 +126,5 @@ def drips(handler: Handler, call: Call, number: int) -> None:
 
 
 def first(times: int, bad: Behaviour, then: Behaviour) -> Behaviour:
-    """Misbehaves at first."""
+    """Behaves like `bad` for the first calls, and like `then` afterwards."""
     return lambda handler, call, number: (bad if number < times else then)(handler, call, number)

@@ -65,7 +65,7 @@ def mmhal(folder: Path) -> str:
 
 
 def shr(folder: Path) -> tuple[str, str]:
-    """Of SHR and of Visual Genome, which has images that SHR does not ask about."""
+    """The folders of SHR and of Visual Genome, which also has images that SHR does not ask about."""
     own, genome = folder / "shr", folder / "vg"
     own.mkdir(parents=True)
     genome.mkdir()

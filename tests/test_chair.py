@@ -27,7 +27,7 @@ NAMES = {1: "dog", 2: "person", 3: "toilet", 4: "motorcycle"}
 
 
 def write(folder: Path, **options: Any) -> Chair:
-    """Image 7 has an outlined dog, and a captioned man; image 8 has a captioned bird; image 9 an outlined toilet."""
+    """Image 7 has an outlined dog and a captioned man, image 8 a captioned bird, image 9 an outlined toilet."""
     instances: dict[str, Any] = {
         "images": [{"id": number, "file_name": f"{number}.jpg"} for number in (7, 8, 9)],
         "categories": [{"id": number, "name": name} for number, name in NAMES.items()],
@@ -59,7 +59,7 @@ def test_the_objects_of_an_image_are_those_outlined_and_those_that_a_caption_nam
 
 
 def test_scores_are_those_worked_out_by_hand(tmp_path):
-    # 7: two dogs and a knife (wrong): 3 mentions. 8: nothing. 9: a toilet, right, its seat is no chair; and a duck,
+    # 7: two dogs and a knife (wrong): 3 mentions. 8: nothing. 9: a toilet, right, its seat is not a chair; and a duck,
     # wrong. So 2 of 3 descriptions are wrong, 2 of 5 mentions; of 4 objects, the dog and the toilet are found.
     texts = {"i7": "A dog, a puppy and knives.", "i8": "Nothing.", "i9": "A toilet with its seat up, and a duck"}
     assert metrics(write(tmp_path), **texts) == {
@@ -90,8 +90,8 @@ def test_no_answer_is_one_description_with_one_object_that_is_not_there(tmp_path
     ("text", "objects"),
     [
         ("A hot dog near two dogs.", ["hot dog", "dog"]),
-        ("A baby bird, a baby.", ["bird", "person"]),  # A baby bird is no person.
-        ("A passenger train on the train tracks", ["train"]),  # Tracks are no train.
+        ("A baby bird, a baby.", ["bird", "person"]),  # A baby bird is not a person.
+        ("A passenger train on the train tracks", ["train"]),  # Tracks are not a train.
         ("A passenger jet", ["airplane"]),
         ("A man's bow tie", ["person", "tie"]),
         ("Wine glasses, motor bikes", ["wine glass", "motorcycle"]),
@@ -122,7 +122,7 @@ def test_a_pair_that_is_in_no_synonym_list_stays_out():
         ("firemen", "fireman"),
         ("mice", "mouse"),
         ("bus", "bus"),
-        ("skis", "skis"),  # Known as it is, though its singular is known too.
+        ("skis", "skis"),  # The plural is known, and its singular too.
         ("tables", "tables"),  # Neither spelling is known.
     ],
 )

@@ -60,7 +60,7 @@ PROBLEMS = {
     "1": problem("image.png"),
     "2": problem(None),
     "3": problem("image.png", answer=0, subject="social science", hint="Cows are big."),
-    "4": problem("image.png"),  # of the training split
+    "4": problem("image.png"),  # It is in the training split.
 }
 SPLITS = {"train": ["4"], "test": ["1", "2", "3"]}
 
@@ -99,7 +99,7 @@ def gqa(folder: Path, content: Any = GQA) -> Benchmark:
 
 
 def scores(benchmark: Benchmark, **texts: str) -> dict[str, float]:
-    """Metrics when the question `q<id>` is answered with its text, and the others not at all."""
+    """Metrics if the question `q<id>` is answered with its text, and the others are not answered."""
     responses = {key[1:]: Response(prompt_id=key[1:], text=text, finish_reason="stop") for key, text in texts.items()}
     tally = benchmark.tally(responses)
     assert list(tally.image_ids) == list(dict.fromkeys(prompt.image_id for prompt in benchmark.prompts()))
@@ -136,7 +136,7 @@ def test_scienceqa_asks_the_test_splits_questions_with_an_image(tmp_path):
     [
         ("B", "B"),
         ("B. a cow", "B"),
-        ("B.", None),  # Nothing follows: not the form "B. ".
+        ("B.", None),  # Nothing follows, so it has not the form "B. ".
         ("The answer is B.", "B"),
         ("I think. The answer is B. Really", "B"),
         ("The answer is A. The answer is B.", None),

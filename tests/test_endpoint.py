@@ -1,4 +1,4 @@
-"""One call to a judge over a real socket, to servers that behave and to servers that do not."""
+"""One call to a judge over a real socket, to servers that work and to servers that do not."""
 
 import os
 import time
@@ -202,7 +202,7 @@ def test_calls_one_after_the_other_share_a_connection():
 
 def test_a_connection_that_the_endpoint_closes_between_calls_costs_no_reply():
     def closes(handler: Handler, call: Call, number: int) -> None:
-        handler.protocol_version = "HTTP/1.1"  # promises to stay, and does not
+        handler.protocol_version = "HTTP/1.1"  # promises to stay open, and closes
         send(handler, 200, completion("ok"))
 
     with JudgeServer(closes) as server:

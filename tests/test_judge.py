@@ -1,4 +1,4 @@
-"""Many prompts to a judge: what is kept, what is asked again, and when it makes no sense to go on."""
+"""Many prompts to a judge: what is kept, what is asked again, and when the run stops."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Responses to a judged benchmark -> scores with their intervals, spread and verdicts; over a real socket."""
+"""Responses to a judged benchmark become scores with intervals, spread and verdicts, over a real socket."""
 
 import json
 from collections import Counter
@@ -141,7 +141,7 @@ def test_in_the_competition_wins_and_losses_mirror_each_other_and_a_fondness_for
     benchmark = Competition(path=judged_files.llava_bench(tmp_path / "llava"))
 
     def fond(prompt: str) -> str:
-        """Sees what is good and what is bad, and else likes the first."""
+        """A judge that sees what is good and what is bad. If it sees no difference, it prefers the first."""
         first, second = prompt.split("<first_answer>")[1].split("<second_answer>")
         if "good" in first or "bad" in second:
             return "Better: first"

@@ -1,4 +1,4 @@
-"""Judged benchmarks: what they read, what the judge is told, which verdicts they take, and what they count."""
+"""Judged benchmarks: what they read, what the judge reads, which verdicts they accept, and what they count."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ def made(folder: Path, name: str) -> JudgedBenchmark:
 
 
 def remade(folder: Path, name: str) -> JudgedBenchmark:
-    """From files that are there."""
+    """The benchmark of files that exist."""
     path = str(folder / name)
     if name == "shr":
         return Shr(path=f"{path}/shr", image_root=f"{path}/vg")

@@ -177,17 +177,20 @@ def test_an_image_that_is_not_base64_fails_its_own_rows_only(tmp_path):
         ("B.", "B"),
         ("(B) a dog", "B"),
         ("The answer is B.", "B"),
-        ("选B。", None),  # Not a word of its own.
+        ("选B。", None),  # The letter is not a separate word.
         ("B。", "B"),
-        ("b", None),  # Letters are capitals.
+        ("b", None),  # The letters are capitals.
         ("A", "A"),
         ("A cat", "A"),
-        ("A red bird sits there", "A"),  # An article counts as a letter.
+        ("A red bird sits there", "A"),  # The article counts as a letter.
         ("A or B", None),
-        ("It is a black dog I think", "B"),  # Then the only option whose text is there.
+        ("It is a black dog I think", "B"),  # No letter: the only option whose text is there counts.
         ("It is a BLACK DOG", "B"),
         ("tabby cat or black dog", None),
-        ("It is a black dog, as I see it in the middle of the picture", None),  # Too long to be an option.
+        (
+            "It is a black dog, as I see it in the middle of the picture",
+            None,
+        ),  # The answer is too long to be an option.
         ("D", None),  # There is no option D.
         ("", None),
     ],

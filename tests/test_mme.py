@@ -7,7 +7,7 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.records import Response
 
 ALL = (*PERCEPTION, *COGNITION)
-NESTED = ("landmark", "celebrity")  # Tasks whose published folders have images/ and questions_answers_YN/.
+NESTED = ("landmark", "celebrity")  # Their published folders have images/ and questions_answers_YN/.
 
 
 def write(folder: Path, skip_image: str = "") -> Path:
@@ -28,7 +28,7 @@ def write(folder: Path, skip_image: str = "") -> Path:
 
 
 def metrics(benchmark: Mme, text_of) -> dict[str, float]:
-    """Metrics when `text_of(prompt)` is answered, or nothing where it is None."""
+    """Metrics if each prompt is answered with `text_of(prompt)`, or not answered if that is None."""
     texts = {prompt.prompt_id: text_of(prompt) for prompt in benchmark.prompts()}
     responses = {
         key: Response(prompt_id=key, text=text, finish_reason="stop") for key, text in texts.items() if text is not None
@@ -98,7 +98,7 @@ def test_no_answer_is_wrong_for_both_labels(tmp_path):
         ("It is", "other"),
         ("The answer is yes", "other"),
         ("Nothing", "no"),  # It begins with "noth".
-        ("Unknown", "other"),  # Of which "unkn" is read.
+        ("Unknown", "other"),  # Only "unkn" is read.
         ("", "other"),
     ],
 )

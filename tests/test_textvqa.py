@@ -101,11 +101,11 @@ def test_an_answer_with_an_error_is_worth_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("text", "normal"),
     [
-        ("The Coca-Cola", "coca cola"),  # An article goes; a hyphen inside a word becomes a space.
-        ("coca - cola", "coca cola"),  # One that touches a space is removed.
-        ("a-b - c", "ab c"),  # Then wherever it stands: so it is in the published processor.
+        ("The Coca-Cola", "coca cola"),  # An article is removed; a hyphen inside a word becomes a space.
+        ("coca - cola", "coca cola"),  # A hyphen that touches a space is removed.
+        ("a-b - c", "ab c"),  # Then all hyphens are removed, as in the published processor.
         ("go -now-then", "go nowthen"),
-        ("$2,000.50", "$2000.50"),  # A comma goes, a period before a digit stays, the dollar sign is no punctuation.
+        ("$2,000.50", "$2000.50"),  # No comma; a period before a digit stays; $ is not punctuation.
         ("u.s.a.", "usa"),
         ("No. 5", "no 5"),
         ("ten apples", "10 apples"),
@@ -113,7 +113,7 @@ def test_an_answer_with_an_error_is_worth_nothing(tmp_path):
         ("dont", "don't"),
         ("joe's", "joe 's"),  # The possessive becomes a word of its own.
         ("thats", "that's"),
-        ("what?!", "what"),  # "!" becomes a space here, and goes with it.
+        ("what?!", "what"),  # "!" becomes a space, which is stripped.
         ("one\ntwo", "1 2"),
         ("An A", ""),
     ],
@@ -136,7 +136,7 @@ def test_contractions_lack_exactly_one_apostrophe():
     [
         ({"answers": ["stop"] * 9}, "question 2, answers: expected 10 texts, got 9 items"),
         ({"answers": ["stop"] * 9 + [7]}, "question 2, answers: expected 10 texts, got 10 items"),
-        ({"answers": None}, "question 2, answers: expected a list, got None"),  # The test split has none.
+        ({"answers": None}, "question 2, answers: expected a list, got None"),  # The test split has no answers.
         ({"question_id": 34602}, "question 2, question_id: 34602 was already used in this file"),
         ({"image_id": "../x"}, "question 2, image_id: expected a path inside the image root, got '../x'"),
         ({"question": ""}, "question 2, question: expected text, got ''"),

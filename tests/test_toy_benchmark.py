@@ -1,4 +1,4 @@
-"""The toy benchmark scores what it says, and the toy source gives prompts without answers."""
+"""The toy benchmark scores as it says, and the toy source gives prompts without answers."""
 
 from dataclasses import replace
 from io import BytesIO

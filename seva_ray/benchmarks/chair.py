@@ -70,7 +70,7 @@ class Synonyms:
             pair = self.pairs.get(" ".join(read[place : place + 2]))
             found.append(pair or read[place])
             place += 2 if pair else 1
-        if "toilet" in found:  # The seat of a toilet is no chair.
+        if "toilet" in found:  # The seat of a toilet is not a chair.
             found = [word for word in found if word != "seat"]
         return [self.names[word] for word in found if word in self.names]
 
