@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+JOBS = sorted(file.stem for file in ROOT.glob("jobs/*.py"))
+HEAVY = {
+    "torch", "transformers", "ray.data", "ray.train", "ray.tune", "vllm", "matplotlib", "pandas", "datasets", "optuna",
+    "diffusers", "scipy", "sklearn",
+}  # fmt: skip
+"""Libraries that take a second or so to load: what a job that only shows its help, or an error, does without."""
 
 
 def loaded_by(*modules: str) -> set[str]:
@@ -39,6 +45,24 @@ def test_a_job_leaves_ray_and_the_model_libraries_to_the_stages(job: Path) -> No
     names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in names} & {"ray", "vllm", "trl", "deepspeed", "transformers"} == set()
+
+
+def test_no_job_loads_a_heavy_library_before_its_configuration_is_accepted() -> None:
+    code = (
+        f"import sys; sys.path.insert(0, 'jobs'); import {', '.join(JOBS)}\n"
+        "from seva_ray.runtime.cli import run\n"
+        "for words in (['--help'], ['--nmae', 'x'], ['--train.beta', '-1']):\n"
+        "    sys.argv[1:] = words\n"
+        "    try:\n"
+        "        run(full.main, full.PRESETS, '')\n"
+        "    except SystemExit:\n"
+        "        pass\n"
+        "print('loaded:', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = done.stdout.rpartition("loaded:")[2].split()
+    assert {"ray", "full", "tyro"} <= set(loaded)
+    assert HEAVY & set(loaded) == set()
 
 
 def test_ground_sources_augmentations_and_benchmarks_load_neither_torch_nor_ray() -> None:

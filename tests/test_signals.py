@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import ray.train
 from seva_ray.runtime.cluster import cluster, join
 from seva_ray.runtime.cli import run
-from seva_ray.stages.training.train import Trainer
+from seva_ray.stages.training.interruptible import Trainer
 
 @dataclass(frozen=True, kw_only=True)
 class Job:

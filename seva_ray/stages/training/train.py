@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import ray.train
-import ray.train.torch
-
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import NothingLeft
 from seva_ray.core.storage import exists, locate, read_bytes, remove
@@ -19,7 +16,6 @@ from seva_ray.runtime import metrics
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import log_relay, say
 from seva_ray.runtime.resources import check_places, listed
-from seva_ray.stages.training.node_wait import Waiting
 from seva_ray.stages.training.reference import reading_of, reference, worker_need
 from seva_ray.stages.training.scheduled import scheduled
 from seva_ray.stages.training.worker import DIVERGED, LOG, Job, work
@@ -129,17 +125,14 @@ def counts_of(training: Training, job: Job) -> dict[str, Any]:
     }
 
 
-class Trainer(ray.train.torch.TorchTrainer):
-    """Ray Train's trainer without its handler for Ctrl-C, so that Ctrl-C ends the job as it does everywhere else. Ray's
-    handler prints nothing and stays for the rest of the process."""
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """Do nothing."""
-
-
 def run_workers(jobs: Sequence[Job], uri: str) -> None:
     """Run a group of workers until all jobs are done. If a worker is lost, the group starts again from the last
     checkpoint."""
+    import ray.train.torch  # with torch and Ray Data: seconds that a job's start would pay
+
+    from seva_ray.stages.training.interruptible import Trainer
+    from seva_ray.stages.training.node_wait import Waiting
+
     need, config = worker_need(), jobs[0].config
     use_gpu = "GPU" in need
     groups = {(job.config.num_workers, job.config.min_workers, job.config.max_failures) for job in jobs}

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray.train
+import ray
 
 from seva_ray.core.durations import duration
 from seva_ray.core.storage import exists, is_local, local_directory, write_bytes, write_directory
-from seva_ray.dpo.batch import PreferenceCollator
 from seva_ray.dpo.config import Train, deepspeed_config
 from seva_ray.dpo.policy import export, freeze_all_but_language, load_model, load_policy
 from seva_ray.runtime import metrics
@@ -73,10 +72,12 @@ def forget() -> None:
 def do(job: Job) -> None:
     """Run the trainer for one job. Rank 0 writes the merged model and the log."""
     import datasets
+    import ray.train
     import torch
     import transformers
     import trl
 
+    from seva_ray.dpo.batch import PreferenceCollator
     from seva_ray.stages.training.trainer import PreferenceTrainer
 
     config = job.config
@@ -177,6 +178,7 @@ def save_whole(trainer: Any, encoder: Encoder) -> str:
 
 def reporter(job: Job) -> Any:
     """A callback that reports the steps and hands each checkpoint to Ray Train."""
+    import ray.train
     import transformers
 
     class Reporter(transformers.TrainerCallback):
@@ -226,6 +228,8 @@ def reporter(job: Job) -> Any:
 
 def last_checkpoint(job: Job, scratch: str) -> str | None:
     """The run's last checkpoint as a local directory, or None if there is none or it belongs to another job."""
+    import ray.train
+
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return None
