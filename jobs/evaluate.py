@@ -6,13 +6,12 @@
 Several policies are several seeds of one training: `repeats/<benchmark>/<name>` has their mean difference too.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from presets import LLAVA_GENERATE, TOY_GENERATE
+from presets import LLAVA_GENERATE, TOY_GENERATE, ModelJob
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
 from seva_ray.benchmarks.judged.endpoint import Judge
-from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
@@ -24,14 +23,13 @@ from seva_ray.stages.judge import open_judge
 from seva_ray.stages.prepare import Prepare
 from seva_ray.stages.results import result_table
 from seva_ray.stages.score_files import Evaluate
-from seva_ray.toy.recipe import ToyRecipe
 
 MAX_NAME = 128
 """Characters of what becomes a directory's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateJob:
+class EvaluateJob(ModelJob):
     """Scores of a policy beside those of the model it started from."""
 
     start: tuple[str, ...]
@@ -40,10 +38,6 @@ class EvaluateJob:
     """The model to compare with it: likewise. Several: the same training under several seeds, also taken together."""
     name: str = ""
     """Names what is said of several policies together; empty: their names, joined by +."""
-    root: str = "runs"
-    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
-    toy: ToyRecipe = field(default_factory=ToyRecipe)
-    """How the toy base is trained, where a model is `toy`."""
     benchmarks: Benchmarks = field(default_factory=Benchmarks)
     judged: JudgedBenchmarks = field(default_factory=JudgedBenchmarks)
     judge: Judge = field(default_factory=Judge)
@@ -62,8 +56,7 @@ class EvaluateJob:
 
 
 def main(config: EvaluateJob) -> None:
-    store = Store(config.root)
-    store.check_writable()
+    store = config.store()
     benchmarks: list[Benchmark | JudgedBenchmark] = [*config.benchmarks.chosen(), *config.judged.chosen()]
     judge = open_judge(config.judge, benchmarks)
     if not benchmarks:
@@ -85,11 +78,13 @@ def main(config: EvaluateJob) -> None:
         print(*result_table(item), sep="\n", flush=True)
 
 
+LLAVA_7B = EvaluateJob(start=("llava-1.5-7b-hf",), policy=("policies/llava-7b",), generate=LLAVA_GENERATE)
 PRESETS = {
     "toy": EvaluateJob(
         start=("toy",), policy=("policies/toy",), benchmarks=Benchmarks(toy_images=300), generate=TOY_GENERATE
     ),
-    "llava-7b": EvaluateJob(start=("llava-1.5-7b-hf",), policy=("policies/llava-7b",), generate=LLAVA_GENERATE),
+    "llava-7b": LLAVA_7B,
+    "llava-13b": replace(LLAVA_7B, start=("llava-1.5-13b-hf",), policy=("policies/llava-13b",)),
 }
 
 if __name__ == "__main__":

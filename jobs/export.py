@@ -6,19 +6,18 @@ python jobs/export.py --name toy --export.to exported/toy
 import os
 from dataclasses import dataclass, field
 
+from presets import Job
 from seva_ray.core.artifacts import Store
 from seva_ray.runtime.cli import run
 from seva_ray.stages.export import Export, export
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportJob:
+class ExportJob(Job):
     """A policy as others use it."""
 
     name: str
     """The policy: `policies/<name>`."""
-    root: str = "runs"
-    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
     export: Export = field(default_factory=lambda: Export(to="exported"))
 
 

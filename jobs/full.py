@@ -11,17 +11,16 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 
-from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN
+from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, ModelJob
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
 from seva_ray.benchmarks.judged.endpoint import Judge
-from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.dpo.config import Train
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
-from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
+from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_name, check_start, starting_model
 from seva_ray.stages.consistency import Consistency
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
@@ -33,23 +32,20 @@ from seva_ray.stages.report import Report, report
 from seva_ray.stages.results import headlines
 from seva_ray.stages.score_files import Evaluate
 from seva_ray.stages.training.train import check_training, train
-from seva_ray.toy.recipe import ToyRecipe
 from seva_ray.vlm.models import model_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Full:
+class Full(ModelJob):
     """SeVa from prompts to report."""
 
     name: str
     """Names the policy, its scores and its report."""
     prompts: str
     """Names the prompt set: runs that share it share its responses too."""
-    root: str = "runs"
-    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
     model: str
     """The starting model: a directory in the transformers format; or `toy`, which is trained first."""
-    source: ToyWorld | LlavaJson | Table | Folder
+    source: AnySource
     """Where prompts come from."""
     views: tuple[str, ...] = ("diffusion-500",)
     """The rejected view: an augmentation such as diffusion-500 or moco; jobs/gallery.py shows them all. Several stay
@@ -57,8 +53,6 @@ class Full:
     controls: tuple[str, ...] = ()
     """Measure how many pairs are unequal by the engine's rounding alone: answer the clean images once more
     (control-repeat), or in other batches (control-batch)."""
-    toy: ToyRecipe = field(default_factory=ToyRecipe)
-    """How the toy base is trained, where the model is `toy`."""
     prepare: Prepare = field(default_factory=Prepare)
     generate: Generate = field(default_factory=Generate)
     pair: Pair = field(default_factory=Pair)
@@ -108,8 +102,7 @@ PRESETS = {
 
 def main(config: Full) -> None:
     began = time.time()
-    store = Store(config.root)
-    store.check_writable()
+    store = config.store()
     check_start(store, config.model)
     check_name(config.name, config.model, config.toy)
     benchmarks: list[Benchmark | JudgedBenchmark] = [*config.benchmarks.chosen(), *config.judged.chosen()]

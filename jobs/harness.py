@@ -6,7 +6,7 @@ python jobs/harness.py --start toy --policy policies/toy --tasks mme scienceqa_i
 
 from dataclasses import dataclass, field
 
-from seva_ray.core.artifacts import Store
+from presets import ModelJob
 from seva_ray.core.errors import ConfigError
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
@@ -14,11 +14,10 @@ from seva_ray.scoring.lmms_eval import Harness, check_installed
 from seva_ray.stages.base_model import check_start, starting_model
 from seva_ray.stages.harness import score_tasks
 from seva_ray.stages.score_files import Evaluate
-from seva_ray.toy.recipe import ToyRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class HarnessJob:
+class HarnessJob(ModelJob):
     """Scores of a policy beside those of the model it started from, by lmms-eval."""
 
     start: str
@@ -27,17 +26,12 @@ class HarnessJob:
     """The model to compare with it: likewise."""
     tasks: tuple[str, ...] = ()
     """Names of lmms-eval's tasks, or of own ones."""
-    root: str = "runs"
-    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
-    toy: ToyRecipe = field(default_factory=ToyRecipe)
-    """How the toy base is trained, where a model is `toy`."""
     harness: Harness = field(default_factory=Harness)
     evaluate: Evaluate = field(default_factory=Evaluate)
 
 
 def main(config: HarnessJob) -> None:
-    store = Store(config.root)
-    store.check_writable()
+    store = config.store()
     if not config.tasks:
         raise ConfigError("tasks: none is named")
     check_installed(config.harness)
@@ -51,6 +45,7 @@ def main(config: HarnessJob) -> None:
 PRESETS = {
     "toy": HarnessJob(start="toy", policy="policies/toy"),
     "llava-7b": HarnessJob(start="llava-1.5-7b-hf", policy="policies/llava-7b"),
+    "llava-13b": HarnessJob(start="llava-1.5-13b-hf", policy="policies/llava-13b"),
 }
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ jobs/train.py takes either.
 
 from dataclasses import dataclass, field
 
+from presets import Job
 from seva_ray.augmentations import CLEAN
-from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
@@ -18,7 +18,7 @@ from seva_ray.stages.pair import Pair, pair
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairJob:
+class PairJob(Job):
     """Pairs from responses that jobs/generate.py made."""
 
     prompts: str
@@ -27,8 +27,6 @@ class PairJob:
     """Name of the model that answered: the directory under `responses/`."""
     views: tuple[str, ...]
     """The rejected view; several are kept together in one pair per prompt."""
-    root: str = "runs"
-    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
     pair: Pair = field(default_factory=Pair)
 
     def __post_init__(self) -> None:
@@ -37,8 +35,7 @@ class PairJob:
 
 
 def main(config: PairJob) -> None:
-    store = Store(config.root)
-    store.check_writable()
+    store = config.store()
     prompts = store.find(f"prompts/{config.prompts}")
     chosen, *rejected = (
         store.find(f"responses/{config.model}/{config.prompts}/{view}") for view in (CLEAN, *config.views)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
-from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN
+from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, ModelJob
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError
@@ -34,7 +34,6 @@ from seva_ray.stages.prepare import Prepare
 from seva_ray.stages.probe import Probe, probe
 from seva_ray.stages.remaining_work import Run, remaining
 from seva_ray.stages.training.worker import LOG
-from seva_ray.toy.recipe import ToyRecipe
 from seva_ray.vlm.models import Model
 
 Settings = TypeVar("Settings", Rates, Sizes)
@@ -48,15 +47,13 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanJob:
+class PlanJob(ModelJob):
     """What a run will take."""
 
     name: str
     """Names the policy of the run, and the plan."""
     prompts: str
     """Names the prompt set."""
-    root: str = "runs"
-    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
     model: str
     """The starting model; it need not be there yet, but for a probe."""
     num_prompts: int | None = None
@@ -80,8 +77,6 @@ class PlanJob:
     """A TOML file: for each pool (generation, training, cpu) the price of a node-hour, on_demand, spot or both."""
     spot: tuple[str, ...] = ()
     """Pools whose nodes have the spot price."""
-    toy: ToyRecipe = field(default_factory=ToyRecipe)
-    """How the toy base is trained, where the model is `toy`."""
     prepare: Prepare = field(default_factory=Prepare)
     generate: Generate = field(default_factory=Generate)
     pair: Pair = field(default_factory=Pair)

@@ -5,28 +5,25 @@ python jobs/prepare.py --name photos source:folder --source.path photos
 
 from dataclasses import dataclass, field
 
-from seva_ray.core.artifacts import Store
+from presets import Job
 from seva_ray.runtime.cli import run
-from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
+from seva_ray.sources import AnySource, ToyWorld
 from seva_ray.stages.prepare import Prepare, prepare
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareJob:
+class PrepareJob(Job):
     """Prompts from a source."""
 
     name: str
     """Names the prompt set."""
-    root: str = "runs"
-    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
-    source: ToyWorld | LlavaJson | Table | Folder
+    source: AnySource
     """Where prompts come from."""
     prepare: Prepare = field(default_factory=Prepare)
 
 
 def main(config: PrepareJob) -> None:
-    store = Store(config.root)
-    store.check_writable()
+    store = config.store()
     prepare(config.prepare, store, config.name, config.source)
 
 

@@ -1,11 +1,36 @@
-"""Named values that jobs share: a model that two cores can train, and LLaVA-1.5 as in the paper."""
+"""What jobs share: fields of their configurations, a model that two cores can train, and LLaVA-1.5 as in the paper."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
+from seva_ray.core.artifacts import Store
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.policy import Lora
 from seva_ray.engines import Decoding, VllmEngine
 from seva_ray.stages.generate import Generate
+from seva_ray.toy.recipe import ToyRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every job with artifacts is told."""
+
+    root: str = "runs"
+    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
+
+    def store(self) -> Store:
+        """The store under `root`. Raises: InputError if it cannot be written."""
+        store = Store(self.root)
+        store.check_writable()
+        return store
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelJob(Job):
+    """A job that starts from a model, which may be a toy base."""
+
+    toy: ToyRecipe = field(default_factory=ToyRecipe)
+    """How a toy base is trained, if the model is `toy`."""
+
 
 TOY_GENERATE = Generate(
     engine=VllmEngine(dtype="float32", max_model_len=256, enforce_eager=True),

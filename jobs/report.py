@@ -7,25 +7,22 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from seva_ray.core.artifacts import Store
+from presets import Job
 from seva_ray.runtime.cli import run
 from seva_ray.stages.report import Report, report
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportJob:
+class ReportJob(Job):
     """A page about a policy."""
 
     name: str
     """The policy: `policies/<name>`."""
-    root: str = "runs"
-    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
     report: Report = field(default_factory=Report)
 
 
 def main(config: ReportJob) -> None:
-    store = Store(config.root)
-    store.check_writable()
+    store = config.store()
     report(config.report, store, config.name, command=" ".join(["python", *sys.argv]), began=time.time())
 
 

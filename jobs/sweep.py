@@ -15,16 +15,16 @@ from typing import Any
 
 from full import PRESETS as FULL_PRESETS
 from full import Full
-from presets import LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN
+from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, ModelJob
 from seva_ray.benchmarks import Benchmark, Benchmarks
-from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
 from seva_ray.dpo.config import Train
 from seva_ray.runtime.cli import run, words_of
 from seva_ray.runtime.cluster import cluster, join
 from seva_ray.runtime.resources import capacity, has_gpus
-from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
+from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_start, check_starts, is_toy, starting_models
 from seva_ray.stages.evaluate import prepare_benchmarks
 from seva_ray.stages.generate import Generate
@@ -36,25 +36,22 @@ from seva_ray.stages.study.driver import StudyDefinition, study
 from seva_ray.stages.study.study_context import StudyContext
 from seva_ray.stages.study.sweep import Search
 from seva_ray.studies.space import Point, Space
-from seva_ray.toy.recipe import ToyRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(ModelJob):
     """A scaling study of SeVa."""
 
     name: str
     """Names the study."""
     prompts: str
     """Names the prompt set: runs that share it share its responses too."""
-    root: str = "runs"
-    """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
     models: tuple[str, ...]
     """The starting model; or one for each seed, so that intervals hold the choice of the starting model too. Model
     directories, policies of this root, or toy bases: `toy-1`, `toy-2`, ..."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of training: every point is trained once with each."""
-    source: ToyWorld | LlavaJson | Table | Folder
+    source: AnySource
     """Where prompts come from."""
     space: Space = field(default_factory=Space)
     search: Search = field(default_factory=Search)
@@ -66,8 +63,6 @@ class Sweep:
     """Also score the first starting model on the benchmark seen in every view, without training."""
     max_gpus: int | None = execution(None)
     """GPUs that the study may use at once (CPUs, where it has no GPU). None: what the cluster has, or can add."""
-    toy: ToyRecipe = field(default_factory=ToyRecipe)
-    """How toy bases are trained."""
     prepare: Prepare = field(default_factory=Prepare)
     generate: Generate = field(default_factory=Generate)
     pair: Pair = field(default_factory=Pair)
@@ -135,8 +130,7 @@ def command_of(config: Sweep, preset: str, point: Point, repeat: int, policy: Ar
 
 def main(config: Sweep) -> None:
     began = time.time()
-    store = Store(config.root)
-    store.check_writable()
+    store = config.store()
     check_starts(config.models, config.toy)
     for model in config.models:
         check_start(store, model)
@@ -202,19 +196,23 @@ TOY = Sweep(
     train=replace(TOY_TRAIN, num_pairs=500, num_workers=1, zero_stage=0, trackers=()),
     benchmarks=Benchmarks(toy_images=300, toy_cameras=("deployment",)),
 )
+LLAVA_7B = Sweep(
+    name="llava-7b",
+    prompts="llava-mix",
+    models=("llava-1.5-7b-hf",),
+    source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
+    space=Space(views=("diffusion-100:900:100",), betas=(0.05, 0.1, 0.2)),
+    search=Search(scheduler="asha"),
+    metric="POPE accuracy",
+    generate=LLAVA_GENERATE,
+    train=replace(LLAVA_TRAIN, num_pairs=8000),
+    benchmarks=Benchmarks(pope="pope", pope_images="val2014"),
+)
 PRESETS = {
     "toy": TOY,
-    "llava-7b": Sweep(
-        name="llava-7b",
-        prompts="llava-mix",
-        models=("llava-1.5-7b-hf",),
-        source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
-        space=Space(views=("diffusion-100:900:100",), betas=(0.05, 0.1, 0.2)),
-        search=Search(scheduler="asha"),
-        metric="POPE accuracy",
-        generate=LLAVA_GENERATE,
-        train=replace(LLAVA_TRAIN, num_pairs=8000),
-        benchmarks=Benchmarks(pope="pope", pope_images="val2014"),
+    "llava-7b": LLAVA_7B,
+    "llava-13b": replace(
+        LLAVA_7B, name="llava-13b", models=("llava-1.5-13b-hf",), train=replace(LLAVA_13B_TRAIN, num_pairs=8000)
     ),
 }
 

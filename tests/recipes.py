@@ -41,9 +41,9 @@ from seva_ray.stages.training.train import Training
 from seva_ray.toy.recipe import ToyRecipe
 from seva_ray.vlm.models import Model
 
-PRESETS = {
-    f"{job}-{name}": preset for job, of in (("full", full), ("sweep", sweep)) for name, preset in of.PRESETS.items()
-}
+FIRST_PRESETS = ((full, ("toy", "llava-7b", "llava-13b")), (sweep, ("toy", "llava-7b")))
+"""Those of the first version: only what it made can be compared with what it made."""
+PRESETS = {f"{job.__name__}-{name}": job.PRESETS[name] for job, names in FIRST_PRESETS for name in names}
 MODEL = Model(name="model", directory="/data/model", fingerprint="0123456789abcdef")
 
 

@@ -6,4 +6,7 @@ from seva_ray.sources.llava import LlavaJson
 from seva_ray.sources.table import Table
 from seva_ray.sources.toy_world import ToyWorld
 
-__all__ = ["Folder", "LlavaJson", "Source", "Table", "ToyWorld"]
+AnySource = ToyWorld | LlavaJson | Table | Folder
+"""Every source that a job can read: `source:toy-world`, `source:llava-json`, ... on its command line."""
+
+__all__ = ["AnySource", "Folder", "LlavaJson", "Source", "Table", "ToyWorld"]
