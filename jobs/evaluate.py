@@ -8,7 +8,7 @@ Several policies are several seeds of one training: `repeats/<benchmark>/<name>`
 
 from dataclasses import dataclass, field, replace
 
-from presets import LLAVA_GENERATE, TOY_GENERATE, ModelJob
+from presets import LLAVA_GENERATE, TOY_GENERATE, USUAL, ModelJob
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
 from seva_ray.benchmarks.judged.endpoint import Judge
@@ -88,4 +88,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "Scores of a policy beside those of the model it started from.")
+    run(main, PRESETS, "Scores of a policy beside those of the model it started from.", USUAL)

@@ -6,7 +6,7 @@ python jobs/export.py --name toy --export.to exported/toy
 import os
 from dataclasses import dataclass, field
 
-from presets import Job
+from presets import USUAL, Job
 from seva_ray.core.artifacts import Store
 from seva_ray.runtime.cli import run
 from seva_ray.stages.export import Export, export
@@ -27,5 +27,7 @@ def main(config: ExportJob) -> None:
     export(config.export, Store(config.root), config.name)
 
 
+PRESETS = {"toy": ExportJob(name="toy")}
+
 if __name__ == "__main__":
-    run(main, {"toy": ExportJob(name="toy")}, "A policy as others use it.")
+    run(main, PRESETS, "A policy as others use it.", USUAL)

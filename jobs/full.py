@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 
-from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, ModelJob
+from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
@@ -129,4 +129,4 @@ def main(config: Full) -> None:
 
 
 if __name__ == "__main__":
-    run(main, PRESETS, "SeVa from prompts to report.")
+    run(main, PRESETS, "SeVa from prompts to report.", USUAL)

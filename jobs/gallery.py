@@ -126,5 +126,7 @@ def grid(tiles: Sequence[Image.Image], labels: Sequence[str], columns: int) -> I
     return picture
 
 
+PRESETS = {"default": Gallery(image=tyro.MISSING)}
+
 if __name__ == "__main__":
-    run(main, {"default": Gallery(image=tyro.MISSING)}, "One picture of an image in many views.")
+    run(main, PRESETS, "One picture of an image in many views.")

@@ -5,7 +5,7 @@ python jobs/generate.py --prompts toy --views clean diffusion-300 diffusion-500
 
 from dataclasses import dataclass, field, replace
 
-from presets import LLAVA_GENERATE, TOY_GENERATE, ModelJob
+from presets import LLAVA_GENERATE, TOY_GENERATE, USUAL, ModelJob
 from seva_ray.augmentations import CLEAN, parse_view
 from seva_ray.core.errors import ConfigError
 from seva_ray.runtime.cli import run
@@ -49,4 +49,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "Responses of a model to prompts, in every view.")
+    run(main, PRESETS, "Responses of a model to prompts, in every view.", USUAL)

@@ -6,7 +6,7 @@ python jobs/harness.py --start toy --policy policies/toy --tasks mme scienceqa_i
 
 from dataclasses import dataclass, field
 
-from presets import ModelJob
+from presets import USUAL, ModelJob
 from seva_ray.core.errors import ConfigError
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
@@ -49,4 +49,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "Scores of a policy beside those of the model it started from, by lmms-eval.")
+    run(main, PRESETS, "Scores of a policy beside those of the model it started from, by lmms-eval.", USUAL)

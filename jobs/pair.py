@@ -9,7 +9,7 @@ jobs/train.py takes either.
 
 from dataclasses import dataclass, field
 
-from presets import Job
+from presets import USUAL, Job
 from seva_ray.augmentations import CLEAN
 from seva_ray.core.errors import ConfigError
 from seva_ray.runtime.cli import run
@@ -44,5 +44,7 @@ def main(config: PairJob) -> None:
         pair(config.pair, store, prompts, chosen, rejected)
 
 
+PRESETS = {"toy": PairJob(prompts="toy", model="toy-1", views=("diffusion-300",))}
+
 if __name__ == "__main__":
-    run(main, {"toy": PairJob(prompts="toy", model="toy-1", views=("diffusion-300",))}, "Pairs from responses.")
+    run(main, PRESETS, "Pairs from responses.", USUAL)

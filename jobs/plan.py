@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
-from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, ModelJob
+from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError
@@ -242,4 +242,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "What a run will take, before money is spent.")
+    run(main, PRESETS, "What a run will take, before money is spent.", USUAL)

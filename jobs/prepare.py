@@ -5,7 +5,7 @@ python jobs/prepare.py --name photos source:folder --source.path photos
 
 from dataclasses import dataclass, field
 
-from presets import Job
+from presets import USUAL, Job
 from seva_ray.runtime.cli import run
 from seva_ray.sources import AnySource, ToyWorld
 from seva_ray.stages.prepare import Prepare, prepare
@@ -27,5 +27,7 @@ def main(config: PrepareJob) -> None:
     prepare(config.prepare, store, config.name, config.source)
 
 
+PRESETS = {"toy": PrepareJob(name="toy", source=ToyWorld())}
+
 if __name__ == "__main__":
-    run(main, {"toy": PrepareJob(name="toy", source=ToyWorld())}, "Prompts from a source.")
+    run(main, PRESETS, "Prompts from a source.", USUAL)

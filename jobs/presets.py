@@ -9,6 +9,18 @@ from seva_ray.engines import Decoding, VllmEngine
 from seva_ray.stages.generate import Generate
 from seva_ray.toy.recipe import ToyRecipe
 
+USUAL = (
+    "generate.max-engines", "generate.engine.tensor-parallel-size", "train.beta", "train.loss.name",
+    "train.learning-rate", "train.num-pairs", "train.num-workers", "train.per-device-batch-size", "train.seed",
+    "train.lora.rank", "benchmarks.toy-images", "benchmarks.pope", "benchmarks.pope-images", "benchmarks.mmbench",
+    "report.num-samples", "source.num-images", "source.path", "source.image-root", "source.questions",
+    "source.question-column", "source.image-column", "pair.name", "pair.filters.length-ratio", "space.views",
+    "space.betas", "space.learning-rates", "space.curve", "search.method", "search.scheduler", "search.num-points",
+    "probe.name", "rates.rows-per-s", "rates.start-s", "rates.step-s", "fleet.nodes", "fleet.gpus-per-node",
+    "export.to", "export.what", "export.push", "harness.download",
+)  # fmt: skip
+"""Options of a job's parts that `--help` shows, if the job has them; `--help-all` shows the others too."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Job:

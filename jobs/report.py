@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-from presets import Job
+from presets import USUAL, Job
 from seva_ray.runtime.cli import run
 from seva_ray.stages.report import Report, report
 
@@ -26,5 +26,7 @@ def main(config: ReportJob) -> None:
     report(config.report, store, config.name, command=" ".join(["python", *sys.argv]), began=time.time())
 
 
+PRESETS = {"toy": ReportJob(name="toy")}
+
 if __name__ == "__main__":
-    run(main, {"toy": ReportJob(name="toy")}, "A page about a policy.")
+    run(main, PRESETS, "A page about a policy.", USUAL)

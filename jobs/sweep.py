@@ -15,7 +15,7 @@ from typing import Any
 
 from full import PRESETS as FULL_PRESETS
 from full import Full
-from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, ModelJob
+from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import ConfigError
@@ -217,4 +217,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "A scaling study of SeVa.")
+    run(main, PRESETS, "A scaling study of SeVa.", USUAL)

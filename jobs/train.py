@@ -5,7 +5,7 @@ python jobs/train.py --name beta02 --pairs toy-1/toy/diffusion-300 --train.beta 
 
 from dataclasses import dataclass, field
 
-from presets import LLAVA_13B_TRAIN, LLAVA_TRAIN, TOY_TRAIN, ModelJob
+from presets import LLAVA_13B_TRAIN, LLAVA_TRAIN, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.dpo.config import Train
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
@@ -48,4 +48,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "A policy from pairs.")
+    run(main, PRESETS, "A policy from pairs.", USUAL)

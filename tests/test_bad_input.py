@@ -16,9 +16,10 @@ def error_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *wo
     with pytest.raises(SystemExit) as exit_:
         job.run(main, PRESETS, "test")
     assert exit_.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
+    *start, line = capsys.readouterr().err.strip().splitlines()
+    assert all(said.startswith("full ") and ": root " in said for said in start), start
+    assert len(start) <= 1, start
+    return line
 
 
 @pytest.fixture

@@ -76,7 +76,9 @@ def test_a_hub_that_fails_is_one_line_and_status_2(root, tmp_path, fails_at, sta
     with serving(Hub(fails_at=fails_at, status=status)) as hub:
         done = push(root, hub, tmp_path / "exported")
     assert done.returncode == 2, done.stderr
-    (error,) = (text for text in done.stderr.splitlines() if not text.startswith("model.safetensors: ") and text)
+    start, *said = (text for text in done.stderr.splitlines() if not text.startswith("model.safetensors: ") and text)
+    assert start == f"export toy: root {root}"
+    (error,) = said
     assert error.startswith("error: push user/name: ")
     assert line in error
     assert TOKEN not in done.stdout + done.stderr

@@ -223,3 +223,32 @@ def test_a_config_can_be_said_in_words_that_make_it_again(changed):
     default = PRESETS["toy"]
     config = replace(default, **changed)
     assert tyro.cli(type(default), default=default, args=words_of(default, config)) == config
+
+
+# What a job says first
+
+WITH_ROOT = """
+import sys, time
+from dataclasses import dataclass
+from seva_ray.runtime.cli import run
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    name: str = "a"
+    root: str = "runs"
+
+run(lambda config: print("ran"), {"small": Job(), "unnamed": Job(name="")}, "A job of a test.")
+"""
+
+
+def test_a_job_says_its_name_and_where_its_results_go_but_not_when_it_is_only_asked_about_itself(tmp_path):
+    script = tmp_path / "job.py"
+    script.write_text(WITH_ROOT)
+    place = Path.cwd() / "runs"
+    assert run_job(script).stderr == f"job a: root {place}\n"
+    assert run_job(script, "--name", "b", "--root", "s3://bucket/runs").stderr == "job b: root s3://bucket/runs\n"
+    assert run_job(script, "unnamed").stderr == f"job unnamed: root {place}\n"
+    for words in (["--help"], ["--help-all"], ["--print-config"]):
+        done = run_job(script, *words)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "ran" not in done.stdout

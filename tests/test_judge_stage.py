@@ -264,7 +264,8 @@ def line_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_
         with pytest.raises(SystemExit) as exit_:
             job.run(evaluate_job.main, evaluate_job.PRESETS, "test")
         assert exit_.value.code == 2
-        (found,) = capsys.readouterr().err.strip().splitlines()
+        start, found = capsys.readouterr().err.strip().splitlines()
+        assert start == f"evaluate toy: root {tmp_path / 'runs'}"
         return found
 
     return line

@@ -225,7 +225,10 @@ def test_a_policy_is_exported_with_a_card_that_has_its_scores_and_never_over_som
     assert "| VQA accuracy |" in (tmp_path / "out" / "README.md").read_text()
     again = run(sys.executable, str(JOBS / "export.py"), *words)
     assert again.returncode == 2
-    assert again.stderr.strip() == f"error: to {tmp_path / 'out'}: already exists; choose another place or remove it"
+    assert again.stderr.splitlines() == [
+        f"export toy: root {finished.root}",
+        f"error: to {tmp_path / 'out'}: already exists; choose another place or remove it",
+    ]
 
 
 def test_scores_come_with_intervals_for_both_cameras(finished: Store):

@@ -1,6 +1,7 @@
 """Shared by every file in `jobs/`: a command line for a config, presets, and one-line errors.
 
 The first word may name a preset. Its values become the defaults: `python jobs/full.py llava-7b --train.beta 0.2`.
+`--config FILE` puts the values of a YAML file over the preset's, and the other words win over both.
 """
 
 import contextlib
@@ -9,13 +10,17 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
-from typing import Any, NoReturn, TypeVar, get_args, get_type_hints
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
 from seva_ray.core.errors import ConfigError, UserError
+from seva_ray.runtime.config_file import load, text_of
+from seva_ray.runtime.fields import default_of, hints_of, kebab, members_of
+from seva_ray.runtime.short_help import short_help
 from seva_ray.runtime.signals import ending, stop_on_signals
 
 Config = TypeVar("Config")
@@ -24,8 +29,11 @@ Config = TypeVar("Config")
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-def run(job: Callable[[Config], None], presets: Mapping[str, Config], description: str) -> None:
-    """Parse the command line and run the job. The first preset is the default.
+def run(
+    job: Callable[[Config], None], presets: Mapping[str, Config], description: str, usual: Collection[str] = ()
+) -> None:
+    """Parse the command line and run the job. The first preset is the default. `usual` names the options of parts, such as
+    `train.beta`, that `--help` shows beside the job's own.
 
     If the input, the configuration or the machine is at fault, print one line to standard error and exit with 2. Exit
     with 130 after Ctrl-C, with 143 after SIGTERM, and with 129 after SIGHUP.
@@ -34,17 +42,31 @@ def run(job: Callable[[Config], None], presets: Mapping[str, Config], descriptio
     stop_on_signals()
     words = sys.argv[1:]
     name = words.pop(0) if words and re.fullmatch(r"\w[\w-]*", words[0]) else next(iter(presets))
-    about = f"{description}\n\nPresets (first word): {', '.join(presets)}; shown: {name}."
-
-    def parse(words: Sequence[str]) -> Config:
-        return tyro.cli(type(presets[name]), default=presets[name], args=words, description=about)
-
+    script = Path(sys.argv[0])
     try:
         if name not in presets:
             raise ConfigError(f"{name}: there is no preset of this name; the presets are {', '.join(presets)}")
-        if words in (["--help"], ["-h"]):
-            show_help(parse, sources_of(type(presets[name])))
-        job(parse(words))
+        file, words = taken(words, "--config")
+        preset = presets[name] if file is None else load(file, presets[name])
+        about = f"{description}\n\nPresets (first word): {', '.join(presets)}; shown: {name}."
+
+        def parse(words: Sequence[str]) -> Config:
+            return tyro.cli(type(preset), default=preset, args=words, description=about)
+
+        sources = sources_of(type(preset))
+        if "--help-all" in words:
+            show_help(parse, sources)
+        if {"--help", "-h"}.intersection(words) and not set(sources).intersection(words):
+            print(short_help(f"python jobs/{script.name}", about, preset, usual))
+            sys.exit(0)
+        config = parse([word for word in words if word != "--print-config"])
+        if "--print-config" in words:
+            print(text_of(config, f"python jobs/{script.name} --config THIS_FILE"))
+            sys.exit(0)
+        if root := getattr(config, "root", ""):
+            place = root if "://" in root else Path(root).expanduser().resolve()
+            print(f"{script.stem} {getattr(config, 'name', '') or name}: root {place}", file=sys.stderr, flush=True)
+        job(config)
     except KeyboardInterrupt:
         line, status = ending()
         print(line, file=sys.stderr)
@@ -57,6 +79,18 @@ def run(job: Callable[[Config], None], presets: Mapping[str, Config], descriptio
         sys.exit(2)
 
 
+def taken(words: Sequence[str], option: str) -> tuple[str | None, list[str]]:
+    """The value of an option of every job, and the other words. Raises: ConfigError if the value is missing."""
+    for place, word in enumerate(words):
+        if word.startswith(f"{option}="):
+            return word.partition("=")[2], [*words[:place], *words[place + 1 :]]
+        if word == option:
+            if place + 1 == len(words) or words[place + 1].startswith("--"):
+                raise ConfigError(f"{option}: name a file")
+            return words[place + 1], [*words[:place], *words[place + 2 :]]
+    return None, list(words)
+
+
 def words_of(default: Any, config: Any, prefix: str = "") -> list[str]:
     """The command-line words that turn `default` into `config`. Both are configs of the same class."""
     words, last = [], []
@@ -67,7 +101,7 @@ def words_of(default: Any, config: Any, prefix: str = "") -> list[str]:
             continue
         if item.name == "source":  # it is a subcommand, so it must come last
             same = usual if type(usual) is type(value) else None  # another class is compared with its own defaults
-            last = [subcommand(type(value)), *words_of(same, value, "source.")]
+            last = [f"source:{kebab(type(value).__name__)}", *words_of(same, value, "source.")]
         elif is_dataclass(value):
             words += words_of(usual, value, f"{name}.")
         elif isinstance(value, bool):
@@ -84,10 +118,6 @@ def words_of(default: Any, config: Any, prefix: str = "") -> list[str]:
     return words + last
 
 
-def default_of(item: Field) -> Any:
-    return item.default_factory() if item.default_factory is not MISSING else item.default
-
-
 def show_help(parse: Callable[[Sequence[str]], Any], sources: Sequence[str]) -> NoReturn:
     """Print the help of every field, then that of each source: tyro shows a source's fields only if it is named."""
     for words in (["--help"], *([source, "--help"] for source in sources)):
@@ -98,12 +128,7 @@ def show_help(parse: Callable[[Sequence[str]], Any], sources: Sequence[str]) -> 
 
 def sources_of(config: type) -> list[str]:
     """The words that choose a source on the command line."""
-    members = get_args(get_type_hints(config).get("source"))
-    return [subcommand(member) for member in members]
-
-
-def subcommand(source: type) -> str:
-    return "source:" + re.sub(r"(?<=[a-z])(?=[A-Z])", "-", source.__name__).lower()
+    return [f"source:{name}" for name in members_of(hints_of(config).get("source"))]
 
 
 def users_line(error: BaseException) -> str | None:

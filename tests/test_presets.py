@@ -1,0 +1,86 @@
+"""Every preset of every job: it loads, its help is short, and as a configuration file it makes the same job again."""
+
+import importlib
+import re
+import sys
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from presets import USUAL
+from seva_ray.runtime import cli
+from seva_ray.runtime.config_file import load
+from seva_ray.runtime.fields import options_of
+
+JOBS = sorted(file.stem for file in Path(__file__).parent.parent.glob("jobs/*.py") if file.stem != "presets")
+REQUIRED = {"gallery": ["--image", "photo.jpg"]}
+"""What a preset leaves open."""
+
+
+def output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, job: str, *words: str) -> str:
+    """What a job prints that is only asked about itself."""
+    monkeypatch.setattr(sys, "argv", [f"jobs/{job}.py", *words])
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(never, importlib.import_module(job).PRESETS, "About the job.", USUAL)
+    shown = capsys.readouterr()
+    assert (exit_.value.code or 0, shown.err) == (0, "")
+    return shown.out
+
+
+def never(config: Any) -> None:
+    raise AssertionError("the job ran")
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_preset_is_printed_as_a_file_that_makes_the_same_job_over_any_preset(monkeypatch, capsys, job, tmp_path):
+    presets = importlib.import_module(job).PRESETS
+    assert presets
+    file = tmp_path / "run.yaml"
+    for name in presets:
+        text = output(monkeypatch, capsys, job, name, *REQUIRED.get(job, []), "--print-config")
+        file.write_text(text)
+        if job not in REQUIRED:
+            assert all(load(str(file), base) == presets[name] for base in presets.values())
+            assert repr(load(str(file), presets[name])) == repr(presets[name]), "1 and 1.0 are different recipes"
+        assert output(monkeypatch, capsys, job, name, "--config", str(file), "--print-config") == text
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_help_is_short_and_names_help_all_which_shows_every_option(monkeypatch, capsys, job):
+    config = next(iter(importlib.import_module(job).PRESETS.values()))
+    options = [option.name for option in options_of(config) if not is_dataclass(option.value)]
+    short = output(monkeypatch, capsys, job, "--help")
+    assert short.splitlines()[-1] == "--help-all shows every option."
+    assert len(short.splitlines()) < 140
+    assert max(map(len, short.splitlines())) <= 110
+    own = {name for name in options if "." not in name}
+    assert own <= set(re.findall(r"--([\w.-]+)", short)), "a job's own options are always shown"
+    full = output(monkeypatch, capsys, job, "--help-all")
+    assert set(options) <= set(re.findall(r"--([\w.-]+)", full))
+
+
+def test_every_usual_option_is_one_of_some_job():
+    presets = [preset for job in JOBS for preset in importlib.import_module(job).PRESETS.values()]
+    known = {option.name for preset in presets for option in options_of(preset)}
+    sources = {"source.path", "source.image-root", "source.questions", "source.question-column", "source.image-column"}
+    assert set(USUAL) - sources <= known
+
+
+def test_every_job_that_has_llava_7b_has_llava_13b():
+    presets = {job: importlib.import_module(job).PRESETS for job in JOBS}
+    assert sum("llava-7b" in of for of in presets.values()) >= 7
+    for job, of in presets.items():
+        assert ("llava-7b" in of) == ("llava-13b" in of), job
+
+
+def test_the_help_of_the_main_job_shows_what_people_set_and_counts_the_rest(monkeypatch, capsys):
+    shown = output(monkeypatch, capsys, "full", "llava-13b", "--help")
+    assert "Presets (first word): toy, llava-7b, llava-13b; shown: llava-13b." in shown
+    for option in ("--train.beta FLOAT", "--train.lora.rank INT", "--benchmarks.pope STR", "source:folder"):
+        assert option in shown
+    assert re.search(r"and \d+ more of --benchmarks\.\*", shown)
+    assert re.search(r"More groups of options: .*judge \(\d+\)", shown)
+    assert "--judge.timeout-s" not in shown
+    assert "llava-1.5-13b-hf)" in shown
