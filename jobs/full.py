@@ -2,6 +2,7 @@
 
     python jobs/full.py                                 the toy run, on a laptop
     python jobs/full.py --views diffusion-800 --name strong
+    python jobs/full.py --until pair                    no further than the pairs
     python jobs/full.py llava-7b --model llava-1.5-7b-hf source:llava-json --source.path mix665k.json
 
 Every stage keeps its result under `root`. The same command again reuses what is there; after a crash it goes on.
@@ -9,17 +10,23 @@ Every stage keeps its result under `root`. The same command again reuses what is
 
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
 from seva_ray.benchmarks.judged.endpoint import Judge
+from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import ConfigError
 from seva_ray.dpo.config import Train
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
+from seva_ray.runtime.progress import say
 from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_name, check_start, starting_model
 from seva_ray.stages.consistency import Consistency
@@ -63,6 +70,8 @@ class Full(ModelJob):
     evaluate: Evaluate = field(default_factory=Evaluate)
     consistency: Consistency = field(default_factory=Consistency)
     report: Report = field(default_factory=Report)
+    until: Literal["prepare", "generate", "pair", "train", "evaluate"] | None = None
+    """Stop after this stage, and say where its results lie. None: go on to the report."""
 
     def __post_init__(self) -> None:
         if not self.views:
@@ -102,30 +111,63 @@ PRESETS = {
 
 def main(config: Full) -> None:
     began = time.time()
+    made: dict[str, list[Artifact]] = {}
+    with closing(stages(config)) as finished:
+        for stage, artifacts in finished:
+            made[stage] = artifacts
+            if stage == config.until:
+                break
+    every = [artifact for artifacts in made.values() for artifact in artifacts]
+    if all(artifact.finished < began for artifact in every):
+        say(f"reused: {counted(every)}")
+    if config.until:
+        print(f"{config.name}, {config.until}:", *(item.uri for item in made[config.until]), sep="\n  ", flush=True)
+        return
+    page = report(config.report, config.store(), config.name, command=" ".join(["python", *sys.argv]), began=began)
+    start, scores = made["train"][0].counts["start"]["name"], made["evaluate"]
+    print(f"{config.name}, aligned from {start}:", *headlines(scores), page, sep="\n  ", flush=True)
+
+
+def stages(config: Full) -> Iterator[tuple[str, list[Artifact]]]:
+    """One stage after the other, with what it made. The next one begins when it is asked for; what only a stage after
+    `until` needs is neither checked nor made."""
+    trains, scores = config.until in (None, "train", "evaluate"), config.until in (None, "evaluate")
     store = config.store()
-    check_start(store, config.model)
+    if config.until != "prepare":
+        check_start(store, config.model)
     check_name(config.name, config.model, config.toy)
-    benchmarks: list[Benchmark | JudgedBenchmark] = [*config.benchmarks.chosen(), *config.judged.chosen()]
+    benchmarks: list[Benchmark | JudgedBenchmark] = []
+    if scores:
+        benchmarks += [*config.benchmarks.chosen(), *config.judged.chosen()]
     judge = open_judge(config.judge, benchmarks)
     prompts = prepare(config.prepare, store, config.prompts, config.source)
     tests = prepare_benchmarks(config.prepare, store, benchmarks)
+    yield "prepare", [prompts]
     start = starting_model(store, config.model, config.toy)
     with cluster():
-        check_training(config.train, store, config.name)
+        if trains:
+            check_training(config.train, store, config.name)
         # One pool of engines answers the training prompts in every view and the benchmarks.
         views = (CLEAN, *config.views, *config.controls)
         work = [*((prompts, view) for view in views), *((test, CLEAN) for test in tests)]
-        chosen, *others = generate(config.generate, store, start, work)[: len(views)]
+        answers = generate(config.generate, store, start, work)
+        yield "generate", answers
+        chosen, *others = answers[: len(views)]
         rejected, controls = others[: len(config.views)], others[len(config.views) :]
-        for control in controls:
-            pair(config.pair, store, prompts, chosen, [control])
+        compared = [pair(config.pair, store, prompts, chosen, [control]) for control in controls]
         pairs = pair(config.pair, store, prompts, chosen, rejected)
-        policy = model_of(train(config.train, store, config.name, start, pairs))
-        contests = [(start, policy)]
-        settings = config.evaluate, config.generate
-        scores = evaluate(*settings, store, benchmarks, tests, contests, judge, config.consistency)
-        page = report(config.report, store, config.name, command=" ".join(["python", *sys.argv]), began=began)
-    print(f"{config.name}, aligned from {start.name}:", *headlines(scores), page, sep="\n  ", flush=True)
+        yield "pair", [pairs, *compared]
+        policy = train(config.train, store, config.name, start, pairs)
+        yield "train", [policy]
+        contests, settings = [(start, model_of(policy))], (config.evaluate, config.generate)
+        yield "evaluate", evaluate(*settings, store, benchmarks, tests, contests, judge, config.consistency)
+
+
+def counted(artifacts: Sequence[Artifact]) -> str:
+    """`prompts, 6 responses, 3 pairs, policy, 2 scores`."""
+    kinds = Counter(artifact.name.partition("/")[0] for artifact in artifacts)
+    alone = {"policies": "policy", "scores": "score"}
+    return ", ".join(f"{number} {kind}" if number > 1 else alone.get(kind, kind) for kind, number in kinds.items())
 
 
 if __name__ == "__main__":
