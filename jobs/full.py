@@ -129,8 +129,8 @@ def main(config: Full) -> None:
 
 
 def stages(config: Full) -> Iterator[tuple[str, list[Artifact]]]:
-    """One stage after the other, with what it made. The next one begins when it is asked for; what only a stage after
-    `until` needs is neither checked nor made."""
+    """Each stage's name, with the artifacts that it made. A stage starts when the caller asks for it. Whatever only the
+    stages after `until` need is neither checked nor made."""
     trains, scores = config.until in (None, "train", "evaluate"), config.until in (None, "evaluate")
     store = config.store()
     if config.until != "prepare":

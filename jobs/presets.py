@@ -24,7 +24,7 @@ USUAL = (
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What every job with artifacts is told."""
+    """The fields of every job that reads or makes artifacts."""
 
     root: str = "runs"
     """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""

@@ -13,7 +13,7 @@ HEAVY = {
     "torch", "transformers", "ray.data", "ray.train", "ray.tune", "vllm", "matplotlib", "pandas", "datasets", "optuna",
     "diffusers", "scipy", "sklearn",
 }  # fmt: skip
-"""Libraries that take a second or so to load: what a job that only shows its help, or an error, does without."""
+"""Libraries that take a second or so to load. A job that only shows its help or an error needs none of them."""
 
 
 def loaded_by(*modules: str) -> set[str]:

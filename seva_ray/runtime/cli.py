@@ -32,8 +32,8 @@ MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.E
 def run(
     job: Callable[[Config], None], presets: Mapping[str, Config], description: str, usual: Collection[str] = ()
 ) -> None:
-    """Parse the command line and run the job. The first preset is the default. `usual` names the options of parts, such as
-    `train.beta`, that `--help` shows beside the job's own.
+    """Parse the command line and run the job. The first preset is the default. `--help` shows the job's own fields, and
+    those in `usual`, which are named as on the command line, such as `train.beta`.
 
     If the input, the configuration or the machine is at fault, print one line to standard error and exit with 2. Exit
     with 130 after Ctrl-C, with 143 after SIGTERM, and with 129 after SIGHUP.
