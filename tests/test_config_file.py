@@ -174,7 +174,7 @@ def test_a_printed_file_has_each_fields_doc_and_is_plain_yaml(file):
     config = replace(TOY, source=Folder(path="photos"), pair=Pair(max_per_source={"vg": 3}))
     text = text_of(config, "title")
     assert "# title\n" in text
-    assert "  # What is asked about each image.\n  questions: [Describe this image in detail.]\n" in text
+    assert text_of(Texts(), "title").startswith("# title\n# What is read must be what was written.\ntext: ''\n")
     plain = yaml.safe_load(text)
     assert plain["source"]["kind"] == "folder"
     assert plain["pair"]["max_per_source"] == {"vg": 3}
