@@ -199,7 +199,7 @@ def too_small(what: str, need: Amounts, types: Sequence[NodeType]) -> str:
 
 
 def listed(amounts: Amounts) -> str:
-    """`GPU 2, memory 0.5 GiB`."""
+    """The amounts as text, for example `GPU 2, memory 0.5 GiB`."""
     words = [
         f"{name} {amount / 2**30:.1f} GiB" if name == "memory" else f"{name} {amount:g}"
         for name, amount in amounts.items()

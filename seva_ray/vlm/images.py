@@ -1,4 +1,4 @@
-"""Untrusted image files -> RGB images: path checks, size checks before decoding, every common mode to 8-bit RGB.
+"""Untrusted image files -> RGB images: checks paths and sizes before decoding, then turns common modes into 8-bit RGB.
 
 In: a path under an image root (a local directory or an fsspec URI such as `s3://bucket/photos`), or the file's bytes.
 Out: a decoded RGB image without metadata. Any fault of a file is an InputError with one line. (libtiff also writes its

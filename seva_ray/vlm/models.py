@@ -18,7 +18,7 @@ READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model that stages read."""
+    """A model that stages load, by its name, directory and fingerprint."""
 
     name: str
     """Name of the model, under which its responses and scores are stored."""
