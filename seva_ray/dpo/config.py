@@ -27,7 +27,8 @@ class Loss:
     kind: ClassVar[str] = "Loss"
 
     name: LossName = "sigmoid"
-    """sigmoid is DPO; softmax puts all rejected views of a pair into one softmax; rpo adds an SFT term."""
+    """Name of the loss: sigmoid is DPO, softmax puts all rejected views of a pair into one softmax, rpo adds an SFT
+    term."""
     label_smoothing: float = 0.0
     """Only for robust: the assumed share of pairs whose sides are exchanged, at least 0 and below 0.5."""
     sft_weight: float = 1.0
@@ -63,7 +64,7 @@ class Train:
     num_repeats: int = 2
     """How often each pair is seen, in one shuffled epoch."""
     num_pairs: int | None = None
-    """Largest number of pairs, chosen by a hash of prompt_id; None means all. A smaller set is part of a larger one."""
+    """Largest number of pairs, chosen by a hash of prompt_id (None: all). A smaller set is part of a larger one."""
     global_batch_size: int = 128
     """Number of pairs per optimiser step."""
     seed: int = 42
@@ -80,7 +81,7 @@ class Train:
     zero_stage: Literal[0, 1, 2, 3] = execution(2)
     """DeepSpeed ZeRO stage: 1 shards the optimiser, 2 also gradients, 3 also weights; 0 is plain data parallel."""
     num_workers: int = execution(8)
-    """Number of workers. Each takes one GPU, or one CPU if the cluster has no GPU."""
+    """Number of workers, each with one GPU, or with one CPU if the cluster has no GPU."""
     min_workers: int | None = execution(None)
     """Smallest number of workers to train with if the cluster has no room for num_workers. It needs zero_stage 0,
     because a DeepSpeed checkpoint belongs to one number of workers. None means always num_workers."""

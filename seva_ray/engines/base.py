@@ -21,13 +21,13 @@ class Decoding:
     max_new_tokens: int = 512
     """Largest number of tokens in a response. A response that reaches it is `truncated`."""
     temperature: float = 0.0
-    """Sampling temperature; 0 means greedy decoding."""
+    """Sampling temperature (0: greedy decoding)."""
     top_p: float = 1.0
     """Probability mass of nucleus sampling. It is used only if temperature is above 0."""
     top_k: int = 0
-    """Number of likeliest tokens to sample from; 0 means all. It is used only if temperature is above 0."""
+    """Number of likeliest tokens to sample from (0: all). It is used only if temperature is above 0."""
     repetition_penalty: float = 1.0
-    """Penalty on the scores of tokens that occurred before; 1 means no penalty."""
+    """Penalty on the scores of tokens that occurred before (1: no penalty)."""
     seed: int = 0
     """Seed of sampling. It is used only if temperature is above 0."""
 

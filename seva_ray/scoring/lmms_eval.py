@@ -41,7 +41,7 @@ class Harness:
     """Arguments of the model class. The default allows no remote code, but some classes, such as `vllm`, do unless an
     argument forbids it."""
     limit: int = 0
-    """Number of rows of each task, from the first one; 0 for all."""
+    """Number of rows of each task, from the first one (0: all)."""
     download: bool = execution(False)
     """Let lmms-eval download a task's data. Otherwise the data must be in the hub's cache or where your task says."""
     keep_variables: tuple[str, ...] = execution(())

@@ -43,7 +43,7 @@ class Consistency:
     kind: ClassVar[str] = "Consistency"
 
     num_answers: int = 0
-    """Number of sampled answers to each question, at least 2. With 0, consistency is not measured."""
+    """Number of sampled answers to each question, at least 2 (0: consistency is not measured)."""
     temperature: float = 0.7
     """Sampling temperature of these answers; above 0."""
     num_prompts: int = 200

@@ -60,13 +60,13 @@ class Generate:
     decoding: Decoding = field(default_factory=Decoding)
     """How responses are decoded; the same for every view."""
     system: str = VICUNA_V1
-    """System text before the question; empty for none. Training uses the same text."""
+    """System text before the question (empty: none). Training uses the same text."""
     seed: int = 0
     """Seed of the augmentations. Each random draw follows from it, the prompt_id and the view."""
     min_engines: int = execution(1)
     """Smallest number of engine replicas."""
     max_engines: int = execution(1)
-    """Largest number of engine replicas; the pool grows to it if the cluster has room or can add nodes."""
+    """Largest number of engine replicas, to which the pool grows if the cluster has room or can add nodes."""
     units_per_engine: int = execution(2)
     """Units that an engine works on at once. With 2 the engine stays busy while the last answers of a unit finish."""
     max_image_pixels: int = 64_000_000
