@@ -79,7 +79,7 @@ class Train:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Data type of the frozen weights and of autocast."""
     zero_stage: Literal[0, 1, 2, 3] = execution(2)
-    """DeepSpeed ZeRO stage: 1 shards the optimiser, 2 also gradients, 3 also weights; 0 is plain data parallel."""
+    """DeepSpeed ZeRO stage: 0 is plain data parallel, 1 shards the optimiser, 2 also gradients, 3 also weights."""
     num_workers: int = execution(8)
     """Number of workers, each with one GPU, or with one CPU if the cluster has no GPU."""
     min_workers: int | None = execution(None)

@@ -25,7 +25,7 @@ class Lora:
     rank: int = 1024
     """Rank of each update."""
     alpha: int = 2048
-    """Updates are scaled by alpha / rank."""
+    """Scale of each update, which is multiplied by alpha / rank."""
 
     def __post_init__(self) -> None:
         for field in ("rank", "alpha"):

@@ -89,11 +89,11 @@ class Filters:
     repetition: int | None = None
     """How often any four words in a row may occur in an answer; at least 1. This drops answers that loop."""
     length_ratio: tuple[float, float] | None = None
-    """Smallest and largest length of rejected / chosen, in words. `0.5 2` keeps up to twice or half the length."""
+    """Smallest and largest length of rejected / chosen, in words (`0.5 2` keeps up to twice or half the length)."""
     edit_distance: tuple[float, float] | None = None
-    """Smallest and largest share of words to edit between the answers, 0 to 1. `0.1 1` drops nearly equal answers."""
+    """Smallest and largest share of words to edit between the answers, 0 to 1 (`0.1 1` drops nearly equal answers)."""
     word_overlap: tuple[float, float] | None = None
-    """Smallest and largest share of words in both answers (Jaccard), 0 to 1. `0.2 1` drops unrelated answers."""
+    """Smallest and largest share of words in both answers (Jaccard), 0 to 1 (`0.2 1` drops unrelated answers)."""
 
     def __post_init__(self) -> None:
         if self.repetition is not None and (type(self.repetition) is not int or self.repetition < 1):

@@ -21,7 +21,8 @@ class Folder:
     kind: ClassVar[str] = "Folder"
 
     path: str
-    """A local directory or an fsspec URI. Files and folders whose names begin with a dot are left out."""
+    """The folder of images: a local directory or an fsspec URI. Files and folders whose names begin with a dot are left
+    out."""
     questions: tuple[str, ...] = ("Describe this image in detail.",)
     """Questions that are asked about each image."""
     suffixes: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")

@@ -21,7 +21,8 @@ class ToyWorld:
     seed: int = 7
     """Seed of the scenes and questions, at least 0."""
     camera: Literal["clean", "deployment"] = "deployment"
-    """`deployment` gives noisy pictures, which a model trained on clean ones misreads; `clean` gives no noise."""
+    """Camera of the pictures: `clean` gives no noise, `deployment` gives noise that a model trained on clean ones
+    misreads."""
 
     def __post_init__(self) -> None:
         if self.num_images < 1:

@@ -20,7 +20,7 @@ class Export:
     """What is exported, and to which place."""
 
     what: Literal["merged", "adapter"] = "merged"
-    """`merged` is the whole model, which vLLM and transformers load. `adapter` is the LoRA adapter alone."""
+    """What to export: `merged` is the whole model, which vLLM and transformers load; `adapter` is the LoRA adapter."""
     to: str
     """The target: a local directory or an fsspec URI that does not exist yet."""
     push: str = ""

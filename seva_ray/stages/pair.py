@@ -52,6 +52,7 @@ class Pair:
     keep_truncated: bool = True
     """Keep a pair if a response was cut at the token limit (without an end-of-sequence token)."""
     filters: Filters = field(default_factory=Filters)
+    """Conditions that the answers of a pair must meet, besides being unequal."""
     max_per_source: dict[str, int] = field(default_factory=dict)
     """Largest number of pairs from each source named. A smaller number keeps a subset of a larger. The paper's numbers
     are `ocr_vqa 4300 textvqa 6500`."""
