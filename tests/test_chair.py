@@ -156,9 +156,11 @@ def test_a_wrong_annotation_file_is_one_line(tmp_path, instances, message):
 
 
 def test_captions_of_other_images_and_a_sample_that_is_too_large_are_named(tmp_path):
-    with pytest.raises(InputError, match=r"captions_val2014\.json: no caption of image 10, and of 0 more"):
+    with pytest.raises(
+        InputError, match=r"captions_val2014\.json: has no caption for 1 of the images, such as image 10"
+    ):
         write(tmp_path, instances={"images": [{"id": 10, "file_name": "10.jpg"}]}, num_images=1)
-    with pytest.raises(ConfigError, match=r"num_images 4: .*instances_val2014\.json has 3"):
+    with pytest.raises(ConfigError, match=r"num_images 4: .*instances_val2014\.json has only 3 images"):
         write(tmp_path, num_images=4)
     with pytest.raises(ConfigError, match="num_images 0: must be at least 1"):
         write(tmp_path, num_images=0)

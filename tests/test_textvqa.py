@@ -151,7 +151,7 @@ def test_a_wrong_row_is_one_line_that_names_file_row_and_field(tmp_path, changed
 
 
 def test_prompts_and_labels_that_do_not_match_are_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"ocr\.jsonl: lacks question 34604 of .*val\.json, and 0 more"):
+    with pytest.raises(InputError, match=r"ocr\.jsonl: lacks 1 of the questions of .*val\.json, such as 34604"):
         write(tmp_path, published_like(), OCR[:2])
     other = [*OCR, {"question_id": "00f1", "text": "Who?\nx"}]
     with pytest.raises(InputError, match=r"row 4, text: .*val\.json has no question 'Who\?' about image 00f1"):

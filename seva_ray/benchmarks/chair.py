@@ -121,7 +121,7 @@ class Chair:
         instances = read_json(path, dict)
         files = self._files(instances, path)
         if self.num_images > len(files):
-            raise ConfigError(f"num_images {self.num_images}: {path} has {len(files)}")
+            raise ConfigError(f"num_images {self.num_images}: {path} has only {len(files)} images")
         drawn = sorted(files, key=lambda image_id: key_of(self.seed, image_id, "chair"))[: self.num_images]
         there: dict[str, set[str]] = {image_id: set() for image_id in drawn}
         self._add_outlined(there, instances, path)
@@ -197,7 +197,7 @@ class Chair:
                 captioned.add(image_id)
                 there[image_id].update(self.synonyms.mentions(text_at(row, "caption", where)))
         if missing := sorted(set(there) - captioned):
-            raise InputError(f"{path}: no caption of image {missing[0]}, and of {len(missing) - 1} more")
+            raise InputError(f"{path}: has no caption for {len(missing)} of the images, such as image {missing[0]}")
 
 
 def prompt_of(image: str) -> Prompt:

@@ -128,7 +128,7 @@ class TextVqa(LabelledBenchmark[Worth]):
             texts[waiting[image, question.lower()].pop(0)] = text
         if missing := [question_id for question_id in rows if question_id not in texts]:
             raise InputError(
-                f"{self.ocr_path}: lacks question {missing[0]} of {self.path}, and {len(missing) - 1} more"
+                f"{self.ocr_path}: lacks {len(missing)} of the questions of {self.path}, such as {missing[0]}"
             )
         return texts
 
