@@ -35,7 +35,7 @@ def test_the_card_has_recipe_funnel_and_scores_with_intervals():
 
 def test_a_policy_that_was_not_evaluated_says_so_and_an_adapter_says_what_it_is_for():
     card = model_card(replace(CONTENT, scores={}, what="adapter"))
-    assert "Not evaluated." in card
+    assert "The policy was not evaluated." in card
     assert "A LoRA adapter for llava-1.5-7b-hf" in card
     assert "library_name: peft" in card
 

@@ -92,7 +92,7 @@ def test_both_models_agreement_stands_beside_each_other_with_paired_intervals(st
     page = render(ReportContent(title="t", consistency=[answers.consistency(found)]))
     assert f"{BENCHMARK.name}, 3 answers to each of 8 questions, sampled at temperature 0.7" in page
     assert "pairs of answers that are equal" in page
-    assert "No answers to compare" not in page
+    assert "no answers to compare" not in page
 
 
 def test_a_question_that_one_model_did_not_answer_once_is_left_out_for_both(store: Store, prompts: Artifact):

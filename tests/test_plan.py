@@ -1,4 +1,4 @@
-"""Planning: the arithmetic against numbers computed by hand, the price table, and what is there already."""
+"""Planning: the arithmetic against numbers computed by hand, the price table, and what exists already."""
 
 import json
 import math
@@ -243,7 +243,7 @@ def test_node_hours_cost_what_the_table_says(tmp_path):
         ('currency = "USD"\n[gpu]\nspot = 1\n', r"\[gpu\] must be one of the tables generation, training, cpu"),
         ('currency = "USD"\ngeneration = 5\n', r"\[generation\] must be one of the tables"),
         ('currency = "USD"\n[cpu]\nreserved = 1\n', "cpu has 'reserved', which must be one of on_demand, spot"),
-        ('currency = "USD"\n[cpu]\nspot = "1"\n', "spot of cpu is '1', which must be a number from 0"),
+        ('currency = "USD"\n[cpu]\nspot = "1"\n', "spot of cpu is '1', which must be a number of at least 0"),
         ('currency = "USD"\n[cpu]\nspot = -1\n', "spot of cpu is -1"),
         ('currency = "USD"\n[cpu]\nspot = nan\n', "spot of cpu is nan"),
         ('currency = "USD"\n[cpu]\nspot = true\n', "spot of cpu is True"),
@@ -260,7 +260,7 @@ def test_a_price_table_that_is_not_there_is_one_line():
         read_prices("nowhere.toml")
 
 
-# What is there already
+# What exists already
 
 RUN = Run(
     name="plan",
@@ -351,10 +351,7 @@ def test_a_plan_is_a_table_a_file_and_a_picture(tmp_path, capsys):
     prices = table_at(tmp_path, 'currency = "USD"\n[generation]\nspot = 15\n[training]\non_demand = 50\n')
     job.main(replace(GIVEN, root=str(tmp_path / "runs"), prices=prices, spot=("generation",)))
     shown = capsys.readouterr().out
-    assert (
-        "llava-7b: 1,000,000 prompts in 3,907 shards of 256; passes of the starting model: clean, diffusion-500"
-        in shown
-    )
+    assert "llava-7b: 1,000,000 prompts in 3,907 shards of 256; passes of the base model: clean, diffusion-500" in shown
     assert "unknown: " not in shown
     place = tmp_path / "runs" / "plans" / "llava-7b"
     kept = json.loads((place / "plan.json").read_text())
@@ -392,8 +389,8 @@ def test_what_is_there_already_is_said(tmp_path, capsys):
     write_bytes(half.path(shard_name(0)), b"")
     job.main(config)
     shown = capsys.readouterr().out
-    assert "\nthere already: clean\n" in shown
-    assert f"partly there: diffusion-500, 1 of {prompts.counts['num_shards']} units" in shown
+    assert "\nexist already: clean\n" in shown
+    assert f"exists in part: diffusion-500, 1 of {prompts.counts['num_shards']} units" in shown
 
 
 def test_prompts_that_are_there_say_how_many_they_are(tmp_path):

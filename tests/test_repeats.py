@@ -113,7 +113,7 @@ def test_the_page_shows_each_policys_difference_and_what_the_interval_holds(toge
     )
     page = render(ReportContent(title="t", scores=[table]))
     assert f"{BENCHMARK.name}, over 3 policies" in page
-    assert "also holds the chance in the choice of training seeds (Student’s over 3 policies)" in page
+    assert "also includes the chance in the choice of training seeds (Student’s over 3 policies)" in page
     assert "not that of another training seed" not in page
     each = ", ".join(f"{value:+.1f}".replace("-", "−") for value in row_of(together, "POPE accuracy").differences)
     assert f"each: {each}" in page

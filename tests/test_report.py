@@ -137,7 +137,7 @@ def test_an_empty_run_renders_and_says_of_each_part_that_it_is_empty() -> None:
     assert "img" not in [tag for tag, _ in page.tags]
     for sentence in (
         "No benchmark was scored",
-        "No answers",
+        "This run has no answers",
         "No pairs",
         "No samples",
         "No training steps",
@@ -153,14 +153,14 @@ def test_a_view_without_prompts_and_a_benchmark_without_metrics_render() -> None
         scores=[ScoreTable(benchmark="none", comparisons=[])],
         seconds=[StageTime(stage="quick", seconds=0.0, reused=True)],
     )
-    assert "No metrics." in Page(render(content)).text
+    assert "This benchmark has no metrics." in Page(render(content)).text
 
 
 @pytest.mark.parametrize(
     ("verdicts", "message"),
     [
         ({"kept": 4, "equal": 5}, "view v: the verdicts add up to 9, not to 10 prompts"),
-        ({"kept": 4, "lost": 6}, "view v: no such verdict: lost"),
+        ({"kept": 4, "lost": 6}, "view v: unknown verdict: lost"),
         ({"kept": 14, "equal": -4}, "view v: a count is negative"),
     ],
 )
@@ -262,7 +262,7 @@ def test_two_protocols_with_a_metric_of_one_name_get_a_warning_and_a_table_each(
     seva = ScoreTable(benchmark="pope-seva", protocol="seva", comparisons=[row])
     llava = ScoreTable(benchmark="pope-llava", protocol="llava", comparisons=[row])
     text = Page(render(ReportContent(title="t", scores=[seva, llava]))).text
-    assert "pope-seva and pope-llava share names of metrics but not the protocol (seva, llava)" in text
+    assert "pope-seva and pope-llava share names of metrics, but not the protocol (seva, llava)" in text
     same = replace(llava, benchmark="pope-seva-test", protocol="seva")
     other = replace(llava, comparisons=[comparison("GQA accuracy", 2.0, 1.0)])
     for scores in ([seva, same], [seva, other]):
@@ -284,7 +284,7 @@ def test_a_difference_over_several_policies_comes_with_each_ones() -> None:
     one = Page(render(ReportContent(title="t", scores=[table(comparison("F1", 2.0, 1.0))]))).text
     text = Page(render(ReportContent(title="t", scores=[replace(table(row), num_policies=3)]))).text
     assert "each: +1.2, −0.5, +5.2" in text
-    assert "also holds the chance in the choice of training seeds (Student’s over 3 policies)" in text
+    assert "also includes the chance in the choice of training seeds (Student’s over 3 policies)" in text
     assert "each:" not in one
     assert "not that of another training seed" in one
 
@@ -360,7 +360,7 @@ def test_what_a_table_needs_said_stands_under_it() -> None:
 def test_of_a_flip_the_right_answer_stands_first_and_its_image_is_shown(gained: bool) -> None:
     page = Page(render(ReportContent(title="t", flips=[flip("a red dog", gained)])))
     assert page.marked == (["blue", "red"] if gained else ["red", "blue"])
-    assert (page.text.index("policy\n") < page.text.index("start\n")) == gained
+    assert (page.text.index("policy\n") < page.text.index("base model\n")) == gained
     assert ("gained ·" in page.text, "lost ·" in page.text) == (gained, not gained)
     (image,) = [attrs for tag, attrs in page.tags if tag == "img"]
     assert base64.b64decode(image["src"].partition(",")[2]) == png(48)
@@ -369,15 +369,15 @@ def test_of_a_flip_the_right_answer_stands_first_and_its_image_is_shown(gained: 
 def test_lengths_are_a_histogram_with_both_medians() -> None:
     lengths = [Lengths(benchmark="b", start=[1, 2, 9], policy=[3, 4]), Lengths(benchmark="none", start=[], policy=[])]
     page = Page(render(ReportContent(title="t", lengths=lengths)))
-    assert "Median: 2 for the starting model, 3.5 for the policy." in page.text
-    assert "Median: – for the starting model" in page.text
+    assert "Median: 2 for the base model, 3.5 for the policy." in page.text
+    assert "Median: – for the base model" in page.text
     assert [attrs["src"][:19] for tag, attrs in page.tags if tag == "img"] == ["data:image/svg+xml;"] * 2
 
 
 def test_things_that_are_not_there_are_listed_by_how_often_they_are_named() -> None:
     named = Hallucinated(benchmark="b", start={"cup": 3, "fork": 1, "cat": 2}, policy={"fork": 4, "dog": 1})
     text = re.sub(r"\s", "", Page(render(ReportContent(title="t", hallucinated=[named]))).text)
-    assert "ThingStartPolicyfork14cup30cat20dog01" in text
+    assert "ThingBasemodelPolicyfork14cup30cat20dog01" in text
     many = Hallucinated(benchmark="b", start={f"thing{n:02}": 1 for n in range(30)}, policy={})
     shown = re.findall(r"thing\d\d", Page(render(ReportContent(title="t", hallucinated=[many]))).text)
     assert shown == [f"thing{n:02}" for n in range(NUM_HALLUCINATED)]

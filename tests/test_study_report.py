@@ -158,7 +158,7 @@ def test_the_best_point_has_its_numbers_its_command_its_place_and_its_other_metr
         "Exported to runs/exports/study-best",
         "+6.0 [+4.7, +7.2] points",
         "toy-caption chair_s 61.2",
-        "It is the best of 23 settings, chosen by the same test images that its gain is reported on",
+        "It is the best of 23 settings, and was chosen on the same test images as its gain",
     ):
         assert part in text
 
@@ -198,7 +198,7 @@ def test_how_far_the_best_is_ahead_stands_beside_each_other_setting() -> None:
 def test_with_one_repeat_the_intervals_are_said_to_hold_only_the_images(repeats: int, alone: bool) -> None:
     text = words(study(row(2.0, repeats=repeats), best=point()))
     assert ("intervals hold only the choice of test images" in text) is alone
-    assert ("that of repeats" in text) is not alone
+    assert ("that of training seeds" in text) is not alone
 
 
 def test_a_setting_ends_at_the_largest_number_of_pairs_that_was_measured() -> None:

@@ -1,4 +1,4 @@
-"""The model card of a policy, as text: what it is, how it was made, what became of the prompts, and what it scores."""
+"""The model card of a policy, as text: what it is, how it was made, what happened to the prompts, and its scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from seva_ray.scoring.intervals import Comparison
 
 @dataclass(frozen=True, kw_only=True)
 class CardContent:
-    """All that the card says; plain data."""
+    """All that the card says, as plain data."""
 
     name: str
     start: str
-    """Name of the model it started from."""
+    """Name of the base model."""
     what: str
     """`merged` or `adapter`."""
     num_pairs: int
@@ -23,9 +23,9 @@ class CardContent:
     views: Mapping[str, Mapping[str, int]]
     """Prompts by verdict, for each rejected view."""
     scores: Mapping[str, Sequence[Comparison]]
-    """By benchmark."""
+    """Scores by benchmark."""
     recipe: Mapping[str, Any]
-    """Settings of training."""
+    """The settings of training, as in the policy's recipe."""
     versions: Mapping[str, str]
     fingerprint: str
 
@@ -52,7 +52,7 @@ def model_card(content: CardContent) -> str:
         "## Scores",
         "",
         *score_lines(content.scores),
-        "## What became of the prompts",
+        "## What happened to the prompts",
         "",
         *funnel_lines(content.views),
         "## Recipe",
@@ -76,13 +76,13 @@ def settings_of(recipe: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def score_lines(scores: Mapping[str, Sequence[Comparison]]) -> list[str]:
     if not scores:
-        return ["Not evaluated.", ""]
+        return ["The policy was not evaluated.", ""]
     lines = [
         "Percent; differences with their 95 % interval, a paired bootstrap over images (lmms-eval: over questions).",
         "",
     ]
     for benchmark, rows in scores.items():
-        lines += [f"| {plain(benchmark)} | start | policy | difference |", "|---|---|---|---|"]
+        lines += [f"| {plain(benchmark)} | base model | policy | difference |", "|---|---|---|---|"]
         for row in rows:
             interval = f"{row.difference:+.1f} [{row.difference_low:+.1f}, {row.difference_high:+.1f}]"
             interval = interval if isfinite(row.difference_low) else "no interval"
@@ -100,5 +100,5 @@ def funnel_lines(views: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Without what would end a table's cell or begin markup: names come from users' directories."""
+    """The text without characters that end a table's cell or begin markup: names come from users' directories."""
     return "".join(" " if character in "|\n\r<>`[]" else character for character in text)

@@ -1,4 +1,4 @@
-"""Figures for the report, as SVG images: curves of one DPO run, and how long answers are.
+"""Figures of a run's page as SVG images: the curves of one DPO run, and the lengths of answers.
 
 In: the per-step rows that TRL logs; lengths of answers. Out: titled figures.
 """
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 INK, MUTED, BLUE, ORANGE = "#1c2431", "#5b6675", "#0072B2", "#D55E00"  # blue and orange differ for every eye
 SMOOTH_FROM = 30
-"""From this number of points on, a running mean is drawn over the single steps."""
+"""Number of points from which on a running mean is drawn over the single steps."""
 NUM_BINS = 30
-"""Most that a histogram of lengths has."""
+"""Largest number of bins in a histogram of lengths."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Panel:
     unit: str
     lines: Sequence[Line]
     level: float | None = None
-    """The value that means "as at the start", drawn as a thin line."""
+    """The value before the first step, drawn as a thin line; None for no line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ PANELS = (
     ),
     Panel(
         title="Chosen and rejected reward",
-        caption="Where both fall, the policy moves away from both answers (displacement).",
+        caption="If both fall, the policy moves away from both answers (displacement).",
         unit="nats × beta",
         lines=[
             Line(key="rewards/chosen", label="chosen", color=BLUE),
@@ -108,7 +108,7 @@ def length_figure(start: Sequence[int], policy: Sequence[int]) -> bytes:
     edges = length_edges([*start, *policy])
     figure = Figure(figsize=(5.0, 2.6), layout="constrained")
     axes = figure.add_subplot()
-    for lengths, label, color, filled in ((start, "start", MUTED, True), (policy, "policy", BLUE, False)):
+    for lengths, label, color, filled in ((start, "base model", MUTED, True), (policy, "policy", BLUE, False)):
         clipped = np.minimum(np.asarray(lengths, np.float64), edges[-1] - 0.5)
         shares = 100 * np.histogram(clipped, edges)[0] / max(1, len(lengths))
         axes.stairs(shares, edges, label=label, color=color, fill=filled, alpha=0.3 if filled else 1, linewidth=1.8)
@@ -119,7 +119,7 @@ def length_figure(start: Sequence[int], policy: Sequence[int]) -> bytes:
 
 
 def length_edges(lengths: Sequence[int]) -> np.ndarray:
-    """Of at most about NUM_BINS bins of a whole number of words, up to the length that 99 % do not exceed."""
+    """The edges of at most about NUM_BINS bins, each a whole number of words wide, up to the 99 % quantile."""
     longest = math.ceil(np.quantile(lengths, 0.99)) if lengths else 0
     width = math.ceil((longest + 1) / NUM_BINS)
     return np.arange(0, longest + 1 + width, width) - 0.5
@@ -139,7 +139,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
 def _draw(panel: Panel, drawn: Sequence[tuple[Line, np.ndarray]], smoothed: bool) -> bytes:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.0, 2.9), layout="constrained")  # a Figure of its own: no pyplot, no global state
+    figure = Figure(figsize=(5.0, 2.9), layout="constrained")  # without pyplot, which has global state
     axes = figure.add_subplot()
     if panel.level is not None:
         axes.axhline(panel.level, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -164,7 +164,7 @@ def svg_of(figure: "Figure") -> bytes:
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """The mean over a tenth of the run around each point; at the ends, over the part that exists."""
+    """The mean over a tenth of the run around each point, and at the ends over the part that exists."""
     reach = max(1, len(values) // 20)
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))

@@ -1,4 +1,4 @@
-"""A prompt with its pictures and two answers, as the report shows it: words that only one answer has are marked."""
+"""A prompt with its pictures and two answers, as a page shows it: words that only one answer has are marked."""
 
 import base64
 import re
@@ -10,26 +10,26 @@ from operator import itemgetter
 from typing import Any
 
 ANSWER_LIMIT = 1500
-"""Longer answers are shown cut, in characters; a model that babbles may write without end."""
+"""Longest answer that is shown whole, in characters: a model may repeat itself without end."""
 WIDE_FROM = 140
-"""A sample with a longer answer, in characters, gets a row of its own."""
+"""A sample with an answer longer than this many characters has a row of its own."""
 SMALL_PX = 128
-"""Images up to this width are shown with hard pixels instead of blurred."""
+"""Largest width in pixels at which an image is shown with hard pixels instead of blurred ones."""
 WORD = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An image and what is written under it."""
+    """An image and the text under it."""
 
     caption: str
     png: bytes
-    """Empty: no image."""
+    """The image's PNG file; empty if it has no image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A text and what is written over it."""
+    """A text and its heading."""
 
     heading: str
     text: str
@@ -46,7 +46,7 @@ def sample_view(
     good: Answer,
     bad: Answer,
 ) -> dict[str, Any]:
-    """What the template shows. `mark` is the CSS class of the dot before `label`."""
+    """The values that the template shows. `mark` is the CSS class of the dot before `label`."""
     runs = marked_differences(good.text[:ANSWER_LIMIT], bad.text[:ANSWER_LIMIT])
     return {
         "prompt_id": prompt_id,
@@ -66,7 +66,7 @@ def sample_view(
 
 
 def marked_differences(one: str, other: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    """Both texts as runs of (text, whether these words are not in the other text)."""
+    """Both texts as runs of (text, whether the other text lacks these words)."""
     words_one, words_other = list(WORD.finditer(one)), list(WORD.finditer(other))
     matcher = SequenceMatcher(None, [m.group() for m in words_one], [m.group() for m in words_other], autojunk=False)
     differ_one, differ_other = set(range(len(words_one))), set(range(len(words_other)))
@@ -91,5 +91,5 @@ def data_uri(data: bytes, media_type: str) -> str:
 
 
 def is_small(png: bytes) -> bool:
-    """Whether the width in the PNG header is small; False for what is no PNG."""
+    """Whether the width in the PNG header is small; False if it is not a PNG."""
     return png[:8] == b"\x89PNG\r\n\x1a\n" and int.from_bytes(png[16:20], "big") <= SMALL_PX

@@ -19,9 +19,11 @@ from seva_ray.studies.study_rows import named, order_of_arm, shown
 def parallel(
     columns: Mapping[str, Sequence[Any]], scores: Sequence[float], unit: str, *, low_is_good: bool = False
 ) -> Figure:
-    """A line for each point through its value on every axis to its score; the colour is the score's, the best on top.
+    """A line for each point through its value on every axis to its score. The colour shows the score, and the best line
+    is on top.
 
-    `columns` has each axis' value of each point. `low_is_good`: low scores are good, and the axis of scores hangs.
+    `columns`: the values of all points on each axis. `low_is_good`: low scores are good, and the axis of scores is
+    upside down.
     """
     figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
     axes = figure.add_subplot()

@@ -1,7 +1,7 @@
 """A plan for a person: tables as text, and a picture of wall time against the number of nodes.
 
-In: the work, its forecasts, its footprint and what it costs. A number that some unknown rate is missing from is shown
-as `>=`, and where nothing of it is known as `unknown`.
+In: the work, its forecasts, its footprint and what it costs. A number that lacks some unknown rate is shown with
+`>=`, and as `unknown` if nothing of it is known.
 """
 
 import io
@@ -14,24 +14,24 @@ from seva_ray.planning.footprint import Demand, Footprint
 from seva_ray.planning.forecast import Forecast, RemainingWork, Stage
 
 Costs = Mapping[str, float]
-"""Pool -> price of its hours."""
+"""Price of the node hours by pool."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that is shown."""
+    """All that the plan shows."""
 
     name: str
     work: RemainingWork
     origins: Mapping[str, str]
-    """Where each known rate and size is from."""
+    """The origin of each known rate and size."""
     forecasts: Sequence[Forecast]
-    """By number of nodes; the stages of the last are shown."""
+    """A forecast for each number of nodes. The stages of the last one are shown."""
     parts: Sequence[Footprint]
     demands: Sequence[Demand]
     currency: str
     costs: Sequence[Costs]
-    """Of each forecast; none where no prices are given."""
+    """The costs of each forecast; empty if no prices are given."""
 
 
 def text_of(plan: Plan) -> str:
@@ -46,12 +46,12 @@ def heading(plan: Plan) -> str:
     work, saved = plan.work, [item.name for item in plan.work.passes if not item.num_left]
     lines = [
         f"{plan.name}: {work.num_prompts:,} prompts in {work.num_shards:,} shards of {work.shard_size:,}; "
-        f"passes of the starting model: {', '.join(item.name for item in work.passes)}"
+        f"passes of the base model: {', '.join(item.name for item in work.passes)}"
     ]
     if saved:
-        lines.append(f"there already: {', '.join(saved)}")
+        lines.append(f"exist already: {', '.join(saved)}")
     lines += [
-        f"partly there: {item.name}, {item.num_units - item.num_left:,} of {item.num_units:,} units"
+        f"exists in part: {item.name}, {item.num_units - item.num_left:,} of {item.num_units:,} units"
         for item in work.passes
         if 0 < item.num_left < item.num_units
     ]
@@ -89,7 +89,7 @@ def nodes(plan: Plan) -> str:
                 bound(duration(forecast.total.wall_s), forecast.total),
             )
         )
-    title = "generation by the number of nodes; redone: units, lost: engines' time in units that a preemption took\n"
+    title = "generation by the number of nodes; redone: units, lost: share of the engines' time spent on them\n"
     note = (
         "\n* slowed by encoding: more CPUs would help"
         if any(item.slowed_by_encoding for item in plan.forecasts)
@@ -116,7 +116,7 @@ def footprint(plan: Plan) -> str:
 
 
 def limits(plan: Plan) -> str:
-    rows = [("first to give way (docs/SCALE.md)", "here", "limit")]
+    rows = [("first limits (docs/SCALE.md)", "here", "limit")]
     for demand in plan.demands:
         here = size(demand.value) if demand.unit == "B" else number(demand.value, demand.unit)
         over = demand.limit is not None and demand.value is not None and demand.value > demand.limit
@@ -138,7 +138,7 @@ def grouped(origins: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def bound(figure: str, stage: Stage) -> str:
-    """A figure of a stage, some of whose rates may be unknown."""
+    """A figure of a stage, with `>=` if some of its rates are unknown."""
     if not stage.unknown or figure == "":
         return figure
     return "unknown" if figure in ("0", "0 s") else f">= {figure}"
@@ -168,11 +168,11 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def picture_of(plan: Plan) -> bytes:
-    """PNG: hours of generation against nodes, ideal and simulated. Empty where that is unknown."""
+    """A PNG of hours of generation against nodes, ideal and simulated. Empty if the hours are unknown."""
     found = [item for item in plan.forecasts if item.generation and item.ideal_s]
     if not found:
         return b""
-    from matplotlib.figure import Figure  # takes a second: not for `--help`
+    from matplotlib.figure import Figure  # its import takes a second, which `--help` does not need
 
     figure = Figure(figsize=(6.0, 3.6), layout="constrained")
     axes = figure.add_subplot()

@@ -11,16 +11,16 @@ from seva_ray.scoring.intervals import Comparison
 
 @dataclass(frozen=True, kw_only=True)
 class Funnel:
-    """What became of every prompt in one view."""
+    """What happened to every prompt in one view."""
 
     view: str
     num_prompts: int
     verdicts: Mapping[str, int]
-    """Prompts by verdict; they add up to `num_prompts`."""
+    """Number of prompts by verdict. The numbers add up to `num_prompts`."""
 
     def __post_init__(self) -> None:
         if unknown := set(self.verdicts) - set(VERDICTS):
-            raise ValueError(f"view {self.view}: no such verdict: {', '.join(sorted(unknown))}")
+            raise ValueError(f"view {self.view}: unknown verdict: {', '.join(sorted(unknown))}")
         if min(self.verdicts.values(), default=0) < 0:
             raise ValueError(f"view {self.view}: a count is negative: {dict(self.verdicts)}")
         total = sum(self.verdicts.values())
@@ -30,7 +30,7 @@ class Funnel:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One prompt with its two answers."""
+    """One prompt with its chosen and its rejected response."""
 
     prompt_id: str
     question: str
@@ -44,23 +44,23 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreTable:
-    """The policy, or several that were trained alike, against the starting model on one benchmark."""
+    """The scores of a policy, or of several that were trained alike, against the base model on one benchmark."""
 
     benchmark: str
     comparisons: Sequence[Comparison]
     protocol: str = ""
-    """Whose way of asking and scoring; numbers of two protocols are never compared."""
+    """The rules of asking and scoring. Numbers of two protocols are never compared."""
     notes: Sequence[str] = ()
-    """Sentences for under the table: who judged, what flipped."""
+    """Sentences under the table: who judged, which answers changed."""
     num_policies: int = 1
-    """How many were trained alike, where the comparisons are `Repeated`."""
+    """Number of policies that were trained alike. If it is above 1, the comparisons are `Repeated`."""
     unit: str = "images"
-    """What the bootstrap resamples."""
+    """What the bootstrap resamples, in the plural."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
-    """A question that only one of the two models answers right."""
+    """A question that only one of the two models answers right: a changed answer."""
 
     prompt_id: str
     question: str
@@ -69,12 +69,12 @@ class Flip:
     start: str
     policy: str
     gained: bool
-    """Whether it is the policy that is right."""
+    """Whether the policy is the model that is right."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """Words of both models' answers to one benchmark."""
+    """Numbers of words in both models' answers to one benchmark."""
 
     benchmark: str
     start: Sequence[int]
@@ -92,18 +92,18 @@ class Hallucinated:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportContent:
-    """All that the page shows; an empty part is shown as a sentence that says so."""
+    """All that the page shows. The page says so if a part is empty."""
 
     title: str
     summary: Sequence[str] = ()
-    """Sentences for the top of the page, the most important first."""
+    """Sentences at the top of the page, the most important first."""
     funnels: Sequence[Funnel] = ()
     samples: Sequence[Sample] = ()
     training: Sequence[Mapping[str, Any]] = ()
     """The rows that TRL logs: `step`, `loss`, `rewards/margins` and so on."""
     scores: Sequence[ScoreTable] = ()
     consistency: Sequence[ScoreTable] = ()
-    """How far sampled answers to the same question agree."""
+    """How much sampled answers to the same question agree."""
     lengths: Sequence[Lengths] = ()
     hallucinated: Sequence[Hallucinated] = ()
     flips: Sequence[Flip] = ()

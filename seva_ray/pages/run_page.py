@@ -1,7 +1,7 @@
-"""The report of a run: one HTML file with everything in it, to open in any browser or to send to someone.
+"""The page of a run: one HTML file with everything in it, to open in any browser or to send to someone.
 
-In: plain data, collected by whoever ran the stages. Out: the page as text. Every text and image comes from models and
-data sets, so nothing of it is trusted: all is escaped, and the page forbids itself scripts and any request.
+In: plain data (run_content.py). Out: the page as text. Texts and images come from models and data sets, so none of it
+is trusted: all of it is escaped, and the page forbids itself scripts and any request.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from seva_ray.pages.templates import forest, page
 from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS
 
 NUM_HALLUCINATED = 10
-"""Things that the report lists."""
+"""Largest number of things in the list of hallucinated things."""
 
 
 def render(content: ReportContent) -> str:
@@ -40,9 +40,9 @@ def render(content: ReportContent) -> str:
 
 
 def mixed_protocols(tables: Sequence[ScoreTable]) -> list[str]:
-    """A warning for every two tables that have a metric of the same name by different protocols."""
+    """A warning for every two tables that share the name of a metric and have different protocols."""
     return [
-        f"{one.benchmark} and {other.benchmark} share names of metrics but not the protocol ({one.protocol}, "
+        f"{one.benchmark} and {other.benchmark} share names of metrics, but not the protocol ({one.protocol}, "
         f"{other.protocol}): their numbers cannot be compared."
         for one, other in combinations(tables, 2)
         if one.protocol != other.protocol
@@ -67,7 +67,7 @@ def _sample_view(sample: Sample) -> dict[str, Any]:
 
 
 def _flip_view(flip: Flip) -> dict[str, Any]:
-    start, policy = Answer(heading="start", text=flip.start), Answer(heading="policy", text=flip.policy)
+    start, policy = Answer(heading="base model", text=flip.start), Answer(heading="policy", text=flip.policy)
     return sample_view(
         prompt_id=flip.prompt_id,
         question=flip.question,
@@ -81,7 +81,7 @@ def _flip_view(flip: Flip) -> dict[str, Any]:
 
 
 def _shown_verdicts(funnels: Sequence[Funnel]) -> dict[str, str]:
-    """Verdicts with their meanings; those of filters only where one has dropped something."""
+    """Verdicts with their meanings. A filter's verdict is shown only if the filter dropped something."""
     given = {verdict for funnel in funnels for verdict, count in funnel.verdicts.items() if count}
     return {verdict: text for verdict, text in VERDICTS.items() if verdict not in OPTIONAL or verdict in given}
 

@@ -1,6 +1,7 @@
-"""Figures of a study. In: its rows, already chosen. Out: matplotlib figures of up to 11.2 inches, the page's width.
+"""Figures of a study. In: rows that are already chosen. Out: matplotlib figures up to 11.2 inches wide, as the page is.
 
-Every figure is a `Figure` of its own: no pyplot, no global state. Texts may come from anywhere: a dollar is a dollar.
+Every figure is a `Figure` of its own: no pyplot, no global state. Texts may come from anywhere, so a dollar sign is not
+mathematics.
 """
 
 import math
@@ -18,30 +19,31 @@ from seva_ray.studies.space import SWAPPED, strength
 from seva_ray.studies.study_rows import StudyRow, order_of_arm
 
 WIDTH = 11.2
-"""Inches; 1,075 pixels of CSS."""
+"""Width of the page in inches: 1,075 pixels of CSS."""
 LOOKS = ((BLUE, "o", "-"), (ORANGE, "s", "--"), ("#009E73", "^", "-."), ("#AA4499", "D", ":"))
-"""Colour, marker and dash of each line of a figure: told apart without colours too."""
+"""Colour, marker and dash of each line of a figure: lines differ without colours too."""
 COLUMNS = 4
+"""Largest number of small panels in a row."""
 ROOM = 14
-"""Arms in one row of panels."""
+"""Largest number of conditions in one row of panels."""
 MAX_LETTERS = 48
-"""Of a label; without a limit, one could leave no room for the figure."""
+"""Largest length of a label: without a limit, one label could leave no room for the figure."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A value of one arm."""
+    """The value of one condition, with its interval."""
 
     value: float
     low: float = math.nan
     high: float = math.nan
     hollow: bool = False
-    """Stopped early."""
+    """Whether the point was stopped early."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Values by arm that belong together."""
+    """Values of several conditions that belong together, by condition."""
 
     label: str
     marks: Mapping[str, Mark]
@@ -49,16 +51,16 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """One arm on more and more pairs."""
+    """One condition on more and more pairs."""
 
     arm: str
     rows: Sequence[StudyRow]
-    """By number of pairs."""
+    """The rows, sorted by number of pairs."""
     law: ScalingLaw | None
 
 
 def score_of(row: StudyRow, hollow: bool = False) -> Mark:
-    """The policy's score: the starting model's plus the difference, so that the bar is the difference's interval."""
+    """The policy's score: the base model's score plus the difference, so that the bar is the difference's interval."""
     return Mark(
         value=row.start + row.difference,
         low=row.start + row.difference_low,
@@ -70,9 +72,9 @@ def score_of(row: StudyRow, hollow: bool = False) -> Mark:
 def against_strength(
     series: Sequence[Series], unit: str, level: float | None = None, height: float = 3.6, bottom: float | None = None
 ) -> Figure:
-    """A panel for each dial with several values, arms in their places on it; all other arms side by side in a last one.
+    """A panel for each augmentation with several strengths, and a last panel with all other conditions side by side.
 
-    `level` is the starting model's score.
+    `level`: the base model's score.
     """
     rows = _rows(_panels(sorted({arm for item in series for arm in item.marks}, key=order_of_arm)))
     widest = max(sum(map(_width, row)) for row in rows)
@@ -87,7 +89,7 @@ def against_strength(
         beside = part.subplots(1, len(row), squeeze=False, width_ratios=[_width(panel) for panel in row])[0]
         for axes, (name, arms) in zip(beside, row, strict=True):
             if level is not None:
-                axes.axhline(level, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), label="starting model")
+                axes.axhline(level, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), label="base model")
             _panel(axes, name, arms, series)
             style(axes, _dial(name), plain(unit) if axes is beside[0] else "")
             axes.tick_params(labelleft=axes is beside[0])
@@ -125,7 +127,7 @@ def _panel(axes: Axes, name: str, arms: Sequence[str], series: Sequence[Series])
 
 
 def _apart(places: Sequence[float], distance: float) -> list[float]:
-    """Places without those too near to the one before."""
+    """The places without those that are too near to the place before."""
     kept: list[float] = []
     for place in places:
         if not kept or place - kept[-1] >= distance:
@@ -142,7 +144,7 @@ def _width(panel: tuple[str, Sequence[str]]) -> int:
 
 
 def _rows(panels: Sequence[tuple[str, list[str]]]) -> list[list[tuple[str, list[str]]]]:
-    """Panels side by side as long as they have room."""
+    """Panels in rows: a row has as many panels as fit."""
     rows: list[list[tuple[str, list[str]]]] = [[]]
     for panel in panels:
         if rows[-1] and sum(map(_width, rows[-1])) + _width(panel) > ROOM:
@@ -152,7 +154,7 @@ def _rows(panels: Sequence[tuple[str, list[str]]]) -> list[list[tuple[str, list[
 
 
 def _panels(arms: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Arms by augmentation where its dial has several values; the others under the empty name, at the end."""
+    """Conditions by augmentation if it has several strengths; all others under the empty name, at the end."""
     dials: dict[str, list[str]] = {}
     for arm in arms:
         name, value = strength(arm)
@@ -189,7 +191,7 @@ def _bars(axes: Axes, drawn: Sequence[tuple[float, Mark]], color: str) -> None:
 
 
 def against_pairs(growths: Sequence[Growth], unit: str, level: float) -> Figure:
-    """A panel for each arm: scores on a logarithmic axis of pairs, and the fitted law with its band."""
+    """A panel for each condition: scores on a logarithmic axis of pairs, and the fitted law with its interval."""
     figure, every = grid(len(growths), row_height=2.15, sharey=True, sharex=True)
     marks = [[(row.num_trained, score_of(row)) for row in growth.rows] for growth in growths]
     ends = [end for drawn in marks for _, mark in drawn for end in (mark.value, mark.low, mark.high)]
@@ -214,7 +216,7 @@ def against_pairs(growths: Sequence[Growth], unit: str, level: float) -> Figure:
 
 
 def _ticks_of_pairs(axes: Axes, sizes: Sequence[float]) -> None:
-    """A tick at each number that stands apart from the one before it, and at twice the largest."""
+    """A tick at each number that is far enough from the one before it, and at twice the largest."""
     ticks = [float(np.exp(place)) for place in _apart(np.log([*sizes, 2 * sizes[-1]]).tolist(), np.log(1.7))]
     axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
     axes.set_xlim(sizes[0] / 1.15, 2.3 * sizes[-1])
@@ -228,7 +230,7 @@ def limits(values: Sequence[float]) -> tuple[float, float]:
 
 
 def grid(number: int, row_height: float, **shared: bool) -> tuple[Figure, list[Axes]]:
-    """Small panels in rows; places that are left over stay empty."""
+    """Small panels in rows; places that are not needed stay empty."""
     columns = number if number <= COLUMNS else min((COLUMNS, COLUMNS - 1), key=lambda count: -number % count)
     num_rows = math.ceil(number / columns)
     size = (max(5.0, min(WIDTH, 3.7 * columns)), row_height * num_rows + 0.3)
@@ -236,12 +238,12 @@ def grid(number: int, row_height: float, **shared: bool) -> tuple[Figure, list[A
     every = list(figure.subplots(num_rows, columns, squeeze=False, **shared).flat)
     for place, axes in enumerate(every):
         axes.set_visible(place < number)
-        # The panel below is missing: this one shows the shared axis.
+        # If no panel is below, this one shows the shared axis.
         axes.xaxis.set_tick_params(labelbottom=place + columns >= number)
     return figure, every
 
 
 def plain(text: str) -> str:
-    """Short enough; nothing in it is matplotlib's mathematics, and all of it can be written."""
+    """The text, shortened, without matplotlib's mathematics, and encodable as UTF-8."""
     shortened = text if len(text) <= MAX_LETTERS else text[: MAX_LETTERS - 1] + "…"
     return shortened.encode("utf-8", errors="replace").decode("utf-8").replace("$", r"\$")

@@ -50,10 +50,11 @@ from seva_ray.studies.study_rows import (
 )
 
 FEW = 4
-"""Lines that one figure may have."""
+"""Largest number of lines in one figure."""
 FEW_METRICS = 8
-"""That stand above the figures; more are folded away."""
+"""Largest number of metrics that are shown at once; more are folded away."""
 MAX_PANELS = 24
+"""Largest number of panels in the figure of scores over pairs."""
 
 
 def render(content: StudyContent) -> str:
@@ -112,7 +113,7 @@ def _low_is_good(content: StudyContent) -> bool:
 
 
 def _strength(content: StudyContent, finals: Sequence[StudyRow]) -> Figure | None:
-    """A line for each beta if they are few; else the reference's alone."""
+    """A line for each beta if they are few, or else only that of the reference point."""
     reference = reference_of(content)
     rows = at_reference(reference, finals, "arm", "beta")
     betas = sorted({row.point["beta"] for row in rows}, key=lambda beta: (beta != reference.get("beta"), beta))
@@ -129,11 +130,11 @@ def _strength(content: StudyContent, finals: Sequence[StudyRow]) -> Figure | Non
 
 
 def _growths(content: StudyContent) -> list[Growth]:
-    """Arms at the reference that were measured on several numbers of pairs, the best of them, by strength."""
+    """The best conditions at the reference point that were measured on several numbers of pairs, by strength."""
     by_arm: dict[str, dict[float, StudyRow]] = {}
     for row in at_reference(reference_of_growth(content), objective_rows(content), "arm"):
         if math.isfinite(row.num_trained):
-            # Where there were no more pairs, a larger number asked for is the same policy again.
+            # If no more pairs exist, a larger requested number is the same policy again.
             by_arm.setdefault(row.point["arm"], {})[row.num_trained] = row
     growths = []
     for arm, rows in by_arm.items():
@@ -184,7 +185,7 @@ def _answer_lengths(content: StudyContent) -> Figure | None:
     start, best = content.start_tokens, content.best_tokens
     if not (sum(start) and sum(best)):
         return None
-    return view_figures.lengths({content.objective[0]: (start, best)}, ("start", "best policy"), "% of answers")
+    return view_figures.lengths({content.objective[0]: (start, best)}, ("base model", "best policy"), "% of answers")
 
 
 def _test_time_rows(content: StudyContent) -> list[tuple[str, Comparison]]:

@@ -24,11 +24,11 @@ from seva_ray.studies.study_rows import (
 )
 
 TINT = 0.6
-"""How much colour the strongest cell of the heat map has: dark text is still read on it."""
+"""How much colour the strongest cell of the heat map has, from 0 to 1: dark text must be readable on it."""
 
 
 def varying_axes(content: StudyContent) -> list[str]:
-    """The axes with several values; the number of pairs has a column of its own."""
+    """The axes with several values, without the number of pairs, which has a column of its own."""
     return [name for name in POINT_FIELDS if len(content.axes.get(name, ())) > 1 and name != "num_pairs"] or ["arm"]
 
 
@@ -37,19 +37,19 @@ def axis_values(content: StudyContent, row: StudyRow) -> list[str]:
 
 
 def description(content: StudyContent, point: Any) -> str:
-    """What tells a point from the others."""
+    """The values in which a point differs from others, as text."""
     values = [(name, shown(point[name])) for name in (*varying_axes(content), "num_pairs") if name in point]
     return ", ".join(value if name == "arm" else f"{named(name)} {value}" for name, value in values)
 
 
 def held_axes(content: StudyContent, reference: Mapping[str, Any], *free: str) -> str:
-    """Where a figure has the axes that it does not show."""
+    """The values of the axes that a figure does not show, as text."""
     names = [name for name in varying_axes(content) if name not in free and name in reference]
     return ", ".join(f"{named(name)} {shown(reference[name])}" for name in names)
 
 
 def heat_map(content: StudyContent, finals: Sequence[StudyRow]) -> dict[str, Any] | None:
-    """Rows of arms and columns of betas; each cell has its row, its colour and whether it was stopped early."""
+    """A row for each condition and a column for each beta. A cell is its row, its colour, and if it was stopped."""
     kept = at_reference(reference_of(content), finals, "arm", "beta")
     rows = {(row.point["arm"], row.point["beta"]): row for row in kept}
     arms, betas = sorted({arm for arm, _ in rows}, key=order_of_arm), sorted({beta for _, beta in rows})
@@ -70,13 +70,13 @@ def _tint(value: float) -> str:
 
 
 def rung_rows(content: StudyContent, finals: Sequence[StudyRow]) -> list[StudyRow]:
-    """What was measured on the way, view by view."""
+    """The rows on fewer pairs than a setting's final row, sorted by view."""
     passed = [row for row in objective_rows(content) if row not in finals]
     return sorted(passed, key=lambda row: (order_of_arm(row.point["arm"]), str(row.setting), row.asked))
 
 
 def point_table(content: StudyContent, rows: Sequence[StudyRow], final: bool) -> dict[str, Any]:
-    """Rows of the table of points, with what is to be said of each."""
+    """The rows of the table of points, each with its notes."""
     best = StudyRow(point=content.best).setting if content.best else None
     failed = {row.setting for row in failed_rows(content)}
     placed = forest(rows)
@@ -111,12 +111,12 @@ def other_metrics(content: StudyContent, best: Sequence[StudyRow]) -> dict[str, 
 
 
 def interval_note(finals: Sequence[StudyRow]) -> str:
-    """What the intervals hold."""
+    """A sentence on which chance the intervals include."""
     repeats = {len(row.differences) for row in finals}
     if repeats == {1}:
-        return "With one repeat, intervals hold only the choice of test images, not that of a training seed."
-    alone = "; with one repeat, only that of images" if 1 in repeats else ""
-    return f"Intervals hold the choice of test images and that of repeats{alone}."
+        return "With one training seed, intervals hold only the choice of test images, not that of a training seed."
+    alone = "; those of points with one seed hold only that of images" if 1 in repeats else ""
+    return f"Intervals hold the choice of test images and that of training seeds{alone}."
 
 
 def hours_note(content: StudyContent) -> str:

@@ -15,7 +15,7 @@ from seva_ray.core.durations import duration
 
 
 def page(template: str, **values: Any) -> str:
-    """A template of this folder, filled in; encodable as UTF-8 whatever the texts hold."""
+    """A template of this folder, filled in. The result can be encoded as UTF-8 whatever the texts hold."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -49,7 +49,8 @@ class Interval(Protocol):
 
 
 def forest(rows: Sequence[Interval]) -> dict[str, Any]:
-    """Rows with the place of each interval on one common axis, and its ticks; places in percent of the axis' width."""
+    """The rows with the place of each interval on a common axis, and the ticks of the axis. Places are per cent of the
+    width of the axis."""
     ends = [
         end for row in rows for end in (row.difference, row.difference_low, row.difference_high) if math.isfinite(end)
     ]

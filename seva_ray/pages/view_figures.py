@@ -1,4 +1,4 @@
-"""Figures of the views of a study: what their pairs are like. In: counts. Out: figures as in study_plots."""
+"""Figures of the views of a study: what their pairs are like. In: counts. Out: figures as in study_figures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ NUM_BINS = 28
 
 
 def unequal(views: Sequence[ViewFacts]) -> Figure:
-    """Pairs that have something to learn from, by strength."""
+    """The share of prompts with a pair to learn from, by strength."""
     marks = {facts.view: Mark(value=100 * facts.num_kept / facts.num_prompts) for facts in views if facts.num_prompts}
     return against_strength([Series(label="kept", marks=marks)], "% of prompts", height=2.9, bottom=0)
 
 
 def judged(views: Sequence[ViewFacts]) -> Figure:
-    """What the difference between chosen and rejected is about, by strength."""
+    """Whether the chosen or the rejected response is right, by strength."""
     known = [(facts.view, facts.judged, sum(facts.judged.values())) for facts in views if facts.judged]
     series = [
         Series(
@@ -37,9 +37,10 @@ def judged(views: Sequence[ViewFacts]) -> Figure:
 
 
 def lengths(panels: Mapping[str, tuple[Sequence[int], Sequence[int]]], names: tuple[str, str], unit: str) -> Figure:
-    """Distributions of response lengths, two in each panel; what is longer than nearly all is in the last bin.
+    """Distributions of response lengths, two in each panel. The last bin also holds what
+    is longer than 99.5 % of the responses.
 
-    `panels` has counts by number of tokens.
+    `panels`: counts by number of tokens, by title.
     """
     longest = max(_quantile(counts, 0.995) for pair in panels.values() for counts in pair)
     width = max(1, math.ceil((longest + 1) / NUM_BINS))
@@ -64,5 +65,5 @@ def lengths(panels: Mapping[str, tuple[Sequence[int], Sequence[int]]], names: tu
 
 
 def _quantile(counts: Sequence[int], share: float) -> int:
-    """The smallest length that at least this share is no longer than."""
+    """The smallest length that at least this share of the responses does not exceed."""
     return int(np.searchsorted(np.cumsum(counts), share * sum(counts))) if sum(counts) else 0

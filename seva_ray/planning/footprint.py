@@ -1,7 +1,7 @@
-"""What a run leaves in storage and sends over the network, and what it asks of the places that give way first.
+"""What a run leaves in storage and sends over the network, and its demands on the parts that reach a limit first.
 
 In: the work, bytes of one row of each kind, and the forecast. Out: bytes by kind; and the demands on the object store,
-the driver and the nodes' memory, each beside its limit where one is known.
+the driver and the nodes' memory, each beside its limit if one is known.
 """
 
 import math
@@ -13,23 +13,23 @@ from seva_ray.planning.forecast import Forecast, RemainingWork
 from seva_ray.planning.rates import Rates
 
 DRIVER_BYTES_PER_UNIT = 11_000
-"""What Ray Data keeps of each unit, measured up to 3,907 units: docs/LOG.md."""
+"""Bytes that Ray Data keeps of each unit, measured up to 3,907 units: docs/LOG.md."""
 PUTS_PER_S, GETS_PER_S = 3_500, 5_500
-"""Requests that S3 serves for one prefix. Source: Amazon S3 user guide, "Best practices design patterns"."""
+"""Requests per second that S3 serves for one prefix. Source: Amazon S3 user guide, "Best practices design patterns"."""
 NAMES_PER_LIST = 1_000
-"""That one request of S3 lists."""
+"""Number of names that one request to S3 lists."""
 CHECKPOINTS = 2
-"""That training keeps."""
+"""Number of checkpoints that training keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Bytes of one of each. None: unknown."""
+    """Bytes of one item of each kind. None: unknown."""
 
     prompt_bytes: float | None = None
-    """A prompt in its shard, with its image where that is in there."""
+    """A prompt in its shard, with its image if the shard holds images."""
     image_bytes: float | None = None
-    """An image that lies beside the shards; 0 where it is in them."""
+    """An image in a file of its own; 0 if the shards hold the images."""
     pixel_bytes: float | None = None
     """A prompt's pixels on their way to the engine."""
     response_bytes: float | None = None
@@ -37,9 +37,9 @@ class Sizes:
     model_bytes: float | None = None
     """The model's weights."""
     trained_parameters: float | None = None
-    """The adapter's, or with full training the language model's."""
+    """Number of trained parameters: those of the adapter, or of the language model with full training."""
     weight_bytes: int = 2
-    """Of a weight in training: 2 for bfloat16, 4 for float32."""
+    """Bytes of one weight in training: 2 for bfloat16, 4 for float32."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -48,8 +48,9 @@ class Sizes:
                 raise ConfigError(f"{item.name} {value}: must be at least 0, and finite")
 
     def checkpoint_bytes(self, full: bool) -> float | None:
-        """Under ZeRO: the trained weights twice (for transformers and for DeepSpeed) and 12 bytes of optimiser for
-        each: a float32 copy and AdamW's two moments. With full training the whole model is written in both places."""
+        """Bytes of a checkpoint under ZeRO. It holds the trained weights twice, for transformers and for DeepSpeed, and
+        12 bytes of optimiser state for each: a float32 copy and AdamW's two moments. With full training the whole model
+        is written in both places."""
         if self.trained_parameters is None or (full and self.model_bytes is None):
             return None
         weights = self.model_bytes if full else self.trained_parameters * self.weight_bytes
@@ -66,9 +67,9 @@ class Footprint:
 
 
 def parts(work: RemainingWork, rates: Rates, sizes: Sizes, full: bool, num_starts: int) -> list[Footprint]:
-    """Upper bounds where rows can share: an image for several questions is read and sent once.
+    """Bytes by purpose. Upper bounds if rows share images: one for several questions is read and sent once.
 
-    `num_starts`: of nodes with engines, each of which fetches the model.
+    `num_starts`: how often a node with engines starts; each time it fetches the model.
     """
     prompts, kept = work.num_prompts, work.kept(rates)
     left = sum(count * rows for count, rows in [*work.units, *work.tests])
@@ -107,7 +108,7 @@ def plus(*terms: float | None) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """On a place that gives way first as a run grows; what is done about each is in docs/SCALE.md."""
+    """A demand on a part that reaches its limit first as a run grows; docs/SCALE.md says what is done about each."""
 
     name: str
     value: float | None
@@ -120,7 +121,7 @@ def demands(work: RemainingWork, rates: Rates, sizes: Sizes, full: bool, forecas
     num_files, at_once = work.num_files(rates), min(num_units, UNITS_PER_CALL)
     rows_per_s = times(forecast.num_engines, forecast.rows_per_s)
     held = 2 * work.units_per_engine * work.shard_size * forecast.num_engines / forecast.num_nodes
-    by_path = sizes.image_bytes != 0  # an unknown size is no reason to hide the requests
+    by_path = sizes.image_bytes != 0  # an unknown size does not mean that there are no requests
     of_pair = plus(sizes.prompt_bytes, times(1 + work.num_rejected, sizes.response_bytes))
     return [
         Demand(name="driver's memory for units", value=at_once * DRIVER_BYTES_PER_UNIT, unit="B"),
@@ -128,7 +129,7 @@ def demands(work: RemainingWork, rates: Rates, sizes: Sizes, full: bool, forecas
         Demand(name="pixels in memory, each node", value=times(held, sizes.pixel_bytes), unit="B"),
         Demand(name="puts, one prefix", value=times(rows_per_s, 1 / work.shard_size), unit="/s", limit=PUTS_PER_S),
         Demand(name="gets of images, one prefix", value=rows_per_s if by_path else 0.0, unit="/s", limit=GETS_PER_S),
-        # Prompts and verdicts, pairs and reference, beside the responses.
+        # Prompts and verdicts, pairs and reference log-probabilities, and the responses.
         Demand(
             name="files",
             value=2 * work.num_shards + 2 * num_files + sum(item.num_units for item in work.passes),

@@ -1,7 +1,7 @@
 """What a run will take, stage by stage: wall time, hours of GPUs and CPUs, hours of nodes.
 
 In: the work that is left, how fast each part of it goes, and the cluster. Out: a forecast for a number of nodes.
-What nobody knows is None and named, never guessed: without a step's seconds there is no training time.
+A rate that nobody knows is named and never guessed: without the seconds of a step, there is no time of training.
 """
 
 import math
@@ -16,13 +16,13 @@ from seva_ray.planning.simulation import Crew, Faults, SimulatedRun, Units, simu
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """The starting model over one set of prompts in one view."""
+    """The base model's responses to one set of prompts in one view."""
 
     name: str
     num_rows: int
     num_units: int
     left: Units
-    """Those whose responses are not there yet."""
+    """The units whose responses do not exist yet."""
 
     @property
     def num_left(self) -> int:
@@ -36,20 +36,20 @@ class RemainingWork:
     num_prompts: int
     shard_size: int
     num_rejected: int
-    """Views of each pair."""
+    """Number of rejected views in each pair."""
     passes: Sequence[Pass]
     tests: Units
-    """Which the policy answers."""
+    """The units of the benchmarks, which the policy answers."""
     gpus_per_engine: int
     units_per_engine: int
     num_workers: int
-    """Of training."""
+    """Number of training workers."""
     global_batch_size: int
     num_repeats: int
     most_pairs: int | None
-    """To train on; None for all."""
+    """Largest number of pairs to train on; None for all."""
     num_kept: int | None = None
-    """Pairs, where they are there already."""
+    """Number of pairs, if they exist already."""
     prepared: bool = False
     paired: bool = False
     scored: bool = False
@@ -61,7 +61,7 @@ class RemainingWork:
 
     @property
     def units(self) -> list[tuple[int, int]]:
-        """All that the starting model has to do."""
+        """All units that the base model still has to answer."""
         return [run for item in self.passes for run in item.left]
 
     def kept(self, rates: Rates) -> int | None:
@@ -70,7 +70,7 @@ class RemainingWork:
         return round(rates.kept_share * self.num_prompts)
 
     def num_files(self, rates: Rates) -> int:
-        """Shards that have pairs, at most."""
+        """Largest possible number of shards with pairs."""
         kept = self.kept(rates)
         return self.num_shards if kept is None else min(kept, self.num_shards)
 
@@ -92,13 +92,13 @@ def num_rows(units: Units) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Of a forecast: what is known of it. With `unknown` rates the numbers are bounds from below."""
+    """The forecast of one stage. If some rates are unknown, which `unknown` names, the numbers are lower bounds."""
 
     name: str
     work: str
     wall_s: float = 0.0
     driver_s: float = 0.0
-    """The part of it in which the driver works alone, and no node is needed."""
+    """The part of `wall_s` in which the driver works alone and no node is needed."""
     gpu_hours: float = 0.0
     cpu_hours: float = 0.0
     unknown: tuple[str, ...] = ()
@@ -106,20 +106,20 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """Of a run with a number of nodes for engines."""
+    """The forecast of a run with a number of nodes for engines."""
 
     num_nodes: int
     num_engines: int
     rows_per_s: float | None
-    """Of one engine, in this cluster."""
+    """Rows per second of one engine in this cluster."""
     slowed_by_encoding: bool
     ideal_s: float | None
-    """Of the starting model's units: were all engines ready at once and at work until the end."""
+    """Time of the base model's units if all engines were ready at once and worked until the end, in s."""
     generation: SimulatedRun | None
-    """Of the starting model's units, as simulated."""
+    """The base model's units, as simulated."""
     stages: Sequence[Stage]
     node_hours: Mapping[str, float]
-    """By pool."""
+    """Hours of nodes by pool."""
 
     @property
     def total(self) -> Stage:
@@ -133,7 +133,7 @@ class Forecast:
 
 
 def forecast(work: RemainingWork, rates: Rates, fleet: Fleet, faults: Faults, num_nodes: int) -> Forecast:
-    """Raises: ConfigError where the cluster cannot do the work."""
+    """The forecast for a number of nodes. Raises: ConfigError if the cluster cannot do the work."""
     per_node = fleet.engines_per_node(work.gpus_per_engine)
     speed = encoding_speed(rates, fleet, num_nodes, per_node * num_nodes)
     rows_per_s = rates.rows_per_s and min(rates.rows_per_s, speed)
@@ -163,7 +163,7 @@ def forecast(work: RemainingWork, rates: Rates, fleet: Fleet, faults: Faults, nu
         generation=outcome,
         stages=[prepare(work, rates), generated, paired, *trained, evaluated],
         node_hours={
-            # Without nodes of their own for it, the engines' nodes pair too.
+            # Without CPU nodes, the nodes of the engines make the pairs too.
             "generation": (on_nodes + (0 if fleet.cpu_nodes else num_nodes * busy(paired))) / 3600,
             "training": fleet.training_nodes(work.num_workers) * busy(*trained) / 3600,
             "cpu": fleet.cpu_nodes * busy(generated, paired, evaluated) / 3600,
@@ -180,13 +180,15 @@ def encoding_speed(rates: Rates, fleet: Fleet, num_nodes: int, num_engines: int)
     """Rows/s that the cluster's other CPUs encode for each engine."""
     spare = fleet.cpus(num_nodes) - num_engines
     if spare < 1:
-        raise ConfigError(f"cpus_per_node {fleet.cpus_per_node}: the engines take all, and none is left to encode")
+        raise ConfigError(
+            f"cpus_per_node {fleet.cpus_per_node}: the engines take all of them, so none is left to encode"
+        )
     return math.inf if rates.encode_rows_per_s is None else rates.encode_rows_per_s * spare / num_engines
 
 
 def prepare(work: RemainingWork, rates: Rates) -> Stage:
     if work.prepared:
-        return Stage(name="prepare", work="there already")
+        return Stage(name="prepare", work="exists already")
     seconds, unknown = spent(rates, prepare_rows_per_s=work.num_prompts)
     about = f"{work.num_prompts:,} prompts, in the driver"
     return Stage(
@@ -197,7 +199,7 @@ def prepare(work: RemainingWork, rates: Rates) -> Stage:
 def generation(
     name: str, units: Units, work: RemainingWork, rates: Rates, fleet: Fleet, outcome: SimulatedRun | None
 ) -> Stage:
-    """Engines and encoding; at its end the driver reads every file's counts."""
+    """Generation by engines while CPUs encode; at its end the driver reads the counts of every file."""
     count, rows = sum(count for count, _ in units), num_rows(units)
     if not count:
         return Stage(name=name, work="nothing to do")
@@ -217,7 +219,7 @@ def generation(
 
 def pair(work: RemainingWork, rates: Rates, num_cpus: int) -> Stage:
     if work.paired:
-        return Stage(name="pair", work="there already")
+        return Stage(name="pair", work="exists already")
     seconds, unknown = spent(rates, pair_rows_per_s=work.num_prompts * work.num_rejected)
     files = work.num_files(rates)
     read_s, slow = spent(rates, read_files_per_s=files)
@@ -233,7 +235,7 @@ def pair(work: RemainingWork, rates: Rates, num_cpus: int) -> Stage:
 
 def reference(work: RemainingWork, rates: Rates, fleet: Fleet) -> Stage:
     if work.scored:
-        return Stage(name="reference", work="there already")
+        return Stage(name="reference", work="exists already")
     if (kept := work.kept(rates)) is None:
         unknown = ("kept_share", *missing(rates, "reference_pairs_per_s"))
         return Stage(name="reference", work="pairs", unknown=unknown)
@@ -245,7 +247,7 @@ def reference(work: RemainingWork, rates: Rates, fleet: Fleet) -> Stage:
 
 def train(work: RemainingWork, rates: Rates, fleet: Fleet) -> Stage:
     if work.trained:
-        return Stage(name="train", work="there already")
+        return Stage(name="train", work="exists already")
     read_s, slow = spent(rates, read_files_per_s=2 * work.num_files(rates))
     unknown = (*slow, *missing(rates, "train_start_s", "step_s"))
     if (steps := work.num_steps(rates)) is None:
@@ -268,7 +270,7 @@ def on_workers(
 
 
 def spent(rates: Rates, **amounts: float) -> tuple[float, tuple[str, ...]]:
-    """Seconds for an amount at the rate of its name; and that name where the rate is unknown, and the seconds 0."""
+    """Seconds for amounts at the rates of their names, and the names of unknown rates, which count as 0 s."""
     known = {name: amount / getattr(rates, name) for name, amount in amounts.items() if getattr(rates, name)}
     return sum(known.values()), tuple(name for name in amounts if name not in known)
 

@@ -20,15 +20,15 @@ KINDS = ("on_demand", "spot")
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """Of a node-hour."""
+    """Prices of a node-hour."""
 
     currency: str
     per_node_hour: Mapping[str, Mapping[str, float]]
-    """Pool -> on_demand, spot or both."""
+    """Prices by pool, then by kind: on_demand, spot or both."""
     path: str
 
     def cost(self, node_hours: Mapping[str, float], spot: Sequence[str]) -> dict[str, float]:
-        """By pool. Raises: InputError where a pool that is used has no price."""
+        """The cost by pool, in `currency`. Raises: InputError if a pool that is used has no price."""
         return {
             pool: hours * self.price(pool, "spot" if pool in spot else "on_demand") if hours else 0.0
             for pool, hours in node_hours.items()
@@ -36,12 +36,14 @@ class Prices:
 
     def price(self, pool: str, kind: str) -> float:
         if kind not in self.per_node_hour.get(pool, {}):
-            raise InputError(f"prices {self.path}: pool {pool} has no {kind} price, and the run takes its nodes so")
+            raise InputError(
+                f"prices {self.path}: pool {pool} has no {kind} price, and the run takes {kind} nodes of it"
+            )
         return self.per_node_hour[pool][kind]
 
 
 def read_prices(path: str) -> Prices:
-    """Raises: InputError where there is no such file, or one that is no table of prices."""
+    """The prices in a TOML file. Raises: InputError if the file does not exist or is not a table of prices."""
     if not exists(path):
         raise InputError(f"prices {path}: no such file")
     try:
@@ -58,5 +60,5 @@ def read_prices(path: str) -> Prices:
             if kind not in KINDS:
                 raise InputError(f"prices {path}: {pool} has {kind!r}, which must be one of {', '.join(KINDS)}")
             if isinstance(price, bool) or not isinstance(price, (int, float)) or not 0 <= price < math.inf:
-                raise InputError(f"prices {path}: {kind} of {pool} is {price!r}, which must be a number from 0")
+                raise InputError(f"prices {path}: {kind} of {pool} is {price!r}, which must be a number of at least 0")
     return Prices(currency=currency, per_node_hour=found, path=path)

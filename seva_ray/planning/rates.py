@@ -1,4 +1,4 @@
-"""What a plan is told: how fast each part of the work goes, and the cluster. What nobody knows is None."""
+"""The input of a plan: how fast each part of the work goes, and the cluster. A rate that nobody knows is None."""
 
 import math
 from dataclasses import dataclass, fields
@@ -8,31 +8,31 @@ from seva_ray.core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """How fast it goes, measured by a probe or given. None: unknown."""
+    """How fast each part of the work goes, as a probe measured it or as the user gave it. None: unknown."""
 
     prepare_rows_per_s: float | None = None
-    """Prompts that the driver reads from the source and writes as shards."""
+    """Prompts per second that the driver reads from the source and writes as shards."""
     rows_per_s: float | None = None
-    """Responses of one engine."""
+    """Responses per second of one engine."""
     start_s: float | None = None
-    """From a node's arrival until its engines are ready."""
+    """Time from a node's arrival until its engines are ready, in s."""
     encode_rows_per_s: float | None = None
-    """Prompts that one CPU reads, augments and preprocesses. Unknown: as many as the engines want."""
+    """Prompts per second that one CPU reads, augments and preprocesses. If unknown, encoding slows no engine."""
     commits_per_s: float | None = None
-    """Units that driver and storage can take from all engines or workers together. Unknown: without limit."""
+    """Units per second that driver and storage can take from all engines or workers together. If unknown, no limit."""
     read_files_per_s: float | None = None
-    """Files that the driver reads, several at once: all responses, for their counts; of shards with pairs the pairs,
-    for pairs.json, and to train once more, with as many of the reference's log-probabilities."""
+    """Files per second that the driver reads, several at once. It reads every file of responses for its counts; the
+    files of pairs to write pairs.json, and again for training together with the reference's log-probabilities."""
     pair_rows_per_s: float | None = None
-    """Prompts of which one CPU compares the responses of two views."""
+    """Prompts per second for which one CPU compares the responses of two views."""
     kept_share: float | None = None
-    """Share of the prompts that end as a pair."""
+    """Share of the prompts that become a pair, from 0 to 1."""
     reference_pairs_per_s: float | None = None
-    """Pairs that one training worker scores with the reference."""
+    """Pairs per second that one training worker scores with the reference."""
     train_start_s: float | None = None
-    """Of training: its workers' start, and the policy's export."""
+    """Time that training takes beside its steps, in s: the workers' start and the policy's export."""
     step_s: float | None = None
-    """An optimiser step."""
+    """Time of one optimiser step, in s."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -51,17 +51,18 @@ MAY_BE_ZERO = ("start_s", "kept_share", "train_start_s")
 
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
-    """The cluster."""
+    """The cluster that a plan is for."""
 
     nodes: tuple[int, ...] = (1,)
-    """Numbers of nodes for engines: each is planned for. The stages are shown for the last one."""
+    """Numbers of nodes for engines. The plan has a forecast for each, and shows the stages for the last one."""
     gpus_per_node: int = 8
-    """0 for a cluster without GPUs: a node then has one engine, on its CPUs."""
+    """GPUs of a node with engines. With 0, a node has one engine, which runs on its CPUs."""
     cpus_per_node: int = 96
-    """Each engine takes one, the others encode."""
+    """CPUs of a node with engines. Each engine takes one; the others encode."""
     cpu_nodes: int = 0
-    """Nodes without engines, that encode and pair."""
+    """Number of nodes without engines, which encode and pair."""
     cpus_per_cpu_node: int = 64
+    """CPUs of a node without engines."""
 
     def __post_init__(self) -> None:
         if not self.nodes or min(self.nodes) < 1:

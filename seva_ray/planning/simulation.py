@@ -14,29 +14,30 @@ from seva_ray.core.errors import ConfigError
 from seva_ray.core.seeds import generator
 
 MOST_ATTEMPTS = 1000.0
-"""Expected of a unit; with more neither the run nor its simulation would end."""
+"""Largest expected number of attempts for a unit; with more, neither the run nor its simulation would end."""
 
 Units = Sequence[tuple[int, int]]
-"""(how many, rows of each), in the order in which they are handed out."""
+"""(number of units, rows of each unit), in the order in which they are handed out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Faults:
-    """What goes wrong in a cluster. The defaults: nothing."""
+    """What goes wrong in a cluster. By default, nothing does."""
 
     arrival_s: float = 0.0
-    """Mean wait for a node, exponential, s: at the start, and again after each preemption."""
+    """Mean wait for a node in s, exponentially distributed, at the start and again after each preemption."""
     preemptions_per_hour: float = 0.0
-    """Of each node, exponential."""
+    """Mean number of preemptions of each node per hour, exponentially distributed."""
     preempted_at_s: tuple[float, ...] = ()
-    """The first nodes are also preempted at these times, s from the start; each at one of them."""
+    """Times in s from the start at which nodes are also preempted: the first node at the first time, and so on."""
     unit_spread: float = 0.0
-    """Standard deviation over mean of the time that a unit takes; lognormal."""
+    """Standard deviation of the time that a unit takes, divided by its mean; the times are lognormal."""
     slow_share: float = 0.0
     """Share of the nodes that are slow."""
     slow_factor: float = 1.0
-    """How many times as long a slow node takes for a unit."""
+    """How many times longer a slow node takes for a unit."""
     seed: int = 0
+    """Seed of everything that is drawn."""
 
     def __post_init__(self) -> None:
         for name in ("arrival_s", "preemptions_per_hour", "unit_spread", "seed"):
@@ -50,37 +51,37 @@ class Faults:
 
 @dataclass(frozen=True, kw_only=True)
 class Crew:
-    """The engines."""
+    """The engines that work, and their nodes."""
 
     num_nodes: int
     engines_per_node: int
     rows_per_s: float
-    """Of one engine."""
+    """Rows per second of one engine."""
     start_s: float = 0.0
-    """From a node's arrival until its engines are ready."""
+    """Time from a node's arrival until its engines are ready, in s."""
     units_ahead: int = 4
-    """Units that an engine holds at once, the one it works on among them: no other engine takes them from it."""
+    """Units that an engine holds at once, including the one it works on. No other engine takes them from it."""
     units_per_s: float | None = None
-    """Most units that are committed each second, over all engines; None for no limit."""
+    """Largest number of units committed per second by all engines together; None for no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedRun:
-    """What it took. Seconds of engines are sums over engines."""
+    """What the run took. Seconds of engines are sums over all engines."""
 
     wall_s: float
-    """From asking for the nodes to the last commit."""
+    """Time from the request for nodes to the last commit."""
     engine_s: float
-    """Of nodes that were there, from their arrival on: what is paid for."""
+    """Time from the arrival of each engine's node on: this time is paid for."""
     useful_s: float
-    """Spent on units that were committed."""
+    """Time spent on units that were committed."""
     lost_s: float
-    """Spent on units that a preemption took."""
+    """Time spent on units that were lost in a preemption."""
     num_units: int
     num_redone: int
     num_preemptions: int
     num_starts: int
-    """Of nodes."""
+    """Number of nodes that arrived."""
 
     @property
     def utilisation(self) -> float:
@@ -96,7 +97,7 @@ class Life:
 
 
 class Node:
-    """One place in the cluster: when it is lost, another node is asked for."""
+    """One place in the cluster: when its node is lost, another node is requested."""
 
     def __init__(self, number: int, faults: Faults):
         self.faults = faults
@@ -111,7 +112,7 @@ class Node:
         return Life(arrival, arrival + 3600 * next(self.draws) / per_hour if per_hour else math.inf)
 
     def life_at(self, time: float) -> Life:
-        """The first that lasts beyond `time`."""
+        """The first life that lasts beyond `time`."""
         while self.lives[-1].end <= time:
             self.lives.append(self.next_life(self.lives[-1].end))
         return next(life for life in self.lives if life.end > time)
@@ -119,15 +120,17 @@ class Node:
 
 @dataclass(slots=True)
 class SimulatedEngine:
+    """An engine of the simulation: what it holds, and what it does."""
+
     node: Node
     s_per_row: float
     life: Life
     held: list[int] = field(default_factory=list)
-    """Rows of its units; it works on the first."""
+    """The rows of each unit that it holds; it works on the first unit."""
     began: float | None = None
-    """When it began with that one; None where it works on none."""
+    """When it began to work on that unit; None if it works on no unit."""
     fresh: bool = True
-    """It has not been ready yet."""
+    """Whether it has not been ready yet."""
 
 
 class Queue:
@@ -136,7 +139,7 @@ class Queue:
     def __init__(self, units: Units):
         self.runs = deque([count, rows] for count, rows in units if count)
         self.returned: list[int] = []
-        """Rows of units that a preemption gave back; they go first."""
+        """Rows of the units that a preemption gave back; they are handed out first."""
         self.num_left = sum(count for count, _ in units)
 
     def take(self) -> int:
@@ -155,12 +158,13 @@ class Queue:
 
 
 def simulate(units: Units, crew: Crew, faults: Faults) -> SimulatedRun:
-    """All units through the crew: about 2 s of CPU time for each million units, whatever the number of nodes.
+    """Simulates the engines until all units are committed. It takes about 2 s of CPU time for each million units,
+    whatever the number of nodes.
 
-    An engine works on one unit after the other at its full rate: that two overlap in it keeps its batch full, and
+    An engine works on one unit after the other at its full rate: two units overlap in it to keep its batch full, which
     does not make it faster. A unit that waits for its commit stops its engine.
 
-    Raises: ConfigError where a node hardly ever lives long enough to complete a unit.
+    Raises: ConfigError if a node hardly ever lives long enough to complete a unit.
     """
     check_ends(units, crew, faults)
     queue, factors = Queue(units), spreads(faults)
@@ -180,7 +184,7 @@ def simulate(units: Units, crew: Crew, faults: Faults) -> SimulatedRun:
     while num_done < num_units:
         now, number = events[0]
         engine = engines[number]
-        if now >= engine.life.end:  # its node is lost: while it worked, loaded or waited
+        if now >= engine.life.end:  # its node was lost while it worked, loaded or waited
             if engine.began is not None:
                 lost_s += max(0.0, engine.life.end - engine.began)
                 num_redone += 1
@@ -227,6 +231,7 @@ def simulate(units: Units, crew: Crew, faults: Faults) -> SimulatedRun:
 
 
 def check_ends(units: Units, crew: Crew, faults: Faults) -> None:
+    """Raises: ConfigError if the simulation would not end."""
     slowest = faults.slow_factor if faults.slow_share else 1.0
     unit_s = max((rows for count, rows in units if count), default=0) * slowest / crew.rows_per_s
     if faults.preemptions_per_hour * (crew.start_s + unit_s) / 3600 > math.log(MOST_ATTEMPTS):
@@ -243,20 +248,20 @@ def pace(crew: Crew, faults: Faults, node: int) -> float:
 
 
 def paid(node: Node, until: float) -> float:
-    """Seconds for which the node, and those in its place, were there."""
+    """Seconds for which the node or its replacements existed."""
     node.life_at(until)
     return sum(max(0.0, min(life.end, until) - life.arrival) for life in node.lives)
 
 
 def exponentials(seed: int, node: int) -> Iterator[float]:
-    """Of mean 1; those of a node do not depend on how many nodes there are."""
+    """Exponential draws of mean 1. Those of a node do not depend on the number of nodes."""
     random = generator(seed, "node", node)
     while True:
         yield from random.exponential(size=16).tolist()
 
 
 def spreads(faults: Faults) -> Iterator[float]:
-    """Factors of mean 1, one for each unit that is begun."""
+    """Factors of mean 1 on the time of a unit, one for each unit that is begun."""
     sigma = math.sqrt(math.log1p(faults.unit_spread**2))
     random = generator(faults.seed, "units")
     while True:

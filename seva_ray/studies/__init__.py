@@ -1,1 +1,1 @@
-"""What a study searches (its space), what it found (its rows), and the curve of score over pairs."""
+"""What a study searches (its space), what it found (its rows), and the curve of its scores over pairs."""

@@ -1,9 +1,9 @@
-"""How a score grows with the number of pairs: a saturating power law through measured points, and what more would give.
+"""How a score grows with the number of pairs: a saturating power law through measured points, and its forecast.
 
-score(n) = a - b * n^(-c), with b >= 0 and c > 0: from a lower score, ever slower towards a. Where low is good it falls:
-score(n) = a + b * n^(-c).
+score(n) = a - b * n^(-c), with b >= 0 and c > 0: the score rises towards a, ever more slowly. If low is good,
+it falls: score(n) = a + b * n^(-c).
 Source: Hestness et al., Deep Learning Scaling is Predictable, Empirically, 2017 (arXiv 1712.00409); Rosenfeld et al.,
-A Constructive Prediction of the Generalization Error Across Scales, 2019 (arXiv 1909.12673). Theirs is of an error.
+A Constructive Prediction of the Generalization Error Across Scales, 2019 (arXiv 1909.12673). Theirs describe an error.
 """
 
 import math
@@ -15,9 +15,9 @@ import numpy as np
 from seva_ray.core.seeds import generator
 
 MIN_SIZES = 3
-"""Different numbers of pairs that a fit of three unknowns needs."""
+"""How many different numbers of pairs the fit of three unknowns needs."""
 EXPONENTS = np.geomspace(0.05, 5, 120)
-"""Values of c that are tried; below, the curve is a logarithm's, and above, all of it is reached at the smallest n."""
+"""Values of c to try. Below them the curve is that of a logarithm; above them it reaches a at the smallest n."""
 Z_95 = 1.959964
 
 
@@ -36,14 +36,14 @@ class ScalingLaw:
 
     a: float
     b: float
-    """0 where the scores do not get better: the curve is then flat."""
+    """0 if the scores do not get better: the curve is then flat."""
     c: float
     num_pairs: Sequence[float]
     curve: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
     gain: float
-    """By how much the score at twice the largest n is better than at the largest n, both as fitted; never below 0."""
+    """How much better the fitted score is at twice the largest n than at the largest n; never below 0."""
     gain_low: float
     gain_high: float
 
@@ -56,10 +56,11 @@ def fit(
     num_places: int = 60,
     seed: int = 0,
 ) -> ScalingLaw | None:
-    """Weighted least squares; None with fewer than three different n among the finite points.
+    """A fit by weighted least squares, or None with fewer than three different n among the finite points.
 
-    The interval is the percentiles of fits to points that are drawn again from their own normal distributions, each by
-    itself. Points that share their test images err alike, which cancels in a gain: its interval is rather too wide.
+    The interval holds the percentiles of fits to points that are drawn again, each independently from its own normal
+    distribution. Points that share their test images err alike, which cancels in a gain: its interval is too wide
+    rather than too narrow.
     """
     points = [
         point
@@ -71,7 +72,7 @@ def fit(
     sizes, scores, halves = np.array([(p.num_pairs, p.score, p.half_width) for p in points], dtype=np.float64).T
     rng = generator(seed, "scaling law")
     noise = rng.standard_normal((num_resamples, len(points))) * halves / Z_95
-    # An interval without width, as of a model that is always right, must not outweigh all the others.
+    # An interval without width, such as that of a model that is always right, must not outweigh all the others.
     floored = np.maximum(halves, halves.max() / 10)
     weights = 1 / floored**2 if floored.all() else np.ones(len(points))
     largest = sizes.max()
@@ -98,7 +99,7 @@ def fit(
 
 
 def _fits(sizes: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """a, b, c of each row of scores. For one c the curve is a line in n^-c, so each c of the grid has its best a and b.
+    """The a, b and c of each row of scores. For one c the curve is a line in n^-c, so each c has its best a and b.
 
     Shapes: sizes and weights (P,), weights sum to 1; scores (R, P); results (R,).
     """
@@ -108,7 +109,7 @@ def _fits(sizes: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> tuple[n
     means_R = scores @ weights
     slopes_RC = -((scores - means_R[:, None]) * weights) @ centred_CP.T / ((centred_CP**2) @ weights)
     b_RC = np.maximum(slopes_RC, 0)
-    # What a fit explains of the variance: of the free slope b * b * variance, and nothing where b is held at 0.
+    # The variance that a fit explains: b * b * variance with a free slope, and nothing if b is held at 0.
     best_R = np.argmax(b_RC**2 * ((centred_CP**2) @ weights), axis=1)
     b_R = b_RC[np.arange(len(scores)), best_R]
     return means_R + b_R * centre_C[best_R], b_R, EXPONENTS[best_R]

@@ -1,6 +1,7 @@
 """What a study searches: typed axes, and the points that they span.
 
-A point is one setting of SeVa. It says how `Train` differs from the job's own, and which views its pairs are made of.
+A point is one setting of SeVa. It says how its `Train` differs from the job's, and which views its pairs are made of.
+The field `arm` of a point is its condition: the rejected view, or the swap control of a view.
 """
 
 import itertools
@@ -17,14 +18,15 @@ from seva_ray.dpo.config import LossName, Train
 from seva_ray.dpo.policy import Lora
 
 SWAPPED = "swapped "
-"""Stands before the view of an arm whose pairs have their sides exchanged at random."""
+"""The prefix of a condition whose pairs have their sides exchanged at random: the swap control of a view."""
 
 MAX_POINTS = 100_000
+"""Largest number of points of a grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """The axes. One that is empty stays at the job's own setting."""
+    """The axes of a study. An empty axis stays at the job's own setting."""
 
     kind: ClassVar[str] = "Space"
 
@@ -33,21 +35,24 @@ class Space:
     swapped: tuple[str, ...] = ()
     """Control: views whose pairs have chosen and rejected exchanged in half of the cases. Their gain is not SeVa's."""
     num_negatives: tuple[int, ...] = (1,)
-    """Rejected responses of each pair: as many draws of the same view."""
+    """Numbers of rejected responses in each pair: so many draws of the same view."""
     betas: tuple[float, ...] = ()
+    """Values of DPO's beta."""
     learning_rates: tuple[float, ...] = ()
+    """Learning rates."""
     lora_ranks: tuple[int, ...] = ()
-    """Alpha keeps its ratio to the rank."""
+    """Ranks of the adapter. Its alpha keeps its ratio to the rank."""
     losses: tuple[LossName, ...] = ()
+    """Names of losses."""
     num_pairs: tuple[int, ...] = ()
-    """Pairs to train on, at most; a smaller set is part of a larger one."""
+    """Largest numbers of pairs to train on. A smaller set is part of a larger one."""
     prompt_seeds: tuple[int, ...] = ()
-    """Seeds of the source: other prompts, sampled from the same data."""
+    """Seeds of the source. Each seed samples other prompts from the same data."""
     curve: tuple[int, ...] = ()
-    """More numbers of pairs, for the curve of the score over them: added to a grid, at the first value of every axis
-    but the view."""
+    """More numbers of pairs, for the curve of the score over pairs. They are added to a grid, at the first value of
+    every axis but the view."""
     curve_views: tuple[str, ...] = ()
-    """The views that have such a curve; empty for all."""
+    """The views that have such a curve. Empty: all views."""
 
     def __post_init__(self) -> None:
         if not self.views and not self.swapped:
@@ -65,17 +70,17 @@ class Space:
             raise ConfigError("num_negatives: at least one is needed")
 
     def arms(self) -> list[str]:
-        """Views, and those with exchanged sides, each once."""
+        """The conditions: views, and views with exchanged sides, each once."""
         views = [label for view in self.views for label in expanded(view)]
         swapped = [SWAPPED + label for view in self.swapped for label in expanded(view)]
         return list(dict.fromkeys([*views, *swapped]))
 
     def plain_views(self) -> list[str]:
-        """The views of all arms, each once."""
+        """The views of all conditions, each once."""
         return list(dict.fromkeys(arm.removeprefix(SWAPPED) for arm in self.arms()))
 
     def axes(self, train: Train) -> dict[str, Sequence[Any]]:
-        """The values of each field of a `Point`."""
+        """The values that each field of a `Point` takes."""
         return {
             "arm": self.arms(),
             "num_negatives": self.num_negatives,
@@ -88,7 +93,7 @@ class Space:
         }
 
     def combinations(self, train: Train) -> list["Point"]:
-        """Of the axes' values, each checked. Raises: ConfigError for a point that cannot be trained."""
+        """All combinations of the axes' values. Raises: ConfigError for a point that cannot be trained."""
         axes = self.axes(train)
         if (size := math.prod(map(len, axes.values()))) > MAX_POINTS:
             raise ConfigError(f"the grid has {size:,} points, more than {MAX_POINTS:,}")
@@ -111,7 +116,7 @@ class Space:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One setting."""
+    """One setting. Its fields are columns of a study's table."""
 
     arm: str
     num_negatives: int
@@ -128,7 +133,7 @@ class Point:
 
     @property
     def views(self) -> list[str]:
-        """The rejected views of its pairs."""
+        """The rejected views of the point's pairs."""
         return [drawn(self.view, draw) for draw in range(1, self.num_negatives + 1)]
 
     @property
@@ -137,12 +142,12 @@ class Point:
         return ", ".join(f"{name} {value}" for name, value in asdict(self).items() if value is not None)
 
     def differing(self, axes: Mapping[str, Sequence[Any]]) -> str:
-        """What tells it from the other points."""
+        """The values in which the point differs from others."""
         named = [(name, getattr(self, name)) for name, values in axes.items() if len(values) > 1]
         return ", ".join(value if name == "arm" else f"{name} {value}" for name, value in named) or self.arm
 
     def train(self, base: Train, seed: int) -> Train:
-        """`base` at this point. Raises: ConfigError."""
+        """The job's training at this point. Raises: ConfigError if it cannot be trained."""
         return replace(
             base,
             beta=self.beta,
@@ -156,7 +161,7 @@ class Point:
 
 
 def expanded(view: str) -> list[str]:
-    """A view, or those of a range `name-first:last:step`, both ends included. Raises: ConfigError."""
+    """A view, or all views of a range `name-first:last:step` with both ends. Raises: ConfigError if it is malformed."""
     if ":" not in view:
         return [view]
     match = re.fullmatch(r"(\w+)-(\d+):(\d+):(\d+)", view)
@@ -171,8 +176,8 @@ def expanded(view: str) -> list[str]:
 
 
 def strength(view: str) -> tuple[str, float | None]:
-    """A view's augmentation and where its dial stands: `diffusion-500` is ("diffusion", 500). None: it has no dial, or
-    stands where the paper has it."""
+    """A view's augmentation and its strength: `diffusion-500` is ("diffusion", 500). The strength is None if the
+    augmentation has none, or has the paper's."""
     name, _, value = view.partition("-")
-    dialled = re.fullmatch(r"\d+(\.\d+)?", value) and "+" not in view
-    return (name, float(value)) if dialled else (view, None)
+    has_strength = re.fullmatch(r"\d+(\.\d+)?", value) and "+" not in view
+    return (name, float(value)) if has_strength else (view, None)

@@ -1,4 +1,4 @@
-"""What a study has found, as plain data: a row for each point on each number of pairs, and what its report shows."""
+"""What a study found, as plain data: rows for each point on each number of pairs, and what the study's page shows."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,34 +13,36 @@ from seva_ray.studies.space import SWAPPED, strength
 POINT_FIELDS = (
     "arm", "num_negatives", "beta", "learning_rate", "lora_rank", "loss", "num_pairs", "prompt_seed",
 )  # fmt: skip
-"""Of a row: what says which point it is; `num_pairs` is what was asked for, None for all."""
+"""The fields that say which point a row is of. `num_pairs` is the number that was requested, None for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRow:
-    """One metric of one point: means over the repeats, differences with their 95 % interval."""
+    """One metric of one point: means over the training seeds, and their difference with its 95 % interval.
+
+    The fields are columns of the study's table: `start` is the base model, and `policy` is the trained model."""
 
     point: Mapping[str, Any]
-    """By POINT_FIELDS."""
+    """The point's values by POINT_FIELDS."""
     benchmark: str = ""
     metric: str = ""
     start: float = float("nan")
     policy: float = float("nan")
     difference: float = float("nan")
-    """Policy minus start."""
+    """The policy's score minus the base model's, in points."""
     difference_low: float = float("nan")
     difference_high: float = float("nan")
     differences: Sequence[float] = ()
-    """Of each repeat."""
+    """The difference with each training seed."""
     trained_pairs: float = float("nan")
-    """Pairs that there were to train on, mean over the repeats: a weak augmentation has fewer than asked for."""
+    """Pairs that were trained on, mean over the seeds: a weak augmentation makes fewer than were requested."""
     ahead: float = float("nan")
-    """Of the objective: by how much the best point is better than this one, repeat by repeat; nan for the best itself
-    and other metrics."""
+    """How much better the best point is than this one in the objective, seed by seed; nan for the best point itself and
+    for other metrics."""
     ahead_low: float = float("nan")
     ahead_high: float = float("nan")
     error: str = ""
-    """Why there are no numbers."""
+    """Why the row has no numbers; empty if it has."""
 
     @property
     def measured(self) -> bool:
@@ -48,12 +50,12 @@ class StudyRow:
 
     @property
     def gain(self) -> float:
-        """As of a `Comparison`."""
+        """The same as a `Comparison` has."""
         return gain(self.metric, self.difference)
 
     @property
     def excludes_zero(self) -> bool:
-        """As of a `Comparison`."""
+        """The same as a `Comparison` has."""
         return self.difference_low > 0 or self.difference_high < 0
 
     @property
@@ -67,69 +69,72 @@ class StudyRow:
 
     @property
     def asked(self) -> float:
-        """Pairs asked for; infinite for all."""
+        """Number of pairs that was requested; infinite for all."""
         return math.inf if (number := self.point["num_pairs"]) is None else number
 
     @property
     def num_trained(self) -> float:
-        """Pairs trained on; nan where that is neither known nor asked for."""
+        """Number of pairs trained on; nan if it is not known and all pairs were requested."""
         if math.isfinite(self.trained_pairs):
             return self.trained_pairs
         return self.asked if math.isfinite(self.asked) else math.nan
 
     @property
     def setting(self) -> tuple[Any, ...]:
-        """The point whatever its number of pairs."""
+        """The point without its number of pairs."""
         return tuple(self.point[name] for name in POINT_FIELDS if name != "num_pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewFacts:
-    """Of one rejected view: how its answers differ from the clean ones, over all starting models."""
+    """How the responses in one rejected view differ from the clean ones, over all base models."""
 
     view: str
     num_prompts: int
     num_kept: int
-    """Prompts whose two answers are unequal, and pass the filters."""
+    """Number of prompts whose two responses are unequal and pass the filters."""
     judged: Mapping[str, int] | None = None
-    """Kept pairs with a known right answer by outcome: `chosen right`, `rejected right`, `neither`; None where the
-    source does not know."""
+    """Number of kept pairs by outcome: `chosen right`, `rejected right`, `neither`. None if the source does not know
+    the right answers."""
     chosen_tokens: Sequence[int] = ()
-    """Pairs by the length of the chosen response: place n counts those of n tokens."""
+    """Number of pairs by the length of the chosen response: place n counts those of n tokens."""
     rejected_tokens: Sequence[int] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyContent:
-    """All that the page shows; an empty part is left out or said to be empty."""
+    """All that the page shows. A part without data is left out."""
 
     title: str
     objective: tuple[str, str]
-    """Benchmark and metric."""
+    """Benchmark and metric whose gain the study looks for."""
     axes: Mapping[str, Sequence[Any]]
-    """Values of each point field; those with one value are not shown as axes."""
+    """The values of each point field. A field with one value is not shown as an axis."""
     rows: Sequence[StudyRow]
-    """All metrics of all points; several numbers of pairs of one setting are the rungs of a scheduler, or an axis."""
+    """All metrics of all points. A setting has several numbers of pairs if they are an axis or a scheduler's rungs."""
     views: Sequence[ViewFacts] = ()
     test_time: Mapping[str, Sequence[Comparison]] = field(default_factory=dict)
-    """By view: the starting model on the objective's benchmark seen in that view, against itself on clean images."""
+    """By view: the base model on the objective's benchmark seen in that view, against itself on clean images."""
     start_tokens: Sequence[int] = ()
-    """Responses of the starting model to the objective's benchmark, by length; likewise the best policy's."""
+    """Number of the base model's responses to the objective's benchmark by length in tokens."""
     best_tokens: Sequence[int] = ()
+    """The same for the best policy."""
     best: Mapping[str, Any] | None = None
-    """The best point, by POINT_FIELDS."""
+    """The best point by POINT_FIELDS; None if all points failed."""
     best_command: str = ""
-    """What trains the best policy again."""
+    """The command that trains the best policy again."""
     best_directory: str = ""
+    """Where the best policy is exported to; empty if it is not."""
     passes_done: int = 0
-    """Generation passes over training prompts that the study made; the same trials one by one: `passes_apart`."""
+    """Generation passes over training prompts that the study made."""
     passes_apart: int = 0
+    """Passes that the same trials would take one by one."""
     summary: Sequence[str] = ()
     seconds: Sequence[StageTime] = ()
     total_s: float = 0.0
-    """In which any of the stages was at work."""
+    """Time in which at least one stage was at work, in s."""
     hours: Mapping[str, float] = field(default_factory=dict)
-    """By stage: of GPUs (CPUs, where there are none) that were held for it."""
+    """Hours of GPUs that were held, by stage; of CPUs if there is no GPU."""
     on_gpus: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -142,17 +147,19 @@ def objective_rows(content: StudyContent) -> list[StudyRow]:
 
 
 def planned_pairs(axes: Mapping[str, Sequence[Any]]) -> float:
-    """On which all settings are to be measured: the most of the axis, infinite for all. A curve may go beyond it."""
+    """The number of pairs on which all settings should be measured: the largest of the axis, infinite for all pairs. A
+    curve may have larger numbers."""
     return max((math.inf if number is None else number for number in axes.get("num_pairs", ())), default=math.inf)
 
 
 def standing(row: StudyRow, planned: float) -> tuple[bool, float]:
-    """The greater, the nearer to what was planned: from below rather than beyond it."""
+    """A key for sorting: it grows as the row's number of pairs comes nearer to the planned one, and numbers up to the
+    planned one come after all larger numbers."""
     return row.asked <= planned, row.asked if row.asked <= planned else -row.asked
 
 
 def final_rows(content: StudyContent) -> list[StudyRow]:
-    """Of each setting, the objective on the planned number of pairs, or what is nearest to it; the best first."""
+    """The objective's row of each setting on the planned number of pairs, or on the nearest one; the best first."""
     finals: dict[tuple[Any, ...], StudyRow] = {}
     planned = planned_pairs(content.axes)
     for row in objective_rows(content):
@@ -167,18 +174,19 @@ def failed_rows(content: StudyContent) -> list[StudyRow]:
 
 
 def is_stopped(content: StudyContent, row: StudyRow) -> bool:
-    """Whether a scheduler let it have fewer pairs than planned."""
+    """Whether a scheduler stopped the setting on fewer pairs than planned."""
     return row.asked < planned_pairs(content.axes)
 
 
 def reference_of(content: StudyContent) -> dict[str, Any]:
-    """The point that figures of one or two axes keep the others at: the best, else the first value of each axis."""
+    """The point whose values a figure of one or two axes has on the other axes: the best point, or else the first value
+    of each axis."""
     return dict(content.best or {name: values[0] for name, values in content.axes.items() if values})
 
 
 def reference_of_growth(content: StudyContent) -> dict[str, Any]:
-    """The same where some view was measured there on several numbers of pairs; else the first values of the axes, at
-    which a curve's points are."""
+    """The best point if some view was measured there on several numbers of pairs; else the first value of each axis,
+    where the points of a curve are."""
     best = reference_of(content)
     sizes: dict[str, set[float]] = {}
     for row in at_reference(best, objective_rows(content), "arm"):
@@ -187,13 +195,13 @@ def reference_of_growth(content: StudyContent) -> dict[str, Any]:
 
 
 def at_reference(reference: Mapping[str, Any], rows: Sequence[StudyRow], *free: str) -> list[StudyRow]:
-    """The rows that differ from the reference in these fields and in the number of pairs alone."""
+    """The rows that differ from the reference only in these fields and in the number of pairs."""
     kept = {name: value for name, value in reference.items() if name not in (*free, "num_pairs")}
     return [row for row in rows if all(row.point[name] == value for name, value in kept.items())]
 
 
 def best_rows(content: StudyContent) -> list[StudyRow]:
-    """All metrics of the best point; where it was not measured on just its number of pairs, on the largest."""
+    """All metrics of the best point; if it was not measured on exactly its number of pairs, on the largest number."""
     best = content.best
     if best is None:
         return []
@@ -205,17 +213,17 @@ def best_rows(content: StudyContent) -> list[StudyRow]:
 
 
 def order_of_arm(arm: str) -> tuple[bool, bool, str, float]:
-    """For sorting: those with a dial by it, then those without, then controls."""
+    """A key for sorting conditions: views with a strength by their strength, then views without one, then controls."""
     name, value = strength(arm.removeprefix(SWAPPED))
     return arm.startswith(SWAPPED), value is None, name, value or 0.0
 
 
 def named(axis: str) -> str:
-    """An axis in words."""
+    """The name of an axis in words."""
     names = {"arm": "view", "num_pairs": "pairs", "num_negatives": "negatives", "lora_rank": "LoRA rank"}
     return names.get(axis, axis.replace("_", " "))
 
 
 def shown(value: Any) -> str:
-    """A value of an axis."""
+    """A value of an axis as text."""
     return "all" if value is None else f"{value:g}" if isinstance(value, int | float) else str(value)

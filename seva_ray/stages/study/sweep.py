@@ -61,9 +61,7 @@ class Search:
         if self.scheduler == "none":
             return [num_pairs]
         if num_pairs is None:
-            raise ConfigError(
-                f"scheduler {self.scheduler}: needs train.num_pairs, because its rungs are parts of that number"
-            )
+            raise ConfigError(f"scheduler {self.scheduler}: needs train.num_pairs, which its rungs are parts of")
         first = max(1, num_pairs // self.reduction ** (self.num_rungs - 1))
         rungs = [first * self.reduction**rung for rung in range(self.num_rungs - 1)]
         return [*(rung for rung in rungs if rung < num_pairs), num_pairs]
@@ -131,9 +129,7 @@ class PointProgress:
         self.num_done += 1
         now = time.monotonic()
         self.first = self.first or now
-        rate = (self.num_done - 1) / max(
-            now - self.first, 1e-9
-        )  # the first points wait for responses and for engines to start
+        rate = (self.num_done - 1) / max(now - self.first, 1e-9)  # without the first point, which waits for engines
         left = f", at most {duration((self.max_measurements - self.num_done) / rate)} left" if rate else ""
         what = point.differing(self.axes) + (f", {point.num_pairs:,} pairs" if point.num_pairs else "")
         self.relay.send.remote(f"sweep: {self.num_done}/{self.max_measurements}{left}; {what}: {found}")
