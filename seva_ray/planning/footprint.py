@@ -59,7 +59,7 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """Bytes that are stored or moved for one purpose; None where a size is unknown."""
+    """Bytes that are stored or moved for one purpose; None if a size is unknown."""
 
     name: str
     stored: float | None = 0.0

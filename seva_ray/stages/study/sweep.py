@@ -77,7 +77,7 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOutcome:
-    """What became of one trial."""
+    """How one trial ended."""
 
     point: Point
     num_pairs: Sequence[int | None]
