@@ -15,8 +15,17 @@ from seva_ray.core.storage import exists, read_table
 from seva_ray.engines import Decoding, FakeEngine, TransformersEngine
 from seva_ray.engines.units import Unit
 from seva_ray.pairs.files import lineage
+from seva_ray.runtime.cli import users_line
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.generate import Generate, commits, encoding_need, generate, missing_units, open_responses
+from seva_ray.stages.generate import (
+    Generate,
+    commits,
+    encoding_need,
+    generate,
+    missing_units,
+    open_responses,
+    run_units,
+)
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.stages.training.reference import reading_of
@@ -112,6 +121,25 @@ def test_an_engine_that_cannot_load_its_model_takes_no_name(run: Run, tmp_path: 
     assert not exists(store.uri("responses"))
     other = replace(run.config, decoding=Decoding(max_new_tokens=3))
     assert generate(other, store, model, [(run.prompts, "clean")])[0].complete
+
+
+def test_a_job_whose_name_another_one_took_meanwhile_is_told_in_a_line_and_writes_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store, other = Store(str(tmp_path)), replace(run.config, decoding=Decoding(max_new_tokens=3))
+    taken = open_responses(other, store, run.model, run.prompts, "clean")
+
+    def while_another_begins(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
+        taken.begin()
+        return run_units(config, units)
+
+    monkeypatch.setattr("seva_ray.stages.generate.run_units", while_another_begins)
+    with pytest.raises(Exception, match="made by another recipe") as caught:
+        generate(run.config, store, run.model, [(run.prompts, "clean")])
+    line = users_line(caught.value)
+    assert line is not None
+    assert line.startswith(f"{taken.name}: made by another recipe (config.decoding.max_new_tokens: 3 -> 1024")
+    assert [path.name for path in Path(taken.uri).iterdir()] == ["recipe.json"]
 
 
 def test_encoding_asks_for_memory_by_the_rows_of_its_shards(run: Run):

@@ -187,6 +187,18 @@ def test_a_disk_without_links_has_new_files_too(tmp_path: Path, monkeypatch: pyt
     assert os.listdir(tmp_path / "inner") == ["file"]
 
 
+def test_a_link_whose_answer_was_lost_is_seen_to_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Over NFS the client asks again, and is then told that the name is taken: by itself."""
+    link = os.link
+
+    def link_twice(part: str, path: str) -> None:
+        link(part, path)
+        link(part, path)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    check_write_new(f"{tmp_path}/inner")
+
+
 def check_write_new(root: str) -> None:
     assert write_new(f"{root}/file", b"first")
     assert not write_new(f"{root}/file", b"second")

@@ -220,7 +220,8 @@ def found_recipe(uri: str) -> Any:
         text = read_bytes(f"{uri}/{RECIPE}")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return None if not text.endswith(b"\n") and names_in(uri) == {RECIPE} else json.loads(text)
+    by_older = not text.endswith(b"\n") and not exists(f"{uri}/record.json")
+    return None if by_older and names_in(uri) == {RECIPE} else json.loads(text)
 
 
 def versions() -> dict[str, str]:

@@ -70,6 +70,7 @@ EXCLUSIVE = {"s3", "gs", "abfs", "memory"}
 """Stores that can write a file on the condition that no file of that name exists."""
 
 NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What `os.link` says on a disk that knows no links."""
 
 SETTLING_S = 1.0
 """Seconds after which all processes that wrote the same file at the same moment read what the last of them wrote."""
