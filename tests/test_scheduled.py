@@ -29,7 +29,7 @@ CONFIG = Train(num_workers=1, global_batch_size=8, per_device_batch_size=2)
 MODEL = Model(name="m", directory="nowhere", fingerprint="none")
 
 
-NOISE = 20_000
+NOISE = 2_000
 """Bytes of an image that cannot be compressed."""
 
 
@@ -161,7 +161,7 @@ def test_of_an_object_store_the_driver_reads_no_image_and_a_worker_the_part_of_a
         return sum(int(last) + 1 - int(first) for first, last in ranges)
 
     with s3_bucket("scheduled") as root, caplog.at_level("DEBUG", "s3fs"):
-        made = training(root, 256, NOISE, size=256)
+        made = training(root, 2_500, NOISE, size=2_500)
         caplog.clear()
         pairs = job(root, made).pairs
         assert bytes_asked() < 2**17  # of 5 MB
