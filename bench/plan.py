@@ -136,6 +136,7 @@ def predict(setting: Setting, rates: Mapping[str, float], store: Store, config: 
         generate=config,
         pair=Pair(),
         train=TOY_TRAIN,
+        for_training={"CPU": 2},
     )
     work = remaining(asked, store, None, None, num_prompts)
     faults = Faults(preempted_at_s=() if setting.killed_at_s is None else (setting.killed_at_s,))

@@ -113,6 +113,7 @@ def main(config: PlanJob) -> None:
             generate=config.generate,
             pair=config.pair,
             train=config.train,
+            for_training=config.fleet.one_node(),
         ),
         store,
         present(config, store) if prompts else None,

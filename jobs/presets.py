@@ -57,7 +57,6 @@ TOY_TRAIN = Train(
     num_pairs=1000,
     global_batch_size=24,
     per_device_batch_size=12,
-    num_workers=2,
     dtype="float32",
     gradient_checkpointing=False,
 )

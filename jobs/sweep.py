@@ -24,6 +24,7 @@ from seva_ray.dpo.config import Train
 from seva_ray.runtime.cli import run, words_of
 from seva_ray.runtime.cluster import cluster, join
 from seva_ray.runtime.resources import capacity, has_gpus
+from seva_ray.runtime.sizing import num_workers
 from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_start, check_starts, is_toy, starting_models
 from seva_ray.stages.evaluate import prepare_benchmarks
@@ -147,13 +148,15 @@ def main(config: Sweep) -> None:
         if config.max_gpus is not None:
             kind = "GPU" if on_gpus else "CPU"
             there[kind] = min(there.get(kind, 0), config.max_gpus)
-        check_cluster(config.generate, config.train, [*prompts.values(), *tests], there, on_gpus)
+        # The study may be allowed to use less than the cluster has.
+        training = replace(config.train, num_workers=num_workers(config.train, there))
+        check_cluster(config.generate, training, [*prompts.values(), *tests], there)
         models = config.models * len(config.seeds) if len(config.models) == 1 else config.models
         context = StudyContext(
             store=store,
             generate=config.generate,
             pair=config.pair,
-            train=config.train,
+            train=training,
             evaluate=config.evaluate,
             benchmarks=benchmarks,
             tests=tests,

@@ -40,8 +40,9 @@ def test_the_clean_view_as_rejected(monkeypatch, capsys, root):
 
 def test_a_batch_that_workers_cannot_share(monkeypatch, capsys, root):
     line = error_of(monkeypatch, capsys, "--root", root, "--train.global-batch-size", "7")
-    assert "global_batch_size 7" in line
-    assert "num_workers 2" in line
+    assert line == "error: global_batch_size 7: must be a multiple of per_device_batch_size 12"
+    line = error_of(monkeypatch, capsys, "--root", root, "--train.num-workers", "5")
+    assert line == "error: global_batch_size 24: must be a multiple of num_workers 5 x per_device_batch_size 12"
 
 
 def test_a_model_directory_that_does_not_exist(monkeypatch, capsys, root):

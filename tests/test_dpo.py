@@ -45,6 +45,9 @@ def test_the_defaults_are_the_papers():
         ({"num_repeats": 0}, "num_repeats 0: must be at least 1"),
         ({"num_pairs": 0}, "num_pairs 0: must be at least 1"),
         ({"num_workers": 0}, "num_workers 0: must be at least 1"),
+        ({"min_workers": 0, "zero_stage": 0}, "min_workers 0: must be at least 1"),
+        ({"min_workers": 4, "num_workers": 2, "zero_stage": 0}, "min_workers 4: must be 1 to num_workers 2"),
+        ({"min_workers": 2}, "min_workers 2: with zero_stage 2 a checkpoint can only be read by as many workers as"),
         ({"per_device_batch_size": 0}, "per_device_batch_size 0: must be at least 1"),
         ({"global_batch_size": 0}, "global_batch_size 0: must be at least 1"),
         ({"save_steps": 0}, "save_steps 0: must be at least 1"),
@@ -63,6 +66,10 @@ def test_a_global_batch_that_the_workers_cannot_share_is_named_with_all_three_nu
         Train(global_batch_size=100, num_workers=8, per_device_batch_size=2)
     assert str(caught.value) == ("global_batch_size 100: must be a multiple of num_workers 8 x per_device_batch_size 2")
     Train(global_batch_size=48, num_workers=8, per_device_batch_size=2)
+    with pytest.raises(ConfigError, match=r"^global_batch_size 7: must be a multiple of per_device_batch_size 2$"):
+        Train(global_batch_size=7)
+    with pytest.raises(ConfigError, match=r"^global_batch_size 128: must be a multiple of min_workers 3 x per_device"):
+        Train(min_workers=3, zero_stage=0)
 
 
 def test_the_place_of_a_run_is_no_part_of_its_identity():

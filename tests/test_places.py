@@ -9,6 +9,7 @@ from presets import TOY_GENERATE
 from seva_ray.core.errors import InputError
 from seva_ray.runtime.resources import (
     HEAD,
+    Need,
     NodeType,
     can_be_added,
     capacity,
@@ -35,31 +36,40 @@ ENCODING = {"CPU": 1, "memory": GIB // 2}
 
 
 def test_each_kind_of_work_has_its_place_at_the_same_time():
-    needs = [("an engine", 4, ENGINE), ("a worker", 8, WORKER), ("a task", 8 * 16, ENCODING)]
+    needs = [Need("an engine", 4, ENGINE), Need("a worker", 8, WORKER), Need("a task", 8 * 16, ENCODING)]
     assert no_place(needs, POOLS) == ""
 
 
 def test_what_no_node_has_is_named_with_the_shapes_that_there_are():
-    line = no_place([("an engine", 1, {"CPU": 1, "GPU": 2, "generation": 2})], POOLS)
+    line = no_place([Need("an engine", 1, {"CPU": 1, "GPU": 2, "generation": 2})], POOLS)
     assert line == (
         "an engine: needs a node with CPU 1, GPU 2, generation 2, and none has generation 2; there are, or can be: "
         "head (none of it), 8 x augmentation (CPU 16), 4 x generation (CPU 8, GPU 1, generation 1), "
         "2 x training (CPU 8, GPU 4)"
     )
-    assert "none has all of it" in no_place([("a hybrid", 1, {"generation": 1, "training": 1})], POOLS)
+    assert "none has all of it" in no_place([Need("a hybrid", 1, {"generation": 1, "training": 1})], POOLS)
 
 
 def test_where_there_are_too_few_nodes_the_line_says_which_ones_would_help():
-    line = no_place([("a training worker", 9, WORKER)], POOLS)
+    line = no_place([Need("a training worker", 9, WORKER)], POOLS)
     assert line == (
         "a training worker: 9 needed, each with GPU 1, training 1, and there is room for 8; "
         "more nodes of training would give it"
     )
+    advised = no_place([Need("a training worker", 9, WORKER, fewer="--train.num-workers")], POOLS)
+    assert advised == f"{line}, and so would a lower --train.num-workers"
+
+
+def test_what_each_takes_too_much_of_is_named_with_the_option_that_lowers_it():
+    memory = Need("what encodes images", 1, {"CPU": 1, "memory": 64 * GIB}, smaller={"memory": "--prepare.shard-size"})
+    assert no_place([memory], POOLS).endswith("; a lower --prepare.shard-size needs less")
+    cpus = memory._replace(each={"CPU": 99, "memory": GIB})
+    assert "shard-size" not in no_place([cpus], POOLS), "it would not help"
 
 
 def test_an_engine_on_a_machine_with_one_cpu_leaves_no_room_for_what_feeds_it():
     laptop = NodeType(name=HEAD, resources={"CPU": 1, "memory": 8 * GIB})
-    needs = [("an engine", 1, {"CPU": 1}), ("what encodes images", 1, ENCODING)]
+    needs = [Need("an engine", 1, {"CPU": 1}), Need("what encodes images", 1, ENCODING)]
     assert no_place(needs, [laptop]) == (
         "what encodes images: needs CPU 1, memory 0.5 GiB, and the rest of the job leaves no room; "
         "more nodes of head would give it"
@@ -69,7 +79,7 @@ def test_an_engine_on_a_machine_with_one_cpu_leaves_no_room_for_what_feeds_it():
 
 def test_plain_nodes_are_filled_first_so_that_special_ones_are_left_for_who_needs_them():
     types = [NodeType(name="g", resources={"CPU": 1, "generation": 1, "memory": GIB}), POOLS[1]]
-    assert no_place([("a task", 1, ENCODING), ("an engine", 1, {"CPU": 1, "generation": 1})], types) == ""
+    assert no_place([Need("a task", 1, ENCODING), Need("an engine", 1, {"CPU": 1, "generation": 1})], types) == ""
 
 
 def test_a_cluster_description_gives_what_can_be_added_to_the_nodes_that_are_there(tmp_path: Path):
@@ -137,8 +147,8 @@ def test_a_cluster_that_is_too_small_is_told_at_once_and_how_it_could_grow(
 ):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(InputError, match=r"^a worker: 3 needed, each with CPU 1, and there is room for 2; .*it$"):
-        check_places(("a worker", 3, {"CPU": 1}))
+        check_places(Need("a worker", 3, {"CPU": 1}))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     with pytest.raises(InputError, match=r"it can add nodes: SEVA_NODE_TYPES is to name its description$"):
-        check_places(("a worker", 3, {"CPU": 1}))
-    check_places(("a worker", 2, {"CPU": 1}))
+        check_places(Need("a worker", 3, {"CPU": 1}))
+    check_places(Need("a worker", 2, {"CPU": 1}))

@@ -271,6 +271,7 @@ RUN = Run(
     generate=Generate(engine=FakeEngine()),
     pair=Pair(),
     train=job.PRESETS["toy"].train,
+    for_training={"CPU": 2},
 )
 
 
@@ -298,9 +299,15 @@ def test_before_anything_is_there_a_run_is_one_clean_pass_and_one_for_each_other
     ]
     assert work.passes[0].left == [(9, 10), (1, 5)]
     assert (work.prepared, work.paired, work.scored, work.trained, work.num_rejected) == (False, False, False, False, 2)
-    assert (work.tests, work.gpus_per_engine) == ([(2, 10), (1, 5)], 1)
+    assert (work.tests, work.gpus_per_engine) == ([(2, 10), (1, 5)], 0)
+    assert work.num_workers == 2, "those of the toy"
     wide = looked(store, num_prompts=95, run=replace(RUN, generate=Generate(engine=VllmEngine(tensor_parallel_size=2))))
     assert wide.gpus_per_engine == 2
+    llava = job.PRESETS["llava-7b"]
+    for gpus_per_node in (1, 2, 8):
+        fleet = replace(llava.fleet, gpus_per_node=gpus_per_node)
+        on_gpus = replace(RUN, train=llava.train, for_training=fleet.one_node())
+        assert looked(store, num_prompts=95, run=on_gpus).num_workers == gpus_per_node
 
 
 def test_responses_pairs_and_policies_that_are_there_are_not_counted_again(store):

@@ -91,7 +91,8 @@ def test_resources_are_given_back_when_the_work_fails():
 
 
 def test_a_request_that_the_cluster_can_never_grant_is_refused_with_what_is_missing():
-    with pytest.raises(InputError, match="a training run: needs 8 GPU, and the cluster has 4"):
-        check_fits("a training run", {"GPU": 8}, {"GPU": 4, "CPU": 64})
-    with pytest.raises(InputError, match="an engine: needs 1 GPU, and the cluster has 0"):
+    line = "a training run: needs 8 GPU, and the cluster has 4; a lower --train.num-workers needs less"
+    with pytest.raises(InputError, match=f"^{line}$"):
+        check_fits("a training run", {"GPU": 8}, {"GPU": 4, "CPU": 64}, "--train.num-workers")
+    with pytest.raises(InputError, match=r"^an engine: needs 1 GPU, and the cluster has 0$"):
         check_fits("an engine", {"GPU": 1}, {"CPU": 64})

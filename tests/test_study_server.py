@@ -11,7 +11,7 @@ import pytest
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError, NothingLeft, UserError
 from seva_ray.dpo.config import Train
-from seva_ray.engines import FakeEngine
+from seva_ray.engines import FakeEngine, VllmEngine
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import Generate
 from seva_ray.stages.pair import Pair
@@ -90,21 +90,24 @@ def test_a_limit_above_the_number_of_pairs_is_the_same_run_as_no_limit(context: 
 
 def test_a_pool_requests_what_it_may_grow_to_and_never_more_than_the_cluster_has():
     generate = Generate(min_engines=1, max_engines=4)
-    assert generation_request(generate, {"CPU": 16}, on_gpus=False) == {"CPU": 5}
-    assert generation_request(generate, {"CPU": 3}, on_gpus=False) == {"CPU": 3}
-    assert generation_request(generate, {"CPU": 1}, on_gpus=False) == {"CPU": 2}, "which is more than the cluster has"
+    assert generation_request(generate, {"CPU": 16}) == {"CPU": 5}
+    assert generation_request(generate, {"CPU": 3}) == {"CPU": 3}
+    assert generation_request(generate, {"CPU": 1}) == {"CPU": 2}, "which is more than the cluster has"
     sharded = replace(generate, engine=replace(generate.engine, tensor_parallel_size=2))  # type: ignore[arg-type]
-    assert generation_request(sharded, {"GPU": 6}, on_gpus=True) == {"GPU": 6}
-    assert generation_request(sharded, {"GPU": 16}, on_gpus=True) == {"GPU": 8}
+    assert generation_request(sharded, {"CPU": 64, "GPU": 6}) == {"GPU": 6}
+    assert generation_request(sharded, {"CPU": 64, "GPU": 16}) == {"GPU": 8}
+    assert generation_request(replace(sharded, max_engines=None), {"CPU": 64, "GPU": 16}) == {"GPU": 16}
 
 
 def test_if_the_cluster_has_kinds_of_nodes_a_request_names_its_kind():
     pools = {"CPU": 32, "GPU": 12, "generation": 4, "training": 8}
     generate = Generate(min_engines=1, max_engines=6)
-    assert generation_request(generate, pools, on_gpus=True) == {"GPU": 4, "generation": 4}
-    assert generation_request(generate, pools, on_gpus=False) == {"CPU": 5, "generation": 4}
-    assert training_request(Train(), pools, on_gpus=True) == {"GPU": 8, "training": 8}
-    assert training_request(Train(), {"GPU": 8}, on_gpus=True) == {"GPU": 8}
+    assert generation_request(generate, pools) == {"GPU": 4, "generation": 4}
+    on_cpus = replace(generate, engine=FakeEngine())
+    assert generation_request(on_cpus, pools) == {"CPU": 5, "generation": 4}
+    assert training_request(Train(), pools) == {"GPU": 8, "training": 8}
+    assert training_request(Train(), {"GPU": 8}) == {"GPU": 8}
+    assert training_request(Train(num_workers=4), {"GPU": 8}) == {"GPU": 4}
 
 
 def test_if_low_is_good_the_lowest_point_is_the_best_and_a_fall_is_a_gain():
@@ -172,7 +175,8 @@ def test_engines_are_no_more_than_the_study_may_use(context: StudyContext, monke
         return []
 
     monkeypatch.setattr("seva_ray.stages.study.generation_queue.generated", generated)
-    many = replace(context, generate=replace(context.generate, max_engines=8), capacity={"GPU": 2}, on_gpus=True)
+    generate = Generate(engine=VllmEngine(), max_engines=8)
+    many = replace(context, generate=generate, capacity={"CPU": 8, "GPU": 2}, on_gpus=True)
     request = GenerationRequest(tasks=[(MODEL, context.prompts[None], "clean")])
     StudyServer(many).generation.serve([request], last_try=False)
     assert used == [2]

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from seva_ray.core.artifacts import Artifact
-from seva_ray.core.errors import ConfigError, NothingLeft
+from seva_ray.core.errors import ConfigError, InputError, NothingLeft
 from seva_ray.core.storage import exists, read_bytes
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.policy import Lora
 from seva_ray.stages.training.reference import reference
-from seva_ray.stages.training.train import Training, train, train_all
+from seva_ray.stages.training.train import Training, check_training, group_size, train, train_all
 from seva_ray.vlm.models import model_at
 from tests.small_run import VIEWS, SmallRun
 
@@ -123,6 +123,21 @@ def test_full_training_under_zero_3_changes_the_whole_language_model_and_nothing
     assert not exists(run.store.uri("policies/full/model/training_args.bin"))
     assert not exists(run.store.uri("policies/full/adapter"))
     model_at(run.store.uri("policies/full/model"))
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_as_many_workers_as_wrote_its_checkpoints_though_there_is_room_for_more(run: SmallRun):
+    config = replace(CONFIG, zero_stage=2, save_steps=1, max_failures=0)
+    first = log_of(run, "begun", config)
+    for name in ("log.json", "record.json"):  # as if it had been killed at its end
+        Path(run.store.uri(f"policies/begun/{name}")).unlink()
+    with pytest.raises(InputError, match=r"policies/begun/run: 1 workers .*--train.num-workers 1"):
+        log_of(run, "begun", replace(config, num_workers=2))
+    left_open = replace(config, num_workers=None)
+    check_training(left_open, run.store, "begun")
+    assert group_size(left_open, run.store.uri("policies/another")) == 2
+    again = log_of(run, "begun", left_open)
+    assert [row["loss"] for row in again] == [row["loss"] for row in first]
 
 
 def test_training_that_diverges_ends_in_one_line_with_its_step_and_no_model(run: SmallRun):

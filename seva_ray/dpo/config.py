@@ -80,8 +80,9 @@ class Train:
     """Data type of the frozen weights and of autocast."""
     zero_stage: Literal[0, 1, 2, 3] = execution(2)
     """DeepSpeed ZeRO stage: 0 is plain data parallel, 1 shards the optimiser, 2 also gradients, 3 also weights."""
-    num_workers: int = execution(8)
-    """Number of workers, each with one GPU, or with one CPU if the cluster has no GPU."""
+    num_workers: int | None = execution(None)
+    """Number of workers, each with one GPU, or with one CPU if the cluster has no GPU. None means the largest number
+    that the cluster has room for and that can share the global batch evenly."""
     min_workers: int | None = execution(None)
     """Smallest number of workers to train with if the cluster has no room for num_workers. It needs zero_stage 0,
     because a DeepSpeed checkpoint belongs to one number of workers. None means always num_workers."""
@@ -113,30 +114,41 @@ class Train:
         for name in ("weight_decay", "seed", "max_failures", "wait_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be at least 0")
-        for name in ("num_repeats", "global_batch_size", "num_workers", "per_device_batch_size", "save_steps"):
+        for name in ("num_repeats", "global_batch_size", "per_device_batch_size", "save_steps"):
             if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
+        for name in ("num_pairs", "num_workers", "min_workers"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
         if self.offload and self.zero_stage == 0:
             raise ConfigError("offload: needs a zero_stage from 1 to 3")
         for tracker in self.trackers:
             if importlib.util.find_spec(tracker) is None:
                 raise ConfigError(f"trackers {tracker}: not installed; `pip install {tracker}` into the environment")
-        if self.num_pairs is not None and self.num_pairs < 1:
-            raise ConfigError(f"num_pairs {self.num_pairs}: must be at least 1")
-        fewest = self.num_workers if self.min_workers is None else self.min_workers
-        if not 1 <= fewest <= self.num_workers:
-            raise ConfigError(f"min_workers {fewest}: must be 1 to num_workers {self.num_workers}")
-        if fewest < self.num_workers and self.zero_stage:
+        self.check_workers()
+
+    def check_workers(self) -> None:
+        """Raises: ConfigError if the numbers of workers, or those that can be resolved, do not fit the rest."""
+        if self.min_workers is not None and self.num_workers is not None and self.min_workers > self.num_workers:
+            raise ConfigError(f"min_workers {self.min_workers}: must be 1 to num_workers {self.num_workers}")
+        if self.min_workers not in (None, self.num_workers) and self.zero_stage:
             raise ConfigError(
-                f"min_workers {fewest}: with zero_stage {self.zero_stage} a checkpoint can only be read by as many "
-                "workers as wrote it; zero_stage 0 allows it"
+                f"min_workers {self.min_workers}: with zero_stage {self.zero_stage} a checkpoint can only be read by "
+                "as many workers as wrote it; zero_stage 0 allows it"
             )
-        for number in range(fewest, self.num_workers + 1):
-            if self.global_batch_size % (number * self.per_device_batch_size):
+        fewest = self.min_workers or self.num_workers or 1
+        for number in range(fewest, (self.num_workers or fewest) + 1):
+            if not self.can_share(number):
+                given = "num_workers" if self.num_workers else "min_workers" if self.min_workers else ""
+                factor = f"{given} {number} x " if given else ""
                 raise ConfigError(
-                    f"global_batch_size {self.global_batch_size}: must be a multiple of num_workers "
-                    f"{number} x per_device_batch_size {self.per_device_batch_size}"
+                    f"global_batch_size {self.global_batch_size}: must be a multiple of {factor}per_device_batch_size "
+                    f"{self.per_device_batch_size}"
                 )
+
+    def can_share(self, number: int) -> bool:
+        """Whether so many workers can share the global batch evenly."""
+        return self.global_batch_size % (number * self.per_device_batch_size) == 0
 
 
 def choose(ids: Sequence[str], config: Train) -> np.ndarray:

@@ -145,6 +145,11 @@ class Generator(Protocol):
 class Engine(Protocol):
     """A frozen, keyword-only dataclass. Its fields say how the model is run, and `load` starts it."""
 
+    @property
+    def gpus(self) -> int:
+        """GPUs that one replica takes, in a cluster that has GPUs."""
+        ...
+
     def encoder(self, directory: str, system: str) -> Encoder:
         """The encoder that makes this engine's requests from questions and images. It works in any process."""
         ...

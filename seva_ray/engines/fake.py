@@ -44,6 +44,10 @@ class FakeEngine:
         if not 0 <= self.failing_share <= 1:
             raise ConfigError(f"failing_share {self.failing_share}: must be 0 to 1")
 
+    @property
+    def gpus(self) -> int:
+        return 0
+
     def encoder(self, directory: str, system: str) -> "FakeEncoder":
         return FakeEncoder(system)
 

@@ -37,6 +37,10 @@ class TransformersEngine:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size {self.batch_size}: must be at least 1")
 
+    @property
+    def gpus(self) -> int:
+        return 1
+
     def encoder(self, directory: str, system: str) -> Encoder:
         return Encoder(directory, system)
 

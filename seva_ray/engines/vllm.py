@@ -64,6 +64,10 @@ class VllmEngine:
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(f"gpu_memory_utilization {self.gpu_memory_utilization}: must be above 0 and at most 1")
 
+    @property
+    def gpus(self) -> int:
+        return self.tensor_parallel_size
+
     def encoder(self, directory: str, system: str) -> Encoder:
         return Encoder(directory, system)
 

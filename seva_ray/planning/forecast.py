@@ -252,7 +252,7 @@ def train(work: RemainingWork, rates: Rates, fleet: Fleet) -> Stage:
     unknown = (*slow, *missing(rates, "train_start_s", "step_s"))
     if (steps := work.num_steps(rates)) is None:
         return Stage(name="train", work="steps", unknown=("kept_share", *unknown))
-    about = f"{steps:,} steps of {work.global_batch_size:,} pairs"
+    about = f"{steps:,} steps of {work.global_batch_size:,} pairs by {work.num_workers:,} workers"
     on_gpus = on_workers(
         "train", about, steps * (rates.step_s or 0.0) + (rates.train_start_s or 0.0), unknown, work, fleet
     )

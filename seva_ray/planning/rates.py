@@ -77,7 +77,11 @@ class Fleet:
     def engines_per_node(self, gpus_per_engine: int) -> int:
         if self.gpus_per_node and gpus_per_engine > self.gpus_per_node:
             raise ConfigError(f"gpus_per_node {self.gpus_per_node}: an engine takes {gpus_per_engine}")
-        return self.gpus_per_node // gpus_per_engine if self.gpus_per_node else 1
+        return self.gpus_per_node // gpus_per_engine if self.gpus_per_node and gpus_per_engine else 1
+
+    def one_node(self) -> dict[str, float]:
+        """What a node has of each resource, in Ray's names."""
+        return {"GPU": self.gpus_per_node, "CPU": self.cpus_per_node}
 
     def training_nodes(self, num_workers: int) -> int:
         return math.ceil(num_workers / (self.gpus_per_node or self.cpus_per_node))

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import yaml
@@ -83,9 +83,9 @@ def described(path: Path) -> Any:
     return config
 
 
-def node_types() -> list[NodeType]:
-    """Each node that is alive, as a type of its own, then the node types that the autoscaler can still add."""
-    there = [
+def nodes() -> list[NodeType]:
+    """Each node that is alive, as a type of its own."""
+    return [
         NodeType(
             name=HEAD if "node:__internal_head__" in node.total_resources else node.ray_node_type_name or "node",
             resources=dict(node.total_resources),
@@ -93,6 +93,11 @@ def node_types() -> list[NodeType]:
         for node in get_cluster_resource_state(gcs()).node_states
         if node.status != NodeStatus.DEAD
     ]
+
+
+def node_types() -> list[NodeType]:
+    """The nodes that are there, and what the autoscaler can add to them."""
+    there = nodes()
     return there + can_be_added(state.get_cluster_config(), Counter(node.name for node in there))
 
 
@@ -121,12 +126,17 @@ def has_gpus() -> bool:
 
 def capacity() -> dict[str, float]:
     """The total of each resource in COUNTED after the cluster has grown as far as it can."""
-    total: dict[str, float] = {}
-    for item in node_types():
+    return total(node_types())
+
+
+def total(types: Sequence[NodeType]) -> dict[str, float]:
+    """The total of each resource in COUNTED over nodes of these types."""
+    found: dict[str, float] = {}
+    for item in types:
         for name in COUNTED:
             if amount := item.resources.get(name):
-                total[name] = total.get(name, 0) + amount * item.number
-    return total
+                found[name] = found.get(name, 0) + amount * item.number
+    return found
 
 
 def options(need: Amounts) -> dict[str, Any]:
@@ -137,8 +147,19 @@ def options(need: Amounts) -> dict[str, Any]:
     return given | ({"resources": custom} if custom else {})
 
 
-Need = tuple[str, int, Amounts]
-"""A description, how many must run at the same time, and the resources that each takes of one node."""
+class Need(NamedTuple):
+    """Something that needs room in the cluster."""
+
+    what: str
+    """A description."""
+    number: int
+    """How many of them must run at the same time."""
+    each: Amounts
+    """The resources that each of them takes of one node."""
+    fewer: str = ""
+    """The job's option that sets the number."""
+    smaller: Mapping[str, str] = {}
+    """The job's option that sets how much of a resource each of them takes, by resource."""
 
 
 def check_places(*needs: Need) -> None:
@@ -156,16 +177,16 @@ def check_places(*needs: Need) -> None:
 
 def no_place(needs: Sequence[Need], types: Sequence[NodeType]) -> str:
     """A line that says what is missing and which node types would provide it; empty if nothing is missing."""
-    most = sum(number for _, number, _ in needs)
+    most = sum(need.number for need in needs)
     # Plain nodes are filled first, so that nodes with special resources stay free for what needs them.
     plain_first = sorted(types, key=lambda item: sum(bool(item.resources.get(name)) for name in COUNTED))
     free = [dict(item.resources) for item in plain_first for _ in range(int(min(item.number, most)))]
-    for what, number, need in needs:
-        for placed in range(number):
-            node = next((node for node in free if holds(node, need)), None)
+    for need in needs:
+        for placed in range(need.number):
+            node = next((node for node in free if holds(node, need.each)), None)
             if node is None:
-                return too_few(what, number, placed, need, types) or too_small(what, need, types)
-            for name, amount in need.items():
+                return too_few(need, placed, types) or too_small(need, types)
+            for name, amount in need.each.items():
                 node[name] = node.get(name, 0) - amount
     return ""
 
@@ -174,28 +195,32 @@ def holds(node: Amounts, need: Amounts) -> bool:
     return all(node.get(name, 0) >= amount for name, amount in need.items())
 
 
-def too_few(what: str, number: int, placed: int, need: Amounts, types: Sequence[NodeType]) -> str:
-    giving = sorted({item.name for item in types if holds(item.resources, need)})
+def too_few(need: Need, placed: int, types: Sequence[NodeType]) -> str:
+    giving = sorted({item.name for item in types if holds(item.resources, need.each)})
     if not giving:
         return ""
-    each = f"{number} needed, each with {listed(need)}" if number > 1 else f"needs {listed(need)}"
+    several = need.number > 1
+    each = f"{need.number} needed, each with {listed(need.each)}" if several else f"needs {listed(need.each)}"
     room = f"there is room for {placed}" if placed else "the rest of the job leaves no room"
-    return f"{what}: {each}, and {room}; more nodes of {' or '.join(giving)} would give it"
+    other = f", and so would a lower {need.fewer}" if several and need.fewer else ""
+    return f"{need.what}: {each}, and {room}; more nodes of {' or '.join(giving)} would give it{other}"
 
 
-def too_small(what: str, need: Amounts, types: Sequence[NodeType]) -> str:
+def too_small(need: Need, types: Sequence[NodeType]) -> str:
     short = {
         name: amount
-        for name, amount in need.items()
+        for name, amount in need.each.items()
         if not any(holds(item.resources, {name: amount}) for item in types)
     }
     numbers: dict[str, float] = {}
     for item in types:
-        shape = f"{item.name} ({listed({name: item.resources.get(name, 0) for name in need})})"
+        shape = f"{item.name} ({listed({name: item.resources.get(name, 0) for name in need.each})})"
         numbers[shape] = numbers.get(shape, 0) + item.number
     shapes = ", ".join(shape if number == 1 else f"{number:g} x {shape}" for shape, number in numbers.items())
     lacking = f"none has {listed(short)}" if short else "none has all of it"
-    return f"{what}: needs a node with {listed(need)}, and {lacking}; there are, or can be: {shapes}"
+    lower = dict.fromkeys(need.smaller[name] for name in short if name in need.smaller)
+    other = f"; a lower {' or '.join(lower)} needs less" if lower else ""
+    return f"{need.what}: needs a node with {listed(need.each)}, and {lacking}; there are, or can be: {shapes}{other}"
 
 
 def listed(amounts: Amounts) -> str:

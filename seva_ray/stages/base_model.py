@@ -13,7 +13,7 @@ from seva_ray.core.errors import ConfigError
 from seva_ray.core.storage import exists, local_directory, write_directory
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import log_relay, say
-from seva_ray.runtime.resources import TASK, check_places
+from seva_ray.runtime.resources import TASK, Need, check_places
 from seva_ray.toy.recipe import ToyRecipe
 from seva_ray.vlm.encoding import check_model
 from seva_ray.vlm.models import Model, model_at, model_of
@@ -62,7 +62,7 @@ def starting_models(store: Store, models: Sequence[str], recipe: ToyRecipe) -> l
     toys = sorted({model for model in models if is_toy(model)})
     if any(not open_toy(store, of_seed(recipe, model)).complete for model in toys):
         join()
-        check_places(("the training of a toy base", 1, TASK))
+        check_places(Need("the training of a toy base", 1, TASK))
         with log_relay() as relay:
             ray.get([make_toy.remote(store, model, recipe, relay) for model in toys])
     return [starting_model(store, model, recipe) for model in models]

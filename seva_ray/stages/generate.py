@@ -6,6 +6,7 @@ Ray Data carries each unit as one block: CPU tasks read, augment and preprocess 
 """
 
 import json
+import math
 import threading
 import time
 from collections import Counter
@@ -32,7 +33,8 @@ from seva_ray.runtime import metrics
 from seva_ray.runtime.actors import rows_of, told
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import Progress, say
-from seva_ray.runtime.resources import GENERATION, check_places, has_gpus, kind, options
+from seva_ray.runtime.resources import GENERATION, Need, capacity, check_places, kind, nodes, options, total
+from seva_ray.runtime.sizing import engines_at_once, gpus_each, num_engines
 from seva_ray.stages.prepare import shard_name
 from seva_ray.vlm.encoding import VICUNA_V1, Encoder
 from seva_ray.vlm.models import Model, architecture
@@ -65,15 +67,19 @@ class Generate:
     """Seed of the augmentations. Each random draw follows from it, the prompt_id and the view."""
     min_engines: int = execution(1)
     """Smallest number of engine replicas."""
-    max_engines: int = execution(1)
-    """Largest number of engine replicas, to which the pool grows if the cluster has room or can add nodes."""
+    max_engines: int | None = execution(None)
+    """Largest number of engine replicas, to which the pool grows if the cluster has room or can add nodes. None means
+    as many as the cluster has GPUs for; without GPUs it means one, or one for each `generation` that nodes declare."""
     units_per_engine: int = execution(2)
     """Units that an engine works on at once. With 2 the engine stays busy while the last answers of a unit finish."""
     max_image_pixels: int = 64_000_000
     """Largest number of pixels of an image, counted after padding to a square. A larger image is a `failed` row."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_engines <= self.max_engines:
+        for name in ("min_engines", "max_engines"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
+        if self.max_engines is not None and self.min_engines > self.max_engines:
             raise ConfigError(f"min_engines {self.min_engines}: must be 1 to max_engines {self.max_engines}")
         if self.units_per_engine < 1:
             raise ConfigError(f"units_per_engine {self.units_per_engine}: must be at least 1")
@@ -181,6 +187,9 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
     join()
     need = encoding_need(max(unit.num_rows for unit in units))
     check_engines(config, need)
+    there = capacity()
+    # Ray Data adds engines one by one, each when all before it are loaded and busy, and ends those that wait for units.
+    at_once = min(engines_at_once(config, there, total(nodes())), math.ceil(len(units) / config.units_per_engine))
     return rows_of(
         lambda: (
             ray.data.from_items([{"unit": json.dumps(asdict(unit))} for unit in units], override_num_blocks=len(units))
@@ -196,8 +205,8 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
                 batch_format="numpy",
                 **options(engine_need(config)),
                 compute=ray.data.ActorPoolStrategy(
-                    min_size=config.min_engines,
-                    max_size=config.max_engines,
+                    min_size=max(config.min_engines, at_once),
+                    max_size=config.max_engines or num_engines(config, there),
                     # As many units again wait at the actor: the pool grows if units wait, and pixels arrive in time.
                     max_tasks_in_flight_per_actor=2 * config.units_per_engine,
                     max_concurrent_calls_per_actor=config.units_per_engine,
@@ -211,7 +220,7 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
 
 def engine_need(config: Generate) -> dict[str, float]:
     """The resources that one engine takes of its node."""
-    gpus = config.engine.tensor_parallel_size if isinstance(config.engine, VllmEngine) and has_gpus() else 0
+    gpus = gpus_each(config, capacity())
     return {"CPU": 1, "GPU": gpus} | kind(GENERATION, max(1, gpus))
 
 
@@ -222,7 +231,16 @@ def encoding_need(num_rows: int) -> dict[str, float]:
 
 def check_engines(config: Generate, encoding: Mapping[str, float]) -> None:
     """Raises: InputError if the cluster has no room for the engines, or for a task that encodes their units."""
-    check_places(("an engine", config.min_engines, engine_need(config)), ("what encodes images", 1, encoding))
+    sharding = "--generate.engine.tensor-parallel-size"
+    engines = Need(
+        "an engine",
+        config.min_engines,
+        engine_need(config),
+        fewer="--generate.min-engines",
+        smaller={"GPU": sharding, GENERATION: sharding} if config.engine.gpus > 1 else {},
+    )
+    smaller = {"memory": "--prepare.shard-size"} if encoding["memory"] > LEAST_BYTES else {}
+    check_places(engines, Need("what encodes images", 1, encoding, smaller=smaller))
 
 
 @lru_cache(maxsize=8)

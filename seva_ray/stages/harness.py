@@ -24,7 +24,7 @@ from seva_ray.core.storage import local_directory, names_in, read_bytes, write_b
 from seva_ray.runtime.cli import users_line
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import say
-from seva_ray.runtime.resources import GENERATION, check_places, has_gpus, kind, options
+from seva_ray.runtime.resources import GENERATION, Need, check_places, has_gpus, kind, options
 from seva_ray.scoring.lmms_eval import (
     NAME,
     VERSION,
@@ -66,7 +66,7 @@ def run_all(config: Harness, store: Store, work: Sequence[tuple[str, Model]]) ->
         return runs
     join()
     need = {"CPU": config.num_cpus, "GPU": 1 if has_gpus() else 0} | kind(GENERATION)
-    check_places((f"a run of {NAME}", 1, need))
+    check_places(Need(f"a run of {NAME}", 1, need, smaller={"CPU": "--harness.num-cpus"}))
     say(f"harness: {len(missing)} runs of {NAME} {VERSION} to do")
     run = run_task.options(**options(need))
     waiting = {

@@ -30,7 +30,7 @@ from seva_ray.runtime import metrics
 from seva_ray.runtime.actors import results_of
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import say
-from seva_ray.runtime.resources import TASK, check_places
+from seva_ray.runtime.resources import TASK, Need, check_places
 from seva_ray.stages.prepare import shard_name
 
 ANY = "any view"
@@ -76,7 +76,7 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
     views, label = [view_of(item) for item in rejected], artifact.name.rsplit("/", 1)[-1]
     shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
     join()
-    check_places(("the comparison of responses", 1, TASK))
+    check_places(Need("the comparison of responses", 1, TASK))
     sides = Sides(prompts=prompts, chosen=chosen, rejected={view_of(artifact): artifact for artifact in rejected})
     last = quota_keys(config, sides, shards) if config.max_per_source else {}
     counts: dict[str, Counter[str]] = {view: Counter(dict.fromkeys(VERDICTS, 0)) for view in (ANY, *views)}

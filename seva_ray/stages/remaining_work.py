@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from seva_ray.augmentations import CLEAN
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.dpo.config import Train
-from seva_ray.engines import VllmEngine
 from seva_ray.planning.forecast import Pass, RemainingWork, units_of
+from seva_ray.runtime.resources import Amounts
+from seva_ray.runtime.sizing import num_workers
 from seva_ray.stages.generate import Generate, missing_units, open_responses
 from seva_ray.stages.pair import Pair, open_pairs
 from seva_ray.stages.prepare import shard_name
@@ -32,6 +33,8 @@ class Run:
     generate: Generate
     pair: Pair
     train: Train
+    for_training: Amounts
+    """What the nodes for training have of each resource."""
 
 
 def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | None, num_prompts: int) -> RemainingWork:
@@ -55,16 +58,15 @@ def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | N
         scored = open_logps(run.train, store, model, pairs).complete
         trained = Training(config=run.train, name=run.name, model=model, pairs=pairs).open(store).complete
     tests = [whole("benchmarks", run.num_test_prompts, shard_size)] if run.num_test_prompts else []
-    engine = run.generate.engine
     return RemainingWork(
         num_prompts=num_prompts,
         shard_size=shard_size,
         num_rejected=len(run.views),
         passes=[*passes.values(), *tests],
         tests=[unit for item in tests for unit in item.left],
-        gpus_per_engine=engine.tensor_parallel_size if isinstance(engine, VllmEngine) else 1,
+        gpus_per_engine=run.generate.engine.gpus,
         units_per_engine=run.generate.units_per_engine,
-        num_workers=run.train.num_workers,
+        num_workers=num_workers(run.train, run.for_training),
         global_batch_size=run.train.global_batch_size,
         num_repeats=run.train.num_repeats,
         most_pairs=run.train.num_pairs,

@@ -8,6 +8,9 @@ from seva_ray.runtime.cli import run
 from seva_ray.stages.generate import Generate, generate
 from seva_ray.vlm.models import model_at
 
+NUM_ENGINES = 2
+"""Of the preset with the fake engine."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Drive:
@@ -22,7 +25,9 @@ class Drive:
 
 PRESETS = {
     "fake": Drive(
-        generate=Generate(engine=FakeEngine(seconds_per_request=0.01), min_engines=2, max_engines=2),
+        generate=Generate(
+            engine=FakeEngine(seconds_per_request=0.01), min_engines=NUM_ENGINES, max_engines=NUM_ENGINES
+        ),
         views=("clean", "diffusion-500"),
     ),
     "vllm": Drive(

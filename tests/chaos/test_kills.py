@@ -15,14 +15,14 @@ from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import read_responses
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.vlm.models import Model
-from tests.chaos.driver import PRESETS
+from tests.chaos.driver import NUM_ENGINES, PRESETS
 from tests.chaos.machines import ENCODING_TASK, ENGINE_ACTOR, Machines, wait_for
 from tests.chaos.runs import Run, shards, uninterrupted
 
 NUM_ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "1"))
 DRIVE = PRESETS["fake"]
 SHARD_SIZE = 8
-ROWS_IN_FLIGHT = SHARD_SIZE * DRIVE.generate.units_per_engine * DRIVE.generate.max_engines
+ROWS_IN_FLIGHT = SHARD_SIZE * DRIVE.generate.units_per_engine * NUM_ENGINES
 
 
 @pytest.mark.parametrize(("place", "victims"), [("disk", ["engine", "machine"]), ("s3", ["engine"])])

@@ -101,7 +101,7 @@ def opened(definition: StudyDefinition, store: Store) -> Artifact:
         return artifact
     check_names(context, points_of(definition.search, definition.space, context.train))
     prompts = [*context.prompts.values(), *context.tests]
-    check_cluster(context.generate, context.train, prompts, context.capacity, context.on_gpus)
+    check_cluster(context.generate, context.train, prompts, context.capacity)
     return artifact.begin()
 
 

@@ -12,8 +12,9 @@ from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import UserError
 from seva_ray.runtime import metrics
 from seva_ray.runtime.cli import users_line
+from seva_ray.runtime.sizing import num_engines
 from seva_ray.stages.generate import GenerationTask, generated, name_of, open_responses
-from seva_ray.stages.study.cluster_check import generation_request, num_engines
+from seva_ray.stages.study.cluster_check import generation_request
 from seva_ray.stages.study.resource_queue import ResourceQueue
 from seva_ray.stages.study.study_context import StudyContext
 from seva_ray.stages.study.worker_groups import GATHERING_S
@@ -66,11 +67,11 @@ class GenerationQueue:
         """Answers each request as soon as its responses exist, and by an error only on the last try. The generation
         thread runs this."""
         context, made = self.context, dict[str, Artifact]()
-        engines = num_engines(context.generate, context.capacity, context.on_gpus)
+        engines = num_engines(context.generate, context.capacity)
         config = replace(context.generate, max_engines=engines)
         tasks = [task for request in batch for task in request.tasks]
         try:
-            with self.resources.hold(generation_request(config, context.capacity, context.on_gpus), "generate"):
+            with self.resources.hold(generation_request(config, context.capacity), "generate"):
                 for artifact in generated(config, context.store, tasks):
                     made[artifact.name] = artifact
                     for request in batch:

@@ -74,8 +74,11 @@ class ResourceQueue:
         raise AssertionError("a request that waits is in the list")
 
 
-def check_fits(what: str, request: ResourceRequest, capacity: ResourceRequest) -> None:
-    """Raises: InputError if the cluster could never grant the request."""
+def check_fits(what: str, request: ResourceRequest, capacity: ResourceRequest, lower: str = "") -> None:
+    """`lower`: the job's option that makes the request smaller. Raises: InputError if the cluster could never grant the
+    request."""
     for name, amount in request.items():
         if amount > capacity.get(name, 0.0):
-            raise InputError(f"{what}: needs {amount:g} {name}, and the cluster has {capacity.get(name, 0.0):g}")
+            advice = f"; a lower {lower} needs less" if lower else ""
+            found = capacity.get(name, 0.0)
+            raise InputError(f"{what}: needs {amount:g} {name}, and the cluster has {found:g}{advice}")

@@ -48,7 +48,7 @@ class StudyServer:
         """`report` is called with every point that was measured and a sentence of what was found, by one thread at a
         time."""
         self.context, self.report = context, report
-        self.request = training_request(context.train, context.capacity, context.on_gpus)
+        self.request = training_request(context.train, context.capacity)
         one_group = {} if context.on_gpus else {GROUP: 1.0}
         self.resources = ResourceQueue({**context.capacity, **one_group}, on_release)
         self.locks = NamedLocks()

@@ -23,7 +23,8 @@ from seva_ray.runtime import metrics
 from seva_ray.runtime.actors import rows_of, told
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import Progress, say
-from seva_ray.runtime.resources import TRAINING, check_places, has_gpus, kind, options
+from seva_ray.runtime.resources import TRAINING, Need, capacity, check_places, has_gpus, kind, nodes, options, total
+from seva_ray.runtime.sizing import num_workers, workers_at_once
 from seva_ray.vlm.models import Model
 
 LOGPS_SCHEMA = pa.schema([("prompt_id", pa.string()), ("ref_logps", pa.list_(pa.float32()))])
@@ -122,13 +123,16 @@ def score_all(scorings: Sequence[Scoring], config: Train) -> list[str | None]:
     say(f"reference {', '.join(names)}: {num_shards:,} shards to do")
     join()
     need = worker_need()
-    check_places(("what computes the reference", 1, need))
+    check_places(Need("what computes the reference", 1, need))
+    there = capacity()
+    most = num_workers(config, there)
+    at_once = min(most, workers_at_once(config, there, total(nodes())), len(units))
     rows = rows_of(
         lambda: ray.data.from_items(units, override_num_blocks=len(units)).map_batches(
             Scorer,
             batch_size=1,
             **options(need),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=config.num_workers),
+            compute=ray.data.ActorPoolStrategy(min_size=at_once, max_size=most),
             fn_constructor_args=(config, list(scorings)),
         )
     )

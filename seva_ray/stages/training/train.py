@@ -8,18 +8,24 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.errors import NothingLeft
-from seva_ray.core.storage import exists, locate, read_bytes, remove
+from seva_ray.core.errors import InputError, NothingLeft
+from seva_ray.core.storage import exists, locate, read_bytes, remove, write_bytes
 from seva_ray.dpo.config import Train
 from seva_ray.pairs.files import lineage
 from seva_ray.runtime import metrics
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import log_relay, say
-from seva_ray.runtime.resources import check_places, listed
+from seva_ray.runtime.resources import Need, capacity, check_places, listed
+from seva_ray.runtime.sizing import num_workers
 from seva_ray.stages.training.reference import reading_of, reference, worker_need
 from seva_ray.stages.training.scheduled import scheduled
 from seva_ray.stages.training.worker import DIVERGED, LOG, Job, work
 from seva_ray.vlm.models import Model
+
+NUM_WORKERS = "num_workers.txt"
+"""A policy's file that says how many workers wrote the checkpoints of its run."""
+SNAPSHOT = "checkpoint_manager_snapshot.json"
+"""Ray Train's file in a run that has a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,14 +61,15 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
     missing = [place for place, policy in enumerate(policies) if not policy.complete]
     if missing:
         join()
-        check_workers(trainings[missing[0]].config)
+        # The group's checkpoints are stored with the last missing policy, which is the same one in every try.
+        uri = policies[missing[-1]].uri
+        check_workers(trainings[missing[0]].config, uri)
         with log_relay() as relay:
             jobs = [job_of(store, trainings[place], policies[place], relay) for place in missing]
-            # The group's checkpoints are stored with the last missing policy, which is the same one in every try.
             try:
                 for place in missing:
                     policies[place] = policies[place].begin()
-                run_workers(jobs, policies[missing[-1]].uri)
+                run_workers(jobs, uri)
             except Exception:
                 if not any(has_checkpoint(policies[place]) for place in missing):
                     for place in missing:
@@ -83,19 +90,42 @@ def has_checkpoint(policy: Artifact) -> bool:
 def check_training(config: Train, store: Store, name: str) -> None:
     """Check this before the earlier stages run. Raises: InputError if the policy is missing and its workers do not fit
     into the cluster."""
-    if not exists(store.uri(f"policies/{name}/record.json")):
+    uri = store.uri(f"policies/{name}")
+    if not exists(f"{uri}/record.json"):
         join()
-        check_workers(config)
+        check_workers(config, uri)
 
 
-def check_workers(config: Train) -> None:
-    """Raises: InputError if the cluster has no room for the workers."""
-    check_places(("a training worker", fewest(config), worker_need()))
+def check_workers(config: Train, uri: str = "") -> None:
+    """`uri` is the policy's. Raises: InputError if the cluster has no room for the workers, or if they cannot continue
+    from the policy's checkpoints."""
+    option = "--train.num-workers" if config.min_workers is None else "--train.min-workers"
+    check_places(Need("a training worker", fewest(config, uri), worker_need(), fewer=option))
 
 
-def fewest(config: Train) -> int:
+def fewest(config: Train, uri: str) -> int:
     """The smallest number of workers that training can start with."""
-    return config.num_workers if config.min_workers is None else config.min_workers
+    return group_size(config, uri) if config.min_workers is None else config.min_workers
+
+
+def group_size(config: Train, uri: str) -> int:
+    """The number of workers that train. It is the number given; else the number that the run began with, if it
+    continues from DeepSpeed's checkpoints, which no other number of workers can read; else as many as the cluster has
+    room for.
+
+    Raises: InputError if the number given cannot read the checkpoints.
+    """
+    wanted = num_workers(config, capacity())
+    begun = f"{uri}/{NUM_WORKERS}"
+    if not (uri and config.zero_stage and exists(f"{uri}/run/{SNAPSHOT}") and exists(begun)):
+        return wanted
+    number = int(read_bytes(begun))
+    if config.num_workers not in (None, number):
+        raise InputError(
+            f"{uri}/run: {number} workers wrote its checkpoints, and with zero_stage {config.zero_stage} no other "
+            f"number can continue from them; use --train.num-workers {number}, or remove that directory to start again"
+        )
+    return number
 
 
 def job_of(store: Store, training: Training, policy: Artifact, relay: Any) -> Job:
@@ -135,13 +165,15 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
 
     need, config = worker_need(), jobs[0].config
     use_gpu = "GPU" in need
+    number, least = group_size(config, uri), fewest(config, uri)
+    write_bytes(f"{uri}/{NUM_WORKERS}", str(number).encode())
     groups = {(job.config.num_workers, job.config.min_workers, job.config.max_failures) for job in jobs}
     assert len(groups) == 1, f"one group cannot be all of {groups}"
     trainer = Trainer(
         work,
         train_loop_config={"jobs": ray.put(list(jobs))},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers),
+            num_workers=number if config.min_workers is None else (config.min_workers, number),
             use_gpu=use_gpu,
             resources_per_worker=need,
         ),
@@ -150,9 +182,7 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
             storage_path=uri,
             # A failed start counts as a failure of the controller. `Waiting` decides how long it may try again.
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=-1),
-            callbacks=[
-                Waiting(what=f"{fewest(config)} x ({listed(need)})", limit_s=config.wait_s, relay=jobs[0].relay)
-            ],
+            callbacks=[Waiting(what=f"{least} x ({listed(need)})", limit_s=config.wait_s, relay=jobs[0].relay)],
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": {} if use_gpu else {"DS_ACCELERATOR": "cpu"}},
         ),
