@@ -11,7 +11,7 @@ Every stage keeps its result under `root`. The same command again reuses what is
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -128,7 +128,7 @@ def main(config: Full) -> None:
     print(f"{config.name}, aligned from {start}:", *headlines(scores), page, sep="\n  ", flush=True)
 
 
-def stages(config: Full) -> Iterator[tuple[str, list[Artifact]]]:
+def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
     """Each stage's name, with the artifacts that it made. A stage starts when the caller asks for it. Whatever only the
     stages after `until` need is neither checked nor made."""
     trains, scores = config.until in (None, "train", "evaluate"), config.until in (None, "evaluate")
@@ -143,10 +143,10 @@ def stages(config: Full) -> Iterator[tuple[str, list[Artifact]]]:
     prompts = prepare(config.prepare, store, config.prompts, config.source)
     tests = prepare_benchmarks(config.prepare, store, benchmarks)
     yield "prepare", [prompts]
-    start = starting_model(store, config.model, config.toy)
     with cluster():
         if trains:
             check_training(config.train, store, config.name)
+        start = starting_model(store, config.model, config.toy)
         # One pool of engines answers the training prompts in every view and the benchmarks.
         views = (CLEAN, *config.views, *config.controls)
         work = [*((prompts, view) for view in views), *((test, CLEAN) for test in tests)]

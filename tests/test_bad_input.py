@@ -81,3 +81,17 @@ def test_a_source_file_of_another_shape(monkeypatch, capsys, root, toy_model, tm
     words = ["source:llava-json", "--source.path", str(tmp_path / "mix.json"), "--source.image-root", str(tmp_path)]
     words = ["--name", "policy", *words]
     assert "mix.json" in error_of(monkeypatch, capsys, "--root", root, "--model", toy_model, *words)
+
+
+def test_more_workers_than_there_is_room_for_are_refused_before_a_toy_base_is_trained(
+    monkeypatch, capsys, root, ray_cluster
+):
+    words = ["--root", root, "--benchmarks.toy-images", "0", "--train.num-workers", "3", "--train.global-batch-size"]
+    monkeypatch.setattr(sys, "argv", ["full.py", *words, "36", "source:toy-world", "--source.num-images", "2"])
+    with pytest.raises(SystemExit) as exit_:
+        job.run(main, PRESETS, "test")
+    assert exit_.value.code == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: a training worker: 3 needed, each with CPU 1, and there is room for 2; ")
+    assert line.endswith(", and so would a lower --train.num-workers")
+    assert not Path(root, "models").exists()
