@@ -100,6 +100,8 @@ class PlanJob(ModelJob):
 def main(config: PlanJob) -> None:
     store = Store(config.root)
     prices = read_prices(config.prices) if config.prices else None
+    if exists(config.model):
+        check_start(store, config.model)
     prompts = prepared(config, store)
     measured = probed(config, store, prompts) | stepped(config, store)
     rates, sizes, origins = settled(config, measured)

@@ -1,13 +1,17 @@
 """Reference log-probabilities: what the starting model itself says, once for every run that trains on the pairs."""
 
+import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from seva_ray.core.errors import FingerprintMismatch, InputError
+from seva_ray.core.errors import FingerprintMismatch, InputError, UserError
 from seva_ray.core.shards import shards_in
+from seva_ray.core.storage import names_in
 from seva_ray.dpo.batch import PreferenceCollator, response_logps
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.policy import load_model
@@ -88,6 +92,24 @@ def test_pairs_of_several_models_go_through_one_pool_each_read_by_its_own(
             assert row["ref_logps"] == pytest.approx(expected, rel=1e-5, abs=1e-4)
         found.append([row["ref_logps"] for row in rows])
     assert found[0] != found[1]
+
+
+def test_a_model_that_is_not_scored_exactly_is_one_line_and_nothing_is_scored(
+    run: SmallRun, toy_model: str, tmp_path: Path
+):
+    """Older processors of LLaVA-1.5 count one token too few for an image: all answers are there before that shows."""
+    directory = Path(shutil.copytree(toy_model, tmp_path / "older"))
+    settings = directory / "processor_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"num_additional_image_tokens": 0}))
+    prompts, chosen, rejected = lineage(run.store, run.pairs)
+    pairs = pair(Pair(name="older"), run.store, prompts, chosen, rejected)
+    for config in (CONFIG, replace(CONFIG, shared_prefix=False)):
+        with pytest.raises(UserError) as caught:
+            reference(config, run.store, model_at(str(directory)), pairs)
+        assert re.search(
+            r"model \S+/older: model type 'llava' cannot be scored exactly: .* not match", str(caught.value)
+        )
+        assert not names_in(run.store.uri("logps/model/toy/older"))
 
 
 def test_no_pair_is_one_line(run: SmallRun):

@@ -31,3 +31,12 @@ class FingerprintMismatch(UserError):
 def line_of(error: BaseException) -> str:
     """The first line of an error's message, or the name of its class if it has no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether memory or a device failed, which says nothing about what was being computed. torch's errors are known by
+    their names, so that this file needs no torch."""
+    names = {"MemoryError", "OutOfMemoryError", "AcceleratorError"}
+    if any(kind.__name__ in names for kind in type(error).__mro__):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's message on a CPU

@@ -122,26 +122,3 @@ def response_logps(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     logps = -torch.nn.functional.cross_entropy(logits[scored].float(), targets[scored], reduction="none")
     sums = logps.new_zeros(batch["num_tokens"].numel()).index_add(0, slot[scored], logps)
     return sums.view_as(batch["num_tokens"])
-
-
-def packing_fails(model: Any, viewer: Viewer, pairs: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why the packed layout cannot be used with this model, found by a trial on a few pairs; None if it can be used.
-
-    A model may refuse the mask, or it may not follow the mask (it may attend to an image in both directions, or compute
-    its own positions). Then the numbers of the two layouts differ.
-    """
-    device, dtype = next((weight.device, weight.dtype) for weight in model.parameters())
-    found = []
-    for packed in (False, True):
-        batch = PreferenceCollator(viewer=viewer, packed=packed)(pairs)
-        try:
-            with torch.no_grad():
-                found.append(response_logps(model, {name: values.to(device) for name, values in batch.items()}))
-        except (ValueError, TypeError, RuntimeError, IndexError) as error:
-            if not packed:
-                raise
-            return (str(error).splitlines() or [type(error).__name__])[0]
-    allowed = (1e-4 if dtype == torch.float32 else 0.03) * found[0].abs() + (0.01 if dtype == torch.float32 else 1)
-    if bool(((found[0] - found[1]).abs() > allowed).any()):
-        return f"log-probabilities differ by up to {(found[0] - found[1]).abs().max():.3g} nats from the plain layout's"
-    return None

@@ -6,7 +6,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from seva_ray.core.errors import ConfigError, line_of
+from seva_ray.core.errors import ConfigError, is_of_the_machine, line_of
 from seva_ray.core.records import Response
 from seva_ray.core.seeds import key_of
 from seva_ray.vlm.encoding import Encoder
@@ -111,15 +111,6 @@ def refusal(error: Exception, trial: Callable[[], object]) -> Refused:
     except Exception as other:
         raise RuntimeError(f"the engine cannot answer a plain question either: {other!r}") from error
     return Refused(line_of(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {line_of(error)}")
-
-
-def is_of_the_machine(error: BaseException) -> bool:
-    """Whether memory or a device failed. Then the request is not at fault."""
-    import torch
-
-    if isinstance(error, MemoryError | torch.OutOfMemoryError | torch.AcceleratorError):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's message on a CPU
 
 
 class Generator(Protocol):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from seva_ray.core.errors import ConfigError
+from seva_ray.core.errors import ConfigError, is_of_the_machine
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.records import Response
 from seva_ray.engines.base import (
@@ -15,7 +15,6 @@ from seva_ray.engines.base import (
     Request,
     check_request,
     decoding_of,
-    is_of_the_machine,
     plain_request,
     refusal,
 )

@@ -15,7 +15,7 @@ from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import log_relay, say
 from seva_ray.runtime.resources import TASK, Need, check_places
 from seva_ray.toy.recipe import ToyRecipe
-from seva_ray.vlm.encoding import check_model
+from seva_ray.vlm.families import check_served
 from seva_ray.vlm.models import Model, model_at, model_of
 
 TOY = "toy"
@@ -23,11 +23,11 @@ TOY = "toy"
 
 
 def check_start(store: Store, model: str) -> None:
-    """Make cheap checks before the first stage. Raises: InputError if the model cannot be found or used."""
+    """Make checks that need no weights, before the first stage. Raises: InputError if `starting_model` would."""
     if is_policy(model):
         store.find(model)
     elif not is_toy(model):
-        check_model(local_directory(model))
+        check_served(local_directory(model))
 
 
 def check_name(name: str, model: str, recipe: ToyRecipe) -> None:

@@ -8,6 +8,7 @@ template of the model's own processor. Images are padded to a square as in LLaVA
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -79,10 +80,13 @@ class Encoder:
 
     def prompt_text(self, question: str) -> str:
         """The prompt up to where the response begins, with one image placeholder."""
-        messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
-        if self.system:
-            messages.insert(0, {"role": "system", "content": [{"type": "text", "text": self.system}]})
-        return self.processor.apply_chat_template(messages, add_generation_prompt=True)
+        return self.processor.apply_chat_template(self.messages(question), add_generation_prompt=True)
+
+    def messages(self, question: str, **image: Any) -> list[dict[str, Any]]:
+        """The conversation up to the response. `image`: what a processor that is to open the image itself is told."""
+        content = [{"type": "image", **image}, {"type": "text", "text": question}]
+        system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
+        return [*system, {"role": "user", "content": content}]
 
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids of the prompt, with one image token, and with BOS if the tokenizer has one.

@@ -10,7 +10,7 @@ from typing import Any
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.fingerprints import fingerprint_of
 from seva_ray.core.storage import local_directory
-from seva_ray.vlm.encoding import check_model
+from seva_ray.vlm.families import check_served
 
 READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 """Suffixes of the files that answers depend on: weights, settings, chat template and vocabulary."""
@@ -35,9 +35,9 @@ def model_of(artifact: Artifact) -> Model:
 
 
 def model_at(directory: str) -> Model:
-    """A model that was made elsewhere. Raises: InputError if it is not a vision-language model."""
+    """A model that was made elsewhere. Raises: InputError if it is not a vision-language model that is served."""
     local = local_directory(directory)
-    check_model(local)
+    check_served(local)
     files = {path.name: digest(path) for path in sorted(Path(local).iterdir()) if path.suffix in READ_SUFFIXES}
     name = Path(directory.rstrip("/")).name
     return Model(name=name, directory=directory, fingerprint=fingerprint_of({"files": files}))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from seva_ray.augmentations import CLEAN, parse_view
 from seva_ray.core.seeds import generator
@@ -31,14 +32,18 @@ class Viewer:
 
         Raises: InputError or OSError if the image cannot be read.
         """
-        image = load_image(
-            path=row["image_path"],
-            data=row["image_bytes"],
-            image_root=self.image_root,
-            max_pixels=self.max_pixels,
-        )
+        image = self.image(row)
         augmentation = parse_view(view)
         if augmentation is None:
             return self.encoder.pixels(image)
         random = generator(self.seed, row["prompt_id"], view)
         return augmentation.pixels(self.encoder.pixels(augmentation.image(image, random)), random)
+
+    def image(self, row: Mapping[str, Any]) -> Image.Image:
+        """The row's image as it is. Raises: InputError, OSError where it cannot be read."""
+        return load_image(
+            path=row["image_path"],
+            data=row["image_bytes"],
+            image_root=self.image_root,
+            max_pixels=self.max_pixels,
+        )

@@ -192,16 +192,17 @@ class Scorer:
         )
         self.pairs, self.logps = scoring.pairs, scoring.logps
         self.plain_because = None if self.config.shared_prefix else "shared_prefix is off"
-        self.tried = not self.config.shared_prefix
+        self.tried = False
 
     def commit(self, shard: str) -> None:
         """Score the pairs of one shard and write its file."""
-        from seva_ray.dpo.batch import packing_fails
+        from seva_ray.dpo.layout_check import check_layouts
 
         table = read_table(self.pairs.path("pairs", shard))
         rows = table.to_pylist()
         if rows and not self.tried:
-            self.plain_because, self.tried = packing_fails(self.model, self.viewer, rows[:2]), True
+            reason = check_layouts(self.model, self.viewer, rows[:2], packed=self.config.shared_prefix)
+            self.plain_because, self.tried = self.plain_because or reason, True
         order = sorted(range(len(rows)), key=num_response_tokens(table).tolist().__getitem__)
         found: dict[str, list[float]] = {}
         for start in range(0, len(order), self.config.per_device_batch_size):

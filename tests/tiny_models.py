@@ -1,0 +1,287 @@
+"""Checkpoints of today's vision-language families: a real configuration, the family's real processor, tiny weights.
+
+`save_family(name, directory)` writes one. Weights are built for IDEFICS3 and PALIGEMMA alone, whose answers are random
+but no near ties; the others hold an empty file in their place, which is enough for all that never loads a model.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as tf
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import processors as post_processors
+
+SENTENCES = [
+    "What colour is the cat on the left? The cat is black and white, and it sits beside two dogs.",
+    "user assistant system USER: ASSISTANT: How many are there? There are three red cubes and one blue ball.",
+]
+SIZE = {"height": 28, "width": 28}
+PINPOINTS = [[28, 56], [56, 28], [56, 56], [84, 28], [28, 84]]
+"""Shapes that an image may be cut into tiles by."""
+
+
+def tokenizer(*special: str, bos: str | None = None, eos: str = "</s>", pad: str = "<pad>", **named: str) -> Any:
+    """Byte-level BPE. `named`: special tokens that a processor looks up as attributes, such as image_token."""
+    every = dict.fromkeys([*([bos] if bos else []), pad, eos, *special, *named.values()])
+    fast = Tokenizer(models.BPE())
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    size = 330 + len(every)
+    fast.train_from_iterator(
+        SENTENCES,
+        trainers.BpeTrainer(
+            vocab_size=size, special_tokens=list(every), initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    if bos:
+        fast.post_processor = post_processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, fast.token_to_id(bos))]
+        )
+    return tf.PreTrainedTokenizerFast(
+        tokenizer_object=fast,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=pad,
+        extra_special_tokens=named,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+    )
+
+
+def template(image: str, before: str = "USER: ", after: str = " ASSISTANT:", start: str = "") -> str:
+    """One that shows an image as `image`; what is outside a user's turn is written as it is."""
+    return (
+        start + "{% for message in messages %}{% if message['role'] == 'user' %}" + before + "{% endif %}"
+        "{% for part in message['content'] %}{{ '" + image + "' if part['type'] == 'image' else part['text'] }}"
+        "{% endfor %}{% endfor %}{% if add_generation_prompt %}" + after + "{% endif %}"
+    )
+
+
+def chatml(image: str) -> str:
+    return template(image, before="<|im_start|>user\n", after="<|im_end|>\n<|im_start|>assistant\n")
+
+
+def text_sizes(tokens: Any, **more: Any) -> dict[str, Any]:
+    """Of a language model that takes no time."""
+    return {
+        "vocab_size": len(tokens),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "bos_token_id": tokens.bos_token_id,
+        "eos_token_id": tokens.eos_token_id,
+        "pad_token_id": tokens.pad_token_id,
+        **more,
+    }
+
+
+VISION = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 7,
+}
+
+Made = tuple[Any, Any]
+"""Configuration and processor."""
+
+
+def qwen(config: Any, processor: Any, video_processor: Any, patch_size: int) -> Made:
+    """Images of any size, as a list of patches."""
+    marks = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
+    tokens = tokenizer("<|im_start|>", "<|im_end|>", "<|video_pad|>", *marks)
+    size = {"shortest_edge": 4 * (2 * patch_size) ** 2, "longest_edge": 64 * (2 * patch_size) ** 2}
+    return config(image_token_id=tokens.convert_tokens_to_ids("<|image_pad|>")), processor(
+        image_processor=tf.Qwen2VLImageProcessorPil(patch_size=patch_size, size=size),
+        tokenizer=tokens,
+        video_processor=video_processor(patch_size=patch_size),
+        chat_template=chatml("".join(marks)),
+    )
+
+
+def qwen2_vl() -> Made:
+    return qwen(tf.Qwen2VLConfig, tf.Qwen2VLProcessor, tf.Qwen2VLVideoProcessor, patch_size=14)
+
+
+def qwen2_5_vl() -> Made:
+    return qwen(tf.Qwen2_5_VLConfig, tf.Qwen2_5_VLProcessor, tf.Qwen2VLVideoProcessor, patch_size=14)
+
+
+def qwen3_vl() -> Made:
+    return qwen(tf.Qwen3VLConfig, tf.Qwen3VLProcessor, tf.Qwen3VLVideoProcessor, patch_size=16)
+
+
+def qwen3_vl_moe() -> Made:
+    return qwen(tf.Qwen3VLMoeConfig, tf.Qwen3VLProcessor, tf.Qwen3VLVideoProcessor, patch_size=16)
+
+
+def llava_next() -> Made:
+    """Tiles and an overview."""
+    return tf.LlavaNextConfig(), tf.LlavaNextProcessor(
+        image_processor=tf.LlavaNextImageProcessorPil(
+            size={"shortest_edge": 28}, crop_size=SIZE, image_grid_pinpoints=PINPOINTS
+        ),
+        tokenizer=tokenizer(bos="<s>", image_token="<image>"),
+        patch_size=7,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+        chat_template=template("<image>\n"),
+    )
+
+
+def llava_onevision() -> Made:
+    return tf.LlavaOnevisionConfig(), tf.LlavaOnevisionProcessor(
+        image_processor=tf.LlavaOnevisionImageProcessorPil(size=SIZE, image_grid_pinpoints=PINPOINTS),
+        tokenizer=tokenizer("<|im_start|>", "<|im_end|>", image_token="<image>", video_token="<video>"),
+        video_processor=tf.LlavaOnevisionVideoProcessor(size=SIZE),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=chatml("<image>\n"),
+    )
+
+
+def llava_interleave() -> Made:
+    """LLaVA's model type with a tower that squeezes an image into a square, in place of cropping it."""
+    return tf.LlavaConfig(vision_config=tf.SiglipVisionConfig(**VISION)), tf.LlavaProcessor(
+        image_processor=tf.SiglipImageProcessorPil(size=SIZE),
+        tokenizer=tokenizer("<|im_start|>", "<|im_end|>", image_token="<image>"),
+        patch_size=7,
+        vision_feature_select_strategy="full",
+        num_additional_image_tokens=0,
+        image_token="<image>",
+        chat_template=chatml("<image>\n"),
+    )
+
+
+def pixtral() -> Made:
+    """LLaVA's model type with images of any size, and tokens that end their rows."""
+    return tf.LlavaConfig(vision_config=tf.PixtralVisionConfig(image_size=112, patch_size=14)), mistral3()[1]
+
+
+def internvl() -> Made:
+    tokens = tokenizer(
+        "<|im_start|>",
+        "<|im_end|>",
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
+    return tf.InternVLConfig(), tf.InternVLProcessor(
+        image_processor=tf.GotOcr2ImageProcessorPil(size=SIZE, crop_to_patches=True, max_patches=4),
+        tokenizer=tokens,
+        video_processor=tf.InternVLVideoProcessor(size=SIZE),
+        image_seq_length=4,
+        chat_template=chatml("<IMG_CONTEXT>\n"),
+    )
+
+
+def idefics3() -> Made:
+    """Named tiles, and a mask of the pixels that are none."""
+    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    marks = "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"
+    tokens = tokenizer(*tiles, *marks, bos="<|im_start|>", eos="<end_of_utterance>")
+    config = tf.Idefics3Config(
+        vision_config=VISION,
+        text_config=tf.LlamaConfig(**text_sizes(tokens)),
+        image_token_id=tokens.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+        pad_token_id=tokens.pad_token_id,
+    )
+    return config, tf.Idefics3Processor(
+        image_processor=tf.Idefics3ImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 28}),
+        tokenizer=tokens,
+        image_seq_len=4,
+        chat_template=template("<image>", before="User:", after="<end_of_utterance>\nAssistant:"),
+    )
+
+
+def smolvlm() -> Made:
+    """Idefics3's files under the name of its successor, whose processor cannot be made without `num2words`."""
+    return tf.SmolVLMConfig(), idefics3()[1]
+
+
+def gemma3() -> Made:
+    named = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
+    return tf.Gemma3Config(), tf.Gemma3Processor(
+        image_processor=tf.Gemma3ImageProcessorPil(size=SIZE),
+        tokenizer=tokenizer(bos="<bos>", **named),
+        image_seq_length=4,
+        chat_template=template("<start_of_image>", start="{{ bos_token }}"),
+    )
+
+
+def paligemma() -> Made:
+    """A prompt whose tokens all see each other."""
+    tokens = tokenizer(bos="<bos>", image_token="<image>")
+    image_processor = tf.SiglipImageProcessorPil(size=SIZE)
+    image_processor.image_seq_length = 16
+    text = text_sizes(tokens, tie_word_embeddings=True, query_pre_attn_scalar=32, use_bidirectional_attention=True)
+    config = tf.PaliGemmaConfig(
+        vision_config=VISION | {"vision_use_head": False, "projection_dim": 64, "model_type": "siglip_vision_model"},
+        text_config=tf.Gemma2Config(**text),
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        projection_dim=64,
+        hidden_size=64,
+        vocab_size=len(tokens),
+        pad_token_id=tokens.pad_token_id,
+    )
+    return config, tf.PaliGemmaProcessor(
+        image_processor=image_processor, tokenizer=tokens, chat_template=template("<image>", before="", after="")
+    )
+
+
+def mistral3() -> Made:
+    tokens = tokenizer("[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]", bos="<s>")
+    return tf.Mistral3Config(), tf.PixtralProcessor(
+        image_processor=tf.PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size=14),
+        tokenizer=tokens,
+        patch_size=14,
+        spatial_merge_size=2,
+        chat_template=template("[IMG]", before="[INST]", after="[/INST]", start="{{ bos_token }}"),
+    )
+
+
+FAMILIES: dict[str, Callable[[], Made]] = {
+    make.__name__: make
+    for make in (
+        *(qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, llava_next, llava_onevision, llava_interleave, pixtral),
+        *(internvl, idefics3, smolvlm, gemma3, paligemma, mistral3),
+    )
+}
+
+
+def save_family(name: str, directory: Path, weights: bool = False) -> str:
+    """Write a family's checkpoint; its directory."""
+    config, processor = FAMILIES[name]()
+    config.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    if name == "smolvlm":
+        longest = {"longest_edge": 28}
+        tf.SmolVLMVideoProcessor(size=longest, max_image_size=longest).save_pretrained(directory)
+        settings = directory / "processor_config.json"
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | {"processor_class": "SmolVLMProcessor"}))
+    if not weights:
+        save_file({}, directory / "model.safetensors")
+        return str(directory)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = tf.AutoModelForImageTextToText.from_config(config)
+    tied = config.get_text_config().tie_word_embeddings
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if weight.ndim >= 2:  # a token whose embedding is tied to its logit would be its own likeliest next one
+                weight.mul_(0.5 if tied and "embed_tokens" in key else 3)
+    model.save_pretrained(directory)
+    return str(directory)
