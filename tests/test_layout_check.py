@@ -98,7 +98,7 @@ def next_token_scored(batch: dict[str, torch.Tensor]) -> None:
 
 @pytest.mark.parametrize("change", [responses_at_the_start, prompt_unseen, next_token_scored])
 def test_a_mistake_in_both_layouts_is_found_out(change, toy_model, viewer, pairs, monkeypatch):
-    monkeypatch.setattr("seva_ray.preferences.layout", mangled(change))
+    monkeypatch.setattr("seva_ray.dpo.batch.layout", mangled(change))
     for dtype in ("float32", "bfloat16"):
         model = load_model(toy_model, dtype).eval()
         with pytest.raises(InputError, match=r"model type 'llava' cannot be scored exactly: log-probabilities"):
@@ -108,7 +108,7 @@ def test_a_mistake_in_both_layouts_is_found_out(change, toy_model, viewer, pairs
 def test_a_mistake_in_the_packed_layout_alone_is_a_reason_to_use_the_other(toy_model, viewer, pairs, monkeypatch):
     """In it alone there are several responses in a row."""
     model = load_model(toy_model, "float32").eval()
-    monkeypatch.setattr("seva_ray.preferences.layout", mangled(no_branches))
+    monkeypatch.setattr("seva_ray.dpo.batch.layout", mangled(no_branches))
     assert "nats a token from those of `generate`" in str(check_layouts(model, viewer, pairs, packed=True))
     assert check_layouts(model, viewer, pairs, packed=False) is None
 
