@@ -151,7 +151,8 @@ def text_of(config: Any, title: str) -> str:
 
 
 def lines_of(config: Any, indent: str = "") -> Iterator[str]:
-    docs, hints = docs_of(type(config)), hints_of(type(config))  # type: ignore[arg-type]
+    kind: type = type(config)
+    docs, hints = docs_of(kind), hints_of(kind)
     for item in fields(config):
         value = getattr(config, item.name)
         yield from textwrap.wrap(

@@ -24,7 +24,8 @@ class Option:
 
 def options_of(config: Any, prefix: str = "") -> Iterator[Option]:
     """All fields in their order, the fields of a part after the part itself."""
-    hints, docs = hints_of(type(config)), docs_of(type(config))  # type: ignore[arg-type]
+    kind: type = type(config)
+    hints, docs = hints_of(kind), docs_of(kind)
     for item in fields(config):
         name, value = prefix + kebab(item.name), getattr(config, item.name)
         yield Option(name=name, type=hints[item.name], value=value, doc=docs.get(item.name, ""))
