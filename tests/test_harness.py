@@ -26,7 +26,7 @@ from seva_ray.scoring.lmms_eval import (
     num_unanswered,
 )
 from seva_ray.stages.answers import notes
-from seva_ray.stages.harness import compare_runs, open_run, scores_of_run
+from seva_ray.stages.harness import compare_runs, open_run, run_task, scores_of_run
 from seva_ray.stages.score_files import Evaluate, read_comparisons, title_of
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.models import Model
@@ -126,6 +126,17 @@ def test_a_missing_or_another_lmms_eval_is_one_line(tmp_path: Path):
     (tmp_path / "other").chmod(0o755)
     with pytest.raises(InputError, match=f"has lmms-eval 0.3.0, not {VERSION}"):
         check_installed(Harness(python=str(tmp_path / "other")))
+
+
+def test_a_run_that_fails_keeps_its_log_and_takes_no_name(tmp_path: Path):
+    python = tmp_path / "python"  # what lmms-eval's interpreter is asked: its version, and then to run
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && echo {VERSION} && exit\necho "ValueError: no such task"\nexit 1\n')
+    python.chmod(0o755)
+    config, store = Harness(python=str(python)), Store(str(tmp_path / "runs"))
+    run = open_run(config, store, TASK, Model(name="m", directory=str(tmp_path), fingerprint=""))
+    with pytest.raises(InputError, match=f"ValueError: no such task; its log: {run.uri}/log.txt"):
+        run_task._function(config, TASK, str(tmp_path), run, "cpu")
+    assert [path.name for path in Path(run.uri).iterdir()] == ["log.txt"]
 
 
 def test_a_job_that_cannot_work_is_refused_before_a_model_is_looked_for(tmp_path: Path):

@@ -138,7 +138,7 @@ def test_a_job_whose_name_another_one_took_meanwhile_is_told_in_a_line_and_write
         generate(run.config, store, run.model, [(run.prompts, "clean")])
     line = users_line(caught.value)
     assert line is not None
-    assert line.startswith(f"{taken.name}: made by another recipe (config.decoding.max_new_tokens: 3 -> 1024")
+    assert line.startswith(f"{taken.name}: made by another recipe (config.decoding.max_new_tokens: 3 -> 512")
     assert [path.name for path in Path(taken.uri).iterdir()] == ["recipe.json"]
 
 
