@@ -148,7 +148,7 @@ def test_several_views_of_a_prompt_stay_together_and_each_has_its_verdict(answer
 
 
 def test_one_view_cannot_be_rejected_twice(answers: Answers):
-    with pytest.raises(ConfigError, match="views diffusion-500 diffusion-500: each once"):
+    with pytest.raises(ConfigError, match="views diffusion-500 diffusion-500: each may be given once"):
         pair(Pair(), answers.store, answers.prompts, answers.chosen, [answers.rejected, answers.rejected])
 
 
