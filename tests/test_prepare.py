@@ -167,7 +167,7 @@ def test_the_job_ends_with_2_and_the_corrected_command_under_the_same_name_is_do
     assert capsys.readouterr().err.splitlines() == [
         first_line,
         "error: source of v: none of its 12 prompts can be used; 12 failed as '0' did: row 0: column 'image': no image "
-        "(a path, bytes, or a struct of them)"
+        "(a path, bytes, or a struct of them)",
     ]
     columns = ("--source.question-column", "text", "--source.image-column", "image_path")
     assert run(*columns) == [first_line, "prepare v: 12 prompts in 1 shards, 0 unusable"]

@@ -248,7 +248,10 @@ def test_optuna_and_median_stopping_stay_in_the_space(root: Path, trained_toy: s
         ),
         (["--metric", "luck"], r"error: metric 'luck': toy-test-deployment-2024-20 has VQA accuracy, "),
         (["--models", "toy-1", "toy-2", "toy-3"], "error: models: one, or one for each of the 2 seeds, not 3"),
-        (["--search.scheduler", "asha", "--space.num-pairs", "10", "20"], "error: num_pairs: scheduler asha chooses it"),
+        (
+            ["--search.scheduler", "asha", "--space.num-pairs", "10", "20"],
+            "error: num_pairs: scheduler asha chooses it",
+        ),
         (
             ["--models", "a/model", "b/model"],
             "error: models a/model and b/model: both have the name model",

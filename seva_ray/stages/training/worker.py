@@ -139,6 +139,7 @@ def do(job: Job) -> None:
         if callback.diverged:
             if rank == 0:
                 write_bytes(f"{job.policy_uri}/{DIVERGED}", callback.diverged.encode())
+            await_uploads()
             return
         merged = save_whole(trainer, encoder) if config.full else merge(trainer, directory, encoder, config.dtype)
         if rank == 0:
@@ -148,6 +149,14 @@ def do(job: Job) -> None:
             if os.path.isdir(curves) and not is_local(job.policy_uri):
                 write_directory(f"{job.policy_uri}/tensorboard", curves)
             write_bytes(f"{job.policy_uri}/{LOG}", json.dumps(trainer.state.log_history).encode())
+        await_uploads()
+
+
+def await_uploads() -> None:
+    """Wait until Ray Train has uploaded all checkpoints. They lie in a directory that is removed after this."""
+    import ray.train
+
+    ray.train.get_all_reported_checkpoints(ray.train.CheckpointConsistencyMode.COMMITTED)
 
 
 def merge(trainer: Any, directory: str, encoder: Encoder, dtype: str) -> str:
