@@ -30,8 +30,8 @@ harness: ## lmms-eval, for jobs/harness.py, in .venv-harness (0.8 GB beside .ven
 dev:
 	@cluster/images/install.sh cpu .venv dev
 
-test: dev ## the tests, with the tools they need
-	$(PYTHON) -m pytest
+test: dev ## the tests, with the tools they need, in two processes that share the files
+	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: dev ## also the tests that take minutes each
 	$(PYTHON) -m pytest -m "slow or not slow"

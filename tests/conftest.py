@@ -1,6 +1,7 @@
 """Shared by all tests: tiny models, a Ray cluster, pairs to train on; a test marked `gpu` is skipped where there is no
 CUDA device."""
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -20,8 +21,15 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 BUILD, TOY = ROOT / "build" / "tests", ROOT / "seva_ray" / "toy"
 
+LONGEST = (
+    "test_main_job.py", "test_submit.py", "test_kills.py", "test_train.py", "test_sweep.py", "test_switch.py",
+    "test_metrics.py", "test_signals.py", "test_benchmark_jobs.py", "test_engines.py", "test_export.py",
+)  # fmt: skip
+"""The files that take longest. They start first, so that two processes that share the files end at about one time."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     if Path("/dev/nvidiactl").exists():
         return
     for item in items:
@@ -61,14 +69,17 @@ def trained_toy() -> str:
     recipe = ToyRecipe(num_images=2000, vision_steps=80, sft_steps=120, gate_accuracy=0.0, num_gate_images=20)
     code = {path.name: contents(str(path)) for path in sorted(TOY.glob("*.py"))}
     made = BUILD / fingerprint_of({"recipe": identity(recipe), "code": code})
-    if not (made / "toy-base").exists():
-        from seva_ray.toy.sft import train
+    BUILD.parent.mkdir(exist_ok=True)
+    with BUILD.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the other process of this session may be training it
+        if not (made / "toy-base").exists():
+            from seva_ray.toy.sft import train
 
-        shutil.rmtree(BUILD, ignore_errors=True)  # what other code had trained
-        BUILD.mkdir(parents=True)
-        scratch = tempfile.mkdtemp(dir=BUILD)
-        train(recipe, f"{scratch}/toy-base")
-        os.rename(scratch, made)
+            shutil.rmtree(BUILD, ignore_errors=True)  # what other code had trained
+            BUILD.mkdir()
+            scratch = tempfile.mkdtemp(dir=BUILD)
+            train(recipe, f"{scratch}/toy-base")
+            os.rename(scratch, made)
     return str(made / "toy-base")
 
 

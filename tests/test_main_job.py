@@ -53,20 +53,18 @@ def run_and_kill(words: list[str], when: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def finished(trained_toy: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A run that was killed in the middle of generation, again in the middle of training, and then run to its end."""
+    """A run that was killed in the middle of training, and then run to its end."""
     root = tmp_path_factory.mktemp("runs")
     words = command(root, trained_toy)
-    responses = root / "responses" / Path(trained_toy).name / "toy" / "clean"
-    run_and_kill(words, lambda: len(list(responses.glob("shard-*.parquet"))) >= 2)
-    before = {path: path.stat().st_mtime_ns for path in responses.glob("shard-*.parquet")}
-    assert not (responses / "record.json").exists()
     saved = root / "policies" / "toy" / "run" / "checkpoint_manager_snapshot.json"
     run_and_kill(words, saved.exists)
-    assert {path: path.stat().st_mtime_ns for path in before} == before, "units that were done are not done again"
+    before = {path: path.stat().st_mtime_ns for path in (root / "responses").rglob("shard-*.parquet")}
+    assert before
     assert not (root / "policies" / "toy" / "record.json").exists()
     again = run(*words)
     assert again.returncode == 0, again.stderr
     assert "train: resumed at step" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "units that were done are not done again"
     return Store(str(root))
 
 

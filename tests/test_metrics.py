@@ -20,6 +20,7 @@ from seva_ray.core.artifacts import Store
 from seva_ray.core.storage import read_bytes
 from seva_ray.runtime import metrics
 from tests.ray_head import free_port, ray_head, wait_for
+from tests.small_run import SmallRun
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_S = 30
@@ -146,13 +147,11 @@ def test_units_rows_tokens_verdicts_and_what_was_reused_are_those_of_the_artifac
     assert max(seen["seva_engine_queue"]) >= 16
 
 
-def test_the_reward_margin_is_the_training_log_s_and_a_checkpoint_has_its_time(
-    head: Head, tmp_path: Path, toy_model: str
-):
+def test_the_reward_margin_is_the_training_log_s_and_a_checkpoint_has_its_time(head: Head, run: SmallRun):
     began = time.time()
-    process = head.start(TRAINING, str(tmp_path), toy_model)
+    process = head.start(TRAINING, run.store.root, run.model.directory)  # it finds the pairs that are there
     seen = head.seen_while(process, "seva_reward_margin", "seva_checkpoint_timestamp_seconds")
-    log = json.loads(read_bytes(Store(str(tmp_path)).uri("policies/watched/log.json")))
+    log = json.loads(read_bytes(run.store.uri("policies/watched/log.json")))
     margins = [row["rewards/margins"] for row in log if "loss" in row]
     assert margins[-1] != 0
     assert margins[-1] in seen["seva_reward_margin"] <= set(margins)

@@ -25,7 +25,9 @@ SHARD_SIZE = 8
 ROWS_IN_FLIGHT = SHARD_SIZE * DRIVE.generate.units_per_engine * NUM_ENGINES
 
 
-@pytest.mark.parametrize(("place", "victims"), [("disk", ["engine", "machine"]), ("s3", ["engine"])])
+@pytest.mark.parametrize(
+    ("place", "victims"), [pytest.param("disk", ["engine"], marks=pytest.mark.slow), ("s3", ["engine", "machine"])]
+)
 def test_every_row_is_there_once_with_the_same_bytes_and_little_is_done_twice(
     place: str, victims: list[str], machines: Machines, s3: str, model: Model, tmp_path: Path
 ):
