@@ -90,7 +90,7 @@ def test_a_cluster_description_gives_what_can_be_added_to_the_nodes_that_are_the
     assert set(found) == {"generation"}, "no second head, and no more of what is there already"
     assert found["generation"].number == 2
     assert {name: found["generation"].resources[name] for name in ("CPU", "GPU", "generation")} == shapes["generation"]
-    assert can_be_added(None, {}) == []
+    assert can_be_added([], {}) == []
 
 
 KUBERAY = """

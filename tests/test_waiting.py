@@ -8,7 +8,8 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, Wor
 from ray.train.v2._internal.execution.controller import state as states
 
 from seva_ray.core.errors import InputError
-from seva_ray.stages.training import node_wait as waiting
+from seva_ray.private.ray import start_callback
+from seva_ray.stages.training import node_wait
 from seva_ray.stages.training.node_wait import NUM_STARTS, Waiting
 
 TIMED_OUT = states.ReschedulingState(ControllerError(WorkerGroupStartupTimeoutError(num_workers=2)))
@@ -32,11 +33,12 @@ class Controller:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, limit_s: float):
         self.monkeypatch, self.relay = monkeypatch, LogRelay()
-        self.waiting = Waiting(what="2 x (GPU 1, training 1)", limit_s=limit_s, relay=self.relay)
+        waiting = Waiting(what="2 x (GPU 1, training 1)", limit_s=limit_s, relay=self.relay)
+        self.callback = start_callback(waiting.notice)
 
     def at(self, second: float, state: Any) -> None:
-        self.monkeypatch.setattr(waiting.time, "monotonic", lambda: second)
-        self.waiting.after_controller_state_update(states.InitializingState(), state)
+        self.monkeypatch.setattr(node_wait.time, "monotonic", lambda: second)
+        self.callback.after_controller_state_update(states.InitializingState(), state)
 
 
 def test_each_minute_without_nodes_is_one_line_and_a_new_wait_begins_when_workers_were_there(

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 
 from seva_ray.core.errors import ConfigError, UserError
+from seva_ray.private.ray import errors_within
 from seva_ray.runtime.config_file import load, text_of
 from seva_ray.runtime.fields import default_of, hints_of, kebab, members_of
 from seva_ray.runtime.short_help import short_help
@@ -140,15 +141,13 @@ def users_line(error: BaseException) -> str | None:
         if cause is None or id(cause) in seen:
             continue
         seen.add(id(cause))
-        # Ray's copy of a worker's error keeps the original in `cause`; its own text is the whole traceback.
-        inner = getattr(cause, "cause", None)
-        if inner is None and isinstance(cause, UserError):
+        within = errors_within(cause)  # if there are any, the error's own text is their whole traceback
+        if not within and isinstance(cause, UserError):
             return str(cause).splitlines()[0]  # Ray Data appends more lines
-        if inner is None and isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
+        if not within and isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
             return f"{cause.filename or 'storage'}: {cause.strerror}"
         context = None if cause.__suppress_context__ else cause.__context__
-        of_train = [*getattr(cause, "worker_failures", {}).values(), getattr(cause, "controller_failure", None)]
-        waiting += [inner, *of_train, cause.__cause__, context]
+        waiting += [*within, cause.__cause__, context]
     return None
 
 

@@ -19,6 +19,9 @@ from seva_ray.core.durations import duration
 from seva_ray.core.storage import exists, is_local, local_directory, write_bytes, write_directory
 from seva_ray.dpo.config import Train, deepspeed_config
 from seva_ray.dpo.policy import export, freeze_all_but_language, load_model, load_policy
+from seva_ray.private.accelerate import forget_trainer
+from seva_ray.private.deepspeed import skip_compiled_collectives
+from seva_ray.private.transformers import forget_deepspeed
 from seva_ray.runtime import metrics
 from seva_ray.stages.training.reference import Reading
 from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator
@@ -58,14 +61,9 @@ def work(loop_config: dict[str, Any]) -> None:
 
 
 def forget() -> None:
-    """Clear what transformers and accelerate keep of a trainer in global state, so that the next starts like the
-    first."""
-    from accelerate.state import AcceleratorState, GradientState
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    unset_hf_deepspeed_config()
-    AcceleratorState._reset_state(reset_partial_state=False)
-    GradientState._reset_state()
+    """Forget the trainer that has ended, so that the next one starts like the first."""
+    forget_deepspeed()
+    forget_trainer()
     gc.collect()
 
 
@@ -162,12 +160,10 @@ def await_uploads() -> None:
 def merge(trainer: Any, directory: str, encoder: Encoder, dtype: str) -> str:
     """Rank 0 writes the merged policy; return its directory. Every worker must call this, because under ZeRO-3 each
     holds a part of the weights."""
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
     adapter, merged = (os.path.join(trainer.args.output_dir, name) for name in ("adapter", "merged"))
     trainer.save_model(adapter)
     if trainer.is_world_process_zero():
-        unset_hf_deepspeed_config()  # otherwise the starting model would be loaded in parts under ZeRO-3
+        forget_deepspeed()  # otherwise the starting model would be loaded in parts under ZeRO-3
         export(load_policy(directory, adapter, dtype), encoder, merged)
         for file in Path(adapter).iterdir():
             if file.name not in ("adapter_config.json", "adapter_model.safetensors"):
@@ -248,10 +244,3 @@ def last_checkpoint(job: Job, scratch: str) -> str | None:
         target = os.path.join(scratch, "resumed")
         shutil.copytree(directory, target)
     return target
-
-
-def skip_compiled_collectives() -> None:
-    """Stop DeepSpeed from compiling its shared-memory collective for CPUs at first use; gloo's work as well here."""
-    import deepspeed.ops
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
