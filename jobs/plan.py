@@ -18,6 +18,7 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.storage import exists, read_bytes, write_bytes
 from seva_ray.dpo.config import Train
+from seva_ray.engines.config import Generate
 from seva_ray.pages.plan_page import Plan, picture_of, text_of
 from seva_ray.planning.footprint import Sizes, demands, parts
 from seva_ray.planning.forecast import forecast
@@ -28,7 +29,6 @@ from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.runtime.progress import say
 from seva_ray.stages.base_model import check_start, is_policy, is_toy, of_seed, open_toy, starting_model
-from seva_ray.stages.generate import Generate
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare
 from seva_ray.stages.probe import Probe, probe

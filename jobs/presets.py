@@ -6,7 +6,7 @@ from seva_ray.core.artifacts import Store
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.policy import Lora
 from seva_ray.engines import Decoding, VllmEngine
-from seva_ray.stages.generate import Generate
+from seva_ray.engines.config import Generate
 from seva_ray.toy.recipe import ToyRecipe
 
 USUAL = (

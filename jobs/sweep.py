@@ -21,6 +21,7 @@ from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
 from seva_ray.dpo.config import Train
+from seva_ray.engines.config import Generate
 from seva_ray.runtime.cli import run, words_of
 from seva_ray.runtime.cluster import cluster, join
 from seva_ray.runtime.resources import capacity, has_gpus
@@ -28,7 +29,6 @@ from seva_ray.runtime.sizing import num_workers
 from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_start, check_starts, is_toy, starting_models
 from seva_ray.stages.evaluate import prepare_benchmarks
-from seva_ray.stages.generate import Generate
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.score_files import Evaluate

@@ -19,7 +19,7 @@ from seva_ray.runtime.resources import (
     no_place,
     options,
 )
-from seva_ray.stages.generate import engine_need
+from seva_ray.stages.engine_pool import engine_need
 from seva_ray.stages.training.reference import worker_need
 from tests.autoscaling import configuration
 

@@ -15,9 +15,9 @@ from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, 
 from seva_ray.core.fingerprints import fingerprint_of, identity
 from seva_ray.dpo.config import Train
 from seva_ray.engines import FakeEngine, TransformersEngine, VllmEngine
+from seva_ray.engines.config import Generate
 from seva_ray.runtime.resources import total
 from seva_ray.runtime.sizing import engines_at_once, num_engines, num_workers, workers_at_once
-from seva_ray.stages.generate import Generate
 from tests.test_places import POOLS
 
 BOX = {number: {"CPU": 96.0, "GPU": float(number)} for number in (1, 2, 4, 8)}
@@ -133,7 +133,8 @@ from seva_ray.engines import FakeEngine, TransformersEngine
 from seva_ray.core.errors import InputError
 from seva_ray.vlm.models import Model
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.generate import Generate, check_engines, encoding_need, engine_need, generate
+from seva_ray.stages.engine_pool import check_engines, encoding_need, engine_need
+from seva_ray.stages.generate import Generate, generate
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.runtime.resources import capacity
 from seva_ray.runtime.sizing import num_engines

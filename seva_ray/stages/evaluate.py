@@ -22,12 +22,13 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.records import Response
 from seva_ray.core.storage import write_table
+from seva_ray.engines.config import Generate
 from seva_ray.runtime import metrics
 from seva_ray.runtime.progress import say
 from seva_ray.scoring.intervals import paired_bootstrap
 from seva_ray.scoring.right_wrong import AsksInParts, Decides, NamesObjects, flips_of
 from seva_ray.stages.consistency import OFF, Consistency, compare_again, part_of
-from seva_ray.stages.generate import Generate, generate_all, name_of, read_responses
+from seva_ray.stages.generate import generate_all, name_of, read_responses
 from seva_ray.stages.judge import SIDES, judge_recipe, judged_tallies
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.repeats import repeats

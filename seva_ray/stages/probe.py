@@ -16,10 +16,12 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import NUM_READERS, locate, read_table, write_table
+from seva_ray.engines.config import Generate
 from seva_ray.engines.units import Unit
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import say
-from seva_ray.stages.generate import Generate, commits, count_responses, encode_unit
+from seva_ray.stages.engine_pool import commits, encode_unit
+from seva_ray.stages.generate import count_responses
 from seva_ray.stages.pair import ANY, Pair, Sides, pair_shard
 from seva_ray.stages.prepare import shard_name
 from seva_ray.vlm.models import Model

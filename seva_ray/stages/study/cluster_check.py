@@ -4,9 +4,11 @@ from collections.abc import Iterable
 
 from seva_ray.core.artifacts import Artifact
 from seva_ray.dpo.config import Train
+from seva_ray.engines.config import Generate
 from seva_ray.runtime.resources import GENERATION, TRAINING
 from seva_ray.runtime.sizing import gpus_each, num_engines, num_workers
-from seva_ray.stages.generate import Generate, check_engines, encoding_need, rows_per_unit
+from seva_ray.stages.engine_pool import check_engines, encoding_need
+from seva_ray.stages.generate import rows_per_unit
 from seva_ray.stages.study.resource_queue import ResourceRequest, check_fits
 from seva_ray.stages.training.train import check_workers
 
