@@ -198,16 +198,17 @@ def test_on_a_real_ray_a_job_for_llava_finds_its_place_and_every_gpu_has_an_engi
     assert found["transformers"] == {"CPU": 1, "GPU": 1}
     too_many, engines, wide = found["refused"]
     assert too_many == (
-        f"a training worker: 16 needed, each with GPU 1, and there is room for {gpus}; more nodes of head would give "
-        "it, and so would a lower --train.num-workers"
+        f"no room for a training worker: the job needs 16 of them, each with 1 GPU, but there is room for only {gpus}. "
+        "A larger machine would help, and so would a lower --train.num-workers."
     )
     assert engines == (
-        f"an engine: 9 needed, each with CPU 1, GPU 1, and there is room for {gpus}; more nodes of head would give it, "
-        "and so would a lower --generate.min-engines"
+        f"no room for an engine: the job needs 9 of them, each with 1 CPU and 1 GPU, but there is room for only "
+        f"{gpus}. A larger machine would help, and so would a lower --generate.min-engines."
     )
     assert wide == (
-        "an engine: needs a node with CPU 1, GPU 16, and none has GPU 16; there are, or can be: "
-        f"head (CPU {gpus + 2}, GPU {gpus}); a lower --generate.engine.tensor-parallel-size needs less"
+        "no node is large enough for an engine: it needs 1 CPU and 16 GPU on one node, but no node has 16 GPU. The "
+        f"nodes that exist or can be added are: head ({gpus + 2} CPU and {gpus} GPU). "
+        "A lower --generate.engine.tensor-parallel-size needs less."
     )
     # One engine on each GPU, none of which is ended and loaded again.
     loaded = Counter((tmp_path / "journal.gpus").read_text().split())

@@ -12,6 +12,7 @@ from seva_ray.private.ray import start_callback
 from seva_ray.stages.training import node_wait
 from seva_ray.stages.training.node_wait import NUM_STARTS, Waiting
 
+WORKERS = "2 workers with 1 GPU and 1 of resource 'training' each"
 TIMED_OUT = states.ReschedulingState(ControllerError(WorkerGroupStartupTimeoutError(num_workers=2)))
 FAILED = states.ReschedulingState(ControllerError(WorkerGroupStartupFailedError("a worker died")))
 LOST = states.RestartingState(WorkerGroupError("a worker is gone", {}))
@@ -33,7 +34,7 @@ class Controller:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, limit_s: float):
         self.monkeypatch, self.relay = monkeypatch, LogRelay()
-        waiting = Waiting(what="2 x (GPU 1, training 1)", limit_s=limit_s, relay=self.relay)
+        waiting = Waiting(what=WORKERS, limit_s=limit_s, relay=self.relay)
         self.callback = start_callback(waiting.notice)
 
     def at(self, second: float, state: Any) -> None:
@@ -54,7 +55,7 @@ def test_each_minute_without_nodes_is_one_line_and_a_new_wait_begins_when_worker
     controller.at(5010, states.SchedulingState(None))
     controller.at(5060, TIMED_OUT)
     assert controller.relay.lines == [
-        f"train: waiting for 2 x (GPU 1, training 1), {waited} so far; the job ends after 60.0 min (wait_s)"
+        f"train: waiting for {WORKERS}, {waited} so far; the job ends after 60.0 min (wait_s)"
         for waited in ("60 s", "2.0 min", "60 s")
     ]
 
@@ -64,7 +65,8 @@ def test_a_wait_that_is_too_long_is_the_users_to_mend(monkeypatch: pytest.Monkey
     controller.at(0, LOST)
     controller.at(60, TIMED_OUT)
     with pytest.raises(
-        InputError, match=r"train: the cluster had no room for 2 x \(GPU 1, training 1\) for 2.0 min, longer than wait"
+        InputError,
+        match=f"no room for {WORKERS} for 2.0 min, longer than wait",
     ):
         controller.at(120, TIMED_OUT)
 

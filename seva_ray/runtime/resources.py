@@ -143,7 +143,7 @@ class Need(NamedTuple):
     """Something that needs room in the cluster."""
 
     what: str
-    """A description."""
+    """What it is, for the user: `an engine`."""
     number: int
     """How many of them must run at the same time."""
     each: Amounts
@@ -162,7 +162,7 @@ def check_places(*needs: Need) -> None:
     """
     line = no_place(needs, node_types())
     if line and os.environ.get("RAY_ADDRESS", "local") != "local" and stored_node_groups() is None:
-        line += f". If it can add nodes: {NODE_TYPES} is to name its description"
+        line += f" If the cluster can add nodes, set {NODE_TYPES} to the path of its description."
     if line:
         raise InputError(line)
 
@@ -188,17 +188,23 @@ def holds(node: Amounts, need: Amounts) -> bool:
 
 
 def too_few(need: Need, placed: int, types: Sequence[NodeType]) -> str:
+    """The line for a need that fits on a node, if no such node is left for it; empty if it fits on none."""
     giving = sorted({item.name for item in types if holds(item.resources, need.each)})
     if not giving:
         return ""
-    several = need.number > 1
-    each = f"{need.number} needed, each with {listed(need.each)}" if several else f"needs {listed(need.each)}"
-    room = f"there is room for {placed}" if placed else "the rest of the job leaves no room"
-    other = f", and so would a lower {need.fewer}" if several and need.fewer else ""
-    return f"{need.what}: {each}, and {room}; more nodes of {' or '.join(giving)} would give it{other}"
+    if need.number > 1:
+        wanted = f"the job needs {need.number} of them, each with {listed(need.each)}"
+    else:
+        wanted = f"it needs {listed(need.each)}"
+    room = f"there is room for only {placed}" if placed else "the rest of the job leaves no room"
+    one_machine = {item.name for item in types} == {HEAD}
+    help_ = "A larger machine" if one_machine else f"More nodes of type {' or '.join(giving)}"
+    fewer = f", and so would a lower {need.fewer}" if need.number > 1 and need.fewer else ""
+    return f"no room for {need.what}: {wanted}, but {room}. {help_} would help{fewer}."
 
 
 def too_small(need: Need, types: Sequence[NodeType]) -> str:
+    """The line for a need that is larger than any node."""
     short = {
         name: amount
         for name, amount in need.each.items()
@@ -209,17 +215,20 @@ def too_small(need: Need, types: Sequence[NodeType]) -> str:
         shape = f"{item.name} ({listed({name: item.resources.get(name, 0) for name in need.each})})"
         numbers[shape] = numbers.get(shape, 0) + item.number
     shapes = ", ".join(shape if number == 1 else f"{number:g} x {shape}" for shape, number in numbers.items())
-    lacking = f"none has {listed(short)}" if short else "none has all of it"
     lower = dict.fromkeys(need.smaller[name] for name in short if name in need.smaller)
-    other = f"; a lower {' or '.join(lower)} needs less" if lower else ""
-    return f"{need.what}: needs a node with {listed(need.each)}, and {lacking}; there are, or can be: {shapes}{other}"
+    smaller = f" A lower {' or '.join(lower)} needs less." if lower else ""
+    return (
+        f"no node is large enough for {need.what}: it needs {listed(need.each)} on one node, but no node has "
+        f"{listed(short) if short else 'all of these'}. The nodes that exist or can be added are: {shapes}.{smaller}"
+    )
 
 
 def listed(amounts: Amounts) -> str:
-    """The amounts as text, for example `GPU 2, memory 0.5 GiB`."""
-    words = [
-        f"{name} {amount / 2**30:.1f} GiB" if name == "memory" else f"{name} {amount:g}"
-        for name, amount in amounts.items()
-        if amount
-    ]
-    return ", ".join(words) or "none of it"
+    """The amounts as text, for example `1 CPU, 0.5 GiB memory and 2 of resource 'generation'`."""
+    words = []
+    for name, amount in amounts.items():
+        if name == "memory":
+            words.append(f"{amount / 2**30:.1f} GiB memory")
+        elif amount:
+            words.append(f"{amount:g} {name}" if name in ("CPU", "GPU") else f"{amount:g} of resource {name!r}")
+    return " and ".join([", ".join(words[:-1]), *words[-1:]] if len(words) > 1 else words) or "none of these"

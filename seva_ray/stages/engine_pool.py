@@ -102,7 +102,7 @@ def check_engines(config: Generate, encoding: Mapping[str, float]) -> None:
         smaller={"GPU": sharding, GENERATION: sharding} if config.engine.gpus > 1 else {},
     )
     smaller = {"memory": "--prepare.shard-size"} if encoding["memory"] > LEAST_BYTES else {}
-    check_places(engines, Need("what encodes images", 1, encoding, smaller=smaller))
+    check_places(engines, Need("the task that encodes images", 1, encoding, smaller=smaller))
 
 
 @lru_cache(maxsize=8)

@@ -164,7 +164,7 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
     use_gpu = "GPU" in need
     number, least = group_size(config, uri), fewest(config, uri)
     write_bytes(f"{uri}/{NUM_WORKERS}", str(number).encode())
-    waiting = Waiting(what=f"{least} x ({listed(need)})", limit_s=config.wait_s, relay=jobs[0].relay)
+    waiting = Waiting(what=f"{least} workers with {listed(need)} each", limit_s=config.wait_s, relay=jobs[0].relay)
     groups = {(job.config.num_workers, job.config.min_workers, job.config.max_failures) for job in jobs}
     assert len(groups) == 1, f"one group cannot be all of {groups}"
     training = trainer(
