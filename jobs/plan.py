@@ -105,23 +105,8 @@ def main(config: PlanJob) -> None:
     prompts = prepared(config, store)
     measured = probed(config, store, prompts) | stepped(config, store)
     rates, sizes, origins = settled(config, measured)
-    work = remaining(
-        Run(
-            name=config.name,
-            views=config.views,
-            controls=config.controls,
-            shard_size=config.prepare.shard_size,
-            num_test_prompts=config.num_test_prompts,
-            generate=config.generate,
-            pair=config.pair,
-            train=config.train,
-            for_training=config.fleet.one_node(),
-        ),
-        store,
-        present(config, store) if prompts else None,
-        prompts,
-        config.num_prompts or 0,
-    )
+    model = present(config, store) if prompts else None
+    work = remaining(run_of(config), store, model, prompts, config.num_prompts or 0)
     forecasts = [forecast(work, rates, config.fleet, config.faults, nodes) for nodes in config.fleet.nodes]
     last = forecasts[-1]
     num_starts = last.generation.num_starts if last.generation else last.num_nodes
@@ -142,6 +127,20 @@ def main(config: PlanJob) -> None:
     if picture := picture_of(plan):
         write_bytes(f"{place}/plan.png", picture)
     say(f"plan: {place}/plan.json")
+
+
+def run_of(config: PlanJob) -> Run:
+    return Run(
+        name=config.name,
+        views=config.views,
+        controls=config.controls,
+        shard_size=config.prepare.shard_size,
+        num_test_prompts=config.num_test_prompts,
+        generate=config.generate,
+        pair=config.pair,
+        train=config.train,
+        for_training=config.fleet.one_node(),
+    )
 
 
 def prepared(config: PlanJob, store: Store) -> Artifact | None:

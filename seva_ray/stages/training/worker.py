@@ -69,22 +69,13 @@ def forget() -> None:
 
 def do(job: Job) -> None:
     """Run the trainer for one job. Rank 0 writes the merged model and the log."""
-    import datasets
     import ray.train
     import torch
-    import transformers
-    import trl
 
-    from seva_ray.dpo.batch import PreferenceCollator
-    from seva_ray.stages.training.trainer import PreferenceTrainer
-
-    config = job.config
+    config, rank = job.config, ray.train.get_context().get_world_rank()
     directory = local_directory(job.reading.directory)
     encoder = Encoder(directory, job.reading.system)
-    viewer = Viewer(encoder=encoder, image_root=job.reading.image_root, max_pixels=job.reading.max_image_pixels)
-    world, rank = ray.train.get_context().get_world_size(), ray.train.get_context().get_world_rank()
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu:
+    if not torch.cuda.is_available():
         skip_compiled_collectives()
     with tempfile.TemporaryDirectory(prefix="seva-train-") as scratch:
         curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
@@ -92,47 +83,7 @@ def do(job: Job) -> None:
         callback, model = reporter(job), load_model(directory, config.dtype)
         if config.full:
             freeze_all_but_language(model)
-        trainer = PreferenceTrainer(
-            config=config,
-            views=job.views,
-            model=model,
-            args=trl.DPOConfig(
-                output_dir=scratch,
-                learning_rate=config.learning_rate,
-                lr_scheduler_type="cosine",
-                warmup_steps=config.warmup_ratio,
-                weight_decay=config.weight_decay,
-                max_grad_norm=config.max_grad_norm,
-                num_train_epochs=1,
-                per_device_train_batch_size=config.per_device_batch_size,
-                gradient_accumulation_steps=config.global_batch_size // (world * config.per_device_batch_size),
-                seed=config.seed,
-                bf16=config.dtype == "bfloat16",
-                gradient_checkpointing=config.gradient_checkpointing,
-                deepspeed=deepspeed_config(config),
-                use_cpu=not on_gpu,
-                max_length=None,
-                remove_unused_columns=False,
-                precompute_ref_log_probs=config.full,  # otherwise TRL would load a second model as the reference
-                logging_steps=1,
-                logging_nan_inf_filter=False,
-                save_steps=config.save_steps,
-                report_to=list(config.trackers) if rank == 0 else "none",
-                disable_tqdm=True,
-            ),
-            # Without a given fingerprint, datasets would pickle the data to compute one.
-            train_dataset=datasets.Dataset(pa.table({"place": range(len(job.pairs.rows))}), fingerprint="places"),
-            processing_class=encoder.processor,
-            data_collator=ScheduledCollator(
-                job.pairs,
-                config,
-                stride=world * config.per_device_batch_size,
-                collate=PreferenceCollator(viewer=viewer, packed=job.packed, views=job.views),
-            ),
-            peft_config=None if config.full else config.lora.peft(),
-            callbacks=[callback],
-        )
-        trainer.remove_callback(transformers.PrinterCallback)
+        trainer = trainer_of(job, model, encoder, scratch, callback)
         trainer.train(resume_from_checkpoint=last_checkpoint(job, scratch))
         if callback.diverged:
             if rank == 0:
@@ -148,6 +99,64 @@ def do(job: Job) -> None:
                 write_directory(f"{job.policy_uri}/tensorboard", curves)
             write_bytes(f"{job.policy_uri}/{LOG}", json.dumps(trainer.state.log_history).encode())
         await_uploads()
+
+
+def trainer_of(job: Job, model: Any, encoder: Encoder, scratch: str, callback: Any) -> Any:
+    """The trainer of this worker, which writes its checkpoints under the local directory `scratch`."""
+    import datasets
+    import ray.train
+    import torch
+    import transformers
+    import trl
+
+    from seva_ray.dpo.batch import PreferenceCollator
+    from seva_ray.stages.training.trainer import PreferenceTrainer
+
+    config, reading, context = job.config, job.reading, ray.train.get_context()
+    rows_at_once = context.get_world_size() * config.per_device_batch_size
+    viewer = Viewer(encoder=encoder, image_root=reading.image_root, max_pixels=reading.max_image_pixels)
+    trainer = PreferenceTrainer(
+        config=config,
+        views=job.views,
+        model=model,
+        args=trl.DPOConfig(
+            output_dir=scratch,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=config.warmup_ratio,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            num_train_epochs=1,
+            per_device_train_batch_size=config.per_device_batch_size,
+            gradient_accumulation_steps=config.global_batch_size // rows_at_once,
+            seed=config.seed,
+            bf16=config.dtype == "bfloat16",
+            gradient_checkpointing=config.gradient_checkpointing,
+            deepspeed=deepspeed_config(config),
+            use_cpu=not torch.cuda.is_available(),
+            max_length=None,
+            remove_unused_columns=False,
+            precompute_ref_log_probs=config.full,  # otherwise TRL would load a second model as the reference
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_steps=config.save_steps,
+            report_to=list(config.trackers) if context.get_world_rank() == 0 else "none",
+            disable_tqdm=True,
+        ),
+        # Without a given fingerprint, datasets would pickle the data to compute one.
+        train_dataset=datasets.Dataset(pa.table({"place": range(len(job.pairs.rows))}), fingerprint="places"),
+        processing_class=encoder.processor,
+        data_collator=ScheduledCollator(
+            job.pairs,
+            config,
+            stride=rows_at_once,
+            collate=PreferenceCollator(viewer=viewer, packed=job.packed, views=job.views),
+        ),
+        peft_config=None if config.full else config.lora.peft(),
+        callbacks=[callback],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
 
 
 def await_uploads() -> None:
