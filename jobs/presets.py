@@ -10,7 +10,7 @@ from seva_ray.engines.config import Generate
 from seva_ray.toy.recipe import ToyRecipe
 
 USUAL = (
-    "generate.max-engines", "generate.engine.tensor-parallel-size", "train.beta", "train.loss.name",
+    "generate.engine", "generate.max-engines", "generate.engine.tensor-parallel-size", "train.beta", "train.loss.name",
     "train.learning-rate", "train.num-pairs", "train.num-workers", "train.per-device-batch-size", "train.seed",
     "train.lora.rank", "benchmarks.toy-images", "benchmarks.pope", "benchmarks.pope-images", "benchmarks.mmbench",
     "report.num-samples", "source.num-images", "source.path", "source.image-root", "source.questions",

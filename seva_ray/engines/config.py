@@ -7,10 +7,7 @@ import tyro
 
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
-from seva_ray.engines.base import Decoding
-from seva_ray.engines.fake import FakeEngine
-from seva_ray.engines.transformers import TransformersEngine
-from seva_ray.engines.vllm import VllmEngine
+from seva_ray.engines import AnyEngine, Decoding, VllmEngine
 from seva_ray.vlm.encoding import VICUNA_V1
 
 
@@ -20,10 +17,8 @@ class Generate:
 
     kind: ClassVar[str] = "Generate"
 
-    engine: Annotated[VllmEngine | TransformersEngine | FakeEngine, tyro.conf.AvoidSubcommands] = field(
-        default_factory=VllmEngine
-    )
-    """The engine that runs the model. The preset chooses which one."""
+    engine: Annotated[AnyEngine, tyro.conf.AvoidSubcommands] = field(default_factory=VllmEngine)
+    """The engine that runs the model. Its own fields are options such as --generate.engine.dtype."""
     decoding: Decoding = field(default_factory=Decoding)
     """How responses are decoded; the same for every view."""
     system: str = VICUNA_V1

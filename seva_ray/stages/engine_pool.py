@@ -93,13 +93,14 @@ def encoding_need(num_rows: int) -> dict[str, float]:
 
 def check_engines(config: Generate, encoding: Mapping[str, float]) -> None:
     """Raises: InputError if the cluster has no room for the engines, or for a task that encodes their units."""
+    sharded = getattr(config.engine, "tensor_parallel_size", 1) > 1
     sharding = "--generate.engine.tensor-parallel-size"
     engines = Need(
         "an engine",
         config.min_engines,
         engine_need(config),
         fewer="--generate.min-engines",
-        smaller={"GPU": sharding, GENERATION: sharding} if config.engine.gpus > 1 else {},
+        smaller={"GPU": sharding, GENERATION: sharding} if sharded else {},
     )
     smaller = {"memory": "--prepare.shard-size"} if encoding["memory"] > LEAST_BYTES else {}
     check_places(engines, Need("the task that encodes images", 1, encoding, smaller=smaller))

@@ -37,7 +37,8 @@ def check_cluster(generate: Generate, train: Train, prompts: Iterable[Artifact],
     any of the prompts."""
     check_fits("a training run", training_request(train, capacity), capacity, "--train.num-workers")
     engines = {"--generate.min-engines": generate.min_engines}
-    engines |= {"--generate.engine.tensor-parallel-size": gpus_each(generate, capacity)}
+    sharded = min(gpus_each(generate, capacity), getattr(generate.engine, "tensor_parallel_size", 1))
+    engines |= {"--generate.engine.tensor-parallel-size": sharded}
     lower = " or ".join(option for option, number in engines.items() if number > 1)
     check_fits("an engine and what feeds it", generation_request(generate, capacity), capacity, lower)
     check_workers(train)
