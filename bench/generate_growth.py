@@ -16,8 +16,9 @@ from bench.fresh import in_fresh_process, own_cluster, peak_mb
 from seva_ray.core.artifacts import Store
 from seva_ray.core.records import Prompt
 from seva_ray.engines import FakeEngine
+from seva_ray.engines.config import Generate
 from seva_ray.runtime.progress import say
-from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.generate import generate
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.vlm.models import Model
 

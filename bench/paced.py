@@ -15,8 +15,9 @@ from bench.workload import DECODING, Workload
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.fingerprints import execution
 from seva_ray.engines import Decoding, VllmEngine
+from seva_ray.engines.config import Generate
 from seva_ray.engines.vllm import VllmGenerator
-from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.generate import generate
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.vlm.encoding import Encoder
 

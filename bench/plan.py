@@ -22,12 +22,13 @@ from bench.generate_growth import TinyPrompts
 from bench.slow_start import SlowStart
 from presets import TOY_TRAIN
 from seva_ray.core.artifacts import Store
+from seva_ray.engines.config import Generate
 from seva_ray.planning.forecast import forecast
 from seva_ray.planning.rates import Fleet, Rates
 from seva_ray.planning.simulation import Faults
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.progress import say
-from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.generate import generate
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.probe import Probe, probe

@@ -13,12 +13,12 @@ from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
 from seva_ray.benchmarks.judged.endpoint import Judge
 from seva_ray.core.errors import ConfigError
+from seva_ray.engines.config import Generate
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.stages.base_model import check_start, starting_model
 from seva_ray.stages.consistency import Consistency
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
-from seva_ray.stages.generate import Generate
 from seva_ray.stages.judge import open_judge
 from seva_ray.stages.prepare import Prepare
 from seva_ray.stages.results import result_table

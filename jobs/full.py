@@ -24,6 +24,7 @@ from seva_ray.benchmarks.judged.endpoint import Judge
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import ConfigError
 from seva_ray.dpo.config import Train
+from seva_ray.engines.config import Generate
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.runtime.progress import say
@@ -31,7 +32,7 @@ from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_name, check_start, starting_model
 from seva_ray.stages.consistency import Consistency
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
-from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.generate import generate
 from seva_ray.stages.judge import open_judge
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare

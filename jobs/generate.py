@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from presets import LLAVA_GENERATE, TOY_GENERATE, USUAL, ModelJob
 from seva_ray.augmentations import CLEAN, parse_view
 from seva_ray.core.errors import ConfigError
+from seva_ray.engines.config import Generate
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.stages.base_model import starting_model
-from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.generate import generate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.storage import exists, read_bytes, write_bytes
 from seva_ray.dpo.config import Train
+from seva_ray.engines.config import Generate
 from seva_ray.pages.plan_page import Plan, picture_of, text_of
 from seva_ray.planning.footprint import Sizes, demands, parts
 from seva_ray.planning.forecast import forecast
@@ -28,7 +29,6 @@ from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.runtime.progress import say
 from seva_ray.stages.base_model import check_start, is_policy, is_toy, of_seed, open_toy, starting_model
-from seva_ray.stages.generate import Generate
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare
 from seva_ray.stages.probe import Probe, probe
@@ -105,23 +105,8 @@ def main(config: PlanJob) -> None:
     prompts = prepared(config, store)
     measured = probed(config, store, prompts) | stepped(config, store)
     rates, sizes, origins = settled(config, measured)
-    work = remaining(
-        Run(
-            name=config.name,
-            views=config.views,
-            controls=config.controls,
-            shard_size=config.prepare.shard_size,
-            num_test_prompts=config.num_test_prompts,
-            generate=config.generate,
-            pair=config.pair,
-            train=config.train,
-            for_training=config.fleet.one_node(),
-        ),
-        store,
-        present(config, store) if prompts else None,
-        prompts,
-        config.num_prompts or 0,
-    )
+    model = present(config, store) if prompts else None
+    work = remaining(run_of(config), store, model, prompts, config.num_prompts or 0)
     forecasts = [forecast(work, rates, config.fleet, config.faults, nodes) for nodes in config.fleet.nodes]
     last = forecasts[-1]
     num_starts = last.generation.num_starts if last.generation else last.num_nodes
@@ -142,6 +127,20 @@ def main(config: PlanJob) -> None:
     if picture := picture_of(plan):
         write_bytes(f"{place}/plan.png", picture)
     say(f"plan: {place}/plan.json")
+
+
+def run_of(config: PlanJob) -> Run:
+    return Run(
+        name=config.name,
+        views=config.views,
+        controls=config.controls,
+        shard_size=config.prepare.shard_size,
+        num_test_prompts=config.num_test_prompts,
+        generate=config.generate,
+        pair=config.pair,
+        train=config.train,
+        for_training=config.fleet.one_node(),
+    )
 
 
 def prepared(config: PlanJob, store: Store) -> Artifact | None:

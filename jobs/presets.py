@@ -6,11 +6,11 @@ from seva_ray.core.artifacts import Store
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.policy import Lora
 from seva_ray.engines import Decoding, VllmEngine
-from seva_ray.stages.generate import Generate
+from seva_ray.engines.config import Generate
 from seva_ray.toy.recipe import ToyRecipe
 
 USUAL = (
-    "generate.max-engines", "generate.engine.tensor-parallel-size", "train.beta", "train.loss.name",
+    "generate.engine", "generate.max-engines", "generate.engine.tensor-parallel-size", "train.beta", "train.loss.name",
     "train.learning-rate", "train.num-pairs", "train.num-workers", "train.per-device-batch-size", "train.seed",
     "train.lora.rank", "benchmarks.toy-images", "benchmarks.pope", "benchmarks.pope-images", "benchmarks.mmbench",
     "report.num-samples", "source.num-images", "source.path", "source.image-root", "source.questions",

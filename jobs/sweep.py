@@ -21,6 +21,7 @@ from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
 from seva_ray.dpo.config import Train
+from seva_ray.engines.config import Generate
 from seva_ray.runtime.cli import run, words_of
 from seva_ray.runtime.cluster import cluster, join
 from seva_ray.runtime.resources import capacity, has_gpus
@@ -28,7 +29,6 @@ from seva_ray.runtime.sizing import num_workers
 from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_start, check_starts, is_toy, starting_models
 from seva_ray.stages.evaluate import prepare_benchmarks
-from seva_ray.stages.generate import Generate
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.score_files import Evaluate
@@ -143,11 +143,7 @@ def main(config: Sweep) -> None:
     answers = {seed: source_of(config, seed)[1].answers() for seed in seeds if isinstance(config.source, ToyWorld)}
     with cluster():
         join(spare_cpus=1)  # for the tasks beside an engine and a training run, on two cores
-        on_gpus = has_gpus()
-        there = capacity()
-        if config.max_gpus is not None:
-            kind = "GPU" if on_gpus else "CPU"
-            there[kind] = min(there.get(kind, 0), config.max_gpus)
+        there, on_gpus = allowed(config)
         # The study may be allowed to use less than the cluster has.
         training = replace(config.train, num_workers=num_workers(config.train, there))
         check_cluster(config.generate, training, [*prompts.values(), *tests], there)
@@ -179,6 +175,15 @@ def main(config: Sweep) -> None:
         )
         preset = "toy" if any(map(is_toy, config.models)) else "llava-7b"  # from which it differs in fewest words
         study(definition, store, partial(command_of, config, preset))
+
+
+def allowed(config: Sweep) -> tuple[dict[str, float], bool]:
+    """What the study may use of the cluster, and whether it computes on GPUs."""
+    there, on_gpus = capacity(), has_gpus()
+    if config.max_gpus is not None:
+        kind = "GPU" if on_gpus else "CPU"
+        there[kind] = min(there.get(kind, 0), config.max_gpus)
+    return there, on_gpus
 
 
 TOY = Sweep(

@@ -26,12 +26,13 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.dpo.config import Loss, Train
 from seva_ray.dpo.policy import Lora
 from seva_ray.engines import Decoding, FakeEngine, TransformersEngine
+from seva_ray.engines.config import Generate
 from seva_ray.pairs.filters import Filters
 from seva_ray.scoring.lmms_eval import Harness
 from seva_ray.sources import Folder, LlavaJson, Table, ToyWorld
 from seva_ray.stages.base_model import open_toy
 from seva_ray.stages.consistency import Consistency, PromptSample
-from seva_ray.stages.generate import Generate, open_responses
+from seva_ray.stages.generate import open_responses
 from seva_ray.stages.judge import judge_recipe
 from seva_ray.stages.pair import Pair, open_pairs
 from seva_ray.stages.prepare import Prepare

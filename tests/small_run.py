@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.engines import Decoding, TransformersEngine
+from seva_ray.engines.config import Generate
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.generate import generate
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.vlm.models import Model, model_at

@@ -92,6 +92,6 @@ def test_more_workers_than_there_is_room_for_are_refused_before_a_toy_base_is_tr
         job.run(main, PRESETS, "test")
     assert exit_.value.code == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line.startswith("error: a training worker: 3 needed, each with CPU 1, and there is room for 2; ")
-    assert line.endswith(", and so would a lower --train.num-workers")
+    assert line.startswith("error: no room for a training worker: the job needs 3 of them, each with 1 CPU, but ")
+    assert line.endswith("only 2. A larger machine would help, and so would a lower --train.num-workers.")
     assert not Path(root, "models").exists()

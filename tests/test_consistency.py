@@ -11,12 +11,13 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.storage import read_table
 from seva_ray.engines import Decoding, TransformersEngine
+from seva_ray.engines.config import Generate
 from seva_ray.pages.run_content import ReportContent
 from seva_ray.pages.run_page import render
 from seva_ray.stages import answers
 from seva_ray.stages.consistency import Consistency, compare_again, consistency_of, count, part_of
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
-from seva_ray.stages.generate import Generate, read_responses
+from seva_ray.stages.generate import read_responses
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.stages.score_files import Evaluate, read_comparisons
 from seva_ray.vlm.models import Model, model_at

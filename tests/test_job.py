@@ -15,7 +15,9 @@ from ray.train import ControllerError, WorkerGroupError
 from full import PRESETS
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError, UserError
 from seva_ray.dpo.config import Loss
-from seva_ray.runtime.cli import users_line, words_of
+from seva_ray.engines import FakeEngine, TransformersEngine
+from seva_ray.runtime.cli import users_line, with_choices, words_of
+from seva_ray.runtime.short_help import short_help
 from seva_ray.sources import LlavaJson, ToyWorld
 from seva_ray.stages.pair import Pair
 
@@ -217,12 +219,28 @@ def test_a_circle_of_causes_ends():
         {"source": ToyWorld(num_images=5)},
         {"pair": Pair(max_per_source={"ocr_vqa": 4300, "textvqa": 6500}, keep_truncated=False)},
         {"train": replace(PRESETS["toy"].train, num_pairs=None, full=True, loss=Loss(name="ipo"), trackers=())},
+        {"generate": replace(PRESETS["toy"].generate, engine=FakeEngine(num_words=7))},
     ],
 )
 def test_a_config_can_be_said_in_words_that_make_it_again(changed):
     default = PRESETS["toy"]
     config = replace(default, **changed)
-    assert tyro.cli(type(default), default=default, args=words_of(default, config)) == config
+    chosen, words = with_choices(default, words_of(default, config))
+    assert tyro.cli(type(default), default=chosen, args=words) == config
+
+
+def test_the_command_line_chooses_the_engine_which_then_has_its_own_defaults_and_options():
+    toy = PRESETS["toy"]
+    config, words = with_choices(toy, ["--name", "a", "--generate.engine", "transformers-engine"])
+    assert (config.generate.engine, words) == (TransformersEngine(), ["--name", "a"])
+    assert config.generate.decoding == toy.generate.decoding
+    same, _ = with_choices(toy, ["--generate.engine=vllm-engine"])
+    assert same == toy, "the engine that the preset has keeps the preset's settings"
+    with pytest.raises(ConfigError, match=r"^--generate.engine sglang: must be one of vllm-engine, transformers-eng"):
+        with_choices(toy, ["--generate.engine", "sglang"])
+    help_ = short_help("python jobs/full.py", "", toy, ["generate.engine"])
+    assert "--generate.engine {vllm-engine,transformers-engine,fake-engine}" in help_
+    assert "--source {" not in help_
 
 
 # What a job says first

@@ -16,9 +16,9 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import FingerprintMismatch, InputError
 from seva_ray.core.storage import exists, read_table
 from seva_ray.engines import FakeEngine
+from seva_ray.engines.config import Generate
 from seva_ray.runtime import cli as job
 from seva_ray.stages.evaluate import compare, evaluate, prepare_benchmarks
-from seva_ray.stages.generate import Generate
 from seva_ray.stages.judge import prompt_hash
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.score_files import Evaluate, read_comparisons, title_of

@@ -36,7 +36,8 @@ from seva_ray.engines import FakeEngine
 from seva_ray.vlm.models import Model
 from seva_ray.sources import ToyWorld
 from seva_ray.runtime.cluster import cluster
-from seva_ray.stages.generate import Generate, generate
+from seva_ray.engines.config import Generate
+from seva_ray.stages.generate import generate
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
 

@@ -19,7 +19,7 @@ from seva_ray.runtime.resources import (
     no_place,
     options,
 )
-from seva_ray.stages.generate import engine_need
+from seva_ray.stages.engine_pool import engine_need
 from seva_ray.stages.training.reference import worker_need
 from tests.autoscaling import configuration
 
@@ -43,36 +43,37 @@ def test_each_kind_of_work_has_its_place_at_the_same_time():
 def test_what_no_node_has_is_named_with_the_shapes_that_there_are():
     line = no_place([Need("an engine", 1, {"CPU": 1, "GPU": 2, "generation": 2})], POOLS)
     assert line == (
-        "an engine: needs a node with CPU 1, GPU 2, generation 2, and none has generation 2; there are, or can be: "
-        "head (none of it), 8 x augmentation (CPU 16), 4 x generation (CPU 8, GPU 1, generation 1), "
-        "2 x training (CPU 8, GPU 4)"
+        "no node is large enough for an engine: it needs 1 CPU, 2 GPU and 2 of resource 'generation' on one node, "
+        "but no node has 2 of resource 'generation'. The nodes that exist or can be added are: head (none of these), "
+        "8 x augmentation (16 CPU), 4 x generation (8 CPU, 1 GPU and 1 of resource 'generation'), "
+        "2 x training (8 CPU and 4 GPU)."
     )
-    assert "none has all of it" in no_place([Need("a hybrid", 1, {"generation": 1, "training": 1})], POOLS)
+    assert "no node has all of these. " in no_place([Need("a hybrid", 1, {"generation": 1, "training": 1})], POOLS)
 
 
 def test_where_there_are_too_few_nodes_the_line_says_which_ones_would_help():
     line = no_place([Need("a training worker", 9, WORKER)], POOLS)
     assert line == (
-        "a training worker: 9 needed, each with GPU 1, training 1, and there is room for 8; "
-        "more nodes of training would give it"
+        "no room for a training worker: the job needs 9 of them, each with 1 GPU and 1 of resource 'training', "
+        "but there is room for only 8. More nodes of type training would help."
     )
     advised = no_place([Need("a training worker", 9, WORKER, fewer="--train.num-workers")], POOLS)
-    assert advised == f"{line}, and so would a lower --train.num-workers"
+    assert advised == line.removesuffix(".") + ", and so would a lower --train.num-workers."
 
 
 def test_what_each_takes_too_much_of_is_named_with_the_option_that_lowers_it():
-    memory = Need("what encodes images", 1, {"CPU": 1, "memory": 64 * GIB}, smaller={"memory": "--prepare.shard-size"})
-    assert no_place([memory], POOLS).endswith("; a lower --prepare.shard-size needs less")
+    memory = Need("a task", 1, {"CPU": 1, "memory": 64 * GIB}, smaller={"memory": "--prepare.shard-size"})
+    assert no_place([memory], POOLS).endswith(". A lower --prepare.shard-size needs less.")
     cpus = memory._replace(each={"CPU": 99, "memory": GIB})
     assert "shard-size" not in no_place([cpus], POOLS), "it would not help"
 
 
 def test_an_engine_on_a_machine_with_one_cpu_leaves_no_room_for_what_feeds_it():
     laptop = NodeType(name=HEAD, resources={"CPU": 1, "memory": 8 * GIB})
-    needs = [Need("an engine", 1, {"CPU": 1}), Need("what encodes images", 1, ENCODING)]
+    needs = [Need("an engine", 1, {"CPU": 1}), Need("the task that encodes images", 1, ENCODING)]
     assert no_place(needs, [laptop]) == (
-        "what encodes images: needs CPU 1, memory 0.5 GiB, and the rest of the job leaves no room; "
-        "more nodes of head would give it"
+        "no room for the task that encodes images: it needs 1 CPU and 0.5 GiB memory, but the rest of the job leaves "
+        "no room. A larger machine would help."
     )
     assert no_place(needs, [laptop, laptop]) == ""
 
@@ -90,7 +91,7 @@ def test_a_cluster_description_gives_what_can_be_added_to_the_nodes_that_are_the
     assert set(found) == {"generation"}, "no second head, and no more of what is there already"
     assert found["generation"].number == 2
     assert {name: found["generation"].resources[name] for name in ("CPU", "GPU", "generation")} == shapes["generation"]
-    assert can_be_added(None, {}) == []
+    assert can_be_added([], {}) == []
 
 
 KUBERAY = """
@@ -146,9 +147,9 @@ def test_a_cluster_that_is_too_small_is_told_at_once_and_how_it_could_grow(
     ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(InputError, match=r"^a worker: 3 needed, each with CPU 1, and there is room for 2; .*it$"):
+    with pytest.raises(InputError, match=r"^no room for a worker: the job needs 3 of them, .* 2\. .*help\.$"):
         check_places(Need("a worker", 3, {"CPU": 1}))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    with pytest.raises(InputError, match=r"it can add nodes: SEVA_NODE_TYPES is to name its description$"):
+    with pytest.raises(InputError, match=r"add nodes, set SEVA_NODE_TYPES to the path of its description\.$"):
         check_places(Need("a worker", 3, {"CPU": 1}))
     check_places(Need("a worker", 2, {"CPU": 1}))

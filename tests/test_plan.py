@@ -12,13 +12,14 @@ from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.core.storage import write_bytes
 from seva_ray.engines import FakeEngine, VllmEngine
+from seva_ray.engines.config import Generate
 from seva_ray.planning.footprint import Sizes, demands, parts
 from seva_ray.planning.forecast import Pass, RemainingWork, forecast, units_of
 from seva_ray.planning.prices import read_prices
 from seva_ray.planning.rates import Fleet, Rates
 from seva_ray.planning.simulation import Faults
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.generate import Generate, open_responses
+from seva_ray.stages.generate import open_responses
 from seva_ray.stages.pair import Pair, open_pairs
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.stages.remaining_work import Run, remaining

@@ -9,8 +9,8 @@ from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import FingerprintMismatch
 from seva_ray.core.storage import read_table
 from seva_ray.engines import FakeEngine
+from seva_ray.engines.config import Generate
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.generate import Generate
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.probe import Probe, probe

@@ -8,8 +8,9 @@ import pytest
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.storage import read_table
 from seva_ray.engines import Decoding, VllmEngine
+from seva_ray.engines.config import Generate
 from seva_ray.sources import LlavaJson
-from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.generate import generate
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.vlm.models import model_at

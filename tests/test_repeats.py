@@ -12,12 +12,12 @@ from seva_ray.benchmarks.judged.endpoint import Endpoint
 from seva_ray.benchmarks.toy_scenes import ToyBenchmark
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
+from seva_ray.engines.config import Generate
 from seva_ray.pages.run_content import ReportContent, ScoreTable
 from seva_ray.pages.run_page import render
 from seva_ray.scoring.intervals import Repeated, repeated_bootstrap
 from seva_ray.stages import answers
 from seva_ray.stages.evaluate import compare, evaluate
-from seva_ray.stages.generate import Generate
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.repeats import read_outcomes, repeats, repeats_of
 from seva_ray.stages.score_files import Evaluate, protocol_of, read_comparisons, read_tallies, title_of

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import ray.train
 from seva_ray.runtime.cluster import cluster, join
 from seva_ray.runtime.cli import run
-from seva_ray.stages.training.interruptible import Trainer
+from seva_ray.private.ray import trainer
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
@@ -27,7 +27,7 @@ def main(config):
         join()
         here = ray.train.RunConfig(storage_path=config.storage)
         print("trains", flush=True)
-        Trainer(lambda: time.sleep(config.train_s), run_config=here).fit()
+        trainer(lambda: time.sleep(config.train_s), run_config=here).fit()
         print("trained", flush=True)
         time.sleep(120)
 

@@ -15,9 +15,9 @@ from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, 
 from seva_ray.core.fingerprints import fingerprint_of, identity
 from seva_ray.dpo.config import Train
 from seva_ray.engines import FakeEngine, TransformersEngine, VllmEngine
+from seva_ray.engines.config import Generate
 from seva_ray.runtime.resources import total
 from seva_ray.runtime.sizing import engines_at_once, num_engines, num_workers, workers_at_once
-from seva_ray.stages.generate import Generate
 from tests.test_places import POOLS
 
 BOX = {number: {"CPU": 96.0, "GPU": float(number)} for number in (1, 2, 4, 8)}
@@ -133,7 +133,8 @@ from seva_ray.engines import FakeEngine, TransformersEngine
 from seva_ray.core.errors import InputError
 from seva_ray.vlm.models import Model
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.generate import Generate, check_engines, encoding_need, engine_need, generate
+from seva_ray.stages.engine_pool import check_engines, encoding_need, engine_need
+from seva_ray.stages.generate import Generate, generate
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.runtime.resources import capacity
 from seva_ray.runtime.sizing import num_engines
@@ -197,16 +198,17 @@ def test_on_a_real_ray_a_job_for_llava_finds_its_place_and_every_gpu_has_an_engi
     assert found["transformers"] == {"CPU": 1, "GPU": 1}
     too_many, engines, wide = found["refused"]
     assert too_many == (
-        f"a training worker: 16 needed, each with GPU 1, and there is room for {gpus}; more nodes of head would give "
-        "it, and so would a lower --train.num-workers"
+        f"no room for a training worker: the job needs 16 of them, each with 1 GPU, but there is room for only {gpus}. "
+        "A larger machine would help, and so would a lower --train.num-workers."
     )
     assert engines == (
-        f"an engine: 9 needed, each with CPU 1, GPU 1, and there is room for {gpus}; more nodes of head would give it, "
-        "and so would a lower --generate.min-engines"
+        f"no room for an engine: the job needs 9 of them, each with 1 CPU and 1 GPU, but there is room for only "
+        f"{gpus}. A larger machine would help, and so would a lower --generate.min-engines."
     )
     assert wide == (
-        "an engine: needs a node with CPU 1, GPU 16, and none has GPU 16; there are, or can be: "
-        f"head (CPU {gpus + 2}, GPU {gpus}); a lower --generate.engine.tensor-parallel-size needs less"
+        "no node is large enough for an engine: it needs 1 CPU and 16 GPU on one node, but no node has 16 GPU. The "
+        f"nodes that exist or can be added are: head ({gpus + 2} CPU and {gpus} GPU). "
+        "A lower --generate.engine.tensor-parallel-size needs less."
     )
     # One engine on each GPU, none of which is ended and loaded again.
     loaded = Counter((tmp_path / "journal.gpus").read_text().split())

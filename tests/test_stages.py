@@ -13,19 +13,13 @@ from seva_ray.core.errors import FingerprintMismatch, NothingLeft
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import exists, read_table
 from seva_ray.engines import Decoding, FakeEngine, TransformersEngine
+from seva_ray.engines.config import Generate
 from seva_ray.engines.units import Unit
 from seva_ray.pairs.files import lineage
 from seva_ray.runtime.cli import users_line
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.generate import (
-    Generate,
-    commits,
-    encoding_need,
-    generate,
-    missing_units,
-    open_responses,
-    run_units,
-)
+from seva_ray.stages.engine_pool import commits, encoding_need, run_units
+from seva_ray.stages.generate import generate, missing_units, open_responses
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.stages.training.reference import reading_of
@@ -102,8 +96,8 @@ def test_units_go_to_ray_data_in_portions_with_the_same_result(run: Run, monkeyp
         portions.append(len(units))
         yield from commits(config, units)
 
-    monkeypatch.setattr("seva_ray.stages.generate.UNITS_PER_CALL", 3)
-    monkeypatch.setattr("seva_ray.stages.generate.commits", counted)
+    monkeypatch.setattr("seva_ray.stages.engine_pool.UNITS_PER_CALL", 3)
+    monkeypatch.setattr("seva_ray.stages.engine_pool.commits", counted)
     generate(run.config, run.store, run.model, [(run.prompts, "diffusion-500")])
     assert portions == [3] * (len(before) // 3) + [len(before) % 3] * bool(len(before) % 3)
     assert len(portions) > 1

@@ -12,8 +12,8 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError, NothingLeft, UserError
 from seva_ray.dpo.config import Train
 from seva_ray.engines import FakeEngine, VllmEngine
+from seva_ray.engines.config import Generate
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.generate import Generate
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.score_files import Evaluate

@@ -12,7 +12,8 @@ from ray._private.runtime_env.packaging import create_package
 
 from seva_ray.core.artifacts import Store, git_commit
 from seva_ray.core.errors import ConfigError
-from seva_ray.core.submission import RAYS_VARIABLE, current_submission
+from seva_ray.core.submission import current_submission
+from seva_ray.private.ray import SUBMISSION
 from seva_ray.stages.export import Export, export
 
 CHECKOUT = Path(__file__).parent.parent
@@ -29,7 +30,7 @@ def submitted(**runtime_env: object) -> str:
 def in_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A job whose working directory Ray copied."""
     environment = {"working_dir": "gcs://_ray_pkg_1.zip", "env_vars": {"B_TOKEN": SECRET, "A": "1"}}
-    monkeypatch.setenv(RAYS_VARIABLE, submitted(**environment))
+    monkeypatch.setenv(SUBMISSION, submitted(**environment))
 
 
 def test_only_what_jobs_are_made_of_travels_and_it_is_small(tmp_path: Path):
@@ -81,7 +82,7 @@ def test_a_record_names_the_submitted_job_its_commit_and_variables_without_their
 def test_what_a_worker_finishes_names_the_job_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     store, opened = Store(str(tmp_path)), Store(str(tmp_path)).open("b", config=1)
     sent = pickle.dumps((store, opened))
-    monkeypatch.delenv(RAYS_VARIABLE)
+    monkeypatch.delenv(SUBMISSION)
     store, opened = pickle.loads(sent)
     for artifact in (store.open("a", config=1), opened):
         record = artifact.finish({}).record
@@ -107,7 +108,7 @@ def test_passwords_and_queries_of_addresses_are_not_recorded(monkeypatch: pytest
         },
         "conda": {"variables": {"TOKEN": SECRET}},
     }
-    monkeypatch.setenv(RAYS_VARIABLE, submitted(**environment))
+    monkeypatch.setenv(SUBMISSION, submitted(**environment))
     job = current_submission()
     assert job is not None
     assert SECRET not in json.dumps(job)
@@ -133,5 +134,5 @@ def test_results_that_would_be_lost_with_the_copy_of_the_working_directory_are_r
 
 @pytest.mark.parametrize("environment", [{}, {"working_dir": "local:///opt/seva_ray"}], ids=["none", "in place"])
 def test_a_relative_root_is_fine_where_nothing_was_copied(environment: dict, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv(RAYS_VARIABLE, submitted(**environment))
+    monkeypatch.setenv(SUBMISSION, submitted(**environment))
     assert Store("runs").root == str(Path("runs").resolve())

@@ -7,8 +7,9 @@ import pytest
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.storage import read_table
 from seva_ray.engines import Decoding, Engine, TransformersEngine, VllmEngine
+from seva_ray.engines.config import Generate
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.generate import Generate, generate, generate_all
+from seva_ray.stages.generate import generate, generate_all
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.toy.model import build, save
 from seva_ray.vlm.models import Model, architecture, model_at

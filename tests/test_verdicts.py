@@ -45,6 +45,16 @@ def test_an_error_fails_the_pair_and_is_told_the_first_one_first():
     assert verdict_of(FAILED, other, keep_truncated=True) == ("failed", FAILED.error)
 
 
+def test_a_text_without_its_tokens_fails_because_training_would_give_nan():
+    bare = Response(prompt_id="p", text="a cat", finish_reason="stop")
+    for sides in ((bare, said("a dog")), (said("a dog"), bare)):
+        verdict, error = verdict_of(*sides, keep_truncated=True)
+        assert (verdict, error) == (
+            "failed",
+            "the engine returned an answer without its token ids, which training needs",
+        )
+
+
 STRICT = Filters(repetition=1, length_ratio=(1, 1), edit_distance=(0, 0), word_overlap=(1, 1))
 
 

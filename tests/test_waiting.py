@@ -8,9 +8,11 @@ from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, Wor
 from ray.train.v2._internal.execution.controller import state as states
 
 from seva_ray.core.errors import InputError
-from seva_ray.stages.training import node_wait as waiting
+from seva_ray.private.ray import start_callback
+from seva_ray.stages.training import node_wait
 from seva_ray.stages.training.node_wait import NUM_STARTS, Waiting
 
+WORKERS = "2 workers with 1 GPU and 1 of resource 'training' each"
 TIMED_OUT = states.ReschedulingState(ControllerError(WorkerGroupStartupTimeoutError(num_workers=2)))
 FAILED = states.ReschedulingState(ControllerError(WorkerGroupStartupFailedError("a worker died")))
 LOST = states.RestartingState(WorkerGroupError("a worker is gone", {}))
@@ -32,11 +34,12 @@ class Controller:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, limit_s: float):
         self.monkeypatch, self.relay = monkeypatch, LogRelay()
-        self.waiting = Waiting(what="2 x (GPU 1, training 1)", limit_s=limit_s, relay=self.relay)
+        waiting = Waiting(what=WORKERS, limit_s=limit_s, relay=self.relay)
+        self.callback = start_callback(waiting.notice)
 
     def at(self, second: float, state: Any) -> None:
-        self.monkeypatch.setattr(waiting.time, "monotonic", lambda: second)
-        self.waiting.after_controller_state_update(states.InitializingState(), state)
+        self.monkeypatch.setattr(node_wait.time, "monotonic", lambda: second)
+        self.callback.after_controller_state_update(states.InitializingState(), state)
 
 
 def test_each_minute_without_nodes_is_one_line_and_a_new_wait_begins_when_workers_were_there(
@@ -52,7 +55,7 @@ def test_each_minute_without_nodes_is_one_line_and_a_new_wait_begins_when_worker
     controller.at(5010, states.SchedulingState(None))
     controller.at(5060, TIMED_OUT)
     assert controller.relay.lines == [
-        f"train: waiting for 2 x (GPU 1, training 1), {waited} so far; the job ends after 60.0 min (wait_s)"
+        f"train: waiting for {WORKERS}, {waited} so far; the job ends after 60.0 min (wait_s)"
         for waited in ("60 s", "2.0 min", "60 s")
     ]
 
@@ -62,7 +65,8 @@ def test_a_wait_that_is_too_long_is_the_users_to_mend(monkeypatch: pytest.Monkey
     controller.at(0, LOST)
     controller.at(60, TIMED_OUT)
     with pytest.raises(
-        InputError, match=r"train: the cluster had no room for 2 x \(GPU 1, training 1\) for 2.0 min, longer than wait"
+        InputError,
+        match=f"no room for {WORKERS} for 2.0 min, longer than wait",
     ):
         controller.at(120, TIMED_OUT)
 

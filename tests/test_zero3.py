@@ -17,7 +17,8 @@ from seva_ray.vlm.images import MAX_PIXELS
 from seva_ray.dpo.policy import Lora, load_model
 from seva_ray.dpo.batch import PreferenceCollator
 from seva_ray.dpo.config import Train, deepspeed_config
-from seva_ray.stages.training.worker import merge, skip_compiled_collectives
+from seva_ray.private.deepspeed import skip_compiled_collectives
+from seva_ray.stages.training.worker import merge
 from seva_ray.stages.training.trainer import PreferenceTrainer
 from seva_ray.vlm.views import Viewer
 

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seva_ray.core.errors import ConfigError
-
-RAYS_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""The environment variable that Ray sets for a submitted driver, but not for its workers."""
+from seva_ray.private.ray import SUBMISSION
 
 RECORDED = ("working_dir", "py_modules", "pip", "uv", "image_uri")
 """Fields of a runtime environment that are recorded."""
@@ -24,7 +22,7 @@ def current_submission() -> dict[str, Any] | None:
     Only the names of environment variables are recorded, and addresses lose passwords and queries, as they may hold
     secrets.
     """
-    found = json.loads(os.environ.get(RAYS_VARIABLE, "{}"))
+    found = json.loads(os.environ.get(SUBMISSION, "{}"))
     if not found:
         return None
     metadata, environment = found.get("metadata") or {}, found.get("runtime_env") or {}

@@ -20,6 +20,7 @@ from seva_ray.core.errors import ConfigError, line_of
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.records import Response
 from seva_ray.engines.base import Decoding, Refused, Request, check_request, decoding_of, plain_request, refusal
+from seva_ray.private import vllm as private_vllm
 from seva_ray.vlm.encoding import Encoder
 
 # The pixels are already prepared, so vLLM's own image processor must only pass them on.
@@ -119,18 +120,13 @@ class VllmGenerator:
 
     def render(self, request: Request) -> Any:
         """The request in the form that vLLM's engine accepts."""
-        from vllm.renderers.inputs.preprocess import parse_model_prompt
-
         prompt = {
             "prompt_token_ids": list(request.prompt_ids),
             "multi_modal_data": {"image": request.pixels},
             "multi_modal_uuids": {"image": request.pixels_id},
         }
         with self.intake:
-            renderer = self.llm.llm_engine.renderer
-            parsed = parse_model_prompt(self.llm.model_config, prompt)
-            (rendered,) = renderer.render_cmpl([parsed], renderer.default_cmpl_tok_params)
-        return rendered
+            return private_vllm.rendered(self.llm, prompt)
 
     def switch(self, directory: str) -> None:
         taken: Future[None] = Future()
@@ -139,13 +135,6 @@ class VllmGenerator:
             self.fail(self.error)
         taken.result()
         self.encoder = Encoder(directory)
-
-    def take_weights(self, directory: str) -> None:
-        """Load other weights, and clear the caches of prefixes and images that the old weights computed."""
-        assert not self.waiting, "requests are still being answered by the old weights"
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_path": directory})
-        self.llm.reset_prefix_cache()
-        self.llm.llm_engine.reset_encoder_cache()
 
     def response(self, request: Request, future: "Future[Any]") -> Response:
         try:
@@ -180,12 +169,12 @@ class VllmGenerator:
 
     def step(self) -> None:
         """Take in new requests, or wait for one if there is nothing else to do. Then compute one token for all."""
-        engine = self.llm.llm_engine
         while not self.inbox.empty() or not self.waiting:
             given, future = self.inbox.get()
             if isinstance(given, str):
                 try:
-                    self.take_weights(given)
+                    assert not self.waiting, "requests are still being answered by the old weights"
+                    private_vllm.load_weights(self.llm, given)
                 except BaseException as error:
                     future.set_exception(error)
                     raise
@@ -193,7 +182,7 @@ class VllmGenerator:
                 continue
             name = str(next(self.names))
             try:
-                engine.add_request(name, *given)
+                private_vllm.add_request(self.llm, name, *given)
             except Exception as error:
                 if (reason := refused(error)) is None:
                     future.set_exception(error)
@@ -201,9 +190,8 @@ class VllmGenerator:
                 future.set_exception(reason)
             else:
                 self.waiting[name] = future
-        for output in engine.step():
-            if output.finished:
-                self.waiting.pop(output.request_id).set_result(output)
+        for output in private_vllm.step(self.llm):
+            self.waiting.pop(output.request_id).set_result(output)
 
     def fail(self, error: BaseException) -> None:
         """Give the error to every caller, now and later, because the engine cannot continue."""
@@ -217,15 +205,12 @@ class VllmGenerator:
 def refused(error: Exception) -> Refused | None:
     """The refusal, if vLLM says that the request is at fault; otherwise None. Faults of vLLM's engine have other error
     classes."""
-    from vllm.exceptions import VLLMClientError
-
-    return Refused(line_of(error)) if isinstance(error, VLLMClientError) else None
+    return Refused(line_of(error)) if private_vllm.is_refusal(error) else None
 
 
 def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, Any]:
     """Load the model into vLLM. Return it with the sampling parameters."""
     from vllm import LLM
-    from vllm.platforms import current_platform
 
     llm = LLM(
         model=directory,
@@ -239,7 +224,7 @@ def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, A
         enable_prefix_caching=engine.prefix_cache,
         # With chunked prefill, a seeded request also draws a token at the end of each chunk. On a GPU vLLM takes that
         # draw back, but on a CPU vLLM crashes.
-        enable_chunked_prefill=False if current_platform.is_cpu() else None,
+        enable_chunked_prefill=False if private_vllm.runs_on_cpu() else None,
         limit_mm_per_prompt={"image": 1},
         mm_processor_kwargs=AS_GIVEN,
         mm_processor_cache_gb=0,  # the pixels are prepared already, so there is nothing to cache

@@ -30,6 +30,8 @@ def verdict_of(
     error = chosen.error or rejected.error
     if error:
         return "failed", error
+    if any(response.text and not response.token_ids for response in (chosen, rejected)):
+        return "failed", "the engine returned an answer without its token ids, which training needs"
     if chosen.text == rejected.text:
         return "equal", None
     if not chosen.text or not rejected.text:

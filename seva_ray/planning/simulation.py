@@ -167,67 +167,95 @@ def simulate(units: Units, crew: Crew, faults: Faults) -> SimulatedRun:
     Raises: ConfigError if a node hardly ever lives long enough to complete a unit.
     """
     check_ends(units, crew, faults)
-    queue, factors = Queue(units), spreads(faults)
-    nodes = [Node(number, faults) for number in range(crew.num_nodes)]
-    engines = [
-        SimulatedEngine(node, pace(crew, faults, number), node.lives[0])
-        for number, node in enumerate(nodes)
-        for _ in range(crew.engines_per_node)
-    ]
-    events = [(engine.life.arrival + crew.start_s, number) for number, engine in enumerate(engines)]
-    heapq.heapify(events)
-    idle: list[int] = []
-    num_units, num_fresh = queue.num_left, len(engines)
-    num_done = num_redone = 0
-    wall_s = useful_s = lost_s = free = 0.0
-    gap = 1 / crew.units_per_s if crew.units_per_s else 0.0
-    while num_done < num_units:
-        now, number = events[0]
-        engine = engines[number]
-        if now >= engine.life.end:  # its node was lost while it worked, loaded or waited
+    return Simulation(units, crew, faults).run()
+
+
+class Simulation:
+    """The engines of a run, what they hold, and the events that are still to come."""
+
+    def __init__(self, units: Units, crew: Crew, faults: Faults):
+        self.crew = crew
+        self.queue, self.factors = Queue(units), spreads(faults)
+        self.nodes = [Node(number, faults) for number in range(crew.num_nodes)]
+        self.engines = [
+            SimulatedEngine(node, pace(crew, faults, number), node.lives[0])
+            for number, node in enumerate(self.nodes)
+            for _ in range(crew.engines_per_node)
+        ]
+        self.events = [(engine.life.arrival + crew.start_s, number) for number, engine in enumerate(self.engines)]
+        """When each engine that is not idle is to be looked at next, and its number; a heap."""
+        heapq.heapify(self.events)
+        self.idle: list[int] = []
+        self.num_units, self.num_fresh = self.queue.num_left, len(self.engines)
+        self.num_done = self.num_redone = 0
+        self.wall_s = self.useful_s = self.lost_s = self.commit_from = 0.0
+
+    def run(self) -> SimulatedRun:
+        while self.num_done < self.num_units:
+            now, number = self.events[0]
+            engine = self.engines[number]
+            if now >= engine.life.end:
+                self.lose(engine, number, now)
+                continue
             if engine.began is not None:
-                lost_s += max(0.0, engine.life.end - engine.began)
-                num_redone += 1
-                engine.began = None
-            queue.give_back(engine.held)
-            engine.held.clear()
-            engine.life = engine.node.life_at(now)
-            heapq.heapreplace(events, (max(now, engine.life.arrival + crew.start_s), number))
-            if queue.num_left:
-                for waiting in idle:
-                    heapq.heappush(events, (now, waiting))
-                idle.clear()
-            continue
+                now = self.commit(engine, now)
+            self.hand_out(engine)
+            self.begin(engine, number, now)
+        return SimulatedRun(
+            wall_s=self.wall_s,
+            engine_s=self.crew.engines_per_node * sum(paid(node, self.wall_s) for node in self.nodes),
+            useful_s=self.useful_s,
+            lost_s=self.lost_s,
+            num_units=self.num_units,
+            num_redone=self.num_redone,
+            num_preemptions=sum(life.end <= self.wall_s for node in self.nodes for life in node.lives),
+            num_starts=sum(life.arrival < self.wall_s for node in self.nodes for life in node.lives),
+        )
+
+    def lose(self, engine: SimulatedEngine, number: int, now: float) -> None:
+        """The engine's node was lost while the engine worked, loaded or waited. It starts again on the next node."""
         if engine.began is not None:
-            useful_s += now - engine.began
-            engine.held.pop(0)
-            num_done += 1
-            wall_s = max(now, free)
-            free = wall_s + gap
-            now = wall_s
-        room = crew.units_ahead - len(engine.held)
-        if engine.fresh:  # the first units are dealt evenly
-            room, num_fresh, engine.fresh = min(room, math.ceil(queue.num_left / num_fresh)), num_fresh - 1, False
-        for _ in range(min(room, queue.num_left)):
-            engine.held.append(queue.take())
+            self.lost_s += max(0.0, engine.life.end - engine.began)
+            self.num_redone += 1
+            engine.began = None
+        self.queue.give_back(engine.held)
+        engine.held.clear()
+        engine.life = engine.node.life_at(now)
+        heapq.heapreplace(self.events, (max(now, engine.life.arrival + self.crew.start_s), number))
+        if self.queue.num_left:
+            for waiting in self.idle:
+                heapq.heappush(self.events, (now, waiting))
+            self.idle.clear()
+
+    def commit(self, engine: SimulatedEngine, now: float) -> float:
+        """The engine has done its first unit. Return the time at which the unit is committed."""
+        assert engine.began is not None
+        self.useful_s += now - engine.began
+        engine.held.pop(0)
+        self.num_done += 1
+        self.wall_s = max(now, self.commit_from)
+        self.commit_from = self.wall_s + (1 / self.crew.units_per_s if self.crew.units_per_s else 0.0)
+        return self.wall_s
+
+    def hand_out(self, engine: SimulatedEngine) -> None:
+        """Give the engine as many units as it holds at once. The first units are dealt evenly."""
+        room = self.crew.units_ahead - len(engine.held)
+        if engine.fresh:
+            room = min(room, math.ceil(self.queue.num_left / self.num_fresh))
+            self.num_fresh, engine.fresh = self.num_fresh - 1, False
+        for _ in range(min(room, self.queue.num_left)):
+            engine.held.append(self.queue.take())
+
+    def begin(self, engine: SimulatedEngine, number: int, now: float) -> None:
+        """The engine begins its first unit, or waits if it holds none."""
         if not engine.held:
             engine.began = None
-            heapq.heappop(events)
-            idle.append(number)
-            continue
+            heapq.heappop(self.events)
+            self.idle.append(number)
+            return
         engine.began = now
-        end = now + engine.held[0] * engine.s_per_row * next(factors)
-        heapq.heapreplace(events, (min(end, engine.life.end), number))
-    return SimulatedRun(
-        wall_s=wall_s,
-        engine_s=crew.engines_per_node * sum(paid(node, wall_s) for node in nodes),
-        useful_s=useful_s,
-        lost_s=lost_s,
-        num_units=num_units,
-        num_redone=num_redone,
-        num_preemptions=sum(life.end <= wall_s for node in nodes for life in node.lives),
-        num_starts=sum(life.arrival < wall_s for node in nodes for life in node.lives),
-    )
+        end = now + engine.held[0] * engine.s_per_row * next(self.factors)
+        heapq.heapreplace(self.events, (min(end, engine.life.end), number))
 
 
 def check_ends(units: Units, crew: Crew, faults: Faults) -> None:

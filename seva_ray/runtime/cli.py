@@ -11,15 +11,16 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import tyro
 
 from seva_ray.core.errors import ConfigError, UserError
+from seva_ray.private.ray import errors_within
 from seva_ray.runtime.config_file import load, text_of
-from seva_ray.runtime.fields import default_of, hints_of, kebab, members_of
+from seva_ray.runtime.fields import choices_in, default_of, hints_of, kebab, members_of
 from seva_ray.runtime.short_help import short_help
 from seva_ray.runtime.signals import ending, stop_on_signals
 
@@ -46,8 +47,8 @@ def run(
     try:
         if name not in presets:
             raise ConfigError(f"{name}: there is no preset of this name; the presets are {', '.join(presets)}")
-        file, words = taken(words, "--config")
-        preset = presets[name] if file is None else load(file, presets[name])
+        file, words = taken(words, "--config", "name a file")
+        preset, words = with_choices(presets[name] if file is None else load(file, presets[name]), words)
         about = f"{description}\n\nPresets (first word): {', '.join(presets)}; shown: {name}."
 
         def parse(words: Sequence[str]) -> Config:
@@ -55,7 +56,7 @@ def run(
 
         sources = sources_of(type(preset))
         if "--help-all" in words:
-            show_help(parse, sources)
+            show_help(parse, sources, preset)
         if {"--help", "-h"}.intersection(words) and not set(sources).intersection(words):
             print(short_help(f"python jobs/{script.name}", about, preset, usual))
             sys.exit(0)
@@ -79,16 +80,37 @@ def run(
         sys.exit(2)
 
 
-def taken(words: Sequence[str], option: str) -> tuple[str | None, list[str]]:
-    """The value of an option of every job, and the other words. Raises: ConfigError if the value is missing."""
+def taken(words: Sequence[str], option: str, advice: str) -> tuple[str | None, list[str]]:
+    """The value of an option, and the other words. Raises: ConfigError with the advice if the value is missing."""
     for place, word in enumerate(words):
         if word.startswith(f"{option}="):
             return word.partition("=")[2], [*words[:place], *words[place + 1 :]]
         if word == option:
             if place + 1 == len(words) or words[place + 1].startswith("--"):
-                raise ConfigError(f"{option}: name a file")
+                raise ConfigError(f"{option}: {advice}")
             return words[place + 1], [*words[:place], *words[place + 2 :]]
     return None, list(words)
+
+
+def with_choices(config: Any, words: Sequence[str]) -> tuple[Any, list[str]]:
+    """The config with the members that words such as `--generate.engine fake-engine` choose, and the other words.
+
+    Another member has its own defaults. Raises: ConfigError if there is no such member.
+    """
+    for option in choices_in(config):
+        members = members_of(option.type)
+        name, words = taken(words, f"--{option.name}", f"name one of {', '.join(members)}")
+        if name is not None and name not in members:
+            raise ConfigError(f"--{option.name} {name}: must be one of {', '.join(members)}")
+        if name is not None and type(option.value) is not members[name]:
+            config = with_value(config, option.name.replace("-", "_").split("."), members[name]())
+    return config, list(words)
+
+
+def with_value(config: Any, path: Sequence[str], value: Any) -> Any:
+    """The config with another value of the field that is reached by the names in `path`."""
+    first, *rest = path
+    return replace(config, **{first: with_value(getattr(config, first), rest, value) if rest else value})
 
 
 def words_of(default: Any, config: Any, prefix: str = "") -> list[str]:
@@ -103,7 +125,9 @@ def words_of(default: Any, config: Any, prefix: str = "") -> list[str]:
             same = usual if type(usual) is type(value) else None  # another class is compared with its own defaults
             last = [f"source:{kebab(type(value).__name__)}", *words_of(same, value, "source.")]
         elif is_dataclass(value):
-            words += words_of(usual, value, f"{name}.")
+            same = usual if type(usual) is type(value) else None
+            words += [] if same is not None else [f"--{name}", kebab(type(value).__name__)]
+            words += words_of(same, value, f"{name}.")
         elif isinstance(value, bool):
             group, _, field = name.rpartition(".")
             words.append(f"--{name}" if value else f"--{group}{'.' if group else ''}no-{field}")
@@ -118,8 +142,11 @@ def words_of(default: Any, config: Any, prefix: str = "") -> list[str]:
     return words + last
 
 
-def show_help(parse: Callable[[Sequence[str]], Any], sources: Sequence[str]) -> NoReturn:
-    """Print the help of every field, then that of each source: tyro shows a source's fields only if it is named."""
+def show_help(parse: Callable[[Sequence[str]], Any], sources: Sequence[str], config: Any) -> NoReturn:
+    """Print the help of every field, then that of each source: tyro shows a source's fields only if it is named, and no
+    choice among other members at all."""
+    for option in choices_in(config):
+        print(f"--{option.name} {{{','.join(members_of(option.type))}}}: {option.doc}")
     for words in (["--help"], *([source, "--help"] for source in sources)):
         with contextlib.suppress(SystemExit):
             parse(words)
@@ -140,15 +167,13 @@ def users_line(error: BaseException) -> str | None:
         if cause is None or id(cause) in seen:
             continue
         seen.add(id(cause))
-        # Ray's copy of a worker's error keeps the original in `cause`; its own text is the whole traceback.
-        inner = getattr(cause, "cause", None)
-        if inner is None and isinstance(cause, UserError):
+        within = errors_within(cause)  # if there are any, the error's own text is their whole traceback
+        if not within and isinstance(cause, UserError):
             return str(cause).splitlines()[0]  # Ray Data appends more lines
-        if inner is None and isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
+        if not within and isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
             return f"{cause.filename or 'storage'}: {cause.strerror}"
         context = None if cause.__suppress_context__ else cause.__context__
-        of_train = [*getattr(cause, "worker_failures", {}).values(), getattr(cause, "controller_failure", None)]
-        waiting += [inner, *of_train, cause.__cause__, context]
+        waiting += [*within, cause.__cause__, context]
     return None
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
-from ray._private import ray_constants
 
 from seva_ray.core.errors import InputError
+from seva_ray.private.ray import QUIET_LOGGERS, listen_on_loopback_only, set_core_settings
 from seva_ray.runtime import machine, metrics
 from seva_ray.runtime.resources import tell_node_types
 from seva_ray.runtime.signals import kept
@@ -37,20 +37,13 @@ def join(spare_cpus: int = 0) -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS", "local")
-    for name in ("ray.data", "ray._private.authentication"):  # they log plans, and that token authentication is on
+    for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     if address == "local":
-        # Without this, Ray listens on all addresses of the machine and serves metrics there to anybody. The setting is
-        # Ray's own. Its environment variable is read when Ray is imported, which is too early for us.
-        ray_constants.ENABLE_RAY_CLUSTER = False
+        listen_on_loopback_only()
     # Without this, Ray's core prints a warning about its own Data actors on the terminal at every run.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Without this, Ray also warns about the many processes of a study on a small machine. They wait for each other and
-    # use no CPU.
-    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "16")
-    # A worker process is kept for the next task for two minutes instead of one second, because a new process needs five
-    # seconds to import the code that encodes images.
-    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "120000")
+    set_core_settings()
     try:
         with kept(), without_line(b"Set ray log level"):
             ray.init(

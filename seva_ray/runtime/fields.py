@@ -33,6 +33,11 @@ def options_of(config: Any, prefix: str = "") -> Iterator[Option]:
             yield from options_of(value, f"{name}.")
 
 
+def choices_in(config: Any) -> list[Option]:
+    """The fields with a choice among classes. A source is none of them: it is chosen by a subcommand."""
+    return [option for option in options_of(config) if members_of(option.type) and option.name != "source"]
+
+
 @cache
 def hints_of(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)

@@ -4,10 +4,8 @@ torch can use. By itself Ray counts every GPU that the driver lists, even if the
 
 import warnings
 
-from ray._private import accelerators
-from ray._private.utils import get_num_cpus
-
 from seva_ray.core.errors import InputError
+from seva_ray.private import ray as private_ray
 from seva_ray.runtime.progress import say
 
 LEAST_CPUS = 2
@@ -16,7 +14,7 @@ LEAST_CPUS = 2
 
 def num_cpus() -> int:
     """CPUs as Ray counts them, so that a container's limit is respected; at least LEAST_CPUS."""
-    return max(LEAST_CPUS, int(get_num_cpus(override_docker_cpu_warning=True)))
+    return max(LEAST_CPUS, private_ray.num_cpus())
 
 
 def num_gpus() -> int:
@@ -24,7 +22,7 @@ def num_gpus() -> int:
 
     Raises: InputError if torch is built for GPUs but can use none of this machine's GPUs.
     """
-    found = num_listed()
+    found = private_ray.num_listed_gpus()
     if not found:
         return 0
     import torch  # takes two seconds, so a machine without GPUs does not import it
@@ -49,11 +47,3 @@ def num_gpus() -> int:
             "cluster/images/install.sh gpu installs the CUDA build"
         )
     return usable
-
-
-def num_listed() -> int:
-    """Number of GPUs that Ray counts by itself: the driver lists them and CUDA_VISIBLE_DEVICES does not hide them."""
-    manager = accelerators.get_accelerator_manager_for_resource("GPU")
-    visible = manager.get_current_process_visible_accelerator_ids()
-    number = manager.get_current_node_num_accelerators()
-    return number if visible is None else min(number, len(visible))

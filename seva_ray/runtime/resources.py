@@ -13,13 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ray
 import yaml
-from ray._private.state import state
-from ray.autoscaler.v2.sdk import get_cluster_resource_state
-from ray.core.generated.autoscaler_pb2 import ClusterConfig, NodeStatus
 
 from seva_ray.core.errors import InputError
+from seva_ray.private.ray import (
+    BOOTSTRAP_CONFIG,
+    NodeGroup,
+    kuberay_node_types,
+    live_nodes,
+    store_node_groups,
+    stored_node_groups,
+)
 
 GENERATION, TRAINING = "generation", "training"
 
@@ -49,67 +53,55 @@ class NodeType:
 
 def tell_node_types() -> None:
     """Store in the cluster which node types its autoscaler can add. Ray has a place for this, but leaves it empty."""
-    path = Path(os.environ.get(NODE_TYPES, "~/ray_bootstrap_config.yaml")).expanduser()
+    path = Path(os.environ.get(NODE_TYPES, BOOTSTRAP_CONFIG)).expanduser()
     if NODE_TYPES in os.environ or path.exists():
-        gcs().report_cluster_config(described(path).SerializeToString())
+        store_node_groups(described(path))
 
 
-def gcs() -> Any:
-    """Ray's client of its Global Control Store, which holds the state of the cluster."""
-    return ray._private.worker.global_worker.gcs_client
-
-
-def described(path: Path) -> Any:
-    """The node types of a cluster description, as Ray's message. Raises: InputError."""
-    config = ClusterConfig()
+def described(path: Path) -> list[NodeGroup]:
+    """The types of nodes in a cluster description, and the head as a type of its own. Raises: InputError."""
+    groups: list[NodeGroup] = []
     try:
         cluster = yaml.safe_load(path.read_text())
         if cluster.get("kind") == "RayCluster":
-            from ray.autoscaler._private.kuberay.autoscaling_config import (  # only KubeRay's users depend on it
-                _generate_available_node_types_from_ray_cr_spec,
-            )
-
-            types = _generate_available_node_types_from_ray_cr_spec(cluster["spec"])
-            cluster = {"available_node_types": types, "head_node_type": "headgroup"}
+            cluster = {"available_node_types": kuberay_node_types(cluster["spec"]), "head_node_type": "headgroup"}
         for name, entry in cluster["available_node_types"].items():
             is_head = name == cluster.get("head_node_type")
             resources = {resource: int(amount) for resource, amount in entry.get("resources", {}).items()}
             number = entry.get("max_workers", 0 if is_head else cluster.get("max_workers", 0))
-            for group, most in {name: number, **({HEAD: 1} if is_head else {})}.items():
-                config.node_group_configs.add(name=group, max_count=most, resources=resources)
+            groups += [NodeGroup(name, int(number), resources)] + ([NodeGroup(HEAD, 1, resources)] if is_head else [])
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: no cluster description ({type(error).__name__}: {reason})") from None
-    return config
+    return groups
 
 
 def nodes() -> list[NodeType]:
     """Each node that is alive, as a type of its own."""
     return [
         NodeType(
-            name=HEAD if "node:__internal_head__" in node.total_resources else node.ray_node_type_name or "node",
-            resources=dict(node.total_resources),
+            name=HEAD if node.is_head else node.type_name or "node",
+            resources=node.resources,
         )
-        for node in get_cluster_resource_state(gcs()).node_states
-        if node.status != NodeStatus.DEAD
+        for node in live_nodes()
     ]
 
 
 def node_types() -> list[NodeType]:
     """The nodes that are there, and what the autoscaler can add to them."""
     there = nodes()
-    return there + can_be_added(state.get_cluster_config(), Counter(node.name for node in there))
+    return there + can_be_added(stored_node_groups() or [], Counter(node.name for node in there))
 
 
-def can_be_added(config: Any, there: Mapping[str, int]) -> list[NodeType]:
-    """The node types that can still grow. `config`: Ray's message or None. `there`: number of live nodes by type."""
+def can_be_added(groups: Sequence[NodeGroup], there: Mapping[str, int]) -> list[NodeType]:
+    """The node types that can still grow. `there`: number of live nodes by type."""
     types = [
         NodeType(
             name=group.name,
-            resources=dict(group.resources),
+            resources=group.resources,
             number=math.inf if group.max_count < 0 else max(0, group.max_count - there.get(group.name, 0)),
         )
-        for group in (config.node_group_configs if config else [])
+        for group in groups
     ]
     return [item for item in types if item.number]
 
@@ -151,7 +143,7 @@ class Need(NamedTuple):
     """Something that needs room in the cluster."""
 
     what: str
-    """A description."""
+    """What it is, for the user: `an engine`."""
     number: int
     """How many of them must run at the same time."""
     each: Amounts
@@ -169,8 +161,8 @@ def check_places(*needs: Need) -> None:
     Raises: InputError if they do not fit, because the job would then wait for ever.
     """
     line = no_place(needs, node_types())
-    if line and os.environ.get("RAY_ADDRESS", "local") != "local" and state.get_cluster_config() is None:
-        line += f". If it can add nodes: {NODE_TYPES} is to name its description"
+    if line and os.environ.get("RAY_ADDRESS", "local") != "local" and stored_node_groups() is None:
+        line += f" If the cluster can add nodes, set {NODE_TYPES} to the path of its description."
     if line:
         raise InputError(line)
 
@@ -196,17 +188,23 @@ def holds(node: Amounts, need: Amounts) -> bool:
 
 
 def too_few(need: Need, placed: int, types: Sequence[NodeType]) -> str:
+    """The line for a need that fits on a node, if no such node is left for it; empty if it fits on none."""
     giving = sorted({item.name for item in types if holds(item.resources, need.each)})
     if not giving:
         return ""
-    several = need.number > 1
-    each = f"{need.number} needed, each with {listed(need.each)}" if several else f"needs {listed(need.each)}"
-    room = f"there is room for {placed}" if placed else "the rest of the job leaves no room"
-    other = f", and so would a lower {need.fewer}" if several and need.fewer else ""
-    return f"{need.what}: {each}, and {room}; more nodes of {' or '.join(giving)} would give it{other}"
+    if need.number > 1:
+        wanted = f"the job needs {need.number} of them, each with {listed(need.each)}"
+    else:
+        wanted = f"it needs {listed(need.each)}"
+    room = f"there is room for only {placed}" if placed else "the rest of the job leaves no room"
+    one_machine = {item.name for item in types} == {HEAD}
+    help_ = "A larger machine" if one_machine else f"More nodes of type {' or '.join(giving)}"
+    fewer = f", and so would a lower {need.fewer}" if need.number > 1 and need.fewer else ""
+    return f"no room for {need.what}: {wanted}, but {room}. {help_} would help{fewer}."
 
 
 def too_small(need: Need, types: Sequence[NodeType]) -> str:
+    """The line for a need that is larger than any node."""
     short = {
         name: amount
         for name, amount in need.each.items()
@@ -217,17 +215,20 @@ def too_small(need: Need, types: Sequence[NodeType]) -> str:
         shape = f"{item.name} ({listed({name: item.resources.get(name, 0) for name in need.each})})"
         numbers[shape] = numbers.get(shape, 0) + item.number
     shapes = ", ".join(shape if number == 1 else f"{number:g} x {shape}" for shape, number in numbers.items())
-    lacking = f"none has {listed(short)}" if short else "none has all of it"
     lower = dict.fromkeys(need.smaller[name] for name in short if name in need.smaller)
-    other = f"; a lower {' or '.join(lower)} needs less" if lower else ""
-    return f"{need.what}: needs a node with {listed(need.each)}, and {lacking}; there are, or can be: {shapes}{other}"
+    smaller = f" A lower {' or '.join(lower)} needs less." if lower else ""
+    return (
+        f"no node is large enough for {need.what}: it needs {listed(need.each)} on one node, but no node has "
+        f"{listed(short) if short else 'all of these'}. The nodes that exist or can be added are: {shapes}.{smaller}"
+    )
 
 
 def listed(amounts: Amounts) -> str:
-    """The amounts as text, for example `GPU 2, memory 0.5 GiB`."""
-    words = [
-        f"{name} {amount / 2**30:.1f} GiB" if name == "memory" else f"{name} {amount:g}"
-        for name, amount in amounts.items()
-        if amount
-    ]
-    return ", ".join(words) or "none of it"
+    """The amounts as text, for example `1 CPU, 0.5 GiB memory and 2 of resource 'generation'`."""
+    words = []
+    for name, amount in amounts.items():
+        if name == "memory":
+            words.append(f"{amount / 2**30:.1f} GiB memory")
+        elif amount:
+            words.append(f"{amount:g} {name}" if name in ("CPU", "GPU") else f"{amount:g} of resource {name!r}")
+    return " and ".join([", ".join(words[:-1]), *words[-1:]] if len(words) > 1 else words) or "none of these"

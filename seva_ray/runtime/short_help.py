@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from seva_ray.runtime.fields import Option, default_of, docs_of, hints_of, kebab, members_of, options_of
+from seva_ray.runtime.fields import Option, choices_in, default_of, docs_of, hints_of, kebab, members_of, options_of
 
 COLUMN = 36
 """Where the text beside an option begins."""
@@ -15,7 +15,8 @@ COLUMN = 36
 
 def short_help(command: str, about: str, config: Any, usual: Collection[str]) -> str:
     """`config` is what holds if no option is given. Its own fields are shown, and of its parts those in `usual`."""
-    options = [option for option in options_of(config) if not is_dataclass(option.value)]
+    choices = [option.name for option in choices_in(config)]
+    options = [option for option in options_of(config) if not is_dataclass(option.value) or option.name in choices]
     source = next((option for option in options_of(config) if option.name == "source"), None)
     words = " [source:KIND [ITS OPTIONS]]" if source else ""
     lines = [f"usage: {command} [PRESET] [OPTIONS]{words}", "", *about.splitlines()]
@@ -73,6 +74,8 @@ def beside(name: str, text: str, indent: str = "  ") -> list[str]:
 def value_of(value: Any) -> str:
     if value is MISSING or type(value).__module__.startswith("tyro"):
         return "(required)"
+    if is_dataclass(value):
+        return f"(default: {kebab(type(value).__name__)})"
     words = value if isinstance(value, (list, tuple)) else [value]
     text = " ".join(map(str, words))
     return f"(default: {text if len(text) < 60 else text[:57] + '...'})" if text else "(default: none)"
@@ -80,6 +83,8 @@ def value_of(value: Any) -> str:
 
 def metavar(kind: Any) -> str:
     origin, arguments = get_origin(kind), get_args(kind)
+    if members := members_of(kind):
+        return f"{{{','.join(members)}}}"
     if origin in (Union, UnionType):
         return "|".join("None" if argument is NoneType else metavar(argument) for argument in arguments)
     if origin is Literal:

@@ -5,24 +5,13 @@ what its nodes have before that.
 """
 
 import math
-from typing import Any, Protocol
 
 from seva_ray.dpo.config import Train
+from seva_ray.engines.config import Generate
 from seva_ray.runtime.resources import GENERATION, TRAINING, Amounts
 
 MOST_ENGINES = 1024
 """In a cluster that can grow without limit."""
-
-
-class EnginePool(Protocol):
-    """The part of stages/generate.py's `Generate` that says how large the pool of engines may be."""
-
-    @property
-    def engine(self) -> Any: ...
-    @property
-    def min_engines(self) -> int: ...
-    @property
-    def max_engines(self) -> int | None: ...
 
 
 def num_workers(config: Train, there: Amounts) -> int:
@@ -56,7 +45,7 @@ def room_for_workers(there: Amounts, of: Amounts) -> float:
     return min(room, of.get(TRAINING, 0)) if TRAINING in there else room
 
 
-def num_engines(config: EnginePool, there: Amounts) -> int:
+def num_engines(config: Generate, there: Amounts) -> int:
     """Engines that have a place at once, at most max_engines, and at least min_engines.
 
     Where max_engines is not given and they take no GPUs, one: it computes on all CPUs of its node. Where nodes declare
@@ -70,14 +59,14 @@ def num_engines(config: EnginePool, there: Amounts) -> int:
     return max(config.min_engines, int(most) if most < math.inf else MOST_ENGINES)
 
 
-def engines_at_once(config: EnginePool, there: Amounts, now: Amounts) -> int:
+def engines_at_once(config: Generate, there: Amounts, now: Amounts) -> int:
     """Of these, those that start together and are kept. Engines that share CPUs with what feeds them come and go."""
     if not dedicated(config, there):
         return config.min_engines
     return max(config.min_engines, int(min(num_engines(config, there), room_for_engines(config, there, now))))
 
 
-def room_for_engines(config: EnginePool, there: Amounts, of: Amounts) -> float:
+def room_for_engines(config: Generate, there: Amounts, of: Amounts) -> float:
     """Engines that have a place in `of`, beside a CPU for what feeds them."""
     gpus = gpus_each(config, there)
     room = [of.get("CPU", 0) - 1]
@@ -88,11 +77,11 @@ def room_for_engines(config: EnginePool, there: Amounts, of: Amounts) -> float:
     return min(room)
 
 
-def dedicated(config: EnginePool, there: Amounts) -> bool:
+def dedicated(config: Generate, there: Amounts) -> bool:
     """Whether what an engine takes is of no use to other parts of generation."""
     return gpus_each(config, there) > 0 or GENERATION in there
 
 
-def gpus_each(config: EnginePool, there: Amounts) -> int:
+def gpus_each(config: Generate, there: Amounts) -> int:
     """GPUs of one engine in this cluster: 0 where that has no GPU."""
     return config.engine.gpus if there.get("GPU") else 0

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from seva_ray.augmentations import sampled
-from seva_ray.benchmarks.base import percent, tally_of
+from seva_ray.benchmarks.base import Tally, percent, tally_of
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import EXECUTION
@@ -123,6 +123,20 @@ def compare_again(
     )
     if artifact.complete:
         return artifact
+    before, after, num_usable = tallies_of(part, of_start, of_policy)
+    rows = paired_bootstrap(before, after, metrics, num_resamples=evaluate.num_resamples, seed=evaluate.seed)
+    artifact = artifact.begin()
+    write_tallies(artifact, before, after)
+    write_comparisons(artifact, rows)
+    say(f"evaluate {asked}: {config.num_answers} sampled answers to each of {num_usable:,} questions")
+    num_prompts = part.counts["num_prompts"]
+    counts = {"benchmark": asked.rpartition(PART)[0], "num_answers": config.num_answers}
+    counts |= {"temperature": config.temperature, "num_prompts": num_prompts}
+    return artifact.finish(counts | {"num_left_out": num_prompts - num_usable})
+
+
+def tallies_of(part: Artifact, of_start: Sequence[Artifact], of_policy: Sequence[Artifact]) -> tuple[Tally, Tally, int]:
+    """The tallies of both models over the questions that both have answered every time, and their number."""
     sides = [
         [{row.prompt_id: row for row in read_responses(part, of)} for of in side] for side in (of_start, of_policy)
     ]
@@ -138,15 +152,7 @@ def compare_again(
         )
         for side in sides
     )
-    rows = paired_bootstrap(before, after, metrics, num_resamples=evaluate.num_resamples, seed=evaluate.seed)
-    artifact = artifact.begin()
-    write_tallies(artifact, before, after)
-    write_comparisons(artifact, rows)
-    say(f"evaluate {asked}: {config.num_answers} sampled answers to each of {len(usable):,} questions")
-    num_prompts = part.counts["num_prompts"]
-    counts = {"benchmark": asked.rpartition(PART)[0], "num_answers": config.num_answers}
-    counts |= {"temperature": config.temperature, "num_prompts": num_prompts}
-    return artifact.finish(counts | {"num_left_out": num_prompts - len(usable)})
+    return before, after, len(usable)
 
 
 def consistency_of(store: Store, policy: str) -> list[Artifact]:

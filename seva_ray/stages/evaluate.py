@@ -22,12 +22,13 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.records import Response
 from seva_ray.core.storage import write_table
+from seva_ray.engines.config import Generate
 from seva_ray.runtime import metrics
 from seva_ray.runtime.progress import say
 from seva_ray.scoring.intervals import paired_bootstrap
 from seva_ray.scoring.right_wrong import AsksInParts, Decides, NamesObjects, flips_of
 from seva_ray.stages.consistency import OFF, Consistency, compare_again, part_of
-from seva_ray.stages.generate import Generate, generate_all, name_of, read_responses
+from seva_ray.stages.generate import generate_all, name_of, read_responses
 from seva_ray.stages.judge import SIDES, judge_recipe, judged_tallies
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.repeats import repeats
@@ -101,12 +102,7 @@ def compare(
     judge: Endpoint | None = None,
 ) -> Artifact:
     """Score both models' responses to a benchmark, as the artifact `scores/<benchmark>/<name>`."""
-    recipe = {"evaluate": config, "benchmark": benchmark}
-    if rules := getattr(benchmark, "rules", None):
-        recipe["rules"] = rules
-    if isinstance(benchmark, JudgedBenchmark):
-        assert judge is not None, f"{benchmark.name} needs a judge"
-        recipe |= judge_recipe(judge.judge, benchmark)
+    recipe = recipe_of(config, benchmark, judge)
     artifact = store.open(f"scores/{benchmark.name}/{name}", config=recipe, inputs=[start_responses, policy_responses])
     if artifact.complete:
         return metrics.reused(artifact)
@@ -121,11 +117,7 @@ def compare(
     else:
         start, aligned = (benchmark.tally(of_model) for of_model in responses)
     artifact = artifact.begin()
-    if isinstance(benchmark, Decides):
-        counts["flips"] = write_outcomes(artifact, benchmark, *responses)
-    if isinstance(benchmark, NamesObjects):
-        named = [Counter(chain.from_iterable(benchmark.hallucinated(of_model).values())) for of_model in responses]
-        counts["hallucinated"] = dict(zip(SIDES, map(dict, named), strict=True))
+    counts |= details(artifact, benchmark, responses)
     write_tallies(artifact, start, aligned)
     comparisons = paired_bootstrap(
         start, aligned, benchmark.metrics, num_resamples=config.num_resamples, seed=config.seed
@@ -135,6 +127,29 @@ def compare(
     sizes = {"num_images": len(start.image_ids), "num_metrics": len(comparisons)}
     failed = failures(prompts, (start_responses, policy_responses), responses, fate_of("judging" in counts))
     return artifact.finish(sizes | failed | counts)
+
+
+def recipe_of(config: Evaluate, benchmark: Benchmark | JudgedBenchmark, judge: Endpoint | None) -> dict[str, Any]:
+    recipe = {"evaluate": config, "benchmark": benchmark}
+    if rules := getattr(benchmark, "rules", None):
+        recipe["rules"] = rules
+    if isinstance(benchmark, JudgedBenchmark):
+        assert judge is not None, f"{benchmark.name} needs a judge"
+        recipe |= judge_recipe(judge.judge, benchmark)
+    return recipe
+
+
+def details(
+    artifact: Artifact, benchmark: Benchmark | JudgedBenchmark, responses: Sequence[Mapping[str, Response]]
+) -> dict[str, Any]:
+    """Counts of what only some benchmarks have: answers that are right or wrong, and objects that are not there."""
+    counts: dict[str, Any] = {}
+    if isinstance(benchmark, Decides):
+        counts["flips"] = write_outcomes(artifact, benchmark, *responses)
+    if isinstance(benchmark, NamesObjects):
+        named = [Counter(chain.from_iterable(benchmark.hallucinated(of_model).values())) for of_model in responses]
+        counts["hallucinated"] = dict(zip(SIDES, map(dict, named), strict=True))
+    return counts
 
 
 def write_outcomes(

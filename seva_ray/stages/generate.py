@@ -2,87 +2,29 @@
 
 The unit of work is (shard of prompts, view). Its response file is named after the shard and committed in one step. So
 a retry or a second copy of the same task changes nothing, and a restart runs only the missing units.
-Ray Data carries each unit as one block: CPU tasks read, augment and preprocess it; an actor pool answers and commits.
 """
 
 import json
-import math
-import threading
-import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
-from typing import Annotated, Any, ClassVar
+from collections.abc import Iterator, Sequence
 
 import pyarrow.compute as pc
-import ray
-import tyro
 
 from seva_ray.augmentations import CONTROLS, parse_view, temperature_of, undrawn
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.errors import ConfigError
-from seva_ray.core.fingerprints import execution
 from seva_ray.core.records import Response
 from seva_ray.core.shards import read_each
-from seva_ray.core.storage import local_directory, names_in, read_table
-from seva_ray.engines import Decoding, Engine, FakeEngine, TransformersEngine, VllmEngine
-from seva_ray.engines.units import UNITS_PER_CALL, Encoded, Unit, answer, encode
+from seva_ray.core.storage import names_in, read_table
+from seva_ray.engines.config import Generate
+from seva_ray.engines.units import Unit
 from seva_ray.runtime import metrics
-from seva_ray.runtime.actors import rows_of, told
-from seva_ray.runtime.cluster import join
-from seva_ray.runtime.progress import Progress, say
-from seva_ray.runtime.resources import GENERATION, Need, capacity, check_places, kind, nodes, options, total
-from seva_ray.runtime.sizing import engines_at_once, gpus_each, num_engines
+from seva_ray.runtime.progress import say
+from seva_ray.stages.engine_pool import run_units
 from seva_ray.stages.prepare import shard_name
-from seva_ray.vlm.encoding import VICUNA_V1, Encoder
 from seva_ray.vlm.models import Model, architecture
-from seva_ray.vlm.views import Viewer
-
-ROW_BYTES = 2 * 2**20
-"""Memory to request per row when encoding images, in bytes. The pixels of one 336 px image take 1.35 MB."""
-LEAST_BYTES = 512 * 2**20
-"""Least memory to request for a unit, in bytes: even a small unit decodes each image at its full size."""
 
 GenerationTask = tuple[Model, Artifact, str]
 """A model, the prompts that it answers, and the view in which it sees their images."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generate:
-    """How responses are generated."""
-
-    kind: ClassVar[str] = "Generate"
-
-    engine: Annotated[VllmEngine | TransformersEngine | FakeEngine, tyro.conf.AvoidSubcommands] = field(
-        default_factory=VllmEngine
-    )
-    """The engine that runs the model. The preset chooses which one."""
-    decoding: Decoding = field(default_factory=Decoding)
-    """How responses are decoded; the same for every view."""
-    system: str = VICUNA_V1
-    """System text before the question (empty: none). Training uses the same text."""
-    seed: int = 0
-    """Seed of the augmentations. Each random draw follows from it, the prompt_id and the view."""
-    min_engines: int = execution(1)
-    """Smallest number of engine replicas."""
-    max_engines: int | None = execution(None)
-    """Largest number of engine replicas, to which the pool grows if the cluster has room or can add nodes. None means
-    as many as the cluster has GPUs for; without GPUs it means one, or one for each `generation` that nodes declare."""
-    units_per_engine: int = execution(2)
-    """Units that an engine works on at once. With 2 the engine stays busy while the last answers of a unit finish."""
-    max_image_pixels: int = 64_000_000
-    """Largest number of pixels of an image, counted after padding to a square. A larger image is a `failed` row."""
-
-    def __post_init__(self) -> None:
-        for name in ("min_engines", "max_engines"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
-        if self.max_engines is not None and self.min_engines > self.max_engines:
-            raise ConfigError(f"min_engines {self.min_engines}: must be 1 to max_engines {self.max_engines}")
-        if self.units_per_engine < 1:
-            raise ConfigError(f"units_per_engine {self.units_per_engine}: must be at least 1")
 
 
 def generate(config: Generate, store: Store, model: Model, work: Sequence[tuple[Artifact, str]]) -> list[Artifact]:
@@ -168,142 +110,6 @@ def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact
 def rows_per_unit(prompts: Artifact) -> int:
     """The largest number of rows in one unit."""
     return min(prompts.counts["num_prompts"], prompts.recipe["config"]["prepare"]["shard_size"])
-
-
-def run_units(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
-    """Run all units through one pool of engines. Yield the URI of the responses each time that a unit is committed."""
-    progress = Progress("generate", len(units), "units")
-    num_rows = 0
-    for start in range(0, len(units), UNITS_PER_CALL):
-        for row in commits(config, units[start : start + UNITS_PER_CALL]):
-            num_rows += row["num_rows"]
-            progress.add(1, note=f", {num_rows:,} responses")
-            yield row["responses_uri"]
-
-
-def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]:
-    """The row that UnitWorker returns for each unit that it has committed. In Ray Data a unit is the only row of a
-    block, and so one task."""
-    join()
-    need = encoding_need(max(unit.num_rows for unit in units))
-    check_engines(config, need)
-    there = capacity()
-    # Ray Data adds engines one by one, each when all before it are loaded and busy, and ends those that wait for units.
-    at_once = min(engines_at_once(config, there, total(nodes())), math.ceil(len(units) / config.units_per_engine))
-    return rows_of(
-        lambda: (
-            ray.data.from_items([{"unit": json.dumps(asdict(unit))} for unit in units], override_num_blocks=len(units))
-            .map_batches(
-                encode_unit,
-                batch_size=1,
-                fn_kwargs={"config": config},
-                **options(need),  # with the engines' resources, Ray Data would run this inside the engine actors
-            )
-            .map_batches(
-                UnitWorker,
-                batch_size=1,
-                batch_format="numpy",
-                **options(engine_need(config)),
-                compute=ray.data.ActorPoolStrategy(
-                    min_size=max(config.min_engines, at_once),
-                    max_size=config.max_engines or num_engines(config, there),
-                    # As many units again wait at the actor: the pool grows if units wait, and pixels arrive in time.
-                    max_tasks_in_flight_per_actor=2 * config.units_per_engine,
-                    max_concurrent_calls_per_actor=config.units_per_engine,
-                    enable_true_multi_threading=True,
-                ),
-                fn_constructor_args=(config.engine, config.decoding, units[0].model_directory),
-            )
-        )
-    )
-
-
-def engine_need(config: Generate) -> dict[str, float]:
-    """The resources that one engine takes of its node."""
-    gpus = gpus_each(config, capacity())
-    return {"CPU": 1, "GPU": gpus} | kind(GENERATION, max(1, gpus))
-
-
-def encoding_need(num_rows: int) -> dict[str, float]:
-    """The resources that a task takes of its node to encode a unit of `num_rows` rows."""
-    return {"CPU": 1, "memory": max(LEAST_BYTES, num_rows * ROW_BYTES)}
-
-
-def check_engines(config: Generate, encoding: Mapping[str, float]) -> None:
-    """Raises: InputError if the cluster has no room for the engines, or for a task that encodes their units."""
-    sharding = "--generate.engine.tensor-parallel-size"
-    engines = Need(
-        "an engine",
-        config.min_engines,
-        engine_need(config),
-        fewer="--generate.min-engines",
-        smaller={"GPU": sharding, GENERATION: sharding} if config.engine.gpus > 1 else {},
-    )
-    smaller = {"memory": "--prepare.shard-size"} if encoding["memory"] > LEAST_BYTES else {}
-    check_places(engines, Need("what encodes images", 1, encoding, smaller=smaller))
-
-
-@lru_cache(maxsize=8)
-def encoder(engine: Engine, directory: str, system: str) -> Encoder:
-    """The encoder of a model, made once per worker process."""
-    return engine.encoder(local_directory(directory), system)
-
-
-@told()
-def encode_unit(batch: dict[str, Any], config: Generate) -> dict[str, Any]:
-    """The task of Ray Data that encodes the unit in the batch's only row."""
-    unit = Unit(**json.loads(batch["unit"][0]))
-    viewer = Viewer(
-        encoder=encoder(config.engine, unit.model_directory, config.system),
-        image_root=unit.image_root,
-        max_pixels=config.max_image_pixels,
-        seed=config.seed,
-    )
-    encoded = encode(unit, viewer)
-    return {"header": [encoded.header()], "pixels": encoded.pixels[None]}
-
-
-class UnitWorker:
-    """The actor of Ray Data that holds an engine with a loaded model, answers units and commits them."""
-
-    @told()
-    def __init__(self, engine: Engine, decoding: Decoding, directory: str):
-        self.generator = engine.load(local_directory(directory), decoding)
-        metrics.watch(self.generator)
-        self.directory = directory
-        self.num_running = 0
-        self.turn = threading.Condition()
-
-    @told()
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        began_at = time.time()
-        encoded = Encoded.of(batch["header"][0], batch["pixels"][0])
-        with self.model(encoded.unit.model_directory):
-            responses = answer(encoded, self.generator)
-        metrics.committed(encoded.unit, responses)
-        return {
-            "num_rows": [len(responses)],
-            "responses_uri": [encoded.unit.responses_uri.rpartition("/")[0]],
-            "began_at": [began_at],
-            "committed_at": [time.time()],
-        }
-
-    @contextmanager
-    def model(self, directory: str) -> Iterator[None]:
-        """Units of one model run side by side. A unit of another model waits for them; then the engine loads its
-        weights."""
-        with self.turn:
-            self.turn.wait_for(lambda: not self.num_running or self.directory == directory)
-            if self.directory != directory:
-                self.generator.switch(local_directory(directory))
-                self.directory = directory
-            self.num_running += 1
-        try:
-            yield
-        finally:
-            with self.turn:
-                self.num_running -= 1
-                self.turn.notify_all()
 
 
 def finish_responses(prompts: Artifact, artifact: Artifact) -> Artifact:

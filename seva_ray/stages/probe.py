@@ -7,8 +7,9 @@ hold only for this machine and these settings, so the recipe includes every sett
 import json
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import ray
 
@@ -16,10 +17,12 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import NUM_READERS, locate, read_table, write_table
+from seva_ray.engines.config import Generate
 from seva_ray.engines.units import Unit
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import say
-from seva_ray.stages.generate import Generate, commits, count_responses, encode_unit
+from seva_ray.stages.engine_pool import commits, encode_unit
+from seva_ray.stages.generate import count_responses
 from seva_ray.stages.pair import ANY, Pair, Sides, pair_shard
 from seva_ray.stages.prepare import shard_name
 from seva_ray.vlm.models import Model
@@ -64,7 +67,24 @@ def probe(
         return artifact
     artifact = artifact.begin()
     shards = copy_rows(prompts, artifact, config.num_rows)
-    units = [
+    units = units_of(config, model, prompts, artifact, views, shards)
+    say(f"probe {config.name}: up to {config.num_rows:,} prompts, in {len(views)} views")
+    join()
+    asked = time.time()
+    try:
+        done = list(commits(alone, units))
+    except Exception:
+        artifact.discard()
+        raise
+    num_rows = sum(int(row["num_rows"]) for row in done)
+    speeds = generating(done, asked) | encoding(alone, units, num_rows) | sizes(units, num_rows) | reading(units)
+    return artifact.finish({"num_rows": num_rows} | speeds | pairing(pairs, artifact, views, shards))
+
+
+def units_of(
+    config: Probe, model: Model, prompts: Artifact, artifact: Artifact, views: Sequence[str], shards: Sequence[str]
+) -> list[Unit]:
+    return [
         Unit(
             model=model.name,
             model_directory=model.directory,
@@ -77,27 +97,21 @@ def probe(
         for view in views
         for shard in shards
     ]
-    say(f"probe {config.name}: up to {config.num_rows:,} prompts, in {len(views)} views")
-    join()
-    asked = time.time()
-    try:
-        done = list(commits(alone, units))
-    except Exception:
-        artifact.discard()
-        raise
+
+
+def generating(done: Sequence[Mapping[str, Any]], asked: float) -> dict[str, float]:
+    """How long the engine took to start, and how fast it answered. `asked`: when it was requested, Unix time in s."""
     began, ended = min(row["began_at"] for row in done), max(row["committed_at"] for row in done)
     num_rows = sum(int(row["num_rows"]) for row in done)
-    counts = {
-        "num_rows": num_rows,
-        "start_s": round(float(began - asked), 3),
-        "rows_per_s": round(float(num_rows / (ended - began)), 3),
-        **encoding(alone, units, num_rows),
+    return {"start_s": round(float(began - asked), 3), "rows_per_s": round(float(num_rows / (ended - began)), 3)}
+
+
+def sizes(units: Sequence[Unit], num_rows: int) -> dict[str, float]:
+    """How many bytes of files a row takes."""
+    return {
         "prompt_bytes": round(sum(size(unit.prompts_uri) for unit in units) / num_rows, 1),
         "response_bytes": round(sum(size(unit.responses_uri) for unit in units) / num_rows, 1),
-        **reading(units),
-        **pairing(pairs, artifact, views, shards),
     }
-    return artifact.finish(counts)
 
 
 def copy_rows(prompts: Artifact, artifact: Artifact, num_rows: int) -> list[str]:

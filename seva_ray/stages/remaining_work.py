@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from seva_ray.augmentations import CLEAN
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.dpo.config import Train
+from seva_ray.engines.config import Generate
 from seva_ray.planning.forecast import Pass, RemainingWork, units_of
 from seva_ray.runtime.resources import Amounts
 from seva_ray.runtime.sizing import num_workers
-from seva_ray.stages.generate import Generate, missing_units, open_responses
+from seva_ray.stages.generate import missing_units, open_responses
 from seva_ray.stages.pair import Pair, open_pairs
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.training.reference import open_logps

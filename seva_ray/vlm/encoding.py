@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from seva_ray.core.errors import InputError, line_of
+from seva_ray.private.transformers import vision_language_model_types
 from seva_ray.vlm.images import pad_to_square
 
 VICUNA_V1 = (
@@ -28,8 +29,6 @@ def check_model(directory: str) -> None:
 
     Raises: InputError if `directory` is not a transformers vision-language model in safetensors.
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
     path = Path(directory)
     if not path.is_dir():
         raise InputError(f"model {directory}: no such directory")
@@ -40,7 +39,7 @@ def check_model(directory: str) -> None:
         model_type = str(config["model_type"])
     except (ValueError, KeyError, TypeError):
         raise InputError(f"model {directory}: config.json is not a transformers configuration") from None
-    if model_type not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or "vision_config" not in config:
+    if model_type not in vision_language_model_types() or "vision_config" not in config:
         raise InputError(f"model {directory}: model type {model_type!r} is not a vision-language model")
     if not any(path.glob("*.safetensors")):
         raise InputError(f"model {directory}: no .safetensors weights (pickled weights are not loaded)")

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from seva_ray.core.artifacts import Store
 from seva_ray.engines import Decoding, FakeEngine, VllmEngine
+from seva_ray.engines.config import Generate
 from seva_ray.runtime.cli import run
-from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.generate import generate
 from seva_ray.vlm.models import model_at
 
 NUM_ENGINES = 2

@@ -10,7 +10,9 @@ from pathlib import Path
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.storage import names_in, read_bytes
 from seva_ray.engines import FakeEngine
-from seva_ray.stages.generate import Generate, UnitWorker, encode_unit, finish_responses, missing_units, open_responses
+from seva_ray.engines.config import Generate
+from seva_ray.stages.engine_pool import UnitWorker, encode_unit
+from seva_ray.stages.generate import finish_responses, missing_units, open_responses
 from seva_ray.vlm.models import Model
 from tests.chaos import driver
 from tests.chaos.machines import PATIENCE_S, Machines

@@ -9,8 +9,9 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.records import Prompt, Response
 from seva_ray.core.storage import read_table
 from seva_ray.engines import FakeEngine
+from seva_ray.engines.config import Generate
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.generate import Generate, generate, read_responses
+from seva_ray.stages.generate import generate, read_responses
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.vlm.models import Model

@@ -10,9 +10,10 @@ import pytest
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.storage import names_in, read_table
 from seva_ray.engines import FakeEngine
+from seva_ray.engines.config import Generate
 from seva_ray.runtime.cli import users_line
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.generate import Generate, generate
+from seva_ray.stages.generate import generate
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.vlm.models import Model
 from tests.chaos.runs import shards, uninterrupted

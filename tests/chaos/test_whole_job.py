@@ -103,8 +103,9 @@ def test_a_job_that_asks_for_more_than_the_cluster_can_add_ends_at_once_and_says
     done = subprocess.run(words, env=os.environ | IMPORTS | cluster.environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        "error: a training worker: 4 needed, each with CPU 1, training 1, and there is room for 3; "
-        "more nodes of training would give it"
+        "error: no room for a training worker: the job needs 4 of them, each with 1 CPU and 1 of resource 'training', "
+        "but there is room for only 3. More nodes of type training would help, and so would a lower "
+        "--train.num-workers."
     )
     assert not any(cluster.nodes(kind) for kind in NODE_TYPES), "it has asked for no node"
 

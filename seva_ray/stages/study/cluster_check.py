@@ -4,9 +4,11 @@ from collections.abc import Iterable
 
 from seva_ray.core.artifacts import Artifact
 from seva_ray.dpo.config import Train
+from seva_ray.engines.config import Generate
 from seva_ray.runtime.resources import GENERATION, TRAINING
 from seva_ray.runtime.sizing import gpus_each, num_engines, num_workers
-from seva_ray.stages.generate import Generate, check_engines, encoding_need, rows_per_unit
+from seva_ray.stages.engine_pool import check_engines, encoding_need
+from seva_ray.stages.generate import rows_per_unit
 from seva_ray.stages.study.resource_queue import ResourceRequest, check_fits
 from seva_ray.stages.training.train import check_workers
 
@@ -35,7 +37,8 @@ def check_cluster(generate: Generate, train: Train, prompts: Iterable[Artifact],
     any of the prompts."""
     check_fits("a training run", training_request(train, capacity), capacity, "--train.num-workers")
     engines = {"--generate.min-engines": generate.min_engines}
-    engines |= {"--generate.engine.tensor-parallel-size": gpus_each(generate, capacity)}
+    sharded = min(gpus_each(generate, capacity), getattr(generate.engine, "tensor_parallel_size", 1))
+    engines |= {"--generate.engine.tensor-parallel-size": sharded}
     lower = " or ".join(option for option, number in engines.items() if number > 1)
     check_fits("an engine and what feeds it", generation_request(generate, capacity), capacity, lower)
     check_workers(train)

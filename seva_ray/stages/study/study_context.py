@@ -7,8 +7,8 @@ from typing import Any
 from seva_ray.benchmarks.base import Benchmark
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.dpo.config import Train
+from seva_ray.engines.config import Generate
 from seva_ray.scoring.intervals import Repeated
-from seva_ray.stages.generate import Generate
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.score_files import Evaluate
 from seva_ray.stages.study.resource_queue import ResourceRequest

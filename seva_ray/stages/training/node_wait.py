@@ -1,28 +1,22 @@
 """Waiting for nodes: what Ray Train's controller does while a group of training workers cannot be started.
 
-Ray tries again every minute. This callback reports the wait, and ends the run if the wait is longer than its limit.
+Ray tries again every minute. `Waiting` reports the wait, and ends the run if the wait is longer than its limit.
 """
 
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2._internal.execution.controller import state as states
-
 from seva_ray.core.durations import duration
 from seva_ray.core.errors import InputError
-
-NO_WORKERS = (states.InitializingState, states.SchedulingState, states.ReschedulingState, states.RestartingState)
 
 NUM_STARTS = 3
 """How often workers may fail to start although their nodes are available."""
 
 
 @dataclass(kw_only=True)
-class Waiting(ControllerCallback):
-    """A callback for Ray Train's `RunConfig.callbacks`. It runs in Ray Train's controller."""
+class Waiting:
+    """Its `notice` is for `seva_ray.private.ray.start_callback`. It runs in Ray Train's controller."""
 
     what: str
     """The resources that the workers are waiting for, as shown to the user."""
@@ -36,16 +30,19 @@ class Waiting(ControllerCallback):
     reported_at: float = field(default=0.0, init=False)
     num_failed: int = field(default=0, init=False)
 
-    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-        """Report the wait. Raises: InputError if no nodes became available for `limit_s` seconds."""
+    def notice(self, waiting: bool, error: BaseException | None) -> None:
+        """Report the wait. Raises: InputError if no nodes became available for `limit_s` seconds; `error` if nodes are
+        available, but the workers have failed too often to start on them."""
         now = time.monotonic()
-        if not isinstance(current_state, NO_WORKERS):
+        if not waiting:
             self.since, self.num_failed = None, 0
             return
         if self.since is None:
             self.since = self.reported_at = now
-        if isinstance(current_state, states.ReschedulingState):
-            self.check_start(current_state.training_failed_error)
+        if error:
+            self.num_failed += 1
+            if self.num_failed > NUM_STARTS:
+                raise error
         waited = now - self.since
         if waited >= self.limit_s:
             raise InputError(
@@ -56,10 +53,3 @@ class Waiting(ControllerCallback):
             self.reported_at = now
             limit = f"the job ends after {duration(self.limit_s)} (wait_s)"
             self.relay.send.remote(f"train: waiting for {self.what}, {duration(waited)} so far; {limit}")
-
-    def check_start(self, error: Any) -> None:
-        """Raises: `error` if nodes are available, but the workers have failed too often to start on them."""
-        if not isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
-            self.num_failed += 1
-            if self.num_failed > NUM_STARTS:
-                raise error

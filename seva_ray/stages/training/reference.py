@@ -123,7 +123,7 @@ def score_all(scorings: Sequence[Scoring], config: Train) -> list[str | None]:
     say(f"reference {', '.join(names)}: {num_shards:,} shards to do")
     join()
     need = worker_need()
-    check_places(Need("what computes the reference", 1, need))
+    check_places(Need("the worker that computes the reference", 1, need))
     there = capacity()
     most = num_workers(config, there)
     at_once = min(most, workers_at_once(config, there, total(nodes())), len(units))

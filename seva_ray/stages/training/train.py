@@ -12,11 +12,13 @@ from seva_ray.core.errors import InputError, NothingLeft
 from seva_ray.core.storage import exists, locate, read_bytes, remove, write_bytes
 from seva_ray.dpo.config import Train
 from seva_ray.pairs.files import lineage
+from seva_ray.private.ray import CHECKPOINT_INDEX, start_callback, trainer
 from seva_ray.runtime import metrics
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import log_relay, say
 from seva_ray.runtime.resources import Need, capacity, check_places, listed
 from seva_ray.runtime.sizing import num_workers
+from seva_ray.stages.training.node_wait import Waiting
 from seva_ray.stages.training.reference import reading_of, reference, worker_need
 from seva_ray.stages.training.scheduled import scheduled
 from seva_ray.stages.training.worker import DIVERGED, LOG, Job, work
@@ -24,8 +26,6 @@ from seva_ray.vlm.models import Model
 
 NUM_WORKERS = "num_workers.txt"
 """A policy's file that says how many workers wrote the checkpoints of its run."""
-SNAPSHOT = "checkpoint_manager_snapshot.json"
-"""Ray Train's file in a run that has a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def group_size(config: Train, uri: str) -> int:
     """
     wanted = num_workers(config, capacity())
     begun = f"{uri}/{NUM_WORKERS}"
-    if not (uri and config.zero_stage and exists(f"{uri}/run/{SNAPSHOT}") and exists(begun)):
+    if not (uri and config.zero_stage and exists(f"{uri}/run/{CHECKPOINT_INDEX}") and exists(begun)):
         return wanted
     number = int(read_bytes(begun))
     if config.num_workers not in (None, number):
@@ -160,16 +160,14 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
     checkpoint."""
     import ray.train.torch  # with torch and Ray Data: seconds that a job's start would pay
 
-    from seva_ray.stages.training.interruptible import Trainer
-    from seva_ray.stages.training.node_wait import Waiting
-
     need, config = worker_need(), jobs[0].config
     use_gpu = "GPU" in need
     number, least = group_size(config, uri), fewest(config, uri)
     write_bytes(f"{uri}/{NUM_WORKERS}", str(number).encode())
+    waiting = Waiting(what=f"{least} workers with {listed(need)} each", limit_s=config.wait_s, relay=jobs[0].relay)
     groups = {(job.config.num_workers, job.config.min_workers, job.config.max_failures) for job in jobs}
     assert len(groups) == 1, f"one group cannot be all of {groups}"
-    trainer = Trainer(
+    training = trainer(
         work,
         train_loop_config={"jobs": ray.put(list(jobs))},
         scaling_config=ray.train.ScalingConfig(
@@ -182,13 +180,13 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
             storage_path=uri,
             # A failed start counts as a failure of the controller. `Waiting` decides how long it may try again.
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=-1),
-            callbacks=[Waiting(what=f"{least} x ({listed(need)})", limit_s=config.wait_s, relay=jobs[0].relay)],
+            callbacks=[start_callback(waiting.notice)],
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": {} if use_gpu else {"DS_ACCELERATOR": "cpu"}},
         ),
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
     )
-    trainer.fit()
+    training.fit()
 
 
 def stop_if_diverged(policy: Artifact) -> None:

@@ -4,39 +4,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import trl
 from torch import Tensor
-from torch.utils.data import SequentialSampler
 
 from seva_ray.dpo.batch import response_logps
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.losses import ResponseLogps, losses_of, margins
+from seva_ray.private.trl import HookedTrainer
 
 
-class PreferenceTrainer(trl.DPOTrainer):
+class PreferenceTrainer(HookedTrainer):
     """A trainer whose batches come from PreferenceCollator, with `ref_logps` and `weight`, in the data set's order."""
+
+    exact_inputs = ("ref_logps", "weight")
 
     def __init__(self, *, config: Train, views: Sequence[str] = (), **arguments: Any):
         super().__init__(**arguments)
         self.config, self.views = config, views
 
-    def _prepare_dataset(self, dataset: Any, *arguments: Any) -> Any:
-        """Change nothing, because PreferenceCollator tokenises."""
-        return dataset
-
-    def _precompute_ref_logps(self, dataset: Any, *arguments: Any) -> Any:
-        """Change nothing, because the reference stage has computed these numbers already."""
-        return dataset
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
-
-    def _prepare_inputs(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Keep these two inputs in float32: under DeepSpeed, transformers rounds floats to the model's dtype."""
-        exact = {name: inputs[name].to(self.args.device) for name in ("ref_logps", "weight")}
-        return super()._prepare_inputs(inputs) | exact
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Tensor], return_outputs: bool) -> Tensor:
+    def batch_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
         answers = ResponseLogps(
             logps=response_logps(model, inputs), ref_logps=inputs["ref_logps"], num_tokens=inputs["num_tokens"]
         )
@@ -57,7 +42,7 @@ class PreferenceTrainer(trl.DPOTrainer):
         sums = self.accelerator.gather(flat[None]).sum(0).tolist()
         for name, (total, count) in zip(totals, sums, strict=True):
             if count:
-                self._metrics["train"][name].append(total / count)
+                self.log_value(name, total / count)
 
 
 def figures(answers: ResponseLogps, config: Train, counted: Tensor) -> dict[str, Tensor]:

@@ -19,6 +19,9 @@ from seva_ray.core.durations import duration
 from seva_ray.core.storage import exists, is_local, local_directory, write_bytes, write_directory
 from seva_ray.dpo.config import Train, deepspeed_config
 from seva_ray.dpo.policy import export, freeze_all_but_language, load_model, load_policy
+from seva_ray.private.accelerate import forget_trainer
+from seva_ray.private.deepspeed import skip_compiled_collectives
+from seva_ray.private.transformers import forget_deepspeed
 from seva_ray.runtime import metrics
 from seva_ray.stages.training.reference import Reading
 from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator
@@ -58,35 +61,21 @@ def work(loop_config: dict[str, Any]) -> None:
 
 
 def forget() -> None:
-    """Clear what transformers and accelerate keep of a trainer in global state, so that the next starts like the
-    first."""
-    from accelerate.state import AcceleratorState, GradientState
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    unset_hf_deepspeed_config()
-    AcceleratorState._reset_state(reset_partial_state=False)
-    GradientState._reset_state()
+    """Forget the trainer that has ended, so that the next one starts like the first."""
+    forget_deepspeed()
+    forget_trainer()
     gc.collect()
 
 
 def do(job: Job) -> None:
     """Run the trainer for one job. Rank 0 writes the merged model and the log."""
-    import datasets
     import ray.train
     import torch
-    import transformers
-    import trl
 
-    from seva_ray.dpo.batch import PreferenceCollator
-    from seva_ray.stages.training.trainer import PreferenceTrainer
-
-    config = job.config
+    config, rank = job.config, ray.train.get_context().get_world_rank()
     directory = local_directory(job.reading.directory)
     encoder = Encoder(directory, job.reading.system)
-    viewer = Viewer(encoder=encoder, image_root=job.reading.image_root, max_pixels=job.reading.max_image_pixels)
-    world, rank = ray.train.get_context().get_world_size(), ray.train.get_context().get_world_rank()
-    on_gpu = torch.cuda.is_available()
-    if not on_gpu:
+    if not torch.cuda.is_available():
         skip_compiled_collectives()
     with tempfile.TemporaryDirectory(prefix="seva-train-") as scratch:
         curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
@@ -94,47 +83,7 @@ def do(job: Job) -> None:
         callback, model = reporter(job), load_model(directory, config.dtype)
         if config.full:
             freeze_all_but_language(model)
-        trainer = PreferenceTrainer(
-            config=config,
-            views=job.views,
-            model=model,
-            args=trl.DPOConfig(
-                output_dir=scratch,
-                learning_rate=config.learning_rate,
-                lr_scheduler_type="cosine",
-                warmup_steps=config.warmup_ratio,
-                weight_decay=config.weight_decay,
-                max_grad_norm=config.max_grad_norm,
-                num_train_epochs=1,
-                per_device_train_batch_size=config.per_device_batch_size,
-                gradient_accumulation_steps=config.global_batch_size // (world * config.per_device_batch_size),
-                seed=config.seed,
-                bf16=config.dtype == "bfloat16",
-                gradient_checkpointing=config.gradient_checkpointing,
-                deepspeed=deepspeed_config(config),
-                use_cpu=not on_gpu,
-                max_length=None,
-                remove_unused_columns=False,
-                precompute_ref_log_probs=config.full,  # otherwise TRL would load a second model as the reference
-                logging_steps=1,
-                logging_nan_inf_filter=False,
-                save_steps=config.save_steps,
-                report_to=list(config.trackers) if rank == 0 else "none",
-                disable_tqdm=True,
-            ),
-            # Without a given fingerprint, datasets would pickle the data to compute one.
-            train_dataset=datasets.Dataset(pa.table({"place": range(len(job.pairs.rows))}), fingerprint="places"),
-            processing_class=encoder.processor,
-            data_collator=ScheduledCollator(
-                job.pairs,
-                config,
-                stride=world * config.per_device_batch_size,
-                collate=PreferenceCollator(viewer=viewer, packed=job.packed, views=job.views),
-            ),
-            peft_config=None if config.full else config.lora.peft(),
-            callbacks=[callback],
-        )
-        trainer.remove_callback(transformers.PrinterCallback)
+        trainer = trainer_of(job, model, encoder, scratch, callback)
         trainer.train(resume_from_checkpoint=last_checkpoint(job, scratch))
         if callback.diverged:
             if rank == 0:
@@ -152,6 +101,64 @@ def do(job: Job) -> None:
         await_uploads()
 
 
+def trainer_of(job: Job, model: Any, encoder: Encoder, scratch: str, callback: Any) -> Any:
+    """The trainer of this worker, which writes its checkpoints under the local directory `scratch`."""
+    import datasets
+    import ray.train
+    import torch
+    import transformers
+    import trl
+
+    from seva_ray.dpo.batch import PreferenceCollator
+    from seva_ray.stages.training.trainer import PreferenceTrainer
+
+    config, reading, context = job.config, job.reading, ray.train.get_context()
+    rows_at_once = context.get_world_size() * config.per_device_batch_size
+    viewer = Viewer(encoder=encoder, image_root=reading.image_root, max_pixels=reading.max_image_pixels)
+    trainer = PreferenceTrainer(
+        config=config,
+        views=job.views,
+        model=model,
+        args=trl.DPOConfig(
+            output_dir=scratch,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=config.warmup_ratio,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            num_train_epochs=1,
+            per_device_train_batch_size=config.per_device_batch_size,
+            gradient_accumulation_steps=config.global_batch_size // rows_at_once,
+            seed=config.seed,
+            bf16=config.dtype == "bfloat16",
+            gradient_checkpointing=config.gradient_checkpointing,
+            deepspeed=deepspeed_config(config),
+            use_cpu=not torch.cuda.is_available(),
+            max_length=None,
+            remove_unused_columns=False,
+            precompute_ref_log_probs=config.full,  # otherwise TRL would load a second model as the reference
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_steps=config.save_steps,
+            report_to=list(config.trackers) if context.get_world_rank() == 0 else "none",
+            disable_tqdm=True,
+        ),
+        # Without a given fingerprint, datasets would pickle the data to compute one.
+        train_dataset=datasets.Dataset(pa.table({"place": range(len(job.pairs.rows))}), fingerprint="places"),
+        processing_class=encoder.processor,
+        data_collator=ScheduledCollator(
+            job.pairs,
+            config,
+            stride=rows_at_once,
+            collate=PreferenceCollator(viewer=viewer, packed=job.packed, views=job.views),
+        ),
+        peft_config=None if config.full else config.lora.peft(),
+        callbacks=[callback],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
 def await_uploads() -> None:
     """Wait until Ray Train has uploaded all checkpoints. They lie in a directory that is removed after this."""
     import ray.train
@@ -162,12 +169,10 @@ def await_uploads() -> None:
 def merge(trainer: Any, directory: str, encoder: Encoder, dtype: str) -> str:
     """Rank 0 writes the merged policy; return its directory. Every worker must call this, because under ZeRO-3 each
     holds a part of the weights."""
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
     adapter, merged = (os.path.join(trainer.args.output_dir, name) for name in ("adapter", "merged"))
     trainer.save_model(adapter)
     if trainer.is_world_process_zero():
-        unset_hf_deepspeed_config()  # otherwise the starting model would be loaded in parts under ZeRO-3
+        forget_deepspeed()  # otherwise the starting model would be loaded in parts under ZeRO-3
         export(load_policy(directory, adapter, dtype), encoder, merged)
         for file in Path(adapter).iterdir():
             if file.name not in ("adapter_config.json", "adapter_model.safetensors"):
@@ -248,10 +253,3 @@ def last_checkpoint(job: Job, scratch: str) -> str | None:
         target = os.path.join(scratch, "resumed")
         shutil.copytree(directory, target)
     return target
-
-
-def skip_compiled_collectives() -> None:
-    """Stop DeepSpeed from compiling its shared-memory collective for CPUs at first use; gloo's work as well here."""
-    import deepspeed.ops
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

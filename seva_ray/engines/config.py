@@ -1,0 +1,45 @@
+"""How responses are generated: by which engine, how they are decoded, and how many engines run."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+import tyro
+
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.fingerprints import execution
+from seva_ray.engines import AnyEngine, Decoding, VllmEngine
+from seva_ray.vlm.encoding import VICUNA_V1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """How responses are generated."""
+
+    kind: ClassVar[str] = "Generate"
+
+    engine: Annotated[AnyEngine, tyro.conf.AvoidSubcommands] = field(default_factory=VllmEngine)
+    """The engine that runs the model. Its own fields are options such as --generate.engine.dtype."""
+    decoding: Decoding = field(default_factory=Decoding)
+    """How responses are decoded; the same for every view."""
+    system: str = VICUNA_V1
+    """System text before the question (empty: none). Training uses the same text."""
+    seed: int = 0
+    """Seed of the augmentations. Each random draw follows from it, the prompt_id and the view."""
+    min_engines: int = execution(1)
+    """Smallest number of engine replicas."""
+    max_engines: int | None = execution(None)
+    """Largest number of engine replicas, to which the pool grows if the cluster has room or can add nodes. None means
+    as many as the cluster has GPUs for; without GPUs it means one, or one for each `generation` that nodes declare."""
+    units_per_engine: int = execution(2)
+    """Units that an engine works on at once. With 2 the engine stays busy while the last answers of a unit finish."""
+    max_image_pixels: int = 64_000_000
+    """Largest number of pixels of an image, counted after padding to a square. A larger image is a `failed` row."""
+
+    def __post_init__(self) -> None:
+        for name in ("min_engines", "max_engines"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
+        if self.max_engines is not None and self.min_engines > self.max_engines:
+            raise ConfigError(f"min_engines {self.min_engines}: must be 1 to max_engines {self.max_engines}")
+        if self.units_per_engine < 1:
+            raise ConfigError(f"units_per_engine {self.units_per_engine}: must be at least 1")

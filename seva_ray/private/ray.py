@@ -1,0 +1,176 @@
+"""Ray's internals. `ray job submit` and `ray up` are among them as far as they leave files and variables behind."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+SUBMISSION = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""The environment variable in which `ray job submit` tells a driver its job's id and runtime environment, as JSON. The
+public API gives them only to a client that knows the address of Ray's dashboard."""
+
+BOOTSTRAP_CONFIG = "~/ray_bootstrap_config.yaml"
+"""The cluster description that `ray up` leaves on the head node. No API tells which nodes can be added."""
+
+CHECKPOINT_INDEX = "checkpoint_manager_snapshot.json"
+"""Ray Train's file in a run that has a checkpoint. The public way to look, restoring the run, needs a cluster."""
+
+QUIET_LOGGERS = ("ray.data", "ray._private.authentication")
+"""Loggers that report plans, and that token authentication is on. Ray's public logging level is one for all of Ray."""
+
+CORE_SETTINGS = {
+    # Without this, Ray also warns about the many processes of a study on a small machine. They wait for each other and
+    # use no CPU.
+    "RAY_worker_maximum_startup_concurrency": "16",
+    # A worker process is kept for the next task for two minutes instead of one second, because a new process needs five
+    # seconds to import the code that encodes images.
+    "RAY_idle_worker_killing_time_threshold_ms": "120000",
+}
+"""Environment variables that Ray's core reads when it starts. `ray.init` has no arguments for these settings."""
+
+
+class NodeGroup(NamedTuple):
+    """A type of nodes that the cluster's autoscaler can add."""
+
+    name: str
+    max_count: int
+    """The largest number of nodes of this type; negative: no limit."""
+    resources: Mapping[str, float]
+    """The resources of one node."""
+
+
+class LiveNode(NamedTuple):
+    """A node that is not dead."""
+
+    is_head: bool
+    type_name: str
+    """The node's type in the cluster description; empty if the autoscaler did not start the node."""
+    resources: Mapping[str, float]
+
+
+def listen_on_loopback_only() -> None:
+    """Let a cluster that this process starts listen on 127.0.0.1. By itself Ray listens on all addresses of the machine
+    and serves metrics there to anybody. The public environment variable is read when Ray is imported, which is too
+    early for us."""
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def num_cpus() -> int:
+    """The CPUs that Ray would count here, within a container's limit. The public API counts only after a start."""
+    from ray._private.utils import get_num_cpus
+
+    return int(get_num_cpus(override_docker_cpu_warning=True))
+
+
+def num_listed_gpus() -> int:
+    """The GPUs that Ray would count here: the driver lists them and CUDA_VISIBLE_DEVICES does not hide them. The public
+    API counts only after a start."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+
+    manager = get_accelerator_manager_for_resource("GPU")
+    visible = manager.get_current_process_visible_accelerator_ids()
+    number = manager.get_current_node_num_accelerators()
+    return number if visible is None else min(number, len(visible))
+
+
+def global_control_store() -> Any:
+    """Ray's client of the process that holds the cluster's state. The public State API needs the dashboard."""
+    from ray._private.worker import global_worker
+
+    return global_worker.gcs_client
+
+
+def live_nodes() -> list[LiveNode]:
+    """The nodes that are alive, with their types. The public `ray.nodes()` does not tell a node's type."""
+    from ray.autoscaler.v2.sdk import get_cluster_resource_state
+    from ray.core.generated.autoscaler_pb2 import NodeStatus
+
+    return [
+        LiveNode(
+            is_head="node:__internal_head__" in node.total_resources,
+            type_name=node.ray_node_type_name,
+            resources=dict(node.total_resources),
+        )
+        for node in get_cluster_resource_state(global_control_store()).node_states
+        if node.status != NodeStatus.DEAD
+    ]
+
+
+def store_node_groups(groups: Iterable[NodeGroup]) -> None:
+    """Store in the cluster which nodes its autoscaler can add. Ray has a place for this, but fills it only for some
+    kinds of clusters."""
+    from ray.core.generated.autoscaler_pb2 import ClusterConfig
+
+    config = ClusterConfig()
+    for group in groups:
+        config.node_group_configs.add(name=group.name, max_count=group.max_count, resources=group.resources)
+    global_control_store().report_cluster_config(config.SerializeToString())
+
+
+def stored_node_groups() -> list[NodeGroup] | None:
+    """What `store_node_groups` or Ray stored; None if nothing is stored. There is no public API for this."""
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    if config is None:
+        return None
+    return [NodeGroup(group.name, group.max_count, dict(group.resources)) for group in config.node_group_configs]
+
+
+def kuberay_node_types(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The `available_node_types` of a RayCluster's `spec`, as `ray up` would describe them. Only Ray's autoscaler in
+    KubeRay's head does this."""
+    from ray.autoscaler._private.kuberay.autoscaling_config import _generate_available_node_types_from_ray_cr_spec
+
+    return _generate_available_node_types_from_ray_cr_spec(spec)
+
+
+def errors_within(error: BaseException) -> list[BaseException]:
+    """The errors that an error of Ray keeps: a worker's error, and those of a training group and of its controller. Ray
+    does not chain them with `raise ... from`, and their classes do not document these attributes."""
+    within = [getattr(error, "cause", None), getattr(error, "controller_failure", None)]
+    within += getattr(error, "worker_failures", {}).values()
+    return [inner for inner in within if isinstance(inner, BaseException)]
+
+
+def trainer(*arguments: Any, **options: Any) -> Any:
+    """A `ray.train.torch.TorchTrainer` without its handler for Ctrl-C, so that Ctrl-C ends the job as everywhere else.
+    Ray's handler prints nothing, stays for the rest of the process, and no option turns it off."""
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        def _register_sigint_handler(self, controller: Any) -> None:
+            """Do nothing."""
+
+    return Trainer(*arguments, **options)
+
+
+def start_callback(notice: Callable[[bool, BaseException | None], None]) -> Any:
+    """A callback for Ray Train's `RunConfig` that calls `notice(waiting, error)` in the controller's process each time
+    that the controller changes its state. `waiting`: there are no workers now. `error`: the workers failed to start,
+    although there were nodes for them. Ray's public callbacks do not hear of a group that waits to start."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+    from ray.train.v2._internal.execution.controller import state as states
+
+    no_workers = (
+        states.InitializingState, states.SchedulingState, states.ReschedulingState, states.RestartingState,
+    )  # fmt: skip
+
+    class StartCallback(ControllerCallback):
+        def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+            error = None
+            if isinstance(current_state, states.ReschedulingState):
+                error = current_state.training_failed_error
+                if isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError):
+                    error = None
+            notice(isinstance(current_state, no_workers), error)
+
+    return StartCallback()
+
+
+def set_core_settings() -> None:
+    """Apply CORE_SETTINGS, where the user did not set them."""
+    for name, value in CORE_SETTINGS.items():
+        os.environ.setdefault(name, value)
