@@ -10,7 +10,8 @@ import ray
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
-from seva_ray.core.storage import exists, local_directory, write_directory
+from seva_ray.core.node_cache import local_directory
+from seva_ray.core.storage import exists, write_directory
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import log_relay, say
 from seva_ray.runtime.resources import TASK, Need, check_places

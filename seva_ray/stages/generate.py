@@ -24,9 +24,10 @@ from seva_ray.augmentations import CONTROLS, parse_view, temperature_of, undrawn
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
+from seva_ray.core.node_cache import local_directory
 from seva_ray.core.records import Response
 from seva_ray.core.shards import read_each
-from seva_ray.core.storage import local_directory, names_in, read_table
+from seva_ray.core.storage import names_in, read_table
 from seva_ray.engines import Decoding, Engine, FakeEngine, TransformersEngine, VllmEngine
 from seva_ray.engines.units import UNITS_PER_CALL, Encoded, Unit, answer, encode
 from seva_ray.runtime import metrics
