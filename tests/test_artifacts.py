@@ -14,13 +14,13 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from seva_ray.core import artifacts, fingerprints
+from seva_ray.core import artifacts, fingerprints, node_cache
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.core.fingerprints import execution, fingerprint_of, identity
+from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import (
     contents,
-    local_directory,
     read_bytes,
     read_table,
     remove,
@@ -208,6 +208,7 @@ def test_a_remote_directory_is_not_fetched_a_second_time(tiny_disk, memory):
     """A second copy would not fit."""
     write_bytes(f"{memory}/model/weights", bytes(40_000))
     assert local_directory(f"{memory}/model", str(tiny_disk)) == local_directory(f"{memory}/model", str(tiny_disk))
+    node_cache.release()
 
 
 def test_a_remote_directory_that_is_not_there_is_one_line(tmp_path, memory):

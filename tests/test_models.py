@@ -9,7 +9,8 @@ import pytest
 
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import InputError
-from seva_ray.core.storage import local_directory, write_directory
+from seva_ray.core.node_cache import local_directory
+from seva_ray.core.storage import write_directory
 from seva_ray.vlm.models import model_at, model_of
 
 

@@ -11,10 +11,11 @@ from typing import ClassVar
 import pytest
 
 from prepare import PrepareJob, main
-from seva_ray.core.artifacts import Store
+from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import FingerprintMismatch, InputError
+from seva_ray.core.fingerprints import fingerprint_of, identity
 from seva_ray.core.records import Prompt
-from seva_ray.core.storage import write_bytes
+from seva_ray.core.storage import contents, write_bytes
 from seva_ray.runtime import cli as job
 from seva_ray.sources import Table, ToyWorld
 from seva_ray.stages.prepare import Prepare, prepare
@@ -47,10 +48,7 @@ def test_a_directory_whose_question_was_edited_is_another_recipe(store: Store, t
 
 def test_prompts_of_an_older_version_are_good_while_names_and_sizes_are_the_same(store: Store, tmp_path: Path):
     source = table_in(tmp_path / "data")
-    made = prepare(Prepare(), store, "x", source)
-    for name in ("recipe.json", "record.json"):
-        file = Path(made.path(name))
-        file.write_text(file.read_text().replace(made.recipe["config"]["contents"], DIGEST_OF_OLD))
+    made_before(store, "x", source, {"contents": DIGEST_OF_OLD})
     again = prepare(Prepare(), store, "x", source)
     assert again.complete
     assert again.recipe["config"]["contents"] == DIGEST_OF_OLD
@@ -64,6 +62,125 @@ def test_contents_of_a_directory_that_moved_are_the_same(store: Store, tmp_path:
     moved = Table(path=str(tmp_path / "moved"), image_root=str(tmp_path / "moved"))
     again = prepare(Prepare(), store, "y", moved)
     assert again.recipe["config"]["contents"] == made.recipe["config"]["contents"]
+
+
+def made_before(store: Store, name: str, source: Table, contents: dict[str, str]) -> Artifact:
+    """Prompts as older versions wrote them, with the places of files in the recipe."""
+    made = prepare(Prepare(), store, name, source)
+    config = identity({"prepare": Prepare(), "source": source}, places=True) | contents
+    recipe = {"config": config, "inputs": {}}
+    counts = {key: value for key, value in made.counts.items() if key != "images"}
+    record = {**(made.record or {}), "recipe": recipe, "fingerprint": fingerprint_of(recipe), "counts": counts}
+    record.pop("former", None)
+    for file, data in (("recipe.json", recipe), ("record.json", record)):
+        Path(made.path(file)).write_text(json.dumps(data, indent=1) + "\n")
+    return store.find(f"prompts/{name}")
+
+
+# Files that moved
+
+
+def moved(source: Table, to: Path) -> Table:
+    """The same source with equal copies of its files at another place."""
+    shutil.copytree(Path(source.path).parent, to)
+    return Table(path=str(to / Path(source.path).name), image_root=str(to / "images"))
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Table:
+    """One file of three questions, and images beside it, of which one is missing."""
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    for name in "ab":
+        (tmp_path / "data" / "images" / f"{name}.png").write_bytes(b"image " + name.encode())
+    rows = [{"question": f"Is it {name}?", "image": f"{name}.png"} for name in "abc"]
+    (tmp_path / "data" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Table(path=str(tmp_path / "data" / "rows.jsonl"), image_root=str(tmp_path / "data" / "images"))
+
+
+def test_a_source_with_images_that_moved_is_the_same_recipe_and_its_images_are_found(
+    store: Store, tmp_path: Path, table: Table, capsys: pytest.CaptureFixture[str]
+):
+    made = prepare(Prepare(), store, "x", table)
+    there = moved(table, tmp_path / "there")
+    assert prepare(Prepare(), store, "y", there).fingerprint == made.fingerprint
+    shutil.rmtree(tmp_path / "data")
+    again = prepare(Prepare(), store, "x", there)
+    assert (again.fingerprint, again.finished) == (made.fingerprint, made.finished)
+    assert capsys.readouterr().err.splitlines()[-1] == f"prepare x: its images have moved to {there.image_root}"
+    assert store.find("prompts/x").counts["image_root"] == there.image_root
+    prepare(Prepare(), store, "x", there)
+    assert "moved" not in capsys.readouterr().err
+
+
+def test_a_source_whose_images_are_others_at_the_new_place_is_another_recipe(
+    store: Store, tmp_path: Path, table: Table
+):
+    prepare(Prepare(), store, "x", table)
+    there = moved(table, tmp_path / "there")
+    (tmp_path / "there" / "images" / "b.png").write_bytes(b"image B")
+    with pytest.raises(FingerprintMismatch, match=rf"image_root: {table.image_root} -> .*; b.png is another image"):
+        prepare(Prepare(), store, "x", there)
+    (tmp_path / "there" / "images" / "b.png").unlink()
+    with pytest.raises(FingerprintMismatch, match=r"b\.png is not readable there"):
+        prepare(Prepare(), store, "x", there)
+    assert prepare(Prepare(), store, "z", there).fingerprint != store.find("prompts/x").fingerprint
+    assert prepare(Prepare(), store, "x", table).complete
+
+
+def test_images_that_appear_later_leave_the_recipe_as_it_was(store: Store, tmp_path: Path, table: Table):
+    made = prepare(Prepare(), store, "x", table)
+    (tmp_path / "data" / "images" / "c.png").write_bytes(b"image c")
+    assert prepare(Prepare(), store, "x", table) == made
+
+
+def test_a_place_without_a_readable_image_is_in_the_recipe_itself(store: Store, tmp_path: Path, table: Table):
+    shutil.rmtree(tmp_path / "data" / "images")
+    (tmp_path / "data" / "images").mkdir()
+    made = prepare(Prepare(), store, "x", table)
+    assert made.recipe["config"]["image_root"] == table.image_root
+    with pytest.raises(FingerprintMismatch, match=r"config\.image_root"):
+        prepare(Prepare(), store, "x", moved(table, tmp_path / "there"))
+
+
+def test_prompts_of_an_older_version_are_good_at_a_new_place_while_the_images_can_be_compared(
+    store: Store, tmp_path: Path, table: Table
+):
+    old = made_before(store, "x", table, {"contents": contents(table.path)})
+    assert prepare(Prepare(), store, "x", table) == old
+    there = moved(table, tmp_path / "there")
+    (tmp_path / "there" / "images" / "a.png").write_bytes(b"image A")
+    with pytest.raises(FingerprintMismatch, match=r"a\.png is another image there"):
+        prepare(Prepare(), store, "x", there)
+    (tmp_path / "there" / "images" / "a.png").write_bytes(b"image a")
+    again = prepare(Prepare(), store, "x", there)
+    assert (again.fingerprint, again.counts["image_root"]) == (old.fingerprint, there.image_root)
+    shutil.rmtree(tmp_path / "there" / "images")
+    with pytest.raises(FingerprintMismatch, match=r"no image under .*/there/images can be read any more"):
+        prepare(Prepare(), store, "x", table)
+
+
+def test_a_directory_known_by_sizes_alone_is_good_at_its_old_place_only(store: Store, tmp_path: Path):
+    made_before(store, "x", table_in(tmp_path / "data"), {"contents": DIGEST_OF_OLD})
+    with pytest.raises(FingerprintMismatch, match=r"config\.contents"):
+        prepare(Prepare(), store, "x", table_in(tmp_path / "there"))
+
+
+def test_prompts_made_again_by_this_version_fit_what_an_older_one_made_from_them(store: Store, table: Table):
+    old = made_before(store, "x", table, {"contents": contents(table.path)})
+    store.open("responses/m/x/clean", config=1, inputs=[old]).finish({})
+    shutil.rmtree(old.uri)
+    made = prepare(Prepare(), store, "x", table)
+    for prompts in (made, store.find("prompts/x")):
+        assert prompts.fingerprint != old.fingerprint
+        assert store.open("responses/m/x/clean", config=1, inputs=[prompts]).complete
+
+
+def test_an_edited_file_at_a_new_place_is_another_recipe(store: Store, tmp_path: Path, table: Table):
+    prepare(Prepare(), store, "x", table)
+    there = moved(table, tmp_path / "there")
+    Path(there.path).write_text(Path(there.path).read_text().replace("Is it a?", "Is it A?"))
+    with pytest.raises(FingerprintMismatch, match=r"made by another recipe \(config\.contents: [^;]*\);"):
+        prepare(Prepare(), store, "x", there)
 
 
 # What failed

@@ -32,6 +32,18 @@ def test_every_artifact_of_the_first_version_is_found_complete_and_keeps_its_fin
     }
 
 
+def test_scores_of_the_first_version_are_found_where_the_benchmark_has_moved(tmp_path: Path):
+    for name, (recipe, _) in json.loads(GOLDEN.read_text()).items():
+        (tmp_path / name).mkdir(parents=True)
+        if name.startswith("scores/"):
+            recipe["config"] = json.loads(json.dumps(recipe["config"]).replace('"/data/', '"/before/'))
+        (tmp_path / name / "recipe.json").write_text(json.dumps(recipe))
+        (tmp_path / name / "record.json").write_text(json.dumps({"recipe": recipe, "counts": {}}))
+    found = [artifact for artifact in opened(Store(str(tmp_path))) if artifact.name.startswith("scores/")]
+    assert all(artifact.complete for artifact in found)
+    assert sum("/before/" in json.dumps(artifact.recipe) for artifact in found) == 16
+
+
 @dataclass(frozen=True, kw_only=True)
 class Filters:
     """As the first version had it, under its class's name of that time, and with more."""

@@ -12,7 +12,8 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from seva_ray.core.storage import contents, local_directory, names_and_sizes, read_bytes, write_new
+from seva_ray.core.node_cache import local_directory
+from seva_ray.core.storage import contents, names_and_sizes, read_bytes, write_new
 from tests.s3_server import s3_bucket
 
 Entry = dict[str, Any]

@@ -48,6 +48,7 @@ from seva_ray.benchmarks.files import (
 )
 from seva_ray.benchmarks.nouns import singular, words_in
 from seva_ray.core.errors import InputError
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt, Response
 
 GENERATIVE = "generative"
@@ -81,9 +82,9 @@ class AmberGenerative:
 
     kind: ClassVar[str] = "AmberGenerative"
 
-    path: str
+    path: str = place()
     """AMBER's folder `data`."""
-    image_root: str
+    image_root: str = place()
     """Folder of AMBER's images."""
     protocol: Literal["exact-words"] = "exact-words"
     """The way of asking and scoring. It is part of the recipe."""
@@ -146,9 +147,9 @@ class AmberDiscriminative(LabelledBenchmark[str]):
     kind: ClassVar[str] = "AmberDiscriminative"
     short_name: ClassVar[str] = "amber-discriminative"
 
-    path: str
+    path: str = place()
     """AMBER's folder `data`."""
-    image_root: str
+    image_root: str = place()
     """Folder of AMBER's images."""
     protocol: Literal["llava"] = "llava"
     """The way of asking and scoring. It is part of the recipe."""
@@ -196,13 +197,13 @@ class Objects:
     def of(cls, row: Mapping[str, Any], field: str, associated: Mapping[str, Sequence[str]], where: str) -> "Objects":
         objects = texts(items_at(row, field, where), f"{where}, {field}")
         place_of: dict[str, int] = {}
-        for place, name in enumerate(objects):
+        for number, name in enumerate(objects):
             if name not in associated:
                 raise InputError(f"{where}, {field}: {name!r} is not in relation.json")
             for word in associated[name]:
-                place_of.setdefault(word, place)
-        for place, name in enumerate(objects):
-            place_of.setdefault(name, place)
+                place_of.setdefault(word, number)
+        for number, name in enumerate(objects):
+            place_of.setdefault(name, number)
         return cls(num=len(objects), place_of=place_of)
 
 

@@ -32,6 +32,7 @@ from seva_ray.benchmarks.files import (
 )
 from seva_ray.benchmarks.nouns import singular, words_in
 from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt, Response
 from seva_ray.core.seeds import key_of
 
@@ -87,11 +88,11 @@ class Chair:
 
     kind: ClassVar[str] = "Chair"
 
-    path: str
+    path: str = place()
     """Folder with instances_val2014.json and captions_val2014.json."""
-    image_root: str
+    image_root: str = place()
     """Folder of the images of val2014."""
-    synonyms_path: str
+    synonyms_path: str = place()
     """The published tool's synonyms.txt."""
     num_images: int = 500
     """Number of images. A larger sample contains the smaller ones."""

@@ -18,6 +18,7 @@ from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion, accura
 from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
 from seva_ray.benchmarks.files import image_at, object_at, read_json, text_at
 from seva_ray.core.errors import InputError
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 
 
@@ -28,9 +29,9 @@ class Gqa(LabelledBenchmark[str]):
     kind: ClassVar[str] = "Gqa"
     short_name: ClassVar[str] = "gqa"
 
-    path: str
+    path: str = place()
     """testdev_balanced_questions.json."""
-    image_root: str
+    image_root: str = place()
     """Folder of GQA's images."""
     protocol: Literal["llava"] = "llava"
     """The way of asking and scoring. It is part of the recipe."""

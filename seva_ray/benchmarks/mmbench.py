@@ -29,6 +29,7 @@ from seva_ray.benchmarks.base import Tally, accuracies, percent, tally_of, text_
 from seva_ray.benchmarks.choices import LETTER_ANSWER, LETTERS, ask
 from seva_ray.benchmarks.files import adjacent, choice_at, read_file, settle_paths, text_at
 from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt, Response
 
 ROTATION = 1_000_000
@@ -81,7 +82,7 @@ class MMBench:
 
     kind: ClassVar[str] = "MMBench"
 
-    path: str
+    path: str = place()
     """The TSV file of a split with answers: dev."""
     language: Literal["en", "cn"] = "en"
     """Language of the file, and of the line that asks for a letter."""

@@ -21,6 +21,7 @@ from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion, Tally,
 from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
 from seva_ray.benchmarks.files import brief, read_text
 from seva_ray.core.errors import InputError
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt, Response
 from seva_ray.core.storage import locate
 
@@ -40,7 +41,7 @@ class Mme(LabelledBenchmark[str]):
     short_name: ClassVar[str] = "mme"
     paths: ClassVar[Sequence[str]] = ("path",)
 
-    path: str
+    path: str = place()
     """The folder MME_Benchmark_release_version."""
     protocol: Literal["llava"] = "llava"
     """The way of asking and scoring. It is part of the recipe."""

@@ -18,6 +18,7 @@ from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion
 from seva_ray.benchmarks.choices import SHORT_ANSWER
 from seva_ray.benchmarks.files import choice_at, id_at, image_at, read_json_lines, text_at, unique
 from seva_ray.core.errors import ConfigError
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 
 
@@ -28,9 +29,9 @@ class Pope(LabelledBenchmark[str]):
     kind: ClassVar[str] = "Pope"
     short_name: ClassVar[str] = "pope"
 
-    path: str
+    path: str = place()
     """Folder with coco_pope_random.json, coco_pope_popular.json and coco_pope_adversarial.json."""
-    image_root: str
+    image_root: str = place()
     """Folder or URI of the images. The label files name images relative to it."""
     protocol: Literal["seva", "llava"] = "seva"
     """`seva` asks only the question; `llava` adds a line that requests a single word or phrase."""

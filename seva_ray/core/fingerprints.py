@@ -20,8 +20,18 @@ def execution(default: Any) -> Any:
     return dataclasses.field(default=default, metadata=EXECUTION)
 
 
-def identity(value: Any) -> Any:
-    """`value` as JSON data, without the execution fields of dataclasses: what its results depend on.
+PLACE = {"place": True}
+"""Metadata of a config field that says where files lie. The recipe names their contents instead."""
+
+
+def place(default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field that is a path or URI of files whose contents the recipe, or one of its inputs, names."""
+    return dataclasses.field(default=default, metadata=PLACE)
+
+
+def identity(value: Any, places: bool = False) -> Any:
+    """`value` as JSON data, without the execution fields of dataclasses: what its results depend on. The places of
+    files are left out too, unless `places` is true: older versions wrote them into recipes.
 
     A dataclass is named by its constant `kind`, so that its class may be renamed. A field that is not in FIRST is left
     out while it has its default: a class that gets a new field, with a default that changes nothing, makes the same
@@ -38,15 +48,31 @@ def identity(value: Any) -> Any:
         fields = [field for field in dataclasses.fields(value) if not field.metadata.get("execution")]
         now = {field.name: getattr(value, field.name) for field in fields}
         usual = {field.name: default_of(field) for field in fields}
-        written = {name: identity(item) for name, item in now.items() if name in first or item != usual[name]}
-        return {"kind": kind} | {name: default for name, default in first.items() if name not in now} | written
+        written = {name: identity(item, places) for name, item in now.items() if name in first or item != usual[name]}
+        found = {"kind": kind} | {name: default for name, default in first.items() if name not in now} | written
+        return found if places else {name: item for name, item in found.items() if name not in places_of(value)}
     if isinstance(value, Mapping):
-        return {str(key): identity(item) for key, item in value.items()}
+        return {str(key): identity(item, places) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [identity(item) for item in value]
+        return [identity(item, places) for item in value]
     if (value is None or isinstance(value, (bool, int, float, str))) and value == value:  # NaN would never be equal
         return value
     raise TypeError(f"{value!r} of type {type(value).__name__} cannot be part of a fingerprint")
+
+
+def places_of(value: Any) -> set[str]:
+    """Names of a dataclass's fields that are places."""
+    return {field.name for field in dataclasses.fields(value) if field.metadata.get("place")}
+
+
+def without_places(found: Any, value: Any) -> Any:
+    """The JSON data in a recipe, without the places of files. `value` is what `identity` would make such data of."""
+    if dataclasses.is_dataclass(value) and isinstance(found, Mapping):
+        kept = {name: item for name, item in found.items() if name not in places_of(value)}
+        return {name: without_places(item, getattr(value, name, None)) for name, item in kept.items()}
+    if isinstance(value, Mapping) and isinstance(found, Mapping):
+        return {name: without_places(item, value.get(name)) for name, item in found.items()}
+    return found
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:

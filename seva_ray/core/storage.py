@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -11,7 +10,6 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -19,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import fingerprint_of
 
 NUM_READERS = 16
@@ -196,38 +193,6 @@ def fetch_directory(uri: str, directory: str) -> None:
     """Copy a local or remote directory to the local path `directory`."""
     filesystem, path = locate(uri)
     filesystem.get(path.rstrip("/") + "/", directory, recursive=True)
-
-
-def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
-    """The directory itself if it is local, otherwise a copy on this machine. A node's encoding tasks and engines all
-    start together; one of them makes the copy, and the others wait for it.
-
-    Raises: InputError if the remote directory does not exist.
-    """
-    filesystem, path = locate(uri)
-    if isinstance(filesystem, LocalFileSystem):
-        return path
-    found = filesystem.find(path, detail=True)
-    if not found:
-        raise InputError(f"{uri}: no such directory")
-    listing = {name: [item["size"], tag_of(item, (*TAGS, *TIMES))] for name, item in found.items()}
-    copies = Path(cache).expanduser()
-    # Without tags, only the contents show whether a copy is up to date: they are fetched each time, but kept once.
-    tagged = all(tag is not None for _, tag in listing.values())
-    target = copies / fingerprint_of({"uri": uri, "files": listing}) if tagged else None
-    if target is None or not target.exists():
-        copies.mkdir(parents=True, exist_ok=True)
-        with open(copies / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the lock ends with the process
-            if target is None or not target.exists():
-                part = copies / f"{uuid.uuid4().hex}.part"
-                filesystem.get(path.rstrip("/") + "/", str(part), recursive=True)
-                target = target or copies / fingerprint_of({"uri": uri, "contents": contents(str(part))})
-                if target.exists():
-                    shutil.rmtree(part)
-                else:
-                    part.rename(target)
-    return str(target)
 
 
 TAGS = ("md5Hash", "ETag", "etag", "generation", "version_id", "blob_id", "sha")

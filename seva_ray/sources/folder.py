@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import absolute
 from seva_ray.sources.base import check_names, checked, locate
@@ -20,7 +21,7 @@ class Folder:
 
     kind: ClassVar[str] = "Folder"
 
-    path: str
+    path: str = place()
     """The folder of images: a local directory or an fsspec URI. Files and folders whose names begin with a dot are left
     out."""
     questions: tuple[str, ...] = ("Describe this image in detail.",)

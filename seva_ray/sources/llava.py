@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 from seva_ray.core.seeds import generator, key_of
 from seva_ray.core.storage import absolute
@@ -34,9 +35,9 @@ class LlavaJson:
 
     kind: ClassVar[str] = "LlavaJson"
 
-    path: str
+    path: str = place()
     """The JSON file: a local path or an fsspec URI."""
-    image_root: str
+    image_root: str = place()
     """The directory or fsspec URI that holds `ocr_vqa/`, `textvqa/`, ... Paths in the file start from it."""
     counts: dict[str, int] = field(
         default_factory=lambda: {"ocr_vqa": 4000, "textvqa": 8000, "gqa": 0, "vg": 0, "coco": 0}

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seva_ray.core.errors import InputError
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import absolute
 from seva_ray.sources.base import PLACEHOLDER, check_directory, check_names, checked, failed, locate
@@ -31,9 +32,9 @@ class Table:
 
     kind: ClassVar[str] = "Table"
 
-    path: str
+    path: str = place()
     """A .parquet or .jsonl file, or a directory of them (sorted by name, with sub-directories): local or fsspec URI."""
-    image_root: str | None = None
+    image_root: str | None = place(None)
     """The local directory or fsspec URI that image paths are relative to. It is not needed if the table holds bytes."""
     question_column: str = "question"
     """Column of the question's text. The placeholder <image> and white space around the text are removed."""

@@ -10,7 +10,8 @@ import ray
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
-from seva_ray.core.storage import exists, local_directory, write_directory
+from seva_ray.core.node_cache import local_directory
+from seva_ray.core.storage import exists, write_directory
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import log_relay, say
 from seva_ray.runtime.resources import TASK, Need, check_places
@@ -73,6 +74,19 @@ def make_toy(store: Store, model: str, recipe: ToyRecipe, relay: Any) -> None:
     starting_model(store, model, recipe, report=lambda line: relay.send.remote(f"{model}: {line}"))
 
 
+def as_named_before(store: Store, model: Model) -> Model:
+    """The model by its own name, unless this root has responses only of another name with the same files: then a
+    directory was renamed, and the model keeps its first name, so that those responses are found."""
+    if exists(store.uri(f"responses/{model.name}")):
+        return model
+    names = {name.split("/")[1]: name for name in store.names("responses")}
+    for former, name in names.items():
+        if store.find(name).recipe["config"].get("model") == model.fingerprint:
+            say(f"model {model.name}: has the same files as {former}, and its results are stored under that name")
+            return replace(model, name=former)
+    return model
+
+
 def of_seed(recipe: ToyRecipe, model: str) -> ToyRecipe:
     """The recipe of the toy base `model`."""
     _, _, seed = model.partition("-")
@@ -88,7 +102,7 @@ def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable
     if is_policy(model):
         return model_of(store.find(model))
     if not is_toy(model):
-        return model_at(model)
+        return as_named_before(store, model_at(model))
     recipe = of_seed(recipe, model)
     artifact = open_toy(store, recipe)
     if not artifact.complete:

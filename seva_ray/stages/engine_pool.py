@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from seva_ray.core.storage import local_directory
+from seva_ray.core.node_cache import local_directory
 from seva_ray.engines import Decoding, Engine
 from seva_ray.engines.config import Generate
 from seva_ray.engines.units import UNITS_PER_CALL, Encoded, Unit, answer, encode

@@ -20,7 +20,8 @@ import ray
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError
-from seva_ray.core.storage import local_directory, names_in, read_bytes, write_bytes
+from seva_ray.core.node_cache import local_directory
+from seva_ray.core.storage import names_in, read_bytes, write_bytes
 from seva_ray.runtime.cli import users_line
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import say

@@ -1,21 +1,24 @@
 """prepare: the prompts of a source or benchmark -> the artifact `prompts/<name>`, in shards of PROMPT_SCHEMA rows."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.fingerprints import fingerprint_of
 from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
 from seva_ray.core.storage import contents, exists, is_directory, names_and_sizes, write_table
 from seva_ray.runtime import metrics
 from seva_ray.runtime.progress import say
+from seva_ray.stages.image_digests import check_moved, digests, sample_of
 
 
 class HasPrompts(Protocol):
-    """A source or a benchmark. The contents of the files in its fields `path` and `..._path` are part of the recipe."""
+    """A source or a benchmark. The recipe has the contents of the files in its fields `path` and `..._path`, and of a
+    sample of the images."""
 
     @property
     def image_root(self) -> str | None: ...
@@ -47,12 +50,17 @@ def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Art
     Raises: InputError if the source has no usable prompt.
     """
     recipe = {"prepare": config, "source": source}
-    new, older = digests_of(source)
-    artifact = store.open(f"prompts/{name}", config=recipe | new, older=recipe | older)
+    new, by_size = digests_of(source)
+    older = [recipe | new, recipe | by_size]
+    if record := store.record(f"prompts/{name}"):
+        named = {"images", "image_root"} & record["recipe"]["config"].keys()  # older versions named no images
+        known = record["counts"]["images"] if named else None
+    else:
+        known = digests_of_images(source)
+    images = {} if known is None else images_in_recipe(source, known)
+    artifact = store.open(f"prompts/{name}", config=recipe | new | images, older=older)
     if artifact.complete:
-        if artifact.counts.get("num_failed") == artifact.counts["num_prompts"]:  # older versions allowed this
-            raise InputError(f"{artifact.name}: none of its prompts can be used; remove {artifact.uri}")
-        return metrics.reused(artifact)
+        return metrics.reused(reusable(artifact, source))
     shards = batches(source.prompts(), config.shard_size)
     first = next(shards, None)
     if first is None:
@@ -63,7 +71,22 @@ def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Art
     except BaseException:  # this includes an interrupt; the next try starts again with the first prompt
         artifact.discard()
         raise
-    return artifact.finish(counts | {"image_root": source.image_root})
+    found = {"image_root": source.image_root} if known is None else {"image_root": source.image_root, "images": known}
+    return artifact.finish(counts | found)
+
+
+def reusable(artifact: Artifact, source: HasPrompts) -> Artifact:
+    """Complete prompts, with the place where their images are now. Raises: InputError if none of them can be used;
+    FingerprintMismatch if the images have moved and are not the same ones."""
+    counts = artifact.counts
+    if counts.get("num_failed") == counts["num_prompts"]:  # older versions allowed this
+        raise InputError(f"{artifact.name}: none of its prompts can be used; remove {artifact.uri}")
+    if counts.get("image_root") == source.image_root:
+        return artifact
+    if counts["image_root"] and source.image_root and has_images_elsewhere(source):
+        check_moved(artifact, source.image_root)
+    say(f"prepare {artifact.name.removeprefix('prompts/')}: its images have moved to {source.image_root}")
+    return artifact.with_counts(image_root=source.image_root)
 
 
 def write_shards(name: str, artifact: Artifact, shards: Iterable[list[Prompt]]) -> dict[str, int]:
@@ -95,6 +118,26 @@ def digests_of(source: HasPrompts) -> tuple[dict[str, Any], dict[str, Any]]:
     uris |= {f"contents of {field}": uri for field in others if (uri := getattr(source, field))}
     new = {"contents": path and exists(path)} | {key: contents(uri) for key, uri in uris.items()}
     return new, new | {key: names_and_sizes(uri) for key, uri in uris.items() if is_directory(uri)}
+
+
+def has_images_elsewhere(source: HasPrompts) -> bool:
+    """Whether the images lie outside the files whose contents are in the recipe."""
+    path: str = getattr(source, "path", None) or ""
+    return bool(path and source.image_root) and not f"{source.image_root}/".startswith(f"{path.rstrip('/')}/")
+
+
+def digests_of_images(source: HasPrompts) -> dict[str, str] | None:
+    """The digests of a sample of the source's images; None if its other contents name them. The source is read for it
+    once more, without its images."""
+    if not has_images_elsewhere(source):
+        return None
+    assert source.image_root is not None
+    return digests(source.image_root, sample_of(prompt.image_path for prompt in source.prompts()))
+
+
+def images_in_recipe(source: HasPrompts, known: Mapping[str, str]) -> dict[str, Any]:
+    """The images in the recipe: by their digests, or by their place if no image in the sample could be read."""
+    return {"images": fingerprint_of(known)} if known else {"image_root": source.image_root}
 
 
 def batches(rows: Iterator[Prompt], size: int) -> Iterator[list[Prompt]]:

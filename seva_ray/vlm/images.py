@@ -60,7 +60,7 @@ def load_image(
     max_bytes = 4 * max_pixels + METADATA_BYTES
     if data is None:
         try:
-            data = _read(path, image_root, max_bytes)
+            data = read_image(path, image_root, max_bytes)
         except (ConnectionError, TimeoutError):
             raise
         except (OSError, ValueError, ImportError) as error:  # ImportError: the URI scheme is not installed
@@ -123,8 +123,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _read(path: str | None, image_root: str | None, max_bytes: int) -> bytes:
-    """The first `max_bytes` + 1 bytes of the file `path` under `image_root`."""
+def read_image(path: str | None, image_root: str | None, max_bytes: int) -> bytes:
+    """The first `max_bytes` + 1 bytes of the file `path` under `image_root`. Raises: InputError, OSError."""
     if path is None:
         raise InputError("the row has neither a path nor bytes")
     if not image_root:

@@ -9,7 +9,7 @@ from typing import Any
 
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.fingerprints import fingerprint_of
-from seva_ray.core.storage import local_directory
+from seva_ray.core.node_cache import local_directory
 from seva_ray.vlm.families import check_served
 
 READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")

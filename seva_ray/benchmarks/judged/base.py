@@ -14,6 +14,7 @@ import numpy as np
 
 from seva_ray.benchmarks.files import adjacent, settle_paths
 from seva_ray.benchmarks.judged.judgement import JudgePrompt, Marks
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 
 OWN_PROMPT = "own-prompt"
@@ -91,7 +92,7 @@ class PublishedFolder(ABC):
 
     protocol: ClassVar[str] = OWN_PROMPT
 
-    path: str
+    path: str = place()
     """The published folder."""
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ from seva_ray.benchmarks.files import (
 from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, judge_text
 from seva_ray.benchmarks.judged.judgement import JudgePrompt, Marks
 from seva_ray.core.errors import InputError
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 
 QUESTION = "Describe this image in detail."
@@ -73,9 +74,9 @@ class Shr:
     instructions: ClassVar[str] = INSTRUCTIONS
     count_names: ClassVar[Sequence[str]] = ("images", "sentences", "words", *LABELS)
 
-    path: str
+    path: str = place()
     """Folder of SHR."""
-    image_root: str
+    image_root: str = place()
     """Folder of Visual Genome."""
 
     def __post_init__(self) -> None:

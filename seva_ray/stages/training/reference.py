@@ -14,8 +14,9 @@ import ray
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError
+from seva_ray.core.node_cache import local_directory
 from seva_ray.core.shards import read_each, shards_in
-from seva_ray.core.storage import local_directory, names_in, read_table, write_table
+from seva_ray.core.storage import names_in, read_table, write_table
 from seva_ray.dpo.config import Train, num_response_tokens
 from seva_ray.engines.units import PAIRS_PER_UNIT
 from seva_ray.pairs.files import lineage

@@ -55,9 +55,9 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
     A policy whose training diverged (nan or infinite numbers) stays incomplete; see `stop_if_diverged`.
     """
     policies = [training.open(store) for training in trainings]
-    for policy in policies:
+    for place, policy in enumerate(policies):
         if policy.complete:
-            metrics.reused(policy)
+            policies[place] = metrics.reused(with_start(policy, trainings[place].model))
     missing = [place for place, policy in enumerate(policies) if not policy.complete]
     if missing:
         join()
@@ -79,6 +79,11 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
             if not exists(policies[place].path(DIVERGED)):
                 policies[place] = policies[place].finish(counts_of(trainings[place], job))
     return policies
+
+
+def with_start(policy: Artifact, start: Model) -> Artifact:
+    """The policy, whose record says where its starting model is now: reports and later stages read it there."""
+    return policy if policy.counts["start"] == asdict(start) else policy.with_counts(start=asdict(start))
 
 
 def has_checkpoint(policy: Artifact) -> bool:

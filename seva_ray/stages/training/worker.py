@@ -16,7 +16,8 @@ import pyarrow as pa
 import ray
 
 from seva_ray.core.durations import duration
-from seva_ray.core.storage import exists, is_local, local_directory, write_bytes, write_directory
+from seva_ray.core.node_cache import local_directory
+from seva_ray.core.storage import exists, is_local, write_bytes, write_directory
 from seva_ray.dpo.config import Train, deepspeed_config
 from seva_ray.dpo.policy import export, freeze_all_but_language, load_model, load_policy
 from seva_ray.private.accelerate import forget_trainer
