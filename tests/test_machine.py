@@ -46,7 +46,9 @@ def said(code: str, environment: Mapping[str, str]) -> tuple[object, list[str]]:
 
 
 @on_cpu_torch
-@pytest.mark.parametrize("number", [1, 2, 8])
+@pytest.mark.parametrize(
+    "number", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 8]
+)
 def test_gpus_that_torch_cannot_use_are_not_counted_and_a_line_says_why(number: int, tmp_path: Path):
     found, lines = said(RAY_ALONE_AND_JOINED, listing_gpus(number, tmp_path))
     assert found == [number, True, 0, False]

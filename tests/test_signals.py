@@ -41,7 +41,7 @@ ONCE = pytest.mark.slow  # one signal at each place, and one place for each sign
 @pytest.mark.parametrize(
     ("number", "train_s", "line", "status"),
     [
-        pytest.param(signal.SIGINT, 120, "interrupted", 130, id="SIGINT in training"),
+        pytest.param(signal.SIGINT, 120, "interrupted", 130, id="SIGINT in training", marks=ONCE),
         pytest.param(signal.SIGINT, 0, "interrupted", 130, id="SIGINT after it"),
         pytest.param(signal.SIGTERM, 120, "stopped by SIGTERM", 143, id="SIGTERM in training"),
         pytest.param(signal.SIGTERM, 0, "stopped by SIGTERM", 143, id="SIGTERM after it", marks=ONCE),
