@@ -19,7 +19,7 @@ from seva_ray.core.durations import duration
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import exists, is_local, write_bytes, write_directory
 from seva_ray.dpo.config import Train, deepspeed_config
-from seva_ray.dpo.policy import export, freeze_all_but_language, load_model, load_policy
+from seva_ray.dpo.policy import export, freeze_all_but_language, load_model, load_policy, without_image_gradients
 from seva_ray.private.accelerate import forget_trainer
 from seva_ray.private.deepspeed import skip_compiled_collectives
 from seva_ray.private.transformers import forget_deepspeed
@@ -82,6 +82,7 @@ def do(job: Job) -> None:
         curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
         os.environ["TENSORBOARD_LOGGING_DIR"] = curves
         callback, model = reporter(job), load_model(directory, config.dtype)
+        without_image_gradients(model)
         if config.full:
             freeze_all_but_language(model)
         trainer = trainer_of(job, model, encoder, scratch, callback)
@@ -91,7 +92,7 @@ def do(job: Job) -> None:
                 write_bytes(f"{job.policy_uri}/{DIVERGED}", callback.diverged.encode())
             await_uploads()
             return
-        merged = save_whole(trainer, encoder) if config.full else merge(trainer, directory, encoder, config.dtype)
+        merged = save_whole(trainer, encoder) if config.full else save_merged(trainer, directory, encoder)
         if rank == 0:
             write_directory(f"{job.policy_uri}/model", merged)
             if not config.full:
@@ -167,14 +168,14 @@ def await_uploads() -> None:
     ray.train.get_all_reported_checkpoints(ray.train.CheckpointConsistencyMode.COMMITTED)
 
 
-def merge(trainer: Any, directory: str, encoder: Encoder, dtype: str) -> str:
-    """Rank 0 writes the merged policy; return its directory. Every worker must call this, because under ZeRO-3 each
-    holds a part of the weights."""
+def save_merged(trainer: Any, directory: str, encoder: Encoder) -> str:
+    """Rank 0 writes the merged policy, in the starting model's own dtype; return its directory. Every worker must call
+    this, because under ZeRO-3 each holds a part of the weights."""
     adapter, merged = (os.path.join(trainer.args.output_dir, name) for name in ("adapter", "merged"))
     trainer.save_model(adapter)
     if trainer.is_world_process_zero():
         forget_deepspeed()  # otherwise the starting model would be loaded in parts under ZeRO-3
-        export(load_policy(directory, adapter, dtype), encoder, merged)
+        export(load_policy(directory, adapter), encoder, merged, trainer.args.device)
         for file in Path(adapter).iterdir():
             if file.name not in ("adapter_config.json", "adapter_model.safetensors"):
                 file.unlink()  # one of these files is a pickle of the trainer's arguments
