@@ -24,6 +24,7 @@ from seva_ray.private.accelerate import forget_trainer
 from seva_ray.private.deepspeed import skip_compiled_collectives
 from seva_ray.private.transformers import forget_deepspeed
 from seva_ray.runtime import metrics
+from seva_ray.stages.training.failures import explained
 from seva_ray.stages.training.reference import Reading
 from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator
 from seva_ray.vlm.encoding import Encoder
@@ -57,7 +58,11 @@ def work(loop_config: dict[str, Any]) -> None:
     """The work of one worker: one job after the other, without those that an earlier group has finished."""
     for job in ray.get(loop_config["jobs"]):
         if not any(exists(f"{job.policy_uri}/{name}") for name in (LOG, DIVERGED)):
-            do(job)
+            reports = reporter(job)
+            try:
+                do(job, reports)
+            except Exception as error:
+                raise explained(error, job.config.trackers, reports.stepped) from None
             forget()
 
 
@@ -68,8 +73,8 @@ def forget() -> None:
     gc.collect()
 
 
-def do(job: Job) -> None:
-    """Run the trainer for one job. Rank 0 writes the merged model and the log."""
+def do(job: Job, callback: Any) -> None:
+    """Run the trainer for one job, with a `reporter`. Rank 0 writes the merged model and the log."""
     import ray.train
     import torch
 
@@ -81,7 +86,7 @@ def do(job: Job) -> None:
     with tempfile.TemporaryDirectory(prefix="seva-train-") as scratch:
         curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
         os.environ["TENSORBOARD_LOGGING_DIR"] = curves
-        callback, model = reporter(job), load_model(directory, config.dtype)
+        model = load_model(directory, config.dtype)
         without_image_gradients(model)
         if config.full:
             freeze_all_but_language(model)
@@ -201,6 +206,8 @@ def reporter(job: Job) -> Any:
         started = 0.0
         first_step = 0
         diverged = ""
+        stepped = False
+        """Whether a step was trained."""
         noticed = False
         saved: float | None = None
 
@@ -210,6 +217,7 @@ def reporter(job: Job) -> Any:
                 job.relay.send.remote(f"train: resumed at step {state.global_step}/{state.max_steps}")
 
         def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            self.stepped = True
             if not self.noticed and ray.train.get_preemption_info() is not None:  # a node will soon be taken away
                 self.noticed = control.should_save = True
 
