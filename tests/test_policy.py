@@ -14,7 +14,8 @@ from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaCon
 from seva_ray.core.errors import ConfigError
 from seva_ray.dpo.policy import Lora, export, load_model, load_policy, merge, without_image_gradients
 from seva_ray.toy.model import build
-from seva_ray.vlm.encoding import Encoder, check_model
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.model_files import check_model
 from seva_ray.vlm.models import model_at
 
 
