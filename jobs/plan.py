@@ -34,7 +34,7 @@ from seva_ray.stages.prepare import Prepare
 from seva_ray.stages.probe import Probe, probe
 from seva_ray.stages.remaining_work import Run, remaining
 from seva_ray.stages.training.worker import LOG
-from seva_ray.vlm.models import Model
+from seva_ray.vlm.models import Model, found
 
 Settings = TypeVar("Settings", Rates, Sizes)
 
@@ -100,7 +100,7 @@ class PlanJob(ModelJob):
 def main(config: PlanJob) -> None:
     store = Store(config.root)
     prices = read_prices(config.prices) if config.prices else None
-    if exists(config.model):
+    if found(config.model):
         check_start(store, config.model)
     prompts = prepared(config, store)
     measured = probed(config, store, prompts) | stepped(config, store)
@@ -162,7 +162,7 @@ def present(config: PlanJob, store: Store) -> Model | None:
     if is_toy(config.model):
         there = open_toy(store, of_seed(config.toy, config.model)).complete
     else:
-        there = is_policy(config.model) or exists(config.model)
+        there = is_policy(config.model) or found(config.model) is not None
     return starting_model(store, config.model, config.toy) if there else None
 
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from seva_ray.core.errors import InputError
-from seva_ray.vlm.encoding import VICUNA_V1, Encoder, check_model
+from seva_ray.vlm.encoding import VICUNA_V1, Encoder
+from seva_ray.vlm.model_files import check_model
 from tests.processors import chatml_style, llama_style
 
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])

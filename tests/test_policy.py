@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from seva_ray.core.errors import ConfigError
-from seva_ray.dpo.policy import Lora, export, load_model, load_policy
+from seva_ray.dpo.policy import Lora, export, load_model, load_policy, merge, without_image_gradients
 from seva_ray.toy.model import build
-from seva_ray.vlm.encoding import Encoder, check_model
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.model_files import check_model
 from seva_ray.vlm.models import model_at
 
 
@@ -137,6 +138,52 @@ def test_the_export_has_the_starting_models_names_and_changes_only_adapted_weigh
     assert len(changed) == 7 * 3
     assert all(name.startswith("language_model.model.layers.") for name in changed)
     assert all(after[name].dtype == before[name].dtype for name in before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_stored_in_half_precision_is_merged_in_float32_and_rounded_once(exported, toy_model, tmp_path, dtype):
+    start = shutil.copytree(toy_model, tmp_path / "start")
+    load_model(toy_model, "float32").to(dtype).save_pretrained(start)
+    adapter = exported[0].with_name("adapter")
+    merge(load_policy(str(start), str(adapter))).save_pretrained(tmp_path / "merged")
+    before, after, updates = weights(start), weights(tmp_path / "merged"), weights(adapter)
+    assert {weight.dtype for weight in after.values()} == {dtype}
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(changed) == len(updates) / 2 == 7 * 3
+    twice = 0
+    for name in changed:
+        inner = name.removeprefix("language_model.model.").removesuffix(".weight")
+        a, b = (updates[f"base_model.model.model.language_model.{inner}.lora_{side}.weight"] for side in "AB")
+        assert torch.equal(after[name], (before[name].float() + 8 / 4 * (b @ a)).to(dtype))
+        twice += int((after[name] != before[name] + (8 / 4 * (b @ a)).to(dtype)).sum())
+    assert twice, "to round the update as well would make no difference here: nothing is tested"
+
+
+def test_image_features_are_computed_without_gradients_and_the_adapters_gradients_are_the_same(toy_model):
+    encoder = Encoder(toy_model)
+    inputs = {
+        "input_ids": torch.tensor([encoder.expand(encoder.prompt_ids("how many objects are there ?"))]),
+        "pixel_values": torch.from_numpy(encoder.pixels(Image.new("RGB", (48, 48), (200, 30, 30))))[None],
+    }
+    found = {}
+    for without in (False, True):
+        model = load_model(toy_model, "float32")
+        if without:
+            without_image_gradients(model)
+        torch.manual_seed(0)
+        policy = adapted(model, Lora(rank=4, alpha=8))
+        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
+        policy.enable_input_require_grads()
+        graph = []
+        tower = model.model.vision_tower
+        tower.register_forward_hook(lambda module, given, out, graph=graph: graph.append(out[0].requires_grad))
+        policy.train()(**inputs).logits.float().log_softmax(-1)[0, -1, 7].backward()
+        gradients = {name: weight.grad for name, weight in policy.named_parameters() if weight.requires_grad}
+        found[without] = graph, gradients
+    (in_graph, before), (without_graph, after) = found[False], found[True]
+    assert (in_graph, without_graph) == ([True], [False])
+    assert any(gradient.abs().max() > 0 for gradient in after.values())
+    assert all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_the_export_is_a_model_that_any_stage_reads(exported, toy_model):

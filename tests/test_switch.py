@@ -1,6 +1,7 @@
 """One pool of engines answers for several models: each as if it had been loaded alone."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +9,7 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.storage import read_table
 from seva_ray.engines import Decoding, Engine, TransformersEngine, VllmEngine
 from seva_ray.engines.config import Generate
+from seva_ray.private.vllm import load_weights
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import generate, generate_all
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
@@ -55,6 +57,13 @@ def test_engines_that_take_the_weights_of_one_model_after_the_other_answer_as_if
     draws = [tokens(prompts, artifact) for artifact in (together[5], together[7])]
     assert tokens(prompts, drawn) == draws[0] != draws[1], "a draw does not depend on what is answered beside it"
     assert other not in draws
+
+
+def test_an_engine_whose_prefix_cache_still_holds_what_the_old_weights_computed_does_not_go_on():
+    """vLLM refuses to clear it while a request holds a part of it, and says so only by what it returns."""
+    llm = SimpleNamespace(collective_rpc=lambda *_, **__: None, reset_prefix_cache=lambda: False)
+    with pytest.raises(RuntimeError, match="prefix cache"):
+        load_weights(llm, "other")
 
 
 def test_models_of_another_architecture_are_told_apart_whatever_their_names_and_versions(

@@ -150,13 +150,16 @@ def test_training_that_diverges_ends_in_one_line_with_its_step_and_no_model(run:
     assert not exists(run.store.uri("policies/wild/record.json"))
 
 
-def test_training_that_fails_before_its_first_checkpoint_leaves_the_name_free(run: SmallRun, tmp_path: Path):
+def test_training_that_fails_before_its_first_step_is_not_tried_again_and_leaves_the_name_free(
+    run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     shutil.copytree(run.model.directory, tmp_path / "model")
     model = replace(run.model, directory=str(tmp_path / "model"))
     reference(CONFIG, run.store, model, run.pairs)
     (tmp_path / "model" / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(Exception, match="header"):
-        train(replace(CONFIG, max_failures=0), run.store, "broken", model, run.pairs)
+        train(CONFIG, run.store, "broken", model, run.pairs)
+    assert "starting again" not in capsys.readouterr().err
     assert not exists(run.store.uri("policies/broken"))
 
 

@@ -229,6 +229,7 @@ def deepspeed_config(config: Train) -> dict[str, Any] | None:
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,  # otherwise offload needs an optimiser that takes minutes to compile
         "bf16": {"enabled": "auto"},
+        "data_types": {"grad_accum_dtype": "fp32"},  # the default is the weights' dtype: sums of 64 bfloat16 gradients
         "train_batch_size": "auto",
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",

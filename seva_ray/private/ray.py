@@ -170,6 +170,22 @@ def start_callback(notice: Callable[[bool, BaseException | None], None]) -> Any:
     return StartCallback()
 
 
+def restart_callback(notice: Callable[[BaseException, Mapping[int, BaseException]], None]) -> Any:
+    """A callback for Ray Train's `RunConfig` that calls `notice(error, failures)` in the controller's process before a
+    group of workers starts again. `failures`: the error of each worker that failed, by its rank. What `notice` raises
+    ends the run. Ray's public settings say only how often to try again, whatever the error."""
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+    from ray.train.v2._internal.execution.controller.state import RestartingState
+
+    class RestartCallback(ControllerCallback):
+        def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+            if isinstance(current_state, RestartingState):
+                error = current_state.training_failed_error
+                notice(error, getattr(error, "worker_failures", {}))
+
+    return RestartCallback()
+
+
 def set_core_settings() -> None:
     """Apply CORE_SETTINGS, where the user did not set them."""
     for name, value in CORE_SETTINGS.items():

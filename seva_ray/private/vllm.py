@@ -29,7 +29,8 @@ def load_weights(llm: Any, directory: str) -> None:
     """Load other weights of the same architecture, and clear the caches of prefixes and images that the old weights
     computed. The public way to change the model is to start another engine, which takes a minute."""
     llm.collective_rpc("reload_weights", kwargs={"weights_path": directory})
-    llm.reset_prefix_cache()
+    if not llm.reset_prefix_cache():  # it clears nothing while any request holds a part of the cache
+        raise RuntimeError("vLLM could not clear its prefix cache, which holds what the old weights computed")
     llm.llm_engine.reset_encoder_cache()
 
 

@@ -11,13 +11,13 @@ import ray
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.node_cache import local_directory
-from seva_ray.core.storage import exists, write_directory
+from seva_ray.core.storage import absolute, exists, write_directory
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import log_relay, say
 from seva_ray.runtime.resources import TASK, Need, check_places
 from seva_ray.toy.recipe import ToyRecipe
 from seva_ray.vlm.families import check_served
-from seva_ray.vlm.models import Model, model_at, model_of
+from seva_ray.vlm.models import Model, model_at, model_of, name_of, place_of
 
 TOY = "toy"
 """This name in place of a model directory means the toy base. `toy-2` means the toy base with seed 2."""
@@ -28,7 +28,9 @@ def check_start(store: Store, model: str) -> None:
     if is_policy(model):
         store.find(model)
     elif not is_toy(model):
-        check_served(local_directory(model))
+        place = place_of(model)
+        check_served(local_directory(place))
+        name_of(place)
 
 
 def check_name(name: str, model: str, recipe: ToyRecipe) -> None:
@@ -47,7 +49,7 @@ def check_starts(models: Sequence[str], recipe: ToyRecipe) -> None:
 
 
 def name_of_start(model: str, recipe: ToyRecipe) -> str:
-    return f"{TOY}-{of_seed(recipe, model).seed}" if is_toy(model) else model.rstrip("/").rpartition("/")[2]
+    return f"{TOY}-{of_seed(recipe, model).seed}" if is_toy(model) else name_of(absolute(model))
 
 
 def is_toy(model: str) -> bool:

@@ -5,16 +5,13 @@ template of the model's own processor. Images are padded to a square as in LLaVA
 (the torchvision backend differs by up to 0.015).
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from seva_ray.core.errors import InputError, line_of
-from seva_ray.private.transformers import vision_language_model_types
 from seva_ray.vlm.images import pad_to_square
 
 VICUNA_V1 = (
@@ -22,29 +19,6 @@ VICUNA_V1 = (
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
 )
 """The system text of LLaVA-1.5's training and of SeVa's generation (template `llava_v1`)."""
-
-
-def check_model(directory: str) -> None:
-    """Make cheap checks before any model loads.
-
-    Raises: InputError if `directory` is not a transformers vision-language model in safetensors.
-    """
-    path = Path(directory)
-    if not path.is_dir():
-        raise InputError(f"model {directory}: no such directory")
-    if not (path / "config.json").is_file():
-        raise InputError(f"model {directory}: no config.json; it must be a directory in the transformers format")
-    try:
-        config = json.loads((path / "config.json").read_text())
-        model_type = str(config["model_type"])
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"model {directory}: config.json is not a transformers configuration") from None
-    if model_type not in vision_language_model_types() or "vision_config" not in config:
-        raise InputError(f"model {directory}: model type {model_type!r} is not a vision-language model")
-    if not any(path.glob("*.safetensors")):
-        raise InputError(f"model {directory}: no .safetensors weights (pickled weights are not loaded)")
-    if not any((path / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
-        raise InputError(f"model {directory}: no processor_config.json or preprocessor_config.json")
 
 
 class Encoder:
@@ -60,7 +34,7 @@ class Encoder:
             self.image_processor = AutoImageProcessor.from_pretrained(directory, backend="pil", trust_remote_code=False)
             self.tokenizer = self.processor.tokenizer
             if getattr(self.processor, "chat_template", None) is None:
-                raise InputError("it has no chat template")
+                raise InputError("it has no chat template, which belongs into chat_template.jinja")
             mean = getattr(self.image_processor, "image_mean", None) or (0.5, 0.5, 0.5)
             red, green, blue = (int(channel * 255) for channel in mean)
             self.background = (red, green, blue)

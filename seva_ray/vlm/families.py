@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from seva_ray.core.errors import InputError, line_of
-from seva_ray.vlm.encoding import Encoder, check_model
+from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import pad_to_square
+from seva_ray.vlm.model_files import check_model, check_weights
 
 SERVED = "LLaVA-1.5"
 """The families that are served today."""
@@ -35,13 +36,44 @@ def check_served(directory: str) -> None:
     """
     check_model(directory)
     try:
-        found = difference(Encoder(directory))
+        encoder = Encoder(directory)
+        found = difference(encoder)
     except InputError as error:
         found = str(error).removeprefix(f"model {directory}: ")
     if found:
         model_type = json.loads(Path(directory, "config.json").read_text())["model_type"]
         raise InputError(
             f"model {directory}: model type {model_type!r} cannot be served exactly: {found}; served today: {SERVED}"
+        )
+    check_image_tokens(directory, encoder)
+    check_weights(directory)
+
+
+def check_image_tokens(directory: str, encoder: Encoder) -> None:
+    """Check that the vision tower makes a feature for each image token, from pixels of the size that the processor
+    makes. Raises: InputError."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(directory)
+    side, patch = config.vision_config.image_size, config.vision_config.patch_size
+    if encoder.pixels_shape[1:] != (side, side):
+        height, width = encoder.pixels_shape[1:]
+        raise InputError(
+            f"model {directory}: its processor makes images of {width} x {height} pixels, and its vision tower reads "
+            f"{side} x {side}"
+        )
+    whole = getattr(config, "vision_feature_select_strategy", "default") == "full"
+    num_features = (side // patch) ** 2 + whole
+    if encoder.num_image_tokens != num_features:
+        raise InputError(
+            f"model {directory}: its processor makes {encoder.num_image_tokens} tokens of an image, and its vision "
+            f"tower {num_features} features; processor_config.json needs the num_additional_image_tokens, patch_size "
+            "and vision_feature_select_strategy that belong to this model (older files lack them)"
+        )
+    if encoder.image_token_id != config.image_token_id:
+        raise InputError(
+            f"model {directory}: the image token is {encoder.image_token_id} in its tokenizer, and "
+            f"{config.image_token_id} in config.json"
         )
 
 

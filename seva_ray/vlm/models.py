@@ -1,15 +1,21 @@
 """A model: a directory in the transformers format, its name, and a fingerprint of its weights."""
 
+import contextlib
 import hashlib
 import json
+import os
+import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seva_ray.core.artifacts import Artifact
+from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import fingerprint_of
 from seva_ray.core.node_cache import local_directory
+from seva_ray.core.storage import absolute, exists
 from seva_ray.vlm.families import check_served
 
 READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
@@ -36,11 +42,64 @@ def model_of(artifact: Artifact) -> Model:
 
 def model_at(directory: str) -> Model:
     """A model that was made elsewhere. Raises: InputError if it is not a vision-language model that is served."""
-    local = local_directory(directory)
+    place = place_of(directory)
+    local = local_directory(place)
     check_served(local)
     files = {path.name: digest(path) for path in sorted(Path(local).iterdir()) if path.suffix in READ_SUFFIXES}
-    name = Path(directory.rstrip("/")).name
-    return Model(name=name, directory=directory, fingerprint=fingerprint_of({"files": files}))
+    return Model(name=name_of(place), directory=place, fingerprint=fingerprint_of({"files": files}))
+
+
+SNAPSHOT = re.compile(r"/models--[^/]*?([^/-](?:-?[^/-])*)/snapshots/[0-9a-f]{40}$")
+"""The end of the path of a model in Hugging Face's cache; the group is the repository's name without its owner."""
+
+
+def place_of(model: str) -> str:
+    """Where a model lies, for every process on every node: an absolute path or a URI. For a repository of Hugging Face,
+    such as `llava-hf/llava-1.5-7b-hf`, it is the copy in the cache of this machine.
+
+    Raises: InputError if there is no such directory.
+    """
+    place = found(model)
+    if place is None:
+        other = ", and no such repository in Hugging Face's cache on this machine" if model.count("/") == 1 else ""
+        raise InputError(f"model {model}: no such directory{other}")
+    return place
+
+
+def found(model: str) -> str | None:
+    """The same as `place_of`, but None if there is no such directory."""
+    place = absolute(model)
+    if exists(place):
+        return place
+    return cached(model) if re.fullmatch(r"[\w.-]+/[\w.-]+", model) else None
+
+
+def cached(repository: str) -> str | None:
+    """The directory of a repository's copy in Hugging Face's cache, or None."""
+    from huggingface_hub import snapshot_download  # takes a second
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return snapshot_download(repository, local_files_only=True)
+    except (HFValidationError, LocalEntryNotFoundError):
+        return None
+
+
+def name_of(place: str) -> str:
+    """The name under which a model's results are stored: that of its directory, or of its repository.
+
+    Raises: InputError if it cannot be part of an artifact's name.
+    """
+    place = place.rstrip("/")
+    if of_repository := SNAPSHOT.search(place):
+        return of_repository.group(1)
+    name = place.rpartition("/")[2]
+    if not re.fullmatch(r"[\w.+=-]+", name) or set(name) <= {"."}:
+        raise InputError(
+            f"model {place}: results are stored under the directory's name, so it must have only letters, digits and "
+            "._+=-; a link with such a name will do"
+        )
+    return name
 
 
 BOOKKEEPING = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache")
@@ -63,7 +122,34 @@ def without_bookkeeping(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, which takes about a second per GB."""
+KEPT_BYTES = 64 * 2**20
+"""Digests of files of this size or more are kept, in bytes."""
+SETTLED_S = 10.0
+"""A digest is kept if the file was older than this, in seconds. A disk's clock may be too coarse to tell two writes in
+the same moment apart."""
+
+
+def digest(path: Path, cache: str = "~/.cache/seva_ray/digests") -> str:
+    """SHA-256 of a file, which takes about a second per GB. That of a large file is kept, by its path, size and times.
+
+    The time of the last change of the file's inode is one of them. No copying tool can set it back.
+    """
+    status = path.stat()
+    state = {
+        "path": str(path.resolve()),
+        "file": [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns],
+    }
+    kept = Path(cache).expanduser() / fingerprint_of(state)
+    large = status.st_size >= KEPT_BYTES
+    if large:
+        with contextlib.suppress(OSError):
+            return kept.read_text()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        made = hashlib.file_digest(file, "sha256").hexdigest()
+    if large and time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_S:
+        with contextlib.suppress(OSError):  # a home that cannot be written costs time only
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            part = kept.with_name(f"{kept.name}.{os.getpid()}")
+            part.write_text(made)
+            part.replace(kept)
+    return made

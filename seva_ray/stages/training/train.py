@@ -12,7 +12,7 @@ from seva_ray.core.errors import InputError, NothingLeft
 from seva_ray.core.storage import exists, locate, read_bytes, remove, write_bytes
 from seva_ray.dpo.config import Train
 from seva_ray.pairs.files import lineage
-from seva_ray.private.ray import CHECKPOINT_INDEX, start_callback, trainer
+from seva_ray.private.ray import CHECKPOINT_INDEX, restart_callback, start_callback, trainer
 from seva_ray.runtime import metrics
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import log_relay, say
@@ -20,6 +20,7 @@ from seva_ray.runtime.resources import Need, capacity, check_places, listed
 from seva_ray.runtime.sizing import num_workers
 from seva_ray.stages.training.node_wait import Waiting
 from seva_ray.stages.training.reference import reading_of, reference, worker_need
+from seva_ray.stages.training.retries import Retries
 from seva_ray.stages.training.scheduled import scheduled
 from seva_ray.stages.training.worker import DIVERGED, LOG, Job, work
 from seva_ray.vlm.models import Model
@@ -170,6 +171,7 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
     number, least = group_size(config, uri), fewest(config, uri)
     write_bytes(f"{uri}/{NUM_WORKERS}", str(number).encode())
     waiting = Waiting(what=f"{least} workers with {listed(need)} each", limit_s=config.wait_s, relay=jobs[0].relay)
+    retries = Retries(relay=jobs[0].relay, limit=config.max_failures)
     groups = {(job.config.num_workers, job.config.min_workers, job.config.max_failures) for job in jobs}
     assert len(groups) == 1, f"one group cannot be all of {groups}"
     training = trainer(
@@ -185,7 +187,7 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
             storage_path=uri,
             # A failed start counts as a failure of the controller. `Waiting` decides how long it may try again.
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=-1),
-            callbacks=[start_callback(waiting.notice)],
+            callbacks=[restart_callback(retries.notice), start_callback(waiting.notice)],
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": {} if use_gpu else {"DS_ACCELERATOR": "cpu"}},
         ),

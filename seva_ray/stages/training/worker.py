@@ -19,11 +19,12 @@ from seva_ray.core.durations import duration
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import exists, is_local, write_bytes, write_directory
 from seva_ray.dpo.config import Train, deepspeed_config
-from seva_ray.dpo.policy import export, freeze_all_but_language, load_model, load_policy
+from seva_ray.dpo.policy import export, freeze_all_but_language, load_model, load_policy, without_image_gradients
 from seva_ray.private.accelerate import forget_trainer
 from seva_ray.private.deepspeed import skip_compiled_collectives
 from seva_ray.private.transformers import forget_deepspeed
 from seva_ray.runtime import metrics
+from seva_ray.stages.training.failures import explained
 from seva_ray.stages.training.reference import Reading
 from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator
 from seva_ray.vlm.encoding import Encoder
@@ -57,7 +58,11 @@ def work(loop_config: dict[str, Any]) -> None:
     """The work of one worker: one job after the other, without those that an earlier group has finished."""
     for job in ray.get(loop_config["jobs"]):
         if not any(exists(f"{job.policy_uri}/{name}") for name in (LOG, DIVERGED)):
-            do(job)
+            reports = reporter(job)
+            try:
+                do(job, reports)
+            except Exception as error:
+                raise explained(error, job.config.trackers, reports.stepped) from None
             forget()
 
 
@@ -68,8 +73,8 @@ def forget() -> None:
     gc.collect()
 
 
-def do(job: Job) -> None:
-    """Run the trainer for one job. Rank 0 writes the merged model and the log."""
+def do(job: Job, callback: Any) -> None:
+    """Run the trainer for one job, with a `reporter`. Rank 0 writes the merged model and the log."""
     import ray.train
     import torch
 
@@ -81,7 +86,8 @@ def do(job: Job) -> None:
     with tempfile.TemporaryDirectory(prefix="seva-train-") as scratch:
         curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
         os.environ["TENSORBOARD_LOGGING_DIR"] = curves
-        callback, model = reporter(job), load_model(directory, config.dtype)
+        model = load_model(directory, config.dtype)
+        without_image_gradients(model)
         if config.full:
             freeze_all_but_language(model)
         trainer = trainer_of(job, model, encoder, scratch, callback)
@@ -91,7 +97,7 @@ def do(job: Job) -> None:
                 write_bytes(f"{job.policy_uri}/{DIVERGED}", callback.diverged.encode())
             await_uploads()
             return
-        merged = save_whole(trainer, encoder) if config.full else merge(trainer, directory, encoder, config.dtype)
+        merged = save_whole(trainer, encoder) if config.full else save_merged(trainer, directory, encoder)
         if rank == 0:
             write_directory(f"{job.policy_uri}/model", merged)
             if not config.full:
@@ -167,14 +173,14 @@ def await_uploads() -> None:
     ray.train.get_all_reported_checkpoints(ray.train.CheckpointConsistencyMode.COMMITTED)
 
 
-def merge(trainer: Any, directory: str, encoder: Encoder, dtype: str) -> str:
-    """Rank 0 writes the merged policy; return its directory. Every worker must call this, because under ZeRO-3 each
-    holds a part of the weights."""
+def save_merged(trainer: Any, directory: str, encoder: Encoder) -> str:
+    """Rank 0 writes the merged policy, in the starting model's own dtype; return its directory. Every worker must call
+    this, because under ZeRO-3 each holds a part of the weights."""
     adapter, merged = (os.path.join(trainer.args.output_dir, name) for name in ("adapter", "merged"))
     trainer.save_model(adapter)
     if trainer.is_world_process_zero():
         forget_deepspeed()  # otherwise the starting model would be loaded in parts under ZeRO-3
-        export(load_policy(directory, adapter, dtype), encoder, merged)
+        export(load_policy(directory, adapter), encoder, merged, trainer.args.device)
         for file in Path(adapter).iterdir():
             if file.name not in ("adapter_config.json", "adapter_model.safetensors"):
                 file.unlink()  # one of these files is a pickle of the trainer's arguments
@@ -200,6 +206,8 @@ def reporter(job: Job) -> Any:
         started = 0.0
         first_step = 0
         diverged = ""
+        stepped = False
+        """Whether a step was trained."""
         noticed = False
         saved: float | None = None
 
@@ -209,6 +217,7 @@ def reporter(job: Job) -> Any:
                 job.relay.send.remote(f"train: resumed at step {state.global_step}/{state.max_steps}")
 
         def on_step_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+            self.stepped = True
             if not self.noticed and ray.train.get_preemption_info() is not None:  # a node will soon be taken away
                 self.noticed = control.should_save = True
 

@@ -1,0 +1,105 @@
+"""Checks of a model directory that read its small files and the headers of its weights: seconds, and little memory.
+
+Source of the format: https://github.com/huggingface/safetensors ("Format"): 8 bytes with the length of the header, the
+header in JSON with the place of each tensor, and the tensors.
+"""
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+from seva_ray.core.errors import InputError
+from seva_ray.private.transformers import vision_language_model_types
+
+INDEX = "model.safetensors.index.json"
+LFS = b"version https://git-lfs.github.com/spec/"
+MOST_HEADER_BYTES = 100_000_000
+"""The largest header that the safetensors library reads."""
+REPOSITORIES = {4096: "llava-hf/llava-1.5-7b-hf", 5120: "llava-hf/llava-1.5-13b-hf"}
+"""LLaVA-1.5 in the transformers format, by the size of its hidden states."""
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+
+
+def check_model(directory: str) -> None:
+    """Check what kind of model this is, and that all its files are there.
+
+    Raises: InputError if `directory` is not a transformers vision-language model in safetensors.
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        raise InputError(f"model {directory}: no such directory")
+    if not (path / "config.json").is_file():
+        if (path / "adapter_config.json").is_file():
+            raise InputError(f"model {directory}: only an adapter; give the merged model, which jobs/export.py writes")
+        raise InputError(f"model {directory}: no config.json; it must be a directory in the transformers format")
+    check_pointers(path)
+    try:
+        config = json.loads((path / "config.json").read_text())
+        model_type = str(config["model_type"])
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"model {directory}: config.json is not a transformers configuration") from None
+    if "mm_vision_tower" in config:
+        other = REPOSITORIES.get(config.get("hidden_size"), " or ".join(REPOSITORIES.values()))
+        raise InputError(f"model {directory}: in the original LLaVA format; take the same weights from {other}")
+    if model_type not in vision_language_model_types() or "vision_config" not in config:
+        raise InputError(f"model {directory}: model type {model_type!r} is not a vision-language model")
+    if not any(path.glob("*.safetensors")):
+        raise InputError(f"model {directory}: no .safetensors weights (pickled weights are not loaded)")
+    for names in (PROCESSORS, TOKENIZERS):
+        if not any((path / name).is_file() for name in names):
+            raise InputError(f"model {directory}: no {' or '.join(names)}")
+
+
+def check_pointers(path: Path) -> None:
+    """Raises: InputError for a file that `git clone` left as a pointer, because Git LFS is not installed."""
+    for file in sorted(path.iterdir()):
+        if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(LFS):
+            raise InputError(f"model {path}: {file.name} is a Git LFS pointer, not the file; `git lfs pull` fetches it")
+        if file.is_symlink() and not file.exists():
+            raise InputError(f"model {path}: {file.name} is a link to {os.readlink(file)}, which does not exist")
+
+
+def check_weights(directory: str) -> None:
+    """Check that the weight files are whole, and hold every tensor that their index names.
+
+    Raises: InputError.
+    """
+    path = Path(directory)
+    if not (path / INDEX).is_file():
+        if not (path / "model.safetensors").is_file():
+            raise InputError(f"model {directory}: neither model.safetensors nor {INDEX}, which names the weight files")
+        header_of(path / "model.safetensors")
+        return
+    try:
+        files: dict[str, str] = json.loads((path / INDEX).read_text())["weight_map"]
+        named = sorted(set(files.values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"model {directory}: {INDEX} cannot be read") from None
+    if missing := [name for name in named if not (path / name).is_file()]:
+        raise InputError(f"model {directory}: {len(missing)} of {len(named)} weight files missing: {missing[0]}")
+    headers = {name: header_of(path / name) for name in named}
+    for tensor, name in files.items():
+        if tensor not in headers[name]:
+            raise InputError(f"model {directory}: {name} does not hold {tensor}, as {INDEX} says")
+
+
+def header_of(file: Path) -> dict[str, Any]:
+    """The header of a safetensors file. Raises: InputError if the file is not whole."""
+    size = file.stat().st_size
+    where = f"model {file.parent}: {file.name}"
+    with file.open("rb") as weights:
+        length = struct.unpack("<Q", weights.read(8).ljust(8, b"\0"))[0]
+        if not 0 < length <= min(MOST_HEADER_BYTES, size):
+            raise InputError(f"{where} is not a safetensors file (its header cannot be read)")
+        try:
+            header: dict[str, Any] = json.loads(weights.read(length))
+            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            end = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+            raise InputError(f"{where} is not a safetensors file (its header cannot be read)") from None
+    if size != end:
+        raise InputError(f"{where} has {size:,} bytes, and its header says {end:,}: it must be copied again")
+    return tensors

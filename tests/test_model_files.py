@@ -1,0 +1,241 @@
+"""A model that cannot be loaded, or not as it is meant, is one line within seconds: no weights are read into memory."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import InputError
+from seva_ray.stages.base_model import check_name, check_start
+from seva_ray.toy.recipe import ToyRecipe
+from seva_ray.vlm import models
+from seva_ray.vlm.families import check_served
+from seva_ray.vlm.model_files import INDEX, REPOSITORIES
+from seva_ray.vlm.models import model_at, name_of, place_of
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 3897120\n"
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+
+
+@pytest.fixture
+def model(toy_model: str, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(toy_model, tmp_path / "model"))
+
+
+def split(model: Path) -> None:
+    """Two weight files with an index, as large models have."""
+    tensors = load_file(model / "model.safetensors")
+    names, (first, second) = list(tensors), ("model-1.safetensors", "model-2.safetensors")
+    weight_map = {name: first if place < 20 else second for place, name in enumerate(names)}
+    for file in (first, second):
+        part = {name: tensors[name] for name in names if weight_map[name] == file}
+        save_file(part, model / file, {"format": "pt"})
+    (model / "model.safetensors").unlink()
+    (model / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+
+
+def pointer(model: Path) -> None:
+    (model / "model.safetensors").write_text(POINTER)
+
+
+def pointer_in_a_small_file(model: Path) -> None:
+    (model / "tokenizer.json").write_text(POINTER)
+
+
+def cut_short(model: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+
+
+def too_long(model: Path) -> None:
+    with (model / "model.safetensors").open("ab") as weights:
+        weights.write(b"more")
+
+
+def no_weights(model: Path) -> None:
+    (model / "model.safetensors").write_bytes(b"")
+
+
+def a_page_of_html(model: Path) -> None:
+    (model / "model.safetensors").write_text("<!DOCTYPE html><html><head><title>Access denied</title></head></html>")
+
+
+def a_weight_file_is_missing(model: Path) -> None:
+    split(model)
+    (model / "model-2.safetensors").unlink()
+
+
+def a_weight_file_of_another_model(model: Path) -> None:
+    split(model)
+    shutil.copy(model / "model-1.safetensors", model / "model-2.safetensors")
+
+
+def no_index(model: Path) -> None:
+    split(model)
+    (model / INDEX).unlink()
+
+
+def an_index_that_is_cut(model: Path) -> None:
+    split(model)
+    (model / INDEX).write_text((model / INDEX).read_text()[:-20])
+
+
+def link_to_nothing(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors").symlink_to("../../blobs/b7")
+
+
+def older_processor(model: Path) -> None:
+    change(model / "processor_config.json", num_additional_image_tokens=None)
+
+
+def another_image_size(model: Path) -> None:
+    config = json.loads((model / "processor_config.json").read_text())
+    config["image_processor"] |= {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}
+    (model / "processor_config.json").write_text(json.dumps(config))
+
+
+def another_image_token(model: Path) -> None:
+    change(model / "config.json", image_token_index=7)
+
+
+def no_tokenizer(model: Path) -> None:
+    (model / "tokenizer.json").unlink()
+
+
+def no_chat_template(model: Path) -> None:
+    (model / "chat_template.jinja").unlink()
+
+
+def original_format(model: Path) -> None:
+    change(model / "config.json", mm_vision_tower="openai/clip-vit-large-patch14-336", hidden_size=5120)
+
+
+def an_adapter(model: Path) -> None:
+    (model / "config.json").rename(model / "adapter_config.json")
+
+
+def change(file: Path, **values: object) -> None:
+    """Other values in a JSON file; None removes one."""
+    changed = json.loads(file.read_text()) | values
+    file.write_text(json.dumps({name: value for name, value in changed.items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (pointer, "model.safetensors is a Git LFS pointer, not the file; `git lfs pull` fetches it"),
+        (pointer_in_a_small_file, "tokenizer.json is a Git LFS pointer"),
+        (cut_short, "it must be copied again"),
+        (too_long, "it must be copied again"),
+        (no_weights, "model.safetensors is not a safetensors file"),
+        (a_page_of_html, "model.safetensors is not a safetensors file"),
+        (a_weight_file_is_missing, "1 of 2 weight files missing: model-2.safetensors"),
+        (a_weight_file_of_another_model, "model-2.safetensors does not hold "),
+        (no_index, f"neither model.safetensors nor {INDEX}"),
+        (an_index_that_is_cut, f"{INDEX} cannot be read"),
+        (link_to_nothing, "model.safetensors is a link to ../../blobs/b7, which does not exist"),
+        (older_processor, "makes 35 tokens of an image, and its vision tower 36 features; processor_config.json needs"),
+        (another_image_size, "images of 64 x 64 pixels, and its vision tower reads 48 x 48"),
+        (another_image_token, "the image token is 4 in its tokenizer, and 7 in config.json"),
+        (no_tokenizer, "no tokenizer.json or tokenizer.model"),
+        (no_chat_template, "it has no chat template, which belongs into chat_template.jinja"),
+        (original_format, f"in the original LLaVA format; take the same weights from {REPOSITORIES[5120]}"),
+        (an_adapter, "only an adapter; give the merged model"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_model_that_cannot_be_served_is_one_line(spoil: Callable[[Path], None], line: str, model: Path):
+    spoil(model)
+    with pytest.raises(InputError) as caught:
+        check_start(Store(str(model.parent)), str(model))
+    assert str(caught.value).startswith(f"model {model}: ")
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_in_several_files_passes_and_is_another_by_its_files(model: Path, toy_model: str):
+    split(model)
+    check_served(str(model))
+    assert model_at(str(model)).fingerprint != model_at(toy_model).fingerprint
+
+
+def snapshot(model: str, hub: Path) -> Path:
+    """A copy of the model as Hugging Face's cache keeps it."""
+    repository = hub / "models--llava-hf--llava-1.5-7b-hf"
+    place = repository / "snapshots" / COMMIT
+    place.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    for number, file in enumerate(sorted(Path(model).iterdir())):
+        shutil.copy(file, repository / "blobs" / f"b{number}")
+        (place / file.name).symlink_to(f"../../blobs/b{number}")
+    return place
+
+
+def test_a_model_in_hugging_faces_cache_has_its_own_name_and_is_found_by_its_repository(
+    toy_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    place = snapshot(toy_model, tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for model in (str(place), "llava-hf/llava-1.5-7b-hf"):
+        found = model_at(model)
+        assert (found.name, found.directory) == ("llava-1.5-7b-hf", str(place))
+        assert found.fingerprint == model_at(toy_model).fingerprint
+    check_start(Store(str(tmp_path / "runs")), "llava-hf/llava-1.5-7b-hf")
+    with pytest.raises(InputError, match="other/model: no such directory, and no such repository in Hugging Face's"):
+        place_of("other/model")
+    assert name_of(f"/hub/models--gpt2/snapshots/{COMMIT}") == "gpt2"
+
+
+def test_a_relative_path_means_the_same_place_wherever_it_is_used(
+    toy_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(Path(toy_model).parent)
+    model = model_at(Path(toy_model).name)
+    monkeypatch.chdir(tmp_path)
+    assert model.directory == toy_model
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(toy_model, tmp_path / "mine")
+    assert model_at("~/mine").directory == str(tmp_path / "mine")
+
+
+def test_a_name_that_no_result_can_have_is_refused_before_anything_is_made(toy_model: str, tmp_path: Path):
+    place = shutil.copytree(toy_model, tmp_path / "my model")
+    with pytest.raises(InputError, match=r"my model: results are stored under the directory's name, so it must have"):
+        check_start(Store(str(tmp_path / "runs")), str(place))
+    (tmp_path / "mine").symlink_to(place)
+    check_start(Store(str(tmp_path / "runs")), str(tmp_path / "mine"))
+
+
+def test_a_run_that_ends_with_its_prompts_needs_no_model():
+    check_name("policy", "nowhere/llava", ToyRecipe())
+
+
+def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file, cache = tmp_path / "weights", tmp_path / "cache"
+    file.write_bytes(b"first")
+    hashed: list[object] = []
+    real = models.hashlib.file_digest
+    monkeypatch.setattr(models.hashlib, "file_digest", lambda *given: (hashed.append(given), real(*given))[1])
+    monkeypatch.setattr(models, "KEPT_BYTES", 1)
+
+    def digest() -> str:
+        return models.digest(file, str(cache))
+
+    first = digest()
+    assert digest() == first
+    assert len(hashed) == 2, "a file that is only just written may be written again in the same tick of the clock"
+    monkeypatch.setattr(models, "SETTLED_S", -1.0)
+    assert [digest() for _ in range(3)] == [first] * 3
+    assert len(hashed) == 3
+    file.write_bytes(b"other")
+    assert digest() != first
+    monkeypatch.setattr(models, "KEPT_BYTES", 100)
+    assert digest() != first
+    assert len(hashed) == 5, "small files are always hashed"
