@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import tyro
@@ -15,8 +16,9 @@ from ray.train import ControllerError, WorkerGroupError
 from full import PRESETS
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError, UserError
 from seva_ray.dpo.config import Loss
-from seva_ray.engines import FakeEngine, TransformersEngine
+from seva_ray.engines import AnyEngine, FakeEngine, TransformersEngine
 from seva_ray.runtime.cli import users_line, with_choices, words_of
+from seva_ray.runtime.fields import kebab
 from seva_ray.runtime.short_help import short_help
 from seva_ray.sources import LlavaJson, ToyWorld
 from seva_ray.stages.pair import Pair
@@ -239,7 +241,7 @@ def test_the_command_line_chooses_the_engine_which_then_has_its_own_defaults_and
     with pytest.raises(ConfigError, match=r"^--generate.engine sglang: must be one of vllm-engine, transformers-eng"):
         with_choices(toy, ["--generate.engine", "sglang"])
     help_ = short_help("python jobs/full.py", "", toy, ["generate.engine"])
-    assert "--generate.engine {vllm-engine,transformers-engine,fake-engine}" in help_
+    assert f"--generate.engine {{{','.join(kebab(kind.__name__) for kind in get_args(AnyEngine))}}}" in help_
     assert "--source {" not in help_
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
@@ -51,6 +52,10 @@ EXPECTED = {
     ],
     "length_normalised": [mean([-log_sigmoid(BETA * n) for n in row]) for row in N],
 }
+
+
+def test_every_name_of_a_loss_has_its_function_and_its_formula_here():
+    assert set(LOSSES) == set(EXPECTED) == set(get_args(LossName))
 
 
 @pytest.mark.parametrize("name", list(LOSSES))
