@@ -24,8 +24,8 @@ import urllib.request
 from pathlib import Path
 from typing import NoReturn
 
-from seva_ray.core.artifacts import git_commit
 from seva_ray.core.errors import InputError, UserError
+from seva_ray.core.provenance import git_commit
 
 HOST = "127.0.0.1"
 CHECKOUT = Path(__file__).resolve().parent.parent

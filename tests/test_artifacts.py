@@ -14,7 +14,7 @@ import fsspec
 import pyarrow as pa
 import pytest
 
-from seva_ray.core import artifacts, fingerprints, node_cache
+from seva_ray.core import fingerprints, node_cache, provenance
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.core.fingerprints import execution, fingerprint_of, identity
@@ -439,7 +439,7 @@ def test_a_root_whose_name_has_brackets_is_an_ordinary_root(tmp_path):
 
 def test_the_record_says_which_source_made_it(store):
     record = store.open("a", config=1).finish({}).record
-    assert record["git_commit"] == artifacts.git_commit()
+    assert record["git_commit"] == provenance.git_commit()
 
 
 def test_equality_of_artifacts_does_not_depend_on_when_they_were_opened():

@@ -1,5 +1,6 @@
 """Stages over artifacts, with the fake engine where no model is needed."""
 
+import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from PIL import Image
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import FingerprintMismatch, NothingLeft
@@ -17,7 +19,7 @@ from seva_ray.engines.config import Generate
 from seva_ray.engines.units import Unit
 from seva_ray.pairs.files import lineage
 from seva_ray.runtime.cli import users_line
-from seva_ray.sources import ToyWorld
+from seva_ray.sources import Table, ToyWorld
 from seva_ray.stages.engine_pool import commits, encoding_need, run_units
 from seva_ray.stages.generate import generate, missing_units, open_responses
 from seva_ray.stages.pair import Pair, pair
@@ -189,3 +191,40 @@ def test_responses_that_are_all_equal_leave_no_pair_and_one_line_says_so(run: Ru
     (clean,) = generate(run.config, store, run.model, [(prompts, "clean")])
     with pytest.raises(NothingLeft, match="no pair is left"):
         pair(Pair(), store, prompts, clean, [clean])
+
+
+def test_failed_rows_are_answered_again_when_their_images_are_there_and_what_follows_is_made_again(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    rows = [{"question": "what?", "image": f"{name}.png"} for name in "abc"] + [{"question": "", "image": "a.png"}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in "ab":
+        Image.new("RGB", (8, 8), (200, ord(name), 0)).save(tmp_path / f"{name}.png")
+    store = Store(str(tmp_path / "runs"))
+    table = Table(path=str(tmp_path / "rows.jsonl"), image_root=str(tmp_path))
+    prompts = prepare(Prepare(shard_size=2), store, "t", table)
+
+    def made(config: Generate) -> tuple[list[Artifact], Artifact]:
+        both = generate(config, store, run.model, [(prompts, "clean"), (prompts, "diffusion-900")])
+        return both, pair(Pair(), store, prompts, both[0], both[1:])
+
+    retry = replace(run.config, retry_failed=True)
+    first, pairs = made(run.config)
+    assert (first[0].counts["num_error"], pairs.counts["verdicts"]["failed"]) == (2, 2)
+    Image.new("RGB", (8, 8), (200, 9, 0)).save(tmp_path / "c.png")
+    assert made(run.config) == (first, pairs)
+    capsys.readouterr()
+    second, again = made(retry)
+    assert (second[0].counts["num_error"], again.counts["verdicts"]["failed"]) == (1, 1)
+    said = capsys.readouterr().err.splitlines()
+    assert f"generate with {run.model.name}: 2 units to do" in said
+    inputs = f"{first[0].name}, {first[1].name} have other contents since it was made"
+    assert f"{pairs.name}: {inputs}: this is made again" in said
+    before, after = (
+        read_table(item.path(shard_name(0))).to_pylist() + read_table(item.path(shard_name(1))).to_pylist()
+        for item in (first[0], second[0])
+    )
+    assert [row["prompt_id"] for row in after] == ["0", "1", "2", "3"]
+    assert after[2]["error"] is None
+    assert made(retry) == (second, again), "a row that cannot be used is not tried again"
+    assert [before[place] for place in (0, 1, 3)] == [after[place] for place in (0, 1, 3)]

@@ -10,8 +10,9 @@ import pytest
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import create_package
 
-from seva_ray.core.artifacts import Store, git_commit
+from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError
+from seva_ray.core.provenance import git_commit
 from seva_ray.core.submission import current_submission
 from seva_ray.private.ray import SUBMISSION
 from seva_ray.stages.export import Export, export

@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from seva_ray.core.artifacts import Store, git_commit
+from seva_ray.core.artifacts import Store
+from seva_ray.core.provenance import git_commit
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.prepare import Prepare, prepare
 from tests.chaos import driver

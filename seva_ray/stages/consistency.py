@@ -30,6 +30,7 @@ from seva_ray.scoring.intervals import paired_bootstrap
 from seva_ray.scoring.right_wrong import agreement
 from seva_ray.stages.generate import name_of, read_responses
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.renewal import to_be_made
 from seva_ray.stages.score_files import Contest, Evaluate, write_comparisons, write_tallies
 
 COUNTS = ("asked", "equal", "shared")
@@ -120,9 +121,11 @@ def compare_again(
         f"consistency/{asked}/{policy}",
         config={"evaluate": evaluate, "consistency": config},
         inputs=[*of_start, *of_policy],
+        later_is_new=True,
     )
     if artifact.complete:
         return artifact
+    artifact = to_be_made(artifact)
     before, after, num_usable = tallies_of(part, of_start, of_policy)
     rows = paired_bootstrap(before, after, metrics, num_resamples=evaluate.num_resamples, seed=evaluate.seed)
     artifact = artifact.begin()

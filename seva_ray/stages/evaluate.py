@@ -31,6 +31,7 @@ from seva_ray.stages.consistency import OFF, Consistency, compare_again, part_of
 from seva_ray.stages.generate import generate_all, name_of, read_responses
 from seva_ray.stages.judge import SIDES, judge_recipe, judged_tallies
 from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.renewal import to_be_made
 from seva_ray.stages.repeats import repeats
 from seva_ray.stages.score_files import Contest, Evaluate, fate_of, write_comparisons, write_tallies
 
@@ -103,9 +104,11 @@ def compare(
 ) -> Artifact:
     """Score both models' responses to a benchmark, as the artifact `scores/<benchmark>/<name>`."""
     recipe = recipe_of(config, benchmark, judge)
-    artifact = store.open(f"scores/{benchmark.name}/{name}", config=recipe, inputs=[start_responses, policy_responses])
+    inputs = [start_responses, policy_responses]
+    artifact = store.open(f"scores/{benchmark.name}/{name}", config=recipe, inputs=inputs, later_is_new=True)
     if artifact.complete:
         return metrics.reused(artifact)
+    artifact = to_be_made(artifact)
     responses = [
         {response.prompt_id: response for response in read_responses(prompts, of_model)}
         for of_model in (start_responses, policy_responses)

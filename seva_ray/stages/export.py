@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from seva_ray.core.artifacts import Artifact, Store, versions
+from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.provenance import versions
 from seva_ray.core.storage import exists, fetch_directory, write_directory
 from seva_ray.core.submission import check_lasts
 from seva_ray.pages.card import CardContent, model_card

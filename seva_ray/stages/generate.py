@@ -14,13 +14,15 @@ from seva_ray.augmentations import CONTROLS, parse_view, temperature_of, undrawn
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.records import Response
 from seva_ray.core.shards import read_each
-from seva_ray.core.storage import names_in, read_table
+from seva_ray.core.storage import read_table
+from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
-from seva_ray.engines.units import Unit
+from seva_ray.engines.units import Unit, failed_in
 from seva_ray.runtime import metrics
 from seva_ray.runtime.progress import say
 from seva_ray.stages.engine_pool import run_units
 from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.renewal import to_be_made
 from seva_ray.vlm.models import Model, architecture
 
 GenerationTask = tuple[Model, Artifact, str]
@@ -48,7 +50,11 @@ def generated(config: Generate, store: Store, work: Sequence[GenerationTask]) ->
     num_missing: Counter[str] = Counter()
     for model, prompts, view in {name_of(*item): item for item in work}.values():
         artifact = open_responses(config, store, model, prompts, view)
-        missing = [] if artifact.complete else missing_units(model, prompts, view, artifact)
+        if not artifact.complete:
+            artifact = to_be_made(artifact)
+        missing = units_to_do(config, model, prompts, view, artifact)
+        if missing and artifact.complete:
+            artifact = artifact.reopened()
         if missing:
             pools.setdefault(architecture(model.directory), []).extend(missing)
             begun[artifact.uri], num_missing[artifact.uri] = (prompts, artifact), len(missing)
@@ -85,12 +91,32 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
         recipe["draw"] = view
     if temperature_of(view) is not None:
         recipe["sampled"] = undrawn(view)
-    return store.open(name_of(model, prompts, view), config=recipe, inputs=[prompts])
+    made_from = {model.name: model.contents}
+    return store.open(name_of(model, prompts, view), config=recipe, inputs=[prompts], made_from=made_from)
+
+
+def units_to_do(config: Generate, model: Model, prompts: Artifact, view: str, artifact: Artifact) -> list[Unit]:
+    """The units that are missing, and those of which some rows are to be tried again."""
+    missing = [] if artifact.complete else missing_units(model, prompts, view, artifact)
+    if not config.retry_failed:
+        return missing
+    there = {unit.responses_uri for unit in missing}
+    others = [unit for unit in units_of(model, prompts, view, artifact, retry=True) if unit.responses_uri not in there]
+    return missing + [unit for unit, ids in zip(others, read_each(failed_in, others), strict=True) if ids]
 
 
 def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact) -> list[Unit]:
-    done = names_in(artifact.uri)
-    claimed = json.dumps({"name": artifact.name, "uri": artifact.uri, "recipe": artifact.recipe})
+    begun = artifact.begun and not artifact.stale
+    done = whole_shards(artifact.uri, prompts.uri) - artifact.damaged.keys() if begun else set()
+    of_artifact = units_of(model, prompts, view, artifact)
+    return [unit for unit in of_artifact if unit.responses_uri.rpartition("/")[2] not in done]
+
+
+def units_of(model: Model, prompts: Artifact, view: str, artifact: Artifact, retry: bool = False) -> list[Unit]:
+    """All units of an artifact of responses."""
+    claimed = json.dumps(
+        {"name": artifact.name, "uri": artifact.uri, "recipe": artifact.recipe, "made_from": artifact.made_from}
+    )
     return [
         Unit(
             model=model.name,
@@ -101,9 +127,9 @@ def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact
             image_root=prompts.counts["image_root"],
             num_rows=rows_per_unit(prompts),
             artifact=claimed,
+            retry=retry,
         )
         for name in map(shard_name, range(prompts.counts["num_shards"]))
-        if name not in done
     ]
 
 

@@ -37,6 +37,7 @@ from seva_ray.scoring.lmms_eval import (
     num_unanswered,
     read_scores,
 )
+from seva_ray.stages.renewal import to_be_made
 from seva_ray.stages.score_files import Evaluate
 from seva_ray.vlm.models import Model
 
@@ -65,6 +66,7 @@ def run_all(config: Harness, store: Store, work: Sequence[tuple[str, Model]]) ->
     missing = {(task, model.name): model for task, model in work if not runs[task, model.name].complete}
     if not missing:
         return runs
+    runs |= {key: to_be_made(runs[key]) for key in missing}
     join()
     need = {"CPU": config.num_cpus, "GPU": 1 if has_gpus() else 0} | kind(GENERATION)
     check_places(Need(f"a run of {NAME}", 1, need, smaller={"CPU": "--harness.num-cpus"}))
@@ -98,7 +100,7 @@ def open_run(config: Harness, store: Store, task: str, model: Model) -> Artifact
     recipe = {"harness": NAME, "version": VERSION, "task": task, "asked": config, "model": model.fingerprint}
     if config.tasks_dir:
         recipe["tasks_dir"] = digest_of(Path(config.tasks_dir))
-    return store.open(f"harness/{task}/{model.name}", config=recipe)
+    return store.open(f"harness/{task}/{model.name}", config=recipe, made_from={model.name: model.contents})
 
 
 def digest_of(folder: Path) -> str:
@@ -160,9 +162,10 @@ def compare_runs(
 ) -> Artifact:
     """Compare the scores of both runs."""
     recipe = {"evaluate": evaluate, "harness": NAME, "version": VERSION, "task": task}
-    artifact = store.open(f"scores/{NAME}-{task}/{name}", config=recipe, inputs=[start, policy])
+    artifact = store.open(f"scores/{NAME}-{task}/{name}", config=recipe, inputs=[start, policy], later_is_new=True)
     if artifact.complete:
         return artifact
+    artifact = to_be_made(artifact)
     of_start, of_policy = scores_of_run(start.uri), scores_of_run(policy.uri)
     try:
         rows = compare_scores(of_start, of_policy, num_resamples=evaluate.num_resamples, seed=evaluate.seed)

@@ -32,6 +32,7 @@ from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.resources import TASK, Need, check_places
 from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.renewal import to_be_made
 
 ANY = "any view"
 """Key of the verdicts of whole prompts: a prompt is kept if it is kept in at least one view."""
@@ -73,6 +74,7 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
     artifact = open_pairs(config, store, prompts, chosen, rejected)
     if artifact.complete:
         return metrics.reused(artifact)
+    artifact = to_be_made(artifact)
     views, label = [view_of(item) for item in rejected], artifact.name.rsplit("/", 1)[-1]
     shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
     join()
@@ -122,7 +124,7 @@ def open_pairs(
     if len(set(views)) < len(views) or len(label) > MAX_NAME:
         raise ConfigError(f"views {' '.join(views)}: each may be given once, with at most {MAX_NAME} letters in all")
     name = f"pairs/{chosen.name.removeprefix('responses/').rsplit('/', 1)[0]}/{label}"
-    return store.open(name, config=config, inputs=[prompts, chosen, *rejected])
+    return store.open(name, config=config, inputs=[prompts, chosen, *rejected], later_is_new=True)
 
 
 def view_of(responses: Artifact) -> str:

@@ -14,6 +14,7 @@ from seva_ray.core.storage import contents, exists, is_directory, names_and_size
 from seva_ray.runtime import metrics
 from seva_ray.runtime.progress import say
 from seva_ray.stages.image_digests import check_moved, digests, sample_of
+from seva_ray.stages.renewal import to_be_made
 
 
 class HasPrompts(Protocol):
@@ -61,6 +62,7 @@ def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Art
     artifact = store.open(f"prompts/{name}", config=recipe | new | images, older=older)
     if artifact.complete:
         return metrics.reused(reusable(artifact, source))
+    artifact = to_be_made(artifact)
     shards = batches(source.prompts(), config.shard_size)
     first = next(shards, None)
     if first is None:

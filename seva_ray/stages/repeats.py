@@ -18,6 +18,7 @@ from seva_ray.runtime.progress import say
 from seva_ray.scoring.intervals import Repeated, repeated_bootstrap
 from seva_ray.scoring.right_wrong import repeated_flips
 from seva_ray.stages.judge import SIDES
+from seva_ray.stages.renewal import to_be_made
 from seva_ray.stages.score_files import Evaluate, read_tallies, write_comparisons
 
 
@@ -25,9 +26,12 @@ def repeats(
     config: Evaluate, store: Store, benchmark: Benchmark | JudgedBenchmark, scores: Sequence[Artifact], name: str
 ) -> Artifact:
     """Combine `scores`, which has one artifact for each policy."""
-    artifact = store.open(f"repeats/{benchmark.name}/{name}", config={"evaluate": config}, inputs=scores)
+    artifact = store.open(
+        f"repeats/{benchmark.name}/{name}", config={"evaluate": config}, inputs=scores, later_is_new=True
+    )
     if artifact.complete:
         return artifact
+    artifact = to_be_made(artifact)
     rows = repeated(config, benchmark, scores)
     artifact = artifact.begin()
     write_comparisons(artifact, rows)

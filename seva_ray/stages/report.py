@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from seva_ray.augmentations import CLEAN, CONTROLS
-from seva_ray.core.artifacts import Artifact, StageTime, Store, versions
+from seva_ray.core.artifacts import Artifact, StageTime, Store
 from seva_ray.core.errors import ConfigError, UserError
 from seva_ray.core.node_cache import local_directory
+from seva_ray.core.provenance import versions
 from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import read_bytes, read_table, write_bytes
 from seva_ray.pages.run_content import Funnel, ReportContent, Sample, ScoreTable

@@ -32,12 +32,14 @@ class Model:
     """Local path or fsspec URI of the model's directory."""
     fingerprint: str
     """Fingerprint of the model's files, or of the recipe that it was trained by."""
+    contents: str = ""
+    """Digest of the files of a model that a recipe made, if it is known: a model that is trained again may differ."""
 
 
 def model_of(artifact: Artifact) -> Model:
     """The model in an artifact of a training stage."""
-    name = artifact.name.rsplit("/", 1)[-1]
-    return Model(name=name, directory=artifact.path("model"), fingerprint=artifact.fingerprint)
+    name, directory = artifact.name.rsplit("/", 1)[-1], artifact.path("model")
+    return Model(name=name, directory=directory, fingerprint=artifact.fingerprint, contents=artifact.contents)
 
 
 def model_at(directory: str) -> Model:

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from seva_ray.augmentations import CLEAN
-from seva_ray.core.artifacts import Artifact, Store, versions
+from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import UserError
+from seva_ray.core.provenance import versions
 from seva_ray.core.storage import exists, read_bytes, write_bytes
 from seva_ray.runtime.progress import say
 from seva_ray.stages.export import Export, export
@@ -76,7 +77,9 @@ def study(definition: StudyDefinition, store: Store, command_of: Callable[[Point
     write_tables(artifact, content.rows)
     if not artifact.complete and not retryable:
         failed = sum(bool(outcome.error) for outcome in outcomes)
-        artifact = artifact.finish({"num_trials": len(outcomes), "num_failed": failed, "passes": asdict(passes)})
+        artifact = artifact.finish(
+            {"num_trials": len(outcomes), "num_failed": failed, "passes": asdict(passes)}, lasting=False
+        )
     write_page(artifact, content)
     if retryable:
         raise UserError(

@@ -16,7 +16,8 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.shards import read_each, shards_in
-from seva_ray.core.storage import names_in, read_table, write_table
+from seva_ray.core.storage import read_table, write_table
+from seva_ray.core.verification import whole_shards
 from seva_ray.dpo.config import Train, num_response_tokens
 from seva_ray.engines.units import PAIRS_PER_UNIT
 from seva_ray.pairs.files import lineage
@@ -26,6 +27,7 @@ from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import Progress, say
 from seva_ray.runtime.resources import TRAINING, Need, capacity, check_places, has_gpus, kind, nodes, options, total
 from seva_ray.runtime.sizing import num_workers, workers_at_once
+from seva_ray.stages.renewal import to_be_made
 from seva_ray.vlm.models import Model
 
 LOGPS_SCHEMA = pa.schema([("prompt_id", pa.string()), ("ref_logps", pa.list_(pa.float32()))])
@@ -58,6 +60,8 @@ def open_logps(config: Train, store: Store, model: Model, pairs: Artifact) -> Ar
         f"logps/{pairs.name.removeprefix('pairs/')}/{config.dtype}{'' if config.shared_prefix else '-plain'}",
         config={"model": model.fingerprint, "dtype": config.dtype, "shared_prefix": config.shared_prefix},
         inputs=[pairs],
+        later_is_new=True,
+        made_from={model.name: model.contents},
     )
 
 
@@ -87,6 +91,7 @@ def references(config: Train, store: Store, work: Sequence[tuple[Model, Artifact
     """
     made = [open_logps(config, store, model, pairs) for model, pairs in work]
     missing = [place for place, artifact in enumerate(made) if not artifact.complete]
+    made = [to_be_made(artifact) if place in missing else artifact for place, artifact in enumerate(made)]
     reasons = score_all([scoring(store, *work[place], made[place]) for place in missing], config) if missing else []
     for place, reason in zip(missing, reasons, strict=True):
         counts = {"num_pairs": work[place][1].counts["verdicts"]["kept"], "plain_because": reason}
@@ -99,7 +104,8 @@ def scoring(store: Store, model: Model, pairs: Artifact, logps: Artifact) -> Sco
     num_pairs = pairs.counts["verdicts"]["kept"]
     if not num_pairs:
         raise InputError(f"{pairs.name}: there is no pair in it to train on")
-    shards, done = shards_in(pairs.path("pairs")), names_in(logps.uri)
+    shards = shards_in(pairs.path("pairs"))
+    done = whole_shards(logps.uri, pairs.path("pairs")) if logps.begun else set()
     return Scoring(
         reading=reading_of(model, prompts, chosen),
         pairs=pairs,

@@ -18,6 +18,7 @@ from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import log_relay, say
 from seva_ray.runtime.resources import Need, capacity, check_places, listed
 from seva_ray.runtime.sizing import num_workers
+from seva_ray.stages.renewal import check_policy, to_be_made
 from seva_ray.stages.training.node_wait import Waiting
 from seva_ray.stages.training.reference import reading_of, reference, worker_need
 from seva_ray.stages.training.retries import Retries
@@ -40,7 +41,12 @@ class Training:
 
     def open(self, store: Store) -> Artifact:
         recipe = {"train": self.config, "model": self.model.fingerprint}
-        return store.open(f"policies/{self.name}", config=recipe, inputs=[self.pairs])
+        return store.open(
+            f"policies/{self.name}",
+            config=recipe,
+            inputs=[self.pairs],
+            made_from={self.model.name: self.model.contents},
+        )
 
 
 def train(config: Train, store: Store, name: str, model: Model, pairs: Artifact) -> Artifact:
@@ -59,6 +65,9 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
     for place, policy in enumerate(policies):
         if policy.complete:
             policies[place] = metrics.reused(with_start(policy, trainings[place].model))
+        else:
+            check_policy(policy)
+            policies[place] = to_be_made(policy)
     missing = [place for place, policy in enumerate(policies) if not policy.complete]
     if missing:
         join()
@@ -84,7 +93,7 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
 
 def with_start(policy: Artifact, start: Model) -> Artifact:
     """The policy, whose record says where its starting model is now: reports and later stages read it there."""
-    return policy if policy.counts["start"] == asdict(start) else policy.with_counts(start=asdict(start))
+    return policy if Model(**policy.counts["start"]) == start else policy.with_counts(start=asdict(start))
 
 
 def has_checkpoint(policy: Artifact) -> bool:
