@@ -39,7 +39,7 @@ from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.report import Report, report
 from seva_ray.stages.results import headlines
 from seva_ray.stages.score_files import Evaluate
-from seva_ray.stages.training.train import check_training, train
+from seva_ray.stages.training.train import check_training, check_training_memory, train
 from seva_ray.vlm.models import model_of
 
 
@@ -148,6 +148,8 @@ def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
         if trains:
             check_training(config.train, store, config.name)
         start = starting_model(store, config.model, config.toy)
+        if trains:
+            check_training_memory(config.train, store, config.name, start)
         # One pool of engines answers the training prompts in every view and the benchmarks.
         views = (CLEAN, *config.views, *config.controls)
         work = [*((prompts, view) for view in views), *((test, CLEAN) for test in tests)]

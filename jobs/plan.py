@@ -16,24 +16,31 @@ from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, 
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import exists, read_bytes, write_bytes
 from seva_ray.dpo.config import Train
+from seva_ray.engines import VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.pages.plan_page import Plan, picture_of, text_of
 from seva_ray.planning.footprint import Sizes, demands, parts
 from seva_ray.planning.forecast import forecast
+from seva_ray.planning.memory import memory_lines
 from seva_ray.planning.prices import POOLS, read_prices
 from seva_ray.planning.rates import Fleet, Rates
 from seva_ray.planning.simulation import Faults
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.runtime.progress import say
+from seva_ray.runtime.sizing import num_workers
 from seva_ray.stages.base_model import check_start, is_policy, is_toy, of_seed, open_toy, starting_model
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare
 from seva_ray.stages.probe import Probe, probe
 from seva_ray.stages.remaining_work import Run, remaining
 from seva_ray.stages.training.worker import LOG
+from seva_ray.vlm.model_shape import LLAVA_7B as LLAVA_7B_SHAPE
+from seva_ray.vlm.model_shape import LLAVA_13B as LLAVA_13B_SHAPE
+from seva_ray.vlm.model_shape import shape_of
 from seva_ray.vlm.models import Model, found
 
 Settings = TypeVar("Settings", Rates, Sizes)
@@ -117,6 +124,7 @@ def main(config: PlanJob) -> None:
         forecasts=forecasts,
         parts=parts(work, rates, sizes, config.train.full, num_starts),
         demands=demands(work, rates, sizes, config.train.full, last),
+        memory=memory(config),
         currency=prices.currency if prices else "",
         costs=[prices.cost(item.node_hours, config.spot) for item in forecasts] if prices else [],
     )
@@ -140,6 +148,21 @@ def run_of(config: PlanJob) -> Run:
         pair=config.pair,
         train=config.train,
         for_training=config.fleet.one_node(),
+    )
+
+
+def memory(config: PlanJob) -> list[str]:
+    """What a run takes of a GPU's memory, if the model's sizes are known and there are GPUs."""
+    model, known = config.model, {"llava-1.5-7b-hf": LLAVA_7B_SHAPE, "llava-1.5-13b-hf": LLAVA_13B_SHAPE}
+    shape = known.get(model.rstrip("/").rpartition("/")[2])
+    if not is_toy(model) and not is_policy(model) and (place := found(model)):
+        shape = shape_of(local_directory(place))
+    if shape is None or not config.fleet.gpus_per_node:
+        return []
+    engine = config.generate.engine if isinstance(config.generate.engine, VllmEngine) else None
+    workers = num_workers(config.train, config.fleet.one_node())
+    return memory_lines(
+        shape, config.train, workers, engine, config.generate.decoding.max_new_tokens, config.fleet.gpu_gib
     )
 
 

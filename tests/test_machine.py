@@ -18,10 +18,16 @@ from tests.ray_head import free_port
 REPOSITORY = str(Path(__file__).parent.parent)
 RAY_ALONE_AND_JOINED = """
 import json, ray
+from seva_ray.core.errors import InputError
+from seva_ray.runtime import preflight
 from seva_ray.runtime.cluster import cluster, join
 from seva_ray.runtime.resources import capacity, has_gpus
 ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
 found = [capacity().get("GPU", 0), has_gpus()]
+try:
+    preflight.cards("training")
+except InputError as error:
+    found.append(str(error).partition(": ")[2])
 ray.shutdown()
 with cluster():
     join()
@@ -51,7 +57,8 @@ def said(code: str, environment: Mapping[str, str]) -> tuple[object, list[str]]:
 )
 def test_gpus_that_torch_cannot_use_are_not_counted_and_a_line_says_why(number: int, tmp_path: Path):
     found, lines = said(RAY_ALONE_AND_JOINED, listing_gpus(number, tmp_path))
-    assert found == [number, True, 0, False]
+    counted = f"Ray counts {number} GPU{'s' if number > 1 else ''}, but torch {torch.__version__} can use none of them"
+    assert found == [number, True, f"{counted} is built for CPUs", 0, False]
     assert lines == [
         f"this machine has {number} GPU{'s' if number > 1 else ''}, but torch {torch.__version__} is built for CPUs: "
         "the job runs on CPUs; cluster/images/install.sh gpu installs the CUDA build"

@@ -105,6 +105,9 @@ class Train:
     """Longest time that workers wait for their nodes, in seconds, at the start and whenever nodes are lost. Spot
     capacity may need this long to come back."""
 
+    memory_check: bool = execution(True)
+    """Refuse to start if the memory of the GPUs is too small by our estimate."""
+
     def __post_init__(self) -> None:
         for name in ("beta", "learning_rate", "max_grad_norm"):
             if not 0 < getattr(self, name) < float("inf"):

@@ -29,6 +29,8 @@ class Plan:
     """A forecast for each number of nodes. The stages of the last one are shown."""
     parts: Sequence[Footprint]
     demands: Sequence[Demand]
+    memory: Sequence[str]
+    """Lines about the memory of GPUs."""
     currency: str
     costs: Sequence[Costs]
     """The costs of each forecast; empty if no prices are given."""
@@ -38,6 +40,8 @@ def text_of(plan: Plan) -> str:
     parts = [heading(plan), stages(plan.forecasts[-1]), nodes(plan)]
     if plan.costs:
         parts.append(costs(plan))
+    if plan.memory:
+        parts.append("\n".join(plan.memory))
     parts += [footprint(plan), limits(plan), sources(plan)]
     return "\n\n".join(parts)
 

@@ -57,6 +57,8 @@ class Fleet:
     """Numbers of nodes for engines. The plan has a forecast for each, and shows the stages for the last one."""
     gpus_per_node: int = 8
     """GPUs of a node with engines. With 0, a node has one engine, which runs on its CPUs."""
+    gpu_gib: float | None = None
+    """Memory of one GPU, in GiB: 22 for an L4, 39 for an A100 with 40 GB, 79 for an H100. None: unknown."""
     cpus_per_node: int = 96
     """CPUs of a node with engines. Each engine takes one; the others encode."""
     cpu_nodes: int = 0
@@ -70,6 +72,8 @@ class Fleet:
         for name in ("gpus_per_node", "cpu_nodes"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be at least 0")
+        if self.gpu_gib is not None and not 0 < self.gpu_gib < math.inf:
+            raise ConfigError(f"gpu_gib {self.gpu_gib}: must be above 0, and finite")
         for name in ("cpus_per_node", "cpus_per_cpu_node"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")

@@ -14,17 +14,20 @@ from typing import Any
 
 import ray
 
+from seva_ray.core.errors import InputError
 from seva_ray.core.node_cache import local_directory
-from seva_ray.engines import Decoding, Engine
+from seva_ray.engines import Decoding, Engine, VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.engines.units import UNITS_PER_CALL, Encoded, Unit, answer, encode
-from seva_ray.runtime import metrics
+from seva_ray.planning.memory import engine_refusal, sequences_held
+from seva_ray.runtime import metrics, preflight
 from seva_ray.runtime.actors import rows_of, told
 from seva_ray.runtime.cluster import join
-from seva_ray.runtime.progress import Progress
+from seva_ray.runtime.progress import Progress, say
 from seva_ray.runtime.resources import GENERATION, Need, capacity, check_places, kind, nodes, options, total
 from seva_ray.runtime.sizing import engines_at_once, gpus_each, num_engines
 from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.model_shape import shape_of
 from seva_ray.vlm.views import Viewer
 
 ROW_BYTES = 2 * 2**20
@@ -49,6 +52,7 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
     join()
     need = encoding_need(max(unit.num_rows for unit in units))
     check_engines(config, need)
+    check_memory(config, units[0].model_directory)
     there = capacity()
     # Ray Data adds engines one by one, each when all before it are loaded and busy, and ends those that wait for units.
     at_once = min(engines_at_once(config, there, total(nodes())), math.ceil(len(units) / config.units_per_engine))
@@ -104,6 +108,20 @@ def check_engines(config: Generate, encoding: Mapping[str, float]) -> None:
     )
     smaller = {"memory": "--prepare.shard-size"} if encoding["memory"] > LEAST_BYTES else {}
     check_places(engines, Need("the task that encodes images", 1, encoding, smaller=smaller))
+
+
+def check_memory(config: Generate, directory: str) -> None:
+    """Say how many answers vLLM's cache holds at once on the GPUs that are there. Raises: InputError if it holds none,
+    or if torch cannot use the GPUs."""
+    cards = preflight.cards(GENERATION) if gpus_each(config, capacity()) else []
+    if not cards or not isinstance(config.engine, VllmEngine):
+        return
+    shape, longest = shape_of(local_directory(directory)), config.decoding.max_new_tokens
+    for card in cards:
+        if line := engine_refusal(shape, config.engine, card.name, card.gib):
+            raise InputError(line)
+        held = sequences_held(shape, config.engine, card.gib, longest)
+        say(f"generate: an engine on {card.name} has room for the keys and values of about {held:,} answers at once")
 
 
 @lru_cache(maxsize=8)

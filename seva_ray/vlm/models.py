@@ -131,7 +131,7 @@ SETTLED_S = 10.0
 the same moment apart."""
 
 
-def digest(path: Path, cache: str = "~/.cache/seva_ray/digests") -> str:
+def digest(path: Path, cache: str = "~/.cache/seva_ray_digests") -> str:
     """SHA-256 of a file, which takes about a second per GB. That of a large file is kept, by its path, size and times.
 
     The time of the last change of the file's inode is one of them. No copying tool can set it back.

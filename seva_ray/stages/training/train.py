@@ -9,14 +9,16 @@ from typing import Any
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError, NothingLeft
+from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import exists, locate, read_bytes, remove, write_bytes
 from seva_ray.dpo.config import Train
 from seva_ray.pairs.files import lineage
+from seva_ray.planning.memory import training_refusal
 from seva_ray.private.ray import CHECKPOINT_INDEX, restart_callback, start_callback, trainer
-from seva_ray.runtime import metrics
+from seva_ray.runtime import metrics, preflight
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import log_relay, say
-from seva_ray.runtime.resources import Need, capacity, check_places, listed
+from seva_ray.runtime.resources import TRAINING, Need, capacity, check_places, has_gpus, listed
 from seva_ray.runtime.sizing import num_workers
 from seva_ray.stages.renewal import check_policy, to_be_made
 from seva_ray.stages.training.node_wait import Waiting
@@ -24,6 +26,7 @@ from seva_ray.stages.training.reference import reading_of, reference, worker_nee
 from seva_ray.stages.training.retries import Retries
 from seva_ray.stages.training.scheduled import scheduled
 from seva_ray.stages.training.worker import DIVERGED, LOG, Job, work
+from seva_ray.vlm.model_shape import shape_of
 from seva_ray.vlm.models import Model
 
 NUM_WORKERS = "num_workers.txt"
@@ -74,6 +77,8 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
         # The group's checkpoints are stored with the last missing policy, which is the same one in every try.
         uri = policies[missing[-1]].uri
         check_workers(trainings[missing[0]].config, uri)
+        for place in missing:
+            check_memory(trainings[place].config, trainings[place].model.directory, uri)
         with log_relay() as relay:
             jobs = [job_of(store, trainings[place], policies[place], relay) for place in missing]
             try:
@@ -104,11 +109,21 @@ def has_checkpoint(policy: Artifact) -> bool:
 
 def check_training(config: Train, store: Store, name: str) -> None:
     """Check this before the earlier stages run. Raises: InputError if the policy is missing and its workers do not fit
-    into the cluster."""
+    into the cluster, or cannot use its GPUs."""
     uri = store.uri(f"policies/{name}")
     if not exists(f"{uri}/record.json"):
         join()
         check_workers(config, uri)
+        if has_gpus():
+            preflight.cards(TRAINING)
+
+
+def check_training_memory(config: Train, store: Store, name: str, model: Model) -> None:
+    """Check this before the earlier stages run. Raises: InputError if the policy is missing and does not fit into the
+    memory of the GPUs."""
+    uri = store.uri(f"policies/{name}")
+    if not exists(f"{uri}/record.json"):
+        check_memory(config, model.directory, uri)
 
 
 def check_workers(config: Train, uri: str = "") -> None:
@@ -116,6 +131,15 @@ def check_workers(config: Train, uri: str = "") -> None:
     from the policy's checkpoints."""
     option = "--train.num-workers" if config.min_workers is None else "--train.min-workers"
     check_places(Need("a training worker", fewest(config, uri), worker_need(), fewer=option))
+
+
+def check_memory(config: Train, directory: str, uri: str = "") -> None:
+    """Raises: InputError if the GPUs that are there have too little memory to train this model."""
+    if config.memory_check and has_gpus():
+        shape, number = shape_of(local_directory(directory)), fewest(config, uri)
+        for card in preflight.cards(TRAINING):
+            if line := training_refusal(shape, config, number, card.name, card.gib):
+                raise InputError(line)
 
 
 def fewest(config: Train, uri: str) -> int:

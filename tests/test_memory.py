@@ -1,0 +1,114 @@
+"""Memory of a GPU, estimated before it is spent: the figures that are known, and lines with options that would fit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import get_peft_model
+
+from presets import LLAVA_13B_TRAIN, LLAVA_TRAIN
+from seva_ray.dpo.config import Train
+from seva_ray.dpo.policy import Lora, load_model
+from seva_ray.engines import VllmEngine
+from seva_ray.planning.memory import (
+    cache_tokens,
+    engine_refusal,
+    sequences_held,
+    training_memory,
+    training_refusal,
+)
+from seva_ray.vlm.model_shape import LLAVA_7B, LLAVA_13B, ModelShape, shape_of
+
+L4, A100, H100 = ("NVIDIA L4", 22.0), ("NVIDIA A100-SXM4-40GB", 39.4), ("NVIDIA H100 80GB HBM3", 79.1)
+RANK_128 = replace(LLAVA_TRAIN, lora=Lora(rank=128, alpha=256))
+
+
+@pytest.mark.parametrize(
+    ("shape", "config", "num_workers", "gib"),
+    [
+        (LLAVA_7B, LLAVA_TRAIN, 8, 29),
+        (LLAVA_7B, LLAVA_TRAIN, 4, 34),
+        (LLAVA_7B, LLAVA_TRAIN, 2, 46),
+        (LLAVA_7B, LLAVA_TRAIN, 1, 70),
+        (LLAVA_7B, replace(LLAVA_TRAIN, offload=True), 1, 22),
+        (LLAVA_7B, RANK_128, 1, 24),
+        (LLAVA_7B, replace(LLAVA_TRAIN, zero_stage=0), 1, 64),
+        (LLAVA_7B, replace(LLAVA_TRAIN, full=True), 8, 33),
+        (LLAVA_13B, LLAVA_13B_TRAIN, 8, 19),
+    ],
+)
+def test_training_takes_what_was_counted_by_hand(shape: ModelShape, config: Train, num_workers: int, gib: float):
+    """Sums by hand from what DeepSpeed keeps, with gradients in float32 and 2 GiB for CUDA and NCCL."""
+    assert training_memory(shape, config, num_workers).total == pytest.approx(gib, abs=1)
+
+
+def test_sharding_and_offloading_take_less_and_a_larger_batch_takes_more():
+    def total(num_workers: int = 4, **changed: object) -> float:
+        return training_memory(LLAVA_7B, replace(LLAVA_TRAIN, **changed), num_workers).total
+
+    assert total(zero_stage=0) > total(zero_stage=1) > total(zero_stage=2) > total(zero_stage=3)
+    assert total(offload=True) < total() < total(gradient_checkpointing=False)
+    assert total(num_workers=8) < total() < total(per_device_batch_size=8) < total(dtype="float32")
+    assert total(per_device_batch_size=8) < total(per_device_batch_size=8, shared_prefix=False)
+
+
+def test_the_published_presets_fit_where_the_readme_says():
+    assert training_refusal(LLAVA_7B, LLAVA_TRAIN, 1, *H100) is None
+    assert training_refusal(LLAVA_7B, LLAVA_TRAIN, 4, *A100) is None
+    assert training_refusal(LLAVA_13B, LLAVA_13B_TRAIN, 4, *A100) is None
+    assert training_refusal(LLAVA_13B, LLAVA_13B_TRAIN, 2, *H100) is None
+    assert training_refusal(LLAVA_13B, LLAVA_13B_TRAIN, 1, *H100)
+    assert training_refusal(LLAVA_7B, LLAVA_TRAIN, 2, *A100)
+
+
+def test_a_job_that_does_not_fit_is_one_line_with_options_that_would():
+    assert training_refusal(LLAVA_7B, LLAVA_TRAIN, 1, *A100) == (
+        "train: about 70 GiB needed on the GPU, and NVIDIA A100-SXM4-40GB has 39; what would fit: --train.offload "
+        "(23 GiB), or --train.per-device-batch-size 1 --train.offload (22 GiB), or --train.lora.rank 256 "
+        "--train.lora.alpha 512 (31 GiB, other results); --train.no-memory-check tries all the same"
+    )
+    eight = training_refusal(LLAVA_7B, LLAVA_TRAIN, 8, *L4)
+    assert eight is not None
+    assert "needed on each of 8 GPUs, and NVIDIA L4 has 22; what would fit: --train.zero-stage 3 (14 GiB), or" in eight
+    nothing = training_refusal(LLAVA_13B, replace(LLAVA_TRAIN, full=True), 1, *L4)
+    assert nothing is not None
+    assert "no option makes it fit" in nothing
+
+
+def test_every_option_that_is_proposed_fits():
+    """Read from the line, as a user would."""
+    line = training_refusal(LLAVA_7B, LLAVA_TRAIN, 1, *A100)
+    assert line is not None
+    for config in (replace(LLAVA_TRAIN, offload=True), replace(LLAVA_TRAIN, lora=Lora(rank=256, alpha=512))):
+        assert training_refusal(LLAVA_7B, config, 1, *A100) is None
+
+
+@pytest.mark.parametrize(("card", "sequences"), [(L4, 14), (A100, 59), (H100, 160)])
+def test_the_cache_of_an_engine_holds_what_is_left_beside_the_weights(card: tuple[str, float], sequences: int):
+    assert sequences_held(LLAVA_7B, VllmEngine(), card[1], 512) == sequences
+
+
+def test_an_engine_that_has_no_room_for_a_sequence_is_one_line_with_the_option_that_helps():
+    assert engine_refusal(LLAVA_7B, VllmEngine(), *L4) is None
+    line = engine_refusal(LLAVA_13B, VllmEngine(), *L4)
+    assert line is not None
+    assert line.startswith("generate: the weights take 24.9 of the 22 GiB of NVIDIA L4, and the rest holds 0 tokens of")
+    assert line.endswith("--generate.engine.tensor-parallel-size 2 would do")
+    assert engine_refusal(LLAVA_13B, VllmEngine(tensor_parallel_size=2), *L4) is None
+    long = engine_refusal(LLAVA_7B, VllmEngine(max_model_len=16384), *L4)
+    assert long is not None
+    assert f"--generate.engine.max-model-len {cache_tokens(LLAVA_7B, VllmEngine(), L4[1]) // 128 * 128} or" in long
+    assert "dtype float16" in str(engine_refusal(LLAVA_7B, VllmEngine(dtype="float32"), *L4))
+
+
+def test_the_sizes_of_a_model_are_read_from_its_files(toy_model: str):
+    shape, model = shape_of(toy_model), load_model(toy_model, "float32")
+    assert shape.num_weights == sum(weight.numel() for weight in model.parameters())
+    assert shape.num_image_tokens == model.config.image_seq_length
+    language = [weight for name, weight in model.named_parameters() if "language_model" in name or "lm_head" in name]
+    assert shape.language_weights() == pytest.approx(sum(weight.numel() for weight in language), rel=0.01)
+    with torch.device("meta"):
+        adapter = get_peft_model(model, Lora(rank=4, alpha=8).peft())
+    trained = sum(weight.numel() for weight in adapter.parameters() if weight.requires_grad)
+    assert shape.adapter_weights(4) == trained
+    assert LLAVA_7B.adapter_weights(1024) == 2_558_525_440
