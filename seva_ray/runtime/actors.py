@@ -1,11 +1,9 @@
 """Shared by stages that map over a pool of Ray Data actors: settings, and how a worker's error reaches the user."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-
-import ray
 
 from seva_ray.core.errors import UserError
 from seva_ray.core.shards import in_order
@@ -18,6 +16,8 @@ number of shards of a large run."""
 
 def rows_of(dataset: Callable[[], Any]) -> Iterator[dict[str, Any]]:
     """Make a dataset, run it, and yield its rows as they arrive."""
+    import ray.data
+
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None  # a unit stays one block, whatever its size
     context.enable_progress_bars = False
@@ -40,6 +40,10 @@ def told() -> Iterator[None]:
         raise UserError(line) from None
 
 
-def results_of(tasks: Iterable[Any]) -> Iterator[Any]:
-    """The results of Ray tasks, in order. Drawing the next item from `tasks` submits the next task."""
-    return in_order(tasks, ray.get, NUM_TASKS)
+def results_of(function: Callable[..., Any], arguments: Iterable[Sequence[Any]]) -> Iterator[Any]:
+    """The results of the function for each of the arguments, in order. Each call is a Ray task. Drawing the next item
+    from `arguments` submits the next task."""
+    import ray
+
+    task = ray.remote(function)
+    return in_order((task.remote(*given) for given in arguments), ray.get, NUM_TASKS)

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
 from seva_ray.core.durations import duration
 
 
@@ -40,9 +37,8 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-@ray.remote(num_cpus=0)
 class LogRelay:
-    """Receives lines from workers, which the driver prints."""
+    """The actor that receives lines from workers, which the driver prints."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -55,16 +51,21 @@ class LogRelay:
         return lines
 
 
-def here() -> NodeAffinitySchedulingStrategy:
+def here() -> Any:
     """Place an actor on the driver's own node. Otherwise Ray could place one that takes no CPU on another node, and it
     would be lost with that node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 @contextmanager
 def log_relay(every_s: float = 2.0) -> Iterator[Any]:
     """A LogRelay for workers. The lines that they `send` are printed here, also while the driver waits for results."""
-    relay = LogRelay.options(scheduling_strategy=here()).remote()  # type: ignore[attr-defined]
+    import ray
+
+    relay = ray.remote(LogRelay).options(num_cpus=0, scheduling_strategy=here()).remote()
     finished = threading.Event()
 
     def listen() -> None:

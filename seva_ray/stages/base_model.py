@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import ray
-
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import exists, write_directory
+from seva_ray.runtime.actors import results_of
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import log_relay, say
 from seva_ray.runtime.resources import TASK, Need, check_places
@@ -65,11 +64,10 @@ def starting_models(store: Store, models: Sequence[str], recipe: ToyRecipe) -> l
         join()
         check_places(Need("the training of a toy base", 1, TASK))
         with log_relay() as relay:
-            ray.get([make_toy.remote(store, model, recipe, relay) for model in toys])
+            list(results_of(make_toy, [(store, model, recipe, relay) for model in toys]))
     return [starting_model(store, model, recipe) for model in models]
 
 
-@ray.remote
 def make_toy(store: Store, model: str, recipe: ToyRecipe, relay: Any) -> None:
     starting_model(store, model, recipe, report=lambda line: relay.send.remote(f"{model}: {line}"))
 

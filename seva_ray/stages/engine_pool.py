@@ -12,8 +12,6 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-import ray
-
 from seva_ray.core.node_cache import local_directory
 from seva_ray.engines import Decoding, Engine
 from seva_ray.engines.config import Generate
@@ -46,6 +44,8 @@ def run_units(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
 
 def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]:
     """The row that UnitWorker returns for each unit that it has committed."""
+    import ray.data
+
     join()
     need = encoding_need(max(unit.num_rows for unit in units))
     check_engines(config, need)

@@ -8,8 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-import pyarrow.compute as pc
-
 from seva_ray.augmentations import CONTROLS, parse_view, temperature_of, undrawn
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.records import Response
@@ -122,6 +120,8 @@ def finish_responses(prompts: Artifact, artifact: Artifact) -> Artifact:
 
 
 def count_responses(uri: str) -> dict[str, int]:
+    import pyarrow.compute as pc
+
     shard = read_table(uri, columns=["finish_reason", "token_ids"])
     num_tokens = pc.sum(pc.list_value_length(shard["token_ids"])).as_py() or 0
     reasons = {f"num_{item['values']}": item["counts"] for item in pc.value_counts(shard["finish_reason"]).to_pylist()}

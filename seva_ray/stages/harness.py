@@ -16,8 +16,6 @@ from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 
-import ray
-
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.node_cache import local_directory
@@ -65,11 +63,13 @@ def run_all(config: Harness, store: Store, work: Sequence[tuple[str, Model]]) ->
     missing = {(task, model.name): model for task, model in work if not runs[task, model.name].complete}
     if not missing:
         return runs
+    import ray
+
     join()
     need = {"CPU": config.num_cpus, "GPU": 1 if has_gpus() else 0} | kind(GENERATION)
     check_places(Need(f"a run of {NAME}", 1, need, smaller={"CPU": "--harness.num-cpus"}))
     say(f"harness: {len(missing)} runs of {NAME} {VERSION} to do")
-    run = run_task.options(**options(need))
+    run = ray.remote(run_task).options(**options(need))
     waiting = {
         run.remote(config, task, model.directory, runs[task, name], "cuda" if need["GPU"] else "cpu"): (task, name)
         for (task, name), model in missing.items()
@@ -110,7 +110,6 @@ def digest_of(folder: Path) -> str:
     return hashlib.sha256("".join(named).encode()).hexdigest()[:16]
 
 
-@ray.remote
 def run_task(config: Harness, task: str, model_directory: str, artifact: Artifact, device: str) -> int:
     """Make one run, write its files into `artifact` and return the number of questions.
 

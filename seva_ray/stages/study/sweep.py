@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import ray
-
 from seva_ray.core.durations import duration
 from seva_ray.core.errors import ConfigError, UserError
 from seva_ray.core.fingerprints import execution
@@ -138,6 +136,8 @@ class PointProgress:
 @contextmanager
 def study_server(context: StudyContext, progress: PointProgress, on_release: OnRelease, name: str) -> Iterator[str]:
     """Runs a study server as an actor while the context lasts. Gives the name by which trials find it."""
+    import ray
+
     found_as = f"server of {name}"
     options = {"name": found_as, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here()}
     actor = ray.remote(StudyServer).options(**options).remote(context, progress, on_release)

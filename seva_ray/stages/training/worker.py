@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray
 
 from seva_ray.core.durations import duration
 from seva_ray.core.node_cache import local_directory
@@ -55,6 +54,8 @@ class Job:
 
 def work(loop_config: dict[str, Any]) -> None:
     """The work of one worker: one job after the other, without those that an earlier group has finished."""
+    import ray
+
     for job in ray.get(loop_config["jobs"]):
         if not any(exists(f"{job.policy_uri}/{name}") for name in (LOG, DIVERGED)):
             do(job)
