@@ -8,14 +8,16 @@ from typing import Any
 from seva_ray.core.errors import UserError
 from seva_ray.core.shards import in_order
 from seva_ray.runtime.cli import users_line
+from seva_ray.runtime.heartbeat import awaited
 
 NUM_TASKS = 20_000
 """Largest number of Ray tasks that are submitted at once. It is above the number of CPUs of any cluster, and below the
 number of shards of a large run."""
 
 
-def rows_of(dataset: Callable[[], Any]) -> Iterator[dict[str, Any]]:
-    """Make a dataset, run it, and yield its rows as they arrive."""
+def rows_of(dataset: Callable[[], Any], first: str, others: str) -> Iterator[dict[str, Any]]:
+    """Make a dataset, run it, and yield its rows as they arrive. Until the first row is there, the heartbeat says
+    `first`; then it says `others`."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -25,7 +27,7 @@ def rows_of(dataset: Callable[[], Any]) -> Iterator[dict[str, Any]]:
     created = dataset()
     # Ray Data sets its own log level when a dataset is made. It also raises every error that it logs.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    yield from created.iter_rows()
+    yield from awaited(created.iter_rows(), first, others)
 
 
 @contextmanager
@@ -40,10 +42,10 @@ def told() -> Iterator[None]:
         raise UserError(line) from None
 
 
-def results_of(function: Callable[..., Any], arguments: Iterable[Sequence[Any]]) -> Iterator[Any]:
+def results_of(function: Callable[..., Any], arguments: Iterable[Sequence[Any]], what: str) -> Iterator[Any]:
     """The results of the function for each of the arguments, in order. Each call is a Ray task. Drawing the next item
-    from `arguments` submits the next task."""
+    from `arguments` submits the next task. The heartbeat says `what` while a result is awaited."""
     import ray
 
     task = ray.remote(function)
-    return in_order((task.remote(*given) for given in arguments), ray.get, NUM_TASKS)
+    return awaited(in_order((task.remote(*given) for given in arguments), ray.get, NUM_TASKS), what, what)

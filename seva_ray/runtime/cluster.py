@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from seva_ray.core.errors import InputError
 from seva_ray.private.ray import QUIET_LOGGERS, listen_on_loopback_only, set_core_settings
 from seva_ray.runtime import machine, metrics
+from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.metrics import connected
 from seva_ray.runtime.resources import tell_node_types
 from seva_ray.runtime.signals import kept
@@ -48,7 +49,11 @@ def join(spare_cpus: int = 0) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     set_core_settings()
     try:
-        with kept(), without_line(b"Set ray log level"):
+        with (
+            waiting("Ray: waiting for the cluster"),
+            kept(),
+            without_line(b"Set ray log level"),
+        ):
             ray.init(
                 address=address,
                 include_dashboard=False if address == "local" else None,

@@ -12,7 +12,9 @@ from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import exists, write_directory
 from seva_ray.runtime.actors import results_of
 from seva_ray.runtime.cluster import join
-from seva_ray.runtime.progress import log_relay, say
+from seva_ray.runtime.heartbeat import waiting
+from seva_ray.runtime.log_relay import log_relay
+from seva_ray.runtime.progress import say
 from seva_ray.runtime.resources import TASK, Need, check_places
 from seva_ray.toy.recipe import ToyRecipe
 from seva_ray.vlm.families import check_served
@@ -20,6 +22,10 @@ from seva_ray.vlm.models import Model, model_at, model_of
 
 TOY = "toy"
 """This name in place of a model directory means the toy base. `toy-2` means the toy base with seed 2."""
+
+
+TRAINING = "toy base: training"
+"""What the heartbeat says."""
 
 
 def check_start(store: Store, model: str) -> None:
@@ -63,8 +69,8 @@ def starting_models(store: Store, models: Sequence[str], recipe: ToyRecipe) -> l
     if any(not open_toy(store, of_seed(recipe, model)).complete for model in toys):
         join()
         check_places(Need("the training of a toy base", 1, TASK))
-        with log_relay() as relay:
-            list(results_of(make_toy, [(store, model, recipe, relay) for model in toys]))
+        with log_relay(TRAINING) as relay:
+            list(results_of(make_toy, [(store, model, recipe, relay) for model in toys], TRAINING))
     return [starting_model(store, model, recipe) for model in models]
 
 
@@ -100,13 +106,14 @@ def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable
     if is_policy(model):
         return model_of(store.find(model))
     if not is_toy(model):
-        return as_named_before(store, model_at(model))
+        with waiting(f"{model}: reading its files"):
+            return as_named_before(store, model_at(model))
     recipe = of_seed(recipe, model)
     artifact = open_toy(store, recipe)
     if not artifact.complete:
         from seva_ray.toy.sft import train  # imports torch and transformers, which takes seconds
 
-        with tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
+        with waiting(TRAINING), tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
             counts = train(recipe, f"{scratch}/model", report=report)
             artifact = artifact.begin()
             write_directory(artifact.path("model"), f"{scratch}/model")

@@ -76,7 +76,9 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
                 ),
                 fn_constructor_args=(config.engine, config.decoding, units[0].model_directory),
             )
-        )
+        ),
+        first="generate: waiting for an engine to load the model and answer the first unit",
+        others="generate: waiting for the next unit",
     )
 
 

@@ -16,6 +16,7 @@ from seva_ray.core.storage import names_in, read_table
 from seva_ray.engines.config import Generate
 from seva_ray.engines.units import Unit
 from seva_ray.runtime import metrics
+from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.stages.engine_pool import run_units
 from seva_ray.stages.prepare import shard_name
@@ -59,7 +60,9 @@ def generated(config: Generate, store: Store, work: Sequence[GenerationTask]) ->
         for uri in run_units(config, units):
             num_missing[uri] -= 1
             if not num_missing[uri]:
-                yield finish_responses(*begun[uri])
+                with waiting("generate: counting the responses"):
+                    finished = finish_responses(*begun[uri])
+                yield finished
 
 
 def name_of(model: Model, prompts: Artifact, view: str) -> str:

@@ -22,6 +22,7 @@ from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import names_in, read_bytes, write_bytes
 from seva_ray.runtime.cli import users_line
 from seva_ray.runtime.cluster import join
+from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.resources import GENERATION, Need, check_places, has_gpus, kind, options
 from seva_ray.scoring.lmms_eval import (
@@ -70,14 +71,15 @@ def run_all(config: Harness, store: Store, work: Sequence[tuple[str, Model]]) ->
     check_places(Need(f"a run of {NAME}", 1, need, smaller={"CPU": "--harness.num-cpus"}))
     say(f"harness: {len(missing)} runs of {NAME} {VERSION} to do")
     run = ray.remote(run_task).options(**options(need))
-    waiting = {
+    pending = {
         run.remote(config, task, model.directory, runs[task, name], "cuda" if need["GPU"] else "cpu"): (task, name)
         for (task, name), model in missing.items()
     }
     failures = []
-    while waiting:
-        (done,), _ = ray.wait(list(waiting))
-        task, name = waiting.pop(done)
+    while pending:
+        with waiting(f"harness: waiting for {len(pending)} runs of {NAME}"):
+            (done,), _ = ray.wait(list(pending))
+        task, name = pending.pop(done)
         try:
             num_questions = ray.get(done)
         except Exception as error:

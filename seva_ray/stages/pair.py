@@ -80,7 +80,8 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
     counts: dict[str, Counter[str]] = {view: Counter(dict.fromkeys(VERDICTS, 0)) for view in (ANY, *views)}
     reasons = Reasons()
     artifact = artifact.begin()
-    for of_shard, failed in results_of(pair_shard, ((config, sides, artifact, last, shard) for shard in shards)):
+    tasks = ((config, sides, artifact, last, shard) for shard in shards)
+    for of_shard, failed in results_of(pair_shard, tasks, f"pair {label}: comparing the responses"):
         reasons.update(failed)
         for view, verdicts in of_shard.items():
             counts[view].update(verdicts)
@@ -177,7 +178,7 @@ def quota_keys(config: Pair, sides: Sides, shards: Sequence[str]) -> dict[str, i
     found: set[str] = set()
 
     def parts() -> Iterator[dict[str, list[int]]]:
-        for keys in results_of(kept_keys, ((config, sides, shard) for shard in shards)):
+        for keys in results_of(kept_keys, ((config, sides, shard) for shard in shards), "pair: applying the quotas"):
             found.update(keys)
             yield keys
 

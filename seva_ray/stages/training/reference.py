@@ -136,7 +136,9 @@ def score_all(scorings: Sequence[Scoring], config: Train) -> list[str | None]:
             **options(need),
             compute=ray.data.ActorPoolStrategy(min_size=at_once, max_size=most),
             fn_constructor_args=(config, list(scorings)),
-        )
+        ),
+        first="reference: waiting for a worker to load the model and score the first pairs",
+        others="reference: waiting for the next pairs",
     )
     progress = Progress("reference", num_shards, "shards")
     reasons: list[str | None] = [None] * len(scorings)

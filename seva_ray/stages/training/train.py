@@ -15,7 +15,8 @@ from seva_ray.pairs.files import lineage
 from seva_ray.private.ray import CHECKPOINT_INDEX, start_callback, trainer
 from seva_ray.runtime import metrics
 from seva_ray.runtime.cluster import join
-from seva_ray.runtime.progress import log_relay, say
+from seva_ray.runtime.log_relay import log_relay
+from seva_ray.runtime.progress import say
 from seva_ray.runtime.resources import Need, capacity, check_places, listed
 from seva_ray.runtime.sizing import num_workers
 from seva_ray.stages.training.node_wait import Waiting
@@ -64,7 +65,7 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
         # The group's checkpoints are stored with the last missing policy, which is the same one in every try.
         uri = policies[missing[-1]].uri
         check_workers(trainings[missing[0]].config, uri)
-        with log_relay() as relay:
+        with log_relay("train: waiting for the workers to start") as relay:
             jobs = [job_of(store, trainings[place], policies[place], relay) for place in missing]
             try:
                 for place in missing:

@@ -71,6 +71,7 @@ def forget() -> None:
 
 def do(job: Job) -> None:
     """Run the trainer for one job. Rank 0 writes the merged model and the log."""
+    job.relay.wait_for.remote("train: loading the model")
     import ray.train
     import torch
 
@@ -92,8 +93,11 @@ def do(job: Job) -> None:
                 write_bytes(f"{job.policy_uri}/{DIVERGED}", callback.diverged.encode())
             await_uploads()
             return
+        doing = "gathering the weights" if config.full else "merging the adapter into the model"
+        job.relay.wait_for.remote(f"train: {doing}")
         merged = save_whole(trainer, encoder) if config.full else merge(trainer, directory, encoder, config.dtype)
         if rank == 0:
+            job.relay.wait_for.remote("train: writing the model")
             write_directory(f"{job.policy_uri}/model", merged)
             if not config.full:
                 write_directory(f"{job.policy_uri}/adapter", f"{scratch}/adapter")
@@ -206,6 +210,7 @@ def reporter(job: Job) -> Any:
 
         def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
             self.started, self.first_step = time.monotonic(), state.global_step
+            job.relay.wait_for.remote(f"train: working on step {state.global_step + 1}/{state.max_steps}")
             if state.global_step and state.is_world_process_zero:
                 job.relay.send.remote(f"train: resumed at step {state.global_step}/{state.max_steps}")
 
@@ -220,6 +225,7 @@ def reporter(job: Job) -> Any:
                     self.diverged = f"{name} is {logs[name]} at step {step}; the last checkpoint before it is kept"
                     control.should_training_stop, control.should_save = True, False
             if state.is_world_process_zero:
+                job.relay.wait_for.remote(f"train: working on step {min(step + 1, last)}/{last}")
                 metrics.trained(job.policy_uri, (logs or {}).get("rewards/margins"), self.saved)
             if not state.is_world_process_zero or "loss" not in (logs or {}) or (step % 10 and step != last):
                 return
