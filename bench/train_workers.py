@@ -22,7 +22,7 @@ from bench.workload import LLAVA_SHAPED
 from seva_ray.core.artifacts import Store
 from seva_ray.core.storage import write_table
 from seva_ray.dpo.config import Train
-from seva_ray.runtime.progress import log_relay
+from seva_ray.runtime.log_relay import log_relay
 from seva_ray.stages.training.reference import Reading
 from seva_ray.stages.training.scheduled import Scheduled
 from seva_ray.stages.training.worker import Job
@@ -64,7 +64,7 @@ def steps_of(num_workers: int) -> Steps:
     stage.work = clocked_work
     with own_cluster(num_cpus=2), tempfile.TemporaryDirectory() as scratch:
         artifact = Store(scratch).open("policies/bench", config={})
-        with log_relay() as relay:
+        with log_relay("train: waiting for the workers") as relay:
             job = Job(
                 config=config,
                 pairs=pairs_in(artifact.path("pairs.parquet")),

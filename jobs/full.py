@@ -36,7 +36,8 @@ from seva_ray.stages.generate import generate
 from seva_ray.stages.judge import open_judge
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.stages.report import Report, report
+from seva_ray.stages.report import report
+from seva_ray.stages.report_inputs import Report
 from seva_ray.stages.results import headlines
 from seva_ray.stages.score_files import Evaluate
 from seva_ray.stages.training.train import check_training, check_training_memory, train

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 
 from presets import USUAL, Job
 from seva_ray.runtime.cli import run
-from seva_ray.stages.report import Report, report
+from seva_ray.stages.report import report
+from seva_ray.stages.report_inputs import Report
 
 
 @dataclass(frozen=True, kw_only=True)

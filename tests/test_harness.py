@@ -135,7 +135,7 @@ def test_a_run_that_fails_keeps_its_log_and_takes_no_name(tmp_path: Path):
     config, store = Harness(python=str(python)), Store(str(tmp_path / "runs"))
     run = open_run(config, store, TASK, Model(name="m", directory=str(tmp_path), fingerprint=""))
     with pytest.raises(InputError, match=f"ValueError: no such task; its log: {run.uri}/log.txt"):
-        run_task._function(config, TASK, str(tmp_path), run, "cpu")
+        run_task(config, TASK, str(tmp_path), run, "cpu")
     assert [path.name for path in Path(run.uri).iterdir()] == ["log.txt"]
 
 

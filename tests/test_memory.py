@@ -1,6 +1,7 @@
 """Memory of a GPU, estimated before it is spent: the figures that are known, and lines with options that would fit."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def test_training_takes_what_was_counted_by_hand(shape: ModelShape, config: Trai
 
 
 def test_sharding_and_offloading_take_less_and_a_larger_batch_takes_more():
-    def total(num_workers: int = 4, **changed: object) -> float:
+    def total(num_workers: int = 4, **changed: Any) -> float:
         return training_memory(LLAVA_7B, replace(LLAVA_TRAIN, **changed), num_workers).total
 
     assert total(zero_stage=0) > total(zero_stage=1) > total(zero_stage=2) > total(zero_stage=3)

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -222,7 +223,12 @@ def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path: Path, m
     file.write_bytes(b"first")
     hashed: list[object] = []
     real = models.hashlib.file_digest
-    monkeypatch.setattr(models.hashlib, "file_digest", lambda *given: (hashed.append(given), real(*given))[1])
+
+    def counted(*given: Any) -> Any:
+        hashed.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(models.hashlib, "file_digest", counted)
     monkeypatch.setattr(models, "KEPT_BYTES", 1)
 
     def digest() -> str:

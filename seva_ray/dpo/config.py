@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
@@ -204,11 +203,15 @@ def schedule(ids: Sequence[str], lengths: np.ndarray, config: Train) -> tuple[np
 
 def lengths_of(pairs: pa.Table) -> np.ndarray:
     """A measure of each pair's length: the bytes of its question plus the tokens of all its responses."""
+    import pyarrow.compute as pc
+
     return pc.binary_length(pairs["question"]).to_numpy() + num_response_tokens(pairs)
 
 
 def num_response_tokens(pairs: pa.Table) -> np.ndarray:
     """The number of tokens in all responses of each pair."""
+    import pyarrow.compute as pc
+
     rejected = pairs["rejected"]
     tokens = pc.list_value_length(pc.struct_field(pc.list_flatten(rejected), "token_ids")).to_numpy()
     up_to = np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)])  # sums over the rejected responses of all pairs

@@ -111,3 +111,5 @@ class ReportContent:
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
+    drawn_from: str = ""
+    """Fingerprint of everything that the page depends on; empty if it is to be drawn again."""

@@ -1,23 +1,25 @@
 """Shared by stages that map over a pool of Ray Data actors: settings, and how a worker's error reaches the user."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-
-import ray
 
 from seva_ray.core.errors import UserError
 from seva_ray.core.shards import in_order
 from seva_ray.runtime.cli import users_line
+from seva_ray.runtime.heartbeat import awaited
 
 NUM_TASKS = 20_000
 """Largest number of Ray tasks that are submitted at once. It is above the number of CPUs of any cluster, and below the
 number of shards of a large run."""
 
 
-def rows_of(dataset: Callable[[], Any]) -> Iterator[dict[str, Any]]:
-    """Make a dataset, run it, and yield its rows as they arrive."""
+def rows_of(dataset: Callable[[], Any], first: str, others: str) -> Iterator[dict[str, Any]]:
+    """Make a dataset, run it, and yield its rows as they arrive. Until the first row is there, the heartbeat says
+    `first`; then it says `others`."""
+    import ray.data
+
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None  # a unit stays one block, whatever its size
     context.enable_progress_bars = False
@@ -25,7 +27,7 @@ def rows_of(dataset: Callable[[], Any]) -> Iterator[dict[str, Any]]:
     created = dataset()
     # Ray Data sets its own log level when a dataset is made. It also raises every error that it logs.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    yield from created.iter_rows()
+    yield from awaited(created.iter_rows(), first, others)
 
 
 @contextmanager
@@ -40,6 +42,10 @@ def told() -> Iterator[None]:
         raise UserError(line) from None
 
 
-def results_of(tasks: Iterable[Any]) -> Iterator[Any]:
-    """The results of Ray tasks, in order. Drawing the next item from `tasks` submits the next task."""
-    return in_order(tasks, ray.get, NUM_TASKS)
+def results_of(function: Callable[..., Any], arguments: Iterable[Sequence[Any]], what: str) -> Iterator[Any]:
+    """The results of the function for each of the arguments, in order. Each call is a Ray task. Drawing the next item
+    from `arguments` submits the next task. The heartbeat says `what` while a result is awaited."""
+    import ray
+
+    task = ray.remote(function)
+    return awaited(in_order((task.remote(*given) for given in arguments), ray.get, NUM_TASKS), what, what)

@@ -21,6 +21,8 @@ from seva_ray.core.errors import ConfigError, UserError
 from seva_ray.private.ray import errors_within
 from seva_ray.runtime.config_file import load, text_of
 from seva_ray.runtime.fields import choices_in, default_of, hints_of, kebab, members_of
+from seva_ray.runtime.heartbeat import waiting
+from seva_ray.runtime.progress import say
 from seva_ray.runtime.short_help import short_help
 from seva_ray.runtime.signals import ending, stop_on_signals
 
@@ -66,8 +68,9 @@ def run(
             sys.exit(0)
         if root := getattr(config, "root", ""):
             place = root if "://" in root else Path(root).expanduser().resolve()
-            print(f"{script.stem} {getattr(config, 'name', '') or name}: root {place}", file=sys.stderr, flush=True)
-        job(config)
+            say(f"{script.stem} {getattr(config, 'name', '') or name}: root {place}")
+        with waiting(f"{script.stem}: working"):
+            job(config)
     except KeyboardInterrupt:
         line, status = ending()
         print(line, file=sys.stderr)

@@ -7,11 +7,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import ray
-
 from seva_ray.core.errors import InputError
 from seva_ray.private.ray import QUIET_LOGGERS, listen_on_loopback_only, set_core_settings
 from seva_ray.runtime import machine, metrics
+from seva_ray.runtime.heartbeat import waiting
+from seva_ray.runtime.metrics import connected
 from seva_ray.runtime.resources import tell_node_types
 from seva_ray.runtime.signals import kept
 
@@ -19,11 +19,13 @@ from seva_ray.runtime.signals import kept
 @contextmanager
 def cluster() -> Iterator[None]:
     """Wrap this around a job: if one of its stages starts a cluster, the cluster is shut down at the end."""
-    joined = ray.is_initialized()
+    joined = connected()
     try:
         yield
     finally:
-        if not joined:
+        if not joined and connected():
+            import ray
+
             ray.shutdown()
 
 
@@ -34,8 +36,10 @@ def join(spare_cpus: int = 0) -> None:
     started here. It counts the GPUs that torch can use, and `spare_cpus` more CPUs than the machine has, for work that
     is short or mostly waits. Raises: InputError if there is no connection, or if torch cannot use the machine's GPUs.
     """
-    if ray.is_initialized():
+    if connected():
         return
+    import ray
+
     address = os.environ.get("RAY_ADDRESS", "local")
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -45,7 +49,11 @@ def join(spare_cpus: int = 0) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     set_core_settings()
     try:
-        with kept(), without_line(b"Set ray log level"):
+        with (
+            waiting("Ray: waiting for the cluster"),
+            kept(),
+            without_line(b"Set ray log level"),
+        ):
             ray.init(
                 address=address,
                 include_dashboard=False if address == "local" else None,

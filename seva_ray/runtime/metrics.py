@@ -7,12 +7,11 @@ Recording only changes a number in this process. A job that finds all its work d
 it counts.
 """
 
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-
-import ray
-from ray.util.metrics import Counter, Gauge
+from typing import Any, NamedTuple
 
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.records import Response
@@ -22,18 +21,31 @@ from seva_ray.engines.units import Unit
 WATCH_EVERY_S = 2.0
 """Seconds between two readings of an engine's queue."""
 
-UNIT = ("model", "view")
-UNITS = Counter("seva_units_total", "Units (shard of prompts x view) committed by engines.", UNIT)
-ROWS = Counter("seva_rows_total", "Responses in committed units, including those with an error.", UNIT)
-OUTPUT_TOKENS = Counter("seva_output_tokens_total", "Tokens of the responses in committed units.", UNIT)
-CACHED_TOKENS = Counter("seva_engine_cached_tokens_total", "Prompt tokens found in vLLM's prefix cache.", UNIT)
-QUEUE = Gauge("seva_engine_queue", "Requests that an engine has accepted and not yet answered.")
-REUSED = Counter("seva_reused_total", "Artifacts that were complete and were not made again.", ("kind",))
-VERDICTS = Counter("seva_verdicts_total", "Verdicts on a prompt's responses.", ("model", "view", "verdict"))
-REWARD_MARGIN = Gauge("seva_reward_margin", "Mean reward of chosen minus rejected in the last step.", ("policy",))
-CHECKPOINT = Gauge("seva_checkpoint_timestamp_seconds", "When the last checkpoint was saved, Unix time.", ("policy",))
 
-EARLY: list[tuple[Counter, int, dict[str, str]]] = []
+class Metric(NamedTuple):
+    """A counter if its name ends in `_total`, as in Prometheus; otherwise a gauge."""
+
+    name: str
+    description: str
+    labels: tuple[str, ...] = ()
+
+
+UNIT = ("model", "view")
+UNITS = Metric("seva_units_total", "Units (shard of prompts x view) committed by engines.", UNIT)
+ROWS = Metric("seva_rows_total", "Responses in committed units, including those with an error.", UNIT)
+OUTPUT_TOKENS = Metric("seva_output_tokens_total", "Tokens of the responses in committed units.", UNIT)
+CACHED_TOKENS = Metric("seva_engine_cached_tokens_total", "Prompt tokens found in vLLM's prefix cache.", UNIT)
+QUEUE = Metric("seva_engine_queue", "Requests that an engine has accepted and not yet answered.")
+REUSED = Metric("seva_reused_total", "Artifacts that were complete and were not made again.", ("kind",))
+VERDICTS = Metric("seva_verdicts_total", "Verdicts on a prompt's responses.", ("model", "view", "verdict"))
+REWARD_MARGIN = Metric("seva_reward_margin", "Mean reward of chosen minus rejected in the last step.", ("policy",))
+CHECKPOINT = Metric("seva_checkpoint_timestamp_seconds", "When the last checkpoint was saved, Unix time.", ("policy",))
+
+MADE: dict[Metric, Any] = {}
+"""Ray's object for each metric that this process has recorded."""
+MAKING = threading.Lock()
+
+EARLY: list[tuple[Metric, int, dict[str, str]]] = []
 """Counts from before this process joined Ray. Ray would lose them, so they are added after it has joined."""
 
 
@@ -50,7 +62,7 @@ def watch(generator: Generator) -> None:
 
     def look() -> None:
         while True:
-            QUEUE.set(generator.num_unanswered)
+            in_ray(QUEUE).set(generator.num_unanswered)
             time.sleep(WATCH_EVERY_S)
 
     threading.Thread(target=look, daemon=True).start()
@@ -73,15 +85,31 @@ def judged(pairs: Artifact, counts: Mapping[str, Mapping[str, int]]) -> None:
 def trained(policy_uri: str, margin: float | None, saved: float | None) -> None:
     """Set the gauges of a training. `saved` is the Unix time of the last checkpoint, in s. None changes nothing."""
     tags = {"policy": policy_uri.rsplit("/", 1)[-1]}
-    REWARD_MARGIN.set(margin, tags)
-    CHECKPOINT.set(saved, tags)
+    in_ray(REWARD_MARGIN).set(margin, tags)
+    in_ray(CHECKPOINT).set(saved, tags)
 
 
-def add(counter: Counter, amount: int, tags: dict[str, str]) -> None:
-    if not ray.is_initialized():
+def add(counter: Metric, amount: int, tags: dict[str, str]) -> None:
+    if not connected():
         EARLY.append((counter, amount, tags))
     elif amount:  # Ray's counters refuse 0
-        counter.inc(amount, tags)
+        in_ray(counter).inc(amount, tags)
+
+
+def in_ray(metric: Metric) -> Any:
+    """Ray's object for the metric. It is made at the first use, because Ray takes half a second to import."""
+    from ray.util.metrics import Counter, Gauge
+
+    with MAKING:
+        if metric not in MADE:
+            kind = Counter if metric.name.endswith("_total") else Gauge
+            MADE[metric] = kind(metric.name, metric.description, metric.labels)
+        return MADE[metric]
+
+
+def connected() -> bool:
+    """Whether this process has joined Ray. This does not import Ray, which takes half a second."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 def joined() -> None:

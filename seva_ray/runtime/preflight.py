@@ -10,10 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-from ray.exceptions import GetTimeoutError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
 from seva_ray.core.errors import InputError, line_of
 from seva_ray.runtime.machine import NEEDS, usable_gpus
 from seva_ray.runtime.progress import say
@@ -56,6 +52,8 @@ def cards(kind: str) -> list[Card]:
 
     Raises: InputError if torch cannot use the GPUs of a node.
     """
+    import ray
+
     job = ray.get_runtime_context().get_job_id()
     found = {}
     for node in (node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")):
@@ -79,8 +77,13 @@ def shape_of(node: Mapping[str, Any]) -> str:
 
 def answer_of(node: Mapping[str, Any]) -> dict[str, Any]:
     """What `examine` finds on a node. Raises: InputError if it does not answer."""
+    import ray
+    from ray.exceptions import GetTimeoutError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    task = examine.options(scheduling_strategy=there).remote(int(node["Resources"]["GPU"]))
+    # The process of the task ends with it (max_calls), and leaves nothing on the GPU.
+    task = ray.remote(num_cpus=0, max_calls=1, scheduling_strategy=there)(examine).remote(int(node["Resources"]["GPU"]))
     try:
         return ray.get(task, timeout=LIMIT_S)
     except GetTimeoutError:
@@ -102,9 +105,8 @@ def card_of(node: Mapping[str, Any], answer: Mapping[str, Any]) -> Card:
     return Card(kinds=kinds, **{name: answer[name] for name in names})
 
 
-@ray.remote(num_cpus=0, max_calls=1)  # its process ends, and leaves nothing on the GPU
 def examine(counted: int) -> dict[str, Any]:
-    """In a task on the node: what its GPUs are, and how fast they multiply matrices; `error` if they cannot be used."""
+    """A task on the node: what its GPUs are, and how fast they multiply matrices; `error` if they cannot be used."""
     import torch
 
     found: dict[str, Any] = {"torch": torch.__version__, "driver": driver_version(), "error": ""}

@@ -1,16 +1,12 @@
 """Terminal lines that say what a long stage has done and how long the rest will take."""
 
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from seva_ray.core.durations import duration
+
+said_at = time.monotonic()
+"""When the last line was printed, or this module was loaded, on the monotonic clock, in s."""
 
 
 class Progress:
@@ -37,48 +33,6 @@ class Progress:
 
 def say(line: str) -> None:
     """Print a line for the user, to standard error."""
+    global said_at
+    said_at = time.monotonic()
     print(line, file=sys.stderr, flush=True)
-
-
-@ray.remote(num_cpus=0)
-class LogRelay:
-    """Receives lines from workers, which the driver prints."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def send(self, line: str) -> None:
-        self.lines.append(line)
-
-    def taken(self) -> list[str]:
-        lines, self.lines = self.lines, []
-        return lines
-
-
-def here() -> NodeAffinitySchedulingStrategy:
-    """Place an actor on the driver's own node. Otherwise Ray could place one that takes no CPU on another node, and it
-    would be lost with that node."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-
-
-@contextmanager
-def log_relay(every_s: float = 2.0) -> Iterator[Any]:
-    """A LogRelay for workers. The lines that they `send` are printed here, also while the driver waits for results."""
-    relay = LogRelay.options(scheduling_strategy=here()).remote()  # type: ignore[attr-defined]
-    finished = threading.Event()
-
-    def listen() -> None:
-        while not finished.wait(every_s):
-            for line in ray.get(relay.taken.remote()):
-                say(line)
-
-    thread = threading.Thread(target=listen, daemon=True)
-    thread.start()
-    try:
-        yield relay
-    finally:
-        finished.set()
-        thread.join()
-        for line in ray.get(relay.taken.remote()):
-            say(line)
-        ray.kill(relay)

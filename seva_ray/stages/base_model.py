@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import ray
-
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import absolute, exists, write_directory
+from seva_ray.runtime.actors import results_of
 from seva_ray.runtime.cluster import join
-from seva_ray.runtime.progress import log_relay, say
+from seva_ray.runtime.heartbeat import waiting
+from seva_ray.runtime.log_relay import log_relay
+from seva_ray.runtime.progress import say
 from seva_ray.runtime.resources import TASK, Need, check_places
 from seva_ray.stages.renewal import to_be_made
 from seva_ray.toy.recipe import ToyRecipe
@@ -22,6 +23,10 @@ from seva_ray.vlm.models import Model, model_at, model_of, name_of, place_of
 
 TOY = "toy"
 """This name in place of a model directory means the toy base. `toy-2` means the toy base with seed 2."""
+
+
+TRAINING = "toy base: training"
+"""What the heartbeat says."""
 
 
 def check_start(store: Store, model: str) -> None:
@@ -67,12 +72,11 @@ def starting_models(store: Store, models: Sequence[str], recipe: ToyRecipe) -> l
     if any(not open_toy(store, of_seed(recipe, model)).complete for model in toys):
         join()
         check_places(Need("the training of a toy base", 1, TASK))
-        with log_relay() as relay:
-            ray.get([make_toy.remote(store, model, recipe, relay) for model in toys])
+        with log_relay(TRAINING) as relay:
+            list(results_of(make_toy, [(store, model, recipe, relay) for model in toys], TRAINING))
     return [starting_model(store, model, recipe) for model in models]
 
 
-@ray.remote
 def make_toy(store: Store, model: str, recipe: ToyRecipe, relay: Any) -> None:
     starting_model(store, model, recipe, report=lambda line: relay.send.remote(f"{model}: {line}"))
 
@@ -105,14 +109,15 @@ def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable
     if is_policy(model):
         return model_of(store.find(model))
     if not is_toy(model):
-        return as_named_before(store, model_at(model))
+        with waiting(f"{model}: reading its files"):
+            return as_named_before(store, model_at(model))
     recipe = of_seed(recipe, model)
     artifact = open_toy(store, recipe)
     if not artifact.complete:
         artifact = to_be_made(artifact)
         from seva_ray.toy.sft import train  # imports torch and transformers, which takes seconds
 
-        with tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
+        with waiting(TRAINING), tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
             counts = train(recipe, f"{scratch}/model", report=report)
             artifact = artifact.begin()
             write_directory(artifact.path("model"), f"{scratch}/model")

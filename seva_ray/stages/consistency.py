@@ -14,7 +14,6 @@ from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from seva_ray.augmentations import sampled
 from seva_ray.benchmarks.base import Tally, percent, tally_of
@@ -85,6 +84,8 @@ class PromptSample:
 
     def prompts(self) -> Iterator[Prompt]:
         """The prompts of the sample, which are chosen by a hash of prompt_id."""
+        import pyarrow.compute as pc
+
         shards = [self.artifact.path(shard_name(index)) for index in range(self.artifact.counts["num_shards"])]
         ids = [key for shard in shards for key in read_table(shard, columns=["prompt_id"])["prompt_id"].to_pylist()]
         chosen = sorted(ids, key=lambda key: key_of(self.seed, "consistency", key))[: self.num_prompts]

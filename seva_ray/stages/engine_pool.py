@@ -12,8 +12,6 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
-import ray
-
 from seva_ray.core.errors import InputError
 from seva_ray.core.node_cache import local_directory
 from seva_ray.engines import Decoding, Engine, VllmEngine
@@ -49,6 +47,8 @@ def run_units(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
 
 def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]:
     """The row that UnitWorker returns for each unit that it has committed."""
+    import ray.data
+
     join()
     need = encoding_need(max(unit.num_rows for unit in units))
     check_engines(config, need)
@@ -80,7 +80,9 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
                 ),
                 fn_constructor_args=(config.engine, config.decoding, units[0].model_directory),
             )
-        )
+        ),
+        first="generate: waiting for an engine to load the model and answer the first unit",
+        others="generate: waiting for the next unit",
     )
 
 

@@ -24,6 +24,7 @@ from seva_ray.core.records import Response
 from seva_ray.core.storage import write_table
 from seva_ray.engines.config import Generate
 from seva_ray.runtime import metrics
+from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.scoring.intervals import paired_bootstrap
 from seva_ray.scoring.right_wrong import AsksInParts, Decides, NamesObjects, flips_of
@@ -85,7 +86,8 @@ def evaluate(
         scores = []
         for contest in contests:
             before, after = (answers[name_of(model, of_prompts, CLEAN)] for model in contest)
-            scores.append(compare(config, store, benchmark, of_prompts, before, after, contest[1].name, judge))
+            with waiting(f"evaluate {benchmark.name}: computing the scores"):
+                scores.append(compare(config, store, benchmark, of_prompts, before, after, contest[1].name, judge))
         found += scores
         if len(contests) > 1:
             found.append(repeats(config, store, benchmark, scores, name))

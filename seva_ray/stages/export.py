@@ -12,6 +12,7 @@ from seva_ray.core.provenance import versions
 from seva_ray.core.storage import exists, fetch_directory, write_directory
 from seva_ray.core.submission import check_lasts
 from seva_ray.pages.card import CardContent, model_card
+from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.stages.score_files import read_comparisons, scores_of, title_of
 
@@ -41,7 +42,7 @@ def export(config: Export, store: Store, name: str) -> str:
     source = trained.path({"merged": "model", "adapter": "adapter"}[config.what])
     if not exists(source):
         raise InputError(f"policies/{name}: has no adapter (all weights were trained); export the merged model")
-    with tempfile.TemporaryDirectory(prefix="seva-export-") as scratch:
+    with waiting(f"export {name}: copying the files"), tempfile.TemporaryDirectory(prefix="seva-export-") as scratch:
         directory = Path(scratch, "export")
         fetch_directory(source, str(directory))
         (directory / "README.md").write_text(model_card(content(config, store, name, trained)))

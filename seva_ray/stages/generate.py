@@ -8,8 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-import pyarrow.compute as pc
-
 from seva_ray.augmentations import CONTROLS, parse_view, temperature_of, undrawn
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.records import Response
@@ -19,6 +17,7 @@ from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
 from seva_ray.engines.units import Unit, failed_in
 from seva_ray.runtime import metrics
+from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.stages.engine_pool import run_units
 from seva_ray.stages.prepare import shard_name
@@ -67,7 +66,9 @@ def generated(config: Generate, store: Store, work: Sequence[GenerationTask]) ->
         for uri in run_units(config, units):
             num_missing[uri] -= 1
             if not num_missing[uri]:
-                yield finish_responses(*begun[uri])
+                with waiting("generate: counting the responses"):
+                    finished = finish_responses(*begun[uri])
+                yield finished
 
 
 def name_of(model: Model, prompts: Artifact, view: str) -> str:
@@ -148,6 +149,8 @@ def finish_responses(prompts: Artifact, artifact: Artifact) -> Artifact:
 
 
 def count_responses(uri: str) -> dict[str, int]:
+    import pyarrow.compute as pc
+
     shard = read_table(uri, columns=["finish_reason", "token_ids"])
     num_tokens = pc.sum(pc.list_value_length(shard["token_ids"])).as_py() or 0
     reasons = {f"num_{item['values']}": item["counts"] for item in pc.value_counts(shard["finish_reason"]).to_pylist()}

@@ -16,14 +16,13 @@ from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
 
-import ray
-
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import names_in, read_bytes, write_bytes
 from seva_ray.runtime.cli import users_line
 from seva_ray.runtime.cluster import join
+from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.resources import GENERATION, Need, check_places, has_gpus, kind, options
 from seva_ray.scoring.lmms_eval import (
@@ -66,20 +65,23 @@ def run_all(config: Harness, store: Store, work: Sequence[tuple[str, Model]]) ->
     missing = {(task, model.name): model for task, model in work if not runs[task, model.name].complete}
     if not missing:
         return runs
+    import ray
+
     runs |= {key: to_be_made(runs[key]) for key in missing}
     join()
     need = {"CPU": config.num_cpus, "GPU": 1 if has_gpus() else 0} | kind(GENERATION)
     check_places(Need(f"a run of {NAME}", 1, need, smaller={"CPU": "--harness.num-cpus"}))
     say(f"harness: {len(missing)} runs of {NAME} {VERSION} to do")
-    run = run_task.options(**options(need))
-    waiting = {
+    run = ray.remote(run_task).options(**options(need))
+    pending = {
         run.remote(config, task, model.directory, runs[task, name], "cuda" if need["GPU"] else "cpu"): (task, name)
         for (task, name), model in missing.items()
     }
     failures = []
-    while waiting:
-        (done,), _ = ray.wait(list(waiting))
-        task, name = waiting.pop(done)
+    while pending:
+        with waiting(f"harness: waiting for {len(pending)} runs of {NAME}"):
+            (done,), _ = ray.wait(list(pending))
+        task, name = pending.pop(done)
         try:
             num_questions = ray.get(done)
         except Exception as error:
@@ -112,7 +114,6 @@ def digest_of(folder: Path) -> str:
     return hashlib.sha256("".join(named).encode()).hexdigest()[:16]
 
 
-@ray.remote
 def run_task(config: Harness, task: str, model_directory: str, artifact: Artifact, device: str) -> int:
     """Make one run, write its files into `artifact` and return the number of questions.
 

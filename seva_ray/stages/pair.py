@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import ray
-
 from seva_ray.augmentations import CONTROLS
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, NothingLeft
@@ -84,7 +82,8 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
     counts: dict[str, Counter[str]] = {view: Counter(dict.fromkeys(VERDICTS, 0)) for view in (ANY, *views)}
     reasons = Reasons()
     artifact = artifact.begin()
-    for of_shard, failed in results_of(pair_shard.remote(config, sides, artifact, last, shard) for shard in shards):
+    tasks = ((config, sides, artifact, last, shard) for shard in shards)
+    for of_shard, failed in results_of(pair_shard, tasks, f"pair {label}: comparing the responses"):
         reasons.update(failed)
         for view, verdicts in of_shard.items():
             counts[view].update(verdicts)
@@ -181,7 +180,7 @@ def quota_keys(config: Pair, sides: Sides, shards: Sequence[str]) -> dict[str, i
     found: set[str] = set()
 
     def parts() -> Iterator[dict[str, list[int]]]:
-        for keys in results_of(kept_keys.remote(config, sides, shard) for shard in shards):
+        for keys in results_of(kept_keys, ((config, sides, shard) for shard in shards), "pair: applying the quotas"):
             found.update(keys)
             yield keys
 
@@ -193,7 +192,6 @@ def quota_keys(config: Pair, sides: Sides, shards: Sequence[str]) -> dict[str, i
     return last
 
 
-@ray.remote
 def kept_keys(config: Pair, sides: Sides, shard: str) -> dict[str, list[int]]:
     """The quota keys of one shard's kept prompts, for each source in the shard."""
     keys: dict[str, list[int]] = {}
@@ -204,7 +202,6 @@ def kept_keys(config: Pair, sides: Sides, shard: str) -> dict[str, list[int]]:
     return keys
 
 
-@ray.remote
 def pair_shard(
     config: Pair, sides: Sides, artifact: Artifact, last: Mapping[str, int], shard: str
 ) -> tuple[dict[str, Counter[str]], Reasons]:

@@ -12,6 +12,7 @@ from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
 from seva_ray.core.storage import contents, exists, is_directory, names_and_sizes, write_table
 from seva_ray.runtime import metrics
+from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.stages.image_digests import check_moved, digests, sample_of
 from seva_ray.stages.renewal import to_be_made
@@ -64,12 +65,14 @@ def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Art
         return metrics.reused(reusable(artifact, source))
     artifact = to_be_made(artifact)
     shards = batches(source.prompts(), config.shard_size)
-    first = next(shards, None)
+    with waiting(f"prepare {name}: reading the source"):
+        first = next(shards, None)
     if first is None:
         raise InputError(f"source of {name}: it contains no prompts")
     artifact = artifact.begin()
     try:
-        counts = write_shards(name, artifact, itertools.chain([first], shards))
+        with waiting(f"prepare {name}: writing the prompts"):
+            counts = write_shards(name, artifact, itertools.chain([first], shards))
     except BaseException:  # this includes an interrupt; the next try starts again with the first prompt
         artifact.discard()
         raise

@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import ray
-
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.shards import read_each
@@ -151,7 +149,10 @@ def pairing(config: Pair, artifact: Artifact, views: Sequence[str], shards: Sequ
     def part(*names: str) -> Artifact:
         return replace(artifact, uri=artifact.path(*names))
 
+    import ray
+
     chosen, *rejected = views
+    task = ray.remote(pair_shard)
     sides = Sides(
         prompts=part("prompts"),
         chosen=part("responses", chosen),
@@ -159,7 +160,7 @@ def pairing(config: Pair, artifact: Artifact, views: Sequence[str], shards: Sequ
     )
     for _ in range(2):  # the first time includes the start of the worker process
         began = time.perf_counter()
-        counts = [ray.get(pair_shard.remote(config, sides, part("pairs"), {}, shard))[0][ANY] for shard in shards]
+        counts = [ray.get(task.remote(config, sides, part("pairs"), {}, shard))[0][ANY] for shard in shards]
         seconds = time.perf_counter() - began
     num_prompts = sum(of_shard.total() for of_shard in counts)
     kept = sum(of_shard["kept"] for of_shard in counts)

@@ -13,13 +13,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import ray
-
 from seva_ray.core.durations import duration
 from seva_ray.core.errors import ConfigError, UserError
 from seva_ray.core.fingerprints import execution
 from seva_ray.dpo.config import Train
-from seva_ray.runtime.progress import here, log_relay
+from seva_ray.runtime.log_relay import here, log_relay
 from seva_ray.stages.study.resource_queue import OnRelease
 from seva_ray.stages.study.study_context import StudyContext
 from seva_ray.stages.study.study_server import StudyServer
@@ -94,7 +92,7 @@ def sweep(
     """Tries the points. Tune's state is kept under `uri`. `on_release` is the one of a `StudyServer`."""
     # Otherwise Tune treats an interrupt as the end of the search, and returns the trials so far as all of them.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    with log_relay() as relay:
+    with log_relay("sweep: waiting for the next result") as relay:
         progress = PointProgress(relay, space.axes(context.train), max_measurements(search, space, context))
         with study_server(context, progress, on_release, name) as server:
             results = tuner(search, space, context, server, uri).fit()
@@ -138,6 +136,8 @@ class PointProgress:
 @contextmanager
 def study_server(context: StudyContext, progress: PointProgress, on_release: OnRelease, name: str) -> Iterator[str]:
     """Runs a study server as an actor while the context lasts. Gives the name by which trials find it."""
+    import ray
+
     found_as = f"server of {name}"
     options = {"name": found_as, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here()}
     actor = ray.remote(StudyServer).options(**options).remote(context, progress, on_release)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import ray
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError
@@ -128,6 +127,8 @@ def score_all(scorings: Sequence[Scoring], config: Train) -> list[str | None]:
     units = [unit for place, scoring in enumerate(scorings) for unit in units_of(place, scoring)]
     num_shards = sum(len(scoring.shards) for scoring in scorings)
     say(f"reference {', '.join(names)}: {num_shards:,} shards to do")
+    import ray.data
+
     join()
     need = worker_need()
     check_places(Need("the worker that computes the reference", 1, need))
@@ -141,7 +142,9 @@ def score_all(scorings: Sequence[Scoring], config: Train) -> list[str | None]:
             **options(need),
             compute=ray.data.ActorPoolStrategy(min_size=at_once, max_size=most),
             fn_constructor_args=(config, list(scorings)),
-        )
+        ),
+        first="reference: waiting for a worker to load the model and score the first pairs",
+        others="reference: waiting for the next pairs",
     )
     progress = Progress("reference", num_shards, "shards")
     reasons: list[str | None] = [None] * len(scorings)
@@ -183,6 +186,8 @@ class Scorer:
 
     def take(self, scoring: Scoring) -> None:
         """Load another model, to score its pairs."""
+        import ray
+
         from seva_ray.dpo.policy import load_model
         from seva_ray.vlm.encoding import Encoder
         from seva_ray.vlm.views import Viewer

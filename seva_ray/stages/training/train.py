@@ -17,7 +17,8 @@ from seva_ray.planning.memory import training_refusal
 from seva_ray.private.ray import CHECKPOINT_INDEX, restart_callback, start_callback, trainer
 from seva_ray.runtime import metrics, preflight
 from seva_ray.runtime.cluster import join
-from seva_ray.runtime.progress import log_relay, say
+from seva_ray.runtime.log_relay import log_relay
+from seva_ray.runtime.progress import say
 from seva_ray.runtime.resources import TRAINING, Need, capacity, check_places, has_gpus, listed
 from seva_ray.runtime.sizing import num_workers
 from seva_ray.stages.renewal import check_policy, to_be_made
@@ -79,7 +80,7 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
         check_workers(trainings[missing[0]].config, uri)
         for place in missing:
             check_memory(trainings[place].config, trainings[place].model.directory, uri)
-        with log_relay() as relay:
+        with log_relay("train: waiting for the workers to start") as relay:
             jobs = [job_of(store, trainings[place], policies[place], relay) for place in missing]
             try:
                 for place in missing:

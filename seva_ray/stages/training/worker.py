@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import ray
 
 from seva_ray.core.durations import duration
 from seva_ray.core.node_cache import local_directory
@@ -56,6 +55,8 @@ class Job:
 
 def work(loop_config: dict[str, Any]) -> None:
     """The work of one worker: one job after the other, without those that an earlier group has finished."""
+    import ray
+
     for job in ray.get(loop_config["jobs"]):
         if not any(exists(f"{job.policy_uri}/{name}") for name in (LOG, DIVERGED)):
             reports = reporter(job)
@@ -75,6 +76,7 @@ def forget() -> None:
 
 def do(job: Job, callback: Any) -> None:
     """Run the trainer for one job, with a `reporter`. Rank 0 writes the merged model and the log."""
+    job.relay.wait_for.remote("train: loading the model")
     import ray.train
     import torch
 
@@ -97,8 +99,11 @@ def do(job: Job, callback: Any) -> None:
                 write_bytes(f"{job.policy_uri}/{DIVERGED}", callback.diverged.encode())
             await_uploads()
             return
+        doing = "gathering the weights" if config.full else "merging the adapter into the model"
+        job.relay.wait_for.remote(f"train: {doing}")
         merged = save_whole(trainer, encoder) if config.full else save_merged(trainer, directory, encoder)
         if rank == 0:
+            job.relay.wait_for.remote("train: writing the model")
             write_directory(f"{job.policy_uri}/model", merged)
             if not config.full:
                 write_directory(f"{job.policy_uri}/adapter", f"{scratch}/adapter")
@@ -213,6 +218,7 @@ def reporter(job: Job) -> Any:
 
         def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
             self.started, self.first_step = time.monotonic(), state.global_step
+            job.relay.wait_for.remote(f"train: working on step {state.global_step + 1}/{state.max_steps}")
             if state.global_step and state.is_world_process_zero:
                 job.relay.send.remote(f"train: resumed at step {state.global_step}/{state.max_steps}")
 
@@ -228,6 +234,7 @@ def reporter(job: Job) -> Any:
                     self.diverged = f"{name} is {logs[name]} at step {step}; the last checkpoint before it is kept"
                     control.should_training_stop, control.should_save = True, False
             if state.is_world_process_zero:
+                job.relay.wait_for.remote(f"train: working on step {min(step + 1, last)}/{last}")
                 metrics.trained(job.policy_uri, (logs or {}).get("rewards/margins"), self.saved)
             if not state.is_world_process_zero or "loss" not in (logs or {}) or (step % 10 and step != last):
                 return

@@ -1,0 +1,183 @@
+"""report_content: what the page about a policy shows, gathered from the artifacts of its run."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from seva_ray.augmentations import CLEAN
+from seva_ray.core.artifacts import Artifact, StageTime, Store
+from seva_ray.core.errors import UserError
+from seva_ray.core.node_cache import local_directory
+from seva_ray.core.provenance import versions
+from seva_ray.core.seeds import key_of
+from seva_ray.core.storage import read_bytes, read_table
+from seva_ray.pages.run_content import Funnel, ReportContent, Sample, ScoreTable
+from seva_ray.pairs.files import files_of
+from seva_ray.runtime.progress import say
+from seva_ray.stages import answers
+from seva_ray.stages.pair import ANY
+from seva_ray.stages.report_inputs import Report, ReportInputs
+from seva_ray.stages.results import headlines
+from seva_ray.stages.score_files import protocol_of, read_comparisons, title_of
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.models import Model
+from seva_ray.vlm.views import Viewer
+
+
+def content_of(
+    config: Report, store: Store, name: str, shown: ReportInputs, drawn_from: str, command: str, began: float
+) -> ReportContent:
+    """The content of the page about policy `name`. If an image cannot be read, a line says so, and the content does not
+    keep `drawn_from`: the next run tries again. `command` and `began` are those of `report`."""
+    missing: list[str] = []
+    chosen, *rejected = shown.responses
+    start, recipe = Model(**shown.policy.counts["start"]), chosen.recipe["config"]
+    encoder = Encoder(local_directory(start.directory), recipe["system"])
+    draw = partial(picture, encoder, recipe, missing)
+    answered = [item for item in shown.scores if "harness" not in item.counts]
+    made = {"prepare": shown.prompts, "generate": rejected[-1], "pair": shown.pairs, "train": shown.policy}
+    made |= {"generate for the scores": max(shown.answers, key=lambda item: item.seconds)} if shown.answers else {}
+    made |= {f"evaluate {score.name.split('/')[1]}": score for score in shown.scores}
+    content = ReportContent(
+        title=f"seva_ray: {name}",
+        summary=[*headlines(shown.scores), *summary(shown.policy, shown.pairs, shown.floors)],
+        funnels=funnels(shown.pairs, shown.floors),
+        samples=samples(config, encoder, shown.prompts, rejected, shown.pairs, missing),
+        training=[row for row in json.loads(read_bytes(shown.policy.path("log.json"))) if "loss" in row],
+        scores=[
+            ScoreTable(
+                benchmark=title_of(item),
+                protocol=protocol_of(item),
+                comparisons=read_comparisons(item),
+                notes=answers.notes(item),
+                num_policies=len(item.counts.get("policies", [name])),
+                unit="questions" if "harness" in item.counts else "images",
+            )
+            for item in sorted([*shown.scores, *shown.repeats], key=answers.benchmark_of)
+        ],
+        consistency=[answers.consistency(item) for item in shown.consistency],
+        lengths=[answers.lengths(store, item) for item in answered],
+        hallucinated=[answers.hallucinated(item) for item in shown.scores if "hallucinated" in item.counts],
+        flips=[flip for item in shown.scores for flip in answers.flips(store, item, config.num_flips, draw)],
+        seconds=[
+            StageTime(stage=stage, seconds=item.seconds, reused=item.finished < began) for stage, item in made.items()
+        ],
+        config={
+            item.name: item.recipe["config"]
+            for item in (shown.prompts, *shown.responses, shown.pairs, shown.policy, *shown.scores)
+        },
+        versions=versions(),
+        command=command,
+        drawn_from=drawn_from,
+    )
+    return replace(content, drawn_from="") if missing else content
+
+
+def funnels(pairs: Artifact, floors: Sequence[Artifact]) -> list[Funnel]:
+    """One funnel for each view, before them one for all views if there are several, and after them the controls."""
+    found = {} if len(pairs.counts["views"]) == 1 else {ANY: pairs.counts["verdicts"]}
+    for artifact in (pairs, *floors):
+        found |= artifact.counts["views"]
+    num_prompts = pairs.counts["num_prompts"]
+    return [Funnel(view=view, num_prompts=num_prompts, verdicts=verdicts) for view, verdicts in found.items()]
+
+
+def summary(trained: Artifact, pairs: Artifact, floors: Sequence[Artifact]) -> list[str]:
+    kept, num_prompts = pairs.counts["verdicts"]["kept"], pairs.counts["num_prompts"]
+    views = " and ".join(pairs.counts["views"])
+    lines = [
+        f"{trained.counts['start']['name']} answered {num_prompts:,} prompts on the image and on its {views} view; "
+        f"{kept:,} pairs ({kept / num_prompts:.1%}) were kept.",
+    ]
+    for floor in floors:
+        (view,) = floor.counts["views"]
+        unequal = floor.counts["verdicts"]["kept"]
+        lines.append(
+            f"On the clean image, answered again ({view}), {unequal:,} answers ({unequal / num_prompts:.1%}) would "
+            "have been kept: they differ because of the engine's rounding, not because of the augmentation."
+        )
+    lines.append(
+        f"DPO on {trained.counts['num_pairs']:,} pairs for {trained.counts['num_steps']:,} steps made the policy."
+    )
+    return lines
+
+
+def samples(
+    config: Report,
+    encoder: Encoder,
+    prompts: Artifact,
+    rejected: Sequence[Artifact],
+    pairs: Artifact,
+    missing: list[str],
+) -> list[Sample]:
+    """Kept pairs from the first shards, chosen by a hash of prompt_id, with one rejected response of each. If an image
+    cannot be read, its sample is left out and `missing` gets its prompt_id."""
+    rows: list[dict[str, Any]] = []
+    for uri in files_of(pairs):
+        rows += read_table(uri).slice(0, 4 * config.num_samples).to_pylist()
+        if len(rows) >= 16 * config.num_samples:
+            break
+    rows.sort(key=lambda row: key_of(0, "sample", row["prompt_id"]))
+    recipe = rejected[0].recipe["config"]
+    viewer = viewer_of(encoder, recipe, prompts, seed=recipe["augmentation"]["seed"])
+    shown = []
+    for place, row in enumerate(rows[: config.num_samples]):
+        answer = row["rejected"][place % len(row["rejected"])]
+        try:
+            clean, augmented = (png(viewer, viewer.pixels(row, view)) for view in (CLEAN, answer["view"]))
+        except (UserError, OSError) as error:
+            say(f"report: sample {row['prompt_id']} is left out ({error})")
+            missing.append(row["prompt_id"])
+            continue
+        shown.append(
+            Sample(
+                prompt_id=row["prompt_id"],
+                question=row["question"],
+                view=answer["view"],
+                verdict="kept",
+                image_png=clean,
+                augmented_png=augmented,
+                chosen=row["chosen"],
+                rejected=answer["text"],
+            )
+        )
+    return shown
+
+
+def viewer_of(encoder: Encoder, recipe: Mapping[str, Any], prompts: Artifact, seed: int = 0) -> Viewer:
+    """A viewer that sees the prompts as generation with this `recipe` did."""
+    return Viewer(
+        encoder=encoder,
+        image_root=prompts.counts["image_root"],
+        max_pixels=recipe["max_image_pixels"],
+        seed=seed,
+    )
+
+
+def picture(
+    encoder: Encoder, recipe: Mapping[str, Any], missing: list[str], prompts: Artifact, row: Mapping[str, Any]
+) -> bytes:
+    """The picture of one prompt as PNG. If its image cannot be read, it is empty, and `missing` gets its prompt_id."""
+    viewer = viewer_of(encoder, recipe, prompts)
+    try:
+        return png(viewer, viewer.pixels(row, CLEAN))
+    except (UserError, OSError) as error:
+        say(f"report: there is no picture of {row['prompt_id']} ({error})")
+        missing.append(row["prompt_id"])
+        return b""
+
+
+def png(viewer: Viewer, pixels: np.ndarray) -> bytes:
+    """The pixels that the model saw, as an 8-bit PNG image to look at."""
+    processor = viewer.encoder.image_processor
+    scale, shift = (np.array(getattr(processor, name))[:, None, None] for name in ("image_std", "image_mean"))
+    levels = np.clip(np.rint((pixels * scale + shift) * 255), 0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(levels.transpose(1, 2, 0)).save(file, "PNG")
+    return file.getvalue()

@@ -1,0 +1,87 @@
+"""The page about a policy is drawn when something that it shows has changed, and only then."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+import full
+from seva_ray.benchmarks import Benchmarks
+from seva_ray.core.artifacts import Store
+from seva_ray.core.storage import read_table, write_table
+from seva_ray.sources import ToyWorld
+from seva_ray.stages import report as stage
+from seva_ray.stages.report import report
+from seva_ray.stages.report_inputs import Report
+from tests.finished_run import finish
+
+SMALL = Report(num_samples=1, num_flips=1)
+
+
+@pytest.fixture
+def store(tmp_path: Path, toy_model: str) -> Store:
+    """A finished run with its page."""
+    config = dataclasses.replace(
+        full.PRESETS["toy"],
+        root=str(tmp_path),
+        source=ToyWorld(num_images=2),
+        benchmarks=Benchmarks(toy_images=3, toy_cameras=("clean",)),
+    )
+    store = finish(config, toy_model)
+    assert draws(store)
+    return store
+
+
+def draws(store: Store, config: Report = SMALL) -> bool:
+    """Whether a run draws the page. An old page gets a time long ago first."""
+    page = Path(store.root, "reports", "toy", "index.html")
+    if page.exists():
+        os.utime(page, (0, 0))
+    assert report(config, store, "toy", command="python jobs/full.py", began=0.0) == str(page)
+    return page.stat().st_mtime > 0
+
+
+def test_a_page_that_shows_the_same_already_stays_and_the_line_says_so(store: Store, capsys: pytest.CaptureFixture):
+    capsys.readouterr()
+    page = f"report: {store.root}/reports/toy/index.html"
+    assert not draws(store)
+    assert capsys.readouterr().err == f"{page} (unchanged)\n"
+    Path(store.root, "reports", "toy", "index.html").unlink()
+    assert draws(store)
+    assert capsys.readouterr().err == f"{page}\n"
+    assert not draws(store)
+
+
+def test_other_settings_another_score_other_code_and_other_libraries_draw_it_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    other = dataclasses.replace(SMALL, num_samples=2)
+    assert draws(store, other)
+    assert not draws(store, other)
+    record = Path(store.root, "scores", "toy-test-clean-2024-3", "toy", "record.json")
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"finished": 5.0}))
+    assert draws(store, other)
+    monkeypatch.setattr(stage, "versions", lambda: {"torch": "9"})
+    assert draws(store, other)
+    monkeypatch.setattr(stage, "PACKAGE", tmp_path)
+    assert draws(store, other)
+    for name in ("page.html.j2", "report.py"):
+        (tmp_path / name).write_text("other")
+        assert draws(store, other), name
+        assert not draws(store, other)
+
+
+def test_a_page_on_which_a_picture_is_missing_is_drawn_again(store: Store, capsys: pytest.CaptureFixture):
+    shard = store.find("prompts/toy").path("shard-000000.parquet")
+    pairs = store.find("pairs/toy-1/toy/diffusion-300").path("pairs", "shard-000000.parquet")
+    for uri in (shard, pairs):
+        rows = read_table(uri)
+        place = rows.column_names.index("image_bytes")
+        write_table(uri, rows.set_column(place, "image_bytes", [[b"no image"] * len(rows)]))
+    two = dataclasses.replace(SMALL, num_samples=2)
+    capsys.readouterr()
+    assert draws(store, two)
+    assert "is left out" in capsys.readouterr().err
+    assert draws(store, two)
