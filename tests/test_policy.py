@@ -174,7 +174,7 @@ def test_image_features_are_computed_without_gradients_and_the_adapters_gradient
         policy = adapted(model, Lora(rank=4, alpha=8))
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})
         policy.enable_input_require_grads()
-        graph = []
+        graph: list[bool] = []
         tower = model.model.vision_tower
         tower.register_forward_hook(lambda module, given, out, graph=graph: graph.append(out[0].requires_grad))
         policy.train()(**inputs).logits.float().log_softmax(-1)[0, -1, 7].backward()
