@@ -17,8 +17,9 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from seva_ray.core.device_errors import device_line
 from seva_ray.core.errors import ConfigError, UserError
-from seva_ray.private.ray import errors_within
+from seva_ray.private.ray import errors_within, raised_in_constructor
 from seva_ray.runtime.config_file import load, text_of
 from seva_ray.runtime.fields import choices_in, default_of, hints_of, kebab, members_of
 from seva_ray.runtime.heartbeat import waiting
@@ -173,6 +174,8 @@ def users_line(error: BaseException) -> str | None:
         within = errors_within(cause)  # if there are any, the error's own text is their whole traceback
         if not within and isinstance(cause, UserError):
             return str(cause).splitlines()[0]  # Ray Data appends more lines
+        if line := raised_in_constructor(cause, UserError.__module__) or (None if within else device_line(cause)):
+            return line
         if not within and isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
             return f"{cause.filename or 'storage'}: {cause.strerror}"
         context = None if cause.__suppress_context__ else cause.__context__
