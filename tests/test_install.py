@@ -131,6 +131,30 @@ def test_another_python_is_refused_before_anything_is_made(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+STAND_IN = """#!/bin/bash
+# In the place of an environment's Python: pip does nothing, and torch is the build that $BUILD says.
+echo "$* $PIP_EXTRA_INDEX_URL" >>"$0.log"
+[[ $* != *torch.version.cuda* ]] || echo "$BUILD"
+"""
+
+
+def test_an_environment_for_gpus_with_a_torch_for_cpus_is_refused_in_a_line(tmp_path: Path) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(STAND_IN)
+    python.chmod(0o755)
+    cpu = {"PIP_EXTRA_INDEX_URL": "https://cpu.example.com", "BUILD": "2.13.0+cpu"}
+    done = install("gpu", str(tmp_path / "venv"), **cpu)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("install: pip took torch 2.13.0+cpu, which is built for CPUs; see ")
+    assert not (tmp_path / "venv" / "gpu.installed").exists()
+    said = Path(f"{python}.log").read_text()
+    assert "uninstall -y torch torchvision" in said
+    assert "cpu.example.com" not in said, "the default index has the CUDA builds"
+    assert install("gpu", str(tmp_path / "venv"), **cpu | {"BUILD": "13.0"}).stderr.splitlines()[-1] != done.stderr
+    assert (tmp_path / "venv" / "gpu.installed").exists()
+
+
 DOCKERFILE = (IMAGES / "Dockerfile").read_text()
 
 

@@ -66,6 +66,16 @@ fix_torchvision() {
     echo "import _torchvision_ops" >"$site/torchvision_ops.pth"
 }
 
+# Where pip is told of CPU builds, `torch==2.13.0` is torch 2.13.0+cpu, with which everything can be imported.
+check_cuda() {
+    local build
+    build=$("$python" -c "import torch; print(torch.version.cuda or torch.__version__)")
+    [[ $build != *cpu* ]] && return
+    pip uninstall -y torch torchvision
+    fail "pip took torch $build, which is built for CPUs; see that no index or link of CPU builds is in pip's reach" \
+        "(pip config list shows them) and run this again"
+}
+
 prove() {
     local log=$venv/prove.log # what libraries say while they are imported, shown only if one fails
     "$python" -W ignore - 2>"$log" <<'PYTHON' || { cat "$log" >&2; fail "a library cannot be imported"; }
@@ -90,10 +100,14 @@ lie_over_first() {
     fail "lmms-eval cannot be imported"
 }
 
+if [[ $target == gpu ]]; then # the CUDA builds are on the default index
+    export PIP_FIND_LINKS='' PIP_EXTRA_INDEX_URL=''
+fi
 if changed "$target"; then
     create_venv
     install_lock "$target"
     check_torch
+    [[ $target != gpu ]] || check_cuda
     fix_torchvision
     pip install --no-deps --no-build-isolation -e "$images/../.."
     prove

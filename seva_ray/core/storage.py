@@ -167,6 +167,12 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.read_table(file, columns=list(columns) if columns else None)
 
 
+def read_schema(uri: str) -> pa.Schema:
+    filesystem, path = locate(uri)
+    with filesystem.open(path, "rb") as file:
+        return pq.read_schema(file)
+
+
 def read_columns(uri: str, columns: Sequence[str]) -> tuple[pa.Table, list[int]]:
     """Some columns of a table, and the number of rows in each part (row group) of its file. No other column is read."""
     filesystem, path = locate(uri)
@@ -193,8 +199,15 @@ def write_table(uri: str, table: pa.Table, part_bytes: int | None = None) -> Non
 
 
 def write_directory(uri: str, directory: str) -> None:
-    """Move or upload a finished local directory to `uri`, and replace what was there."""
+    """Move or upload a finished local directory to `uri`, and replace what was there.
+
+    Files get the mode of any new file. safetensors makes weights that only their owner can read, so that on a shared
+    disk nobody else could evaluate a policy.
+    """
     filesystem, path = locate(uri)
+    for parent, _, names in os.walk(directory):
+        for name in names:
+            os.chmod(os.path.join(parent, name), 0o666 & ~umask())
     if isinstance(filesystem, LocalFileSystem):
         shutil.rmtree(path, ignore_errors=True)
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -203,6 +216,12 @@ def write_directory(uri: str, directory: str) -> None:
         if filesystem.exists(path):
             filesystem.rm(path, recursive=True)
         filesystem.put(directory.rstrip("/") + "/", path, recursive=True)
+
+
+def umask() -> int:
+    """The bits that new files of this process do not get in their modes. `os.umask` can only change them."""
+    with open("/proc/self/status") as status:
+        return int(next(line.split()[1] for line in status if line.startswith("Umask:")), 8)
 
 
 def fetch_directory(uri: str, directory: str) -> None:

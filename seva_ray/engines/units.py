@@ -13,13 +13,16 @@ from typing import Any
 import numpy as np
 
 from seva_ray.augmentations import CONTROL_BATCH, parse_view, temperature_of
-from seva_ray.core.artifacts import Artifact
+from seva_ray.core.artifacts import Artifact, versions
 from seva_ray.core.errors import UserError
 from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
 from seva_ray.core.seeds import key_of
-from seva_ray.core.storage import read_table, write_table
+from seva_ray.core.storage import read_schema, read_table, write_table
 from seva_ray.engines import Generator, Request
 from seva_ray.vlm.views import Viewer
+
+VERSIONS = b"versions"
+"""The key in the metadata of a file of responses under which the versions stand that made it, as JSON."""
 
 UNITS_PER_CALL = 100_000
 """Largest number of units in one Ray Data job, which keeps about 11 KB per unit in the driver. The next job starts new
@@ -122,6 +125,14 @@ def encode(unit: Unit, viewer: Viewer) -> Encoded:
     return Encoded(unit=unit, rows=rows, pixels=pixels, image_token_id=viewer.encoder.image_token_id)
 
 
+def other_versions(uri: str) -> list[str]:
+    """The packages that have another version now than when a file of responses was made, as `vllm 0.31.0 -> 0.32.0`.
+    Files of older versions do not say."""
+    before = json.loads((read_schema(uri).metadata or {}).get(VERSIONS, "{}"))
+    now = versions()
+    return [f"{name} {was} -> {now.get(name, 'none')}" for name, was in before.items() if now.get(name) != was]
+
+
 def failed_in(unit: Unit) -> set[str]:
     """The prompts of the unit that can be used, but whose response failed."""
     columns = ["prompt_id", "error"]
@@ -169,7 +180,8 @@ def answer(encoded: Encoded, generator: Generator) -> list[Response]:
         responses = [again.get(response.prompt_id, response) for response in before]
     if encoded.unit.artifact:
         Artifact(**json.loads(encoded.unit.artifact)).begin()
-    write_table(encoded.unit.responses_uri, table(responses, RESPONSE_SCHEMA))
+    made_by = {VERSIONS: json.dumps(versions())}
+    write_table(encoded.unit.responses_uri, table(responses, RESPONSE_SCHEMA).replace_schema_metadata(made_by))
     return responses
 
 

@@ -212,6 +212,8 @@ def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, A
     """Load the model into vLLM. Return it with the sampling parameters."""
     from vllm import LLM
 
+    on_cpu = private_vllm.runs_on_cpu()
+    graphs = not on_cpu and not engine.enforce_eager
     llm = LLM(
         model=directory,
         dtype=engine.dtype,
@@ -224,12 +226,14 @@ def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, A
         enable_prefix_caching=engine.prefix_cache,
         # With chunked prefill, a seeded request also draws a token at the end of each chunk. On a GPU vLLM takes that
         # draw back, but on a CPU vLLM crashes.
-        enable_chunked_prefill=False if private_vllm.runs_on_cpu() else None,
+        enable_chunked_prefill=False if on_cpu else None,
         limit_mm_per_prompt={"image": 1},
         mm_processor_kwargs=AS_GIVEN,
         mm_processor_cache_gb=0,  # the pixels are prepared already, so there is nothing to cache
         seed=decoding.seed,
         disable_log_stats=True,
+        # By itself vLLM captures graphs for twice as many sequences as there can be, which takes a minute more.
+        compilation_config={"max_cudagraph_capture_size": engine.max_num_seqs} if graphs else None,
     )
     return llm, sampling_of(decoding)
 

@@ -1,6 +1,7 @@
 """Ray's internals. `ray job submit` and `ray up` are among them as far as they leave files and variables behind."""
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -132,6 +133,15 @@ def errors_within(error: BaseException) -> list[BaseException]:
     within = [getattr(error, "cause", None), getattr(error, "controller_failure", None)]
     within += getattr(error, "worker_failures", {}).values()
     return [inner for inner in within if isinstance(inner, BaseException)]
+
+
+def raised_in_constructor(error: BaseException, module: str) -> str | None:
+    """The message of an exception of this module that ended an actor's constructor, or None. Of such an exception Ray
+    keeps only the text of its traceback."""
+    if type(error).__name__ != "ActorDiedError":
+        return None
+    found = re.findall(rf"^{re.escape(module)}\.\w+: (.+)$", str(error), re.MULTILINE)
+    return found[-1] if found else None
 
 
 def trainer(*arguments: Any, **options: Any) -> Any:

@@ -10,18 +10,20 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from seva_ray.core.device_errors import device_line
 from seva_ray.core.errors import ConfigError, UserError
-from seva_ray.private.ray import errors_within
+from seva_ray.private.ray import errors_within, raised_in_constructor
 from seva_ray.runtime.config_file import load, text_of
 from seva_ray.runtime.fields import choices_in, default_of, hints_of, kebab, members_of
 from seva_ray.runtime.heartbeat import waiting
+from seva_ray.runtime.home import use_other_places
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.short_help import short_help
 from seva_ray.runtime.signals import ending, stop_on_signals
@@ -42,6 +44,7 @@ def run(
     with 130 after Ctrl-C, with 143 after SIGTERM, and with 129 after SIGHUP.
     """
     quiet()
+    use_other_places()
     stop_on_signals()
     words = sys.argv[1:]
     name = words.pop(0) if words and re.fullmatch(r"\w[\w-]*", words[0]) else next(iter(presets))
@@ -57,15 +60,16 @@ def run(
             return tyro.cli(type(preset), default=preset, args=words, description=about)
 
         sources = sources_of(type(preset))
-        if "--help-all" in words:
-            show_help(parse, sources, preset)
-        if {"--help", "-h"}.intersection(words) and not set(sources).intersection(words):
-            print(short_help(f"python jobs/{script.name}", about, preset, usual))
-            sys.exit(0)
-        config = parse([word for word in words if word != "--print-config"])
-        if "--print-config" in words:
-            print(text_of(config, f"python jobs/{script.name} --config THIS_FILE"))
-            sys.exit(0)
+        with until_closed():
+            if "--help-all" in words:
+                show_help(parse, sources, preset)
+            if {"--help", "-h"}.intersection(words) and not set(sources).intersection(words):
+                print(short_help(f"python jobs/{script.name}", about, preset, usual))
+                sys.exit(0)
+            config = parse([word for word in words if word != "--print-config"])
+            if "--print-config" in words:
+                print(text_of(config, f"python jobs/{script.name} --config THIS_FILE"))
+                sys.exit(0)
         if root := getattr(config, "root", ""):
             place = root if "://" in root else Path(root).expanduser().resolve()
             say(f"{script.stem} {getattr(config, 'name', '') or name}: root {place}")
@@ -81,6 +85,19 @@ def run(
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
+
+
+@contextlib.contextmanager
+def until_closed() -> Iterator[None]:
+    """End the process quietly if the reader of its output, such as `head`, has read enough."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+        sys.exit(0)
 
 
 def taken(words: Sequence[str], option: str, advice: str) -> tuple[str | None, list[str]]:
@@ -173,6 +190,8 @@ def users_line(error: BaseException) -> str | None:
         within = errors_within(cause)  # if there are any, the error's own text is their whole traceback
         if not within and isinstance(cause, UserError):
             return str(cause).splitlines()[0]  # Ray Data appends more lines
+        if line := raised_in_constructor(cause, UserError.__module__) or (None if within else device_line(cause)):
+            return line
         if not within and isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
             return f"{cause.filename or 'storage'}: {cause.strerror}"
         context = None if cause.__suppress_context__ else cause.__context__

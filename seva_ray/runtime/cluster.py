@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.metrics import connected
 from seva_ray.runtime.resources import tell_node_types
 from seva_ray.runtime.signals import kept
+
+CONNECT_S = 10.0
+"""Longest time to wait for a connection to the address of a cluster, in seconds."""
 
 
 @contextmanager
@@ -41,6 +45,7 @@ def join(spare_cpus: int = 0) -> None:
     import ray
 
     address = os.environ.get("RAY_ADDRESS", "local")
+    check_address(address)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     if address == "local":
@@ -62,14 +67,33 @@ def join(spare_cpus: int = 0) -> None:
                 logging_level=logging.WARNING,
                 log_to_driver=False,  # stages print what users need; workers' logs are in Ray's session directory
             )
-    except ConnectionError as error:
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())[:400]
         if address == "local":
-            raise
-        advice = "is it running, and do RAY_AUTH_MODE and RAY_AUTH_TOKEN agree with it?"
-        raise InputError(f"RAY_ADDRESS {address}: no connection to a Ray cluster there; {advice}") from error
+            raise InputError(f"Ray cannot start here: {said}; its logs are in /tmp/ray/session_latest/logs") from error
+        if isinstance(error, ConnectionError):
+            said = "is it running, and do RAY_AUTH_MODE and RAY_AUTH_TOKEN agree with it?"
+        raise InputError(f"RAY_ADDRESS {address}: no connection to a Ray cluster there; {said}") from error
     metrics.joined()
     if address != "local":
         tell_node_types()
+
+
+def check_address(address: str) -> None:
+    """Raises: InputError if nobody listens at the address. Ray would try for minutes, with warnings of its core."""
+    if address.startswith(("http://", "https://")):
+        raise InputError(
+            f"RAY_ADDRESS {address}: this is the address of a dashboard, which `ray job submit` takes; for a job "
+            "itself it is HOST:6379, or auto on a node of the cluster"
+        )
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or "://" in address:
+        return  # `local`, `auto`, or another form that Ray knows
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"RAY_ADDRESS {address}: nobody answers there ({reason}); is the cluster running?") from None
 
 
 @contextmanager

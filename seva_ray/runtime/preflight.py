@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from seva_ray.core.errors import InputError, line_of
-from seva_ray.runtime.machine import NEEDS, usable_gpus
+from seva_ray.runtime.machine import INSTALL, NEEDS, built_for_gpus, usable_gpus
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.resources import GENERATION, TRAINING
 
@@ -110,6 +110,8 @@ def examine(counted: int) -> dict[str, Any]:
     import torch
 
     found: dict[str, Any] = {"torch": torch.__version__, "driver": driver_version(), "error": ""}
+    if not built_for_gpus():
+        return found | {"error": f"torch {torch.__version__} is built for CPUs; {INSTALL}"}
     number, reason = usable_gpus()
     if number < counted:
         return found | {"error": f"torch {torch.__version__} can use {number or 'none'} of them{reason}"}

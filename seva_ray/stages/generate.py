@@ -15,7 +15,7 @@ from seva_ray.core.shards import read_each
 from seva_ray.core.storage import read_table
 from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
-from seva_ray.engines.units import Unit, failed_in
+from seva_ray.engines.units import Unit, failed_in, other_versions
 from seva_ray.runtime import metrics
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
@@ -110,6 +110,11 @@ def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact
     begun = artifact.begun and not artifact.stale
     done = whole_shards(artifact.uri, prompts.uri) - artifact.damaged.keys() if begun else set()
     of_artifact = units_of(model, prompts, view, artifact)
+    if 0 < len(done) < len(of_artifact) and (changes := other_versions(artifact.path(min(done)))):
+        say(
+            f"generate: {artifact.name} was begun by other versions ({', '.join(changes)}), so its answers will be of "
+            f"both; remove {artifact.uri} to make them all by one"
+        )
     return [unit for unit in of_artifact if unit.responses_uri.rpartition("/")[2] not in done]
 
 

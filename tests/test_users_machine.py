@@ -1,0 +1,148 @@
+"""What a user's machine may have wrong: addresses of clusters, a home that cannot be written, closed pipes, modes."""
+
+import json
+import os
+import shlex
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray
+
+from seva_ray.core import artifacts
+from seva_ray.core.errors import InputError
+from seva_ray.core.storage import write_directory, write_table
+from seva_ray.engines import units
+from seva_ray.runtime.cluster import check_address, join
+from tests.ray_head import free_port
+from tests.test_job import JOB
+
+ROOT = str(Path(__file__).parent.parent)
+
+
+@pytest.mark.parametrize(
+    ("address", "line"),
+    [
+        ("http://127.0.0.1:8265", "this is the address of a dashboard, which `ray job submit` takes"),
+        ("127.0.0.1:{port}", "nobody answers there (Connection refused); is the cluster running?"),
+        ("no-such-host.invalid:6379", "nobody answers there"),
+        ("127.0.0.1:123456", "nobody answers there"),
+    ],
+)
+def test_an_address_where_no_cluster_listens_is_one_line_within_seconds(
+    address: str, line: str, monkeypatch: pytest.MonkeyPatch
+):
+    address = address.format(port=free_port())
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("seva_ray.runtime.cluster.connected", lambda: False)
+    began = time.monotonic()
+    with pytest.raises(InputError) as caught:
+        join()
+    assert str(caught.value).startswith(f"RAY_ADDRESS {address}: ")
+    assert line in str(caught.value)
+    assert time.monotonic() - began < 20
+
+
+def test_addresses_that_ray_knows_by_itself_are_left_to_it():
+    for address in ("local", "auto", "ray://127.0.0.1:10001"):
+        check_address(address)
+
+
+MISMATCH = """Version mismatch: The cluster was started with:
+    Ray: 2.54.0
+    Python: 3.11.7
+This process on node 127.0.0.1 was started with:
+    Ray: 2.60.0
+    Python: 3.11.7
+"""
+
+
+@pytest.mark.parametrize("error", [RuntimeError(MISMATCH), ValueError("odd\naddress"), ConnectionError("none")])
+def test_whatever_ray_says_at_the_start_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch):
+    """Its messages, raised here: two versions of Ray are not at hand."""
+
+    def fails(**_: object) -> None:
+        raise error
+
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr("seva_ray.runtime.cluster.connected", lambda: False)
+    monkeypatch.setattr(ray, "init", fails)
+    with pytest.raises(InputError) as caught:
+        join()
+    line = str(caught.value)
+    assert line.startswith("RAY_ADDRESS auto: no connection to a Ray cluster there; ")
+    assert "\n" not in line
+    assert isinstance(error, ConnectionError) or " ".join(str(error).split()) in line
+
+
+READ_ONLY_HOME = """
+import json, os
+from seva_ray.runtime.home import use_other_places
+use_other_places()
+names = ("HF_HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR", "RAY_AUTH_TOKEN")
+print(json.dumps({name: os.environ.get(name) for name in names}))
+"""
+
+
+def environment_with(home: Path, mount: str) -> dict[str, str]:
+    """What the environment is in a process whose home is `home`, mounted so."""
+    home.mkdir(exist_ok=True)
+    kept = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "XDG_CACHE_HOME")}
+    script = f'mount -t tmpfs -o {mount} tmpfs {shlex.quote(str(home))} && exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["unshare", "--mount", "bash", "-c", script, sys.executable, READ_ONLY_HOME],
+        env=kept | {"HOME": str(home), "PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
+    )
+    if "unshare failed" in done.stderr or "permission denied" in done.stderr:
+        pytest.skip("no right to a mount namespace here")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_home_that_cannot_be_written_is_replaced_for_what_libraries_keep_there(tmp_path: Path):
+    found = environment_with(tmp_path / "home", "ro")
+    assert found["HF_HOME"] == f"{tmp_path}/home/.cache/huggingface"
+    assert len(found["RAY_AUTH_TOKEN"]) == 64
+    assert os.access(Path(found["XDG_CACHE_HOME"]).parent, os.W_OK)
+    assert Path(found["MPLCONFIGDIR"]).parent == Path(found["XDG_CACHE_HOME"]).parent
+    assert set(environment_with(tmp_path / "home", "rw").values()) <= {None, os.environ.get("HF_HOME")}
+
+
+@pytest.mark.parametrize("words", ["--help", "--print-config"])
+def test_a_reader_that_has_read_enough_ends_a_job_quietly(words: str, tmp_path: Path):
+    script = tmp_path / "job.py"
+    script.write_text(JOB)
+    job = f"{shlex.quote(sys.executable)} {script} {words}"
+    closed = f"set -o pipefail; {{ sleep 0.2; {job}; }} | true"  # the reader has gone before the first line
+    done = subprocess.run(["bash", "-c", closed], env=os.environ | {"PYTHONPATH": ROOT}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_weights_can_be_read_by_whoever_may_read_other_files(tmp_path: Path):
+    made = tmp_path / "made" / "inner"
+    made.mkdir(parents=True)
+    (made / "model.safetensors").touch(mode=0o600)
+    before = os.umask(0o027)
+    try:
+        write_directory(str(tmp_path / "model"), str(tmp_path / "made"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "model" / "inner" / "model.safetensors").stat().st_mode) == 0o640
+
+
+def test_a_file_of_responses_says_which_versions_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    uri, table = str(tmp_path / "responses.parquet"), pa.table({"prompt_id": ["a"]})
+    write_table(uri, table)
+    assert units.other_versions(uri) == [], "files of older versions do not say"
+    write_table(uri, table.replace_schema_metadata({units.VERSIONS: json.dumps(artifacts.versions())}))
+    assert units.other_versions(uri) == []
+    monkeypatch.setattr(units, "versions", lambda: artifacts.versions() | {"torch": "9.9.9"})
+    (change,) = units.other_versions(uri)
+    assert change.startswith("torch ")
+    assert change.endswith(" -> 9.9.9")
