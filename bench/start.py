@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.figures import Figure, keep, table
-from seva_ray.core.errors import ConfigError
+from seva_ray.core.checks import check_least
 from seva_ray.runtime.cli import run
 
 RESULTS = Path("build/bench/start.json")
@@ -33,8 +33,7 @@ class BenchStart:
     """Runs of each command; the one that took least counts."""
 
     def __post_init__(self) -> None:
-        if self.num_runs < 1:
-            raise ConfigError(f"num_runs {self.num_runs}: must be at least 1")
+        check_least(self, 1, "num_runs")
 
 
 def main(config: BenchStart) -> None:
