@@ -26,11 +26,11 @@ from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import read_table
 from seva_ray.pairs.filters import word_overlap, words_of
 from seva_ray.runtime.progress import say
+from seva_ray.runtime.renewal import to_be_made
 from seva_ray.scoring.intervals import paired_bootstrap
 from seva_ray.scoring.right_wrong import agreement
 from seva_ray.stages.generate import name_of, read_responses
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.stages.renewal import to_be_made
 from seva_ray.stages.score_files import Contest, Evaluate, write_comparisons, write_tallies
 
 COUNTS = ("asked", "equal", "shared")

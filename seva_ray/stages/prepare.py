@@ -15,8 +15,8 @@ from seva_ray.core.storage import contents, exists, is_directory, names_and_size
 from seva_ray.runtime import metrics
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
+from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.image_digests import check_moved, digests, sample_of
-from seva_ray.stages.renewal import to_be_made
 
 
 class HasPrompts(Protocol):
