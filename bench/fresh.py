@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import ray
 
+from seva_ray.private.ray import init_in
 from seva_ray.runtime import machine
 
 ONE_CORE = {"VLLM_CPU_OMP_THREADS_BIND": "0", "OMP_NUM_THREADS": "1"}
@@ -31,11 +32,11 @@ def own_cluster(**options: Any) -> Iterator[None]:
     """A Ray cluster in a directory of its own, whose path is short because sockets need it so. It has the GPUs that
     torch can use."""
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:
-        ray.init(
+        init_in(
+            directory,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.WARNING,
-            _temp_dir=directory,
             num_gpus=machine.num_gpus(),
             **options,
         )

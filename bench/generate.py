@@ -1,6 +1,5 @@
 """bench-generate: how fast generation is, against named rivals -> build/bench/generate.json, and a table.
 
-export PYTHONPATH=jobs
 python -m bench.generate                       all of it
 python -m bench.generate --only scheduling     some of it; the file keeps the others' last results
 python -m bench.generate --only growth --full  with one million prompts
@@ -40,7 +39,7 @@ def main(config: BenchGenerate) -> None:
     os.environ |= ONE_CORE
     figures: list[Figure] = []
     for kind in config.only:
-        command = f"PYTHONPATH=jobs python -m bench.generate --only {kind}" + (" --full" if config.full else "")
+        command = f"python -m bench.generate --only {kind}" + (" --full" if config.full else "")
         measured: list[Figure] = importlib.import_module(f"bench.generate_{kind}").measure(command, config.full)
         figures = keep(RESULTS, measured)
     print(table(figures))

@@ -1,6 +1,6 @@
 """bench-plan: the wall time that a plan predicts against that of the real run -> build/bench/plan.json.
 
-    PYTHONPATH=jobs python -m bench.plan        about three minutes on two cores
+    python -m bench.plan        about three minutes on two cores
 
 The generate stage, Ray Data and the clusters are real; the engine is the fake one, whose times of loading and serving
 are set, so that two cores can hold several. Rates come from a probe in a cluster of its own, and are not fitted to the
@@ -20,8 +20,8 @@ from bench.figures import Figure, keep, table
 from bench.fresh import in_fresh_process, own_cluster
 from bench.generate_growth import TinyPrompts
 from bench.slow_start import SlowStart
-from presets import TOY_TRAIN
 from seva_ray.core.artifacts import Store
+from seva_ray.dpo.config import Train
 from seva_ray.engines.config import Generate
 from seva_ray.planning.forecast import forecast
 from seva_ray.planning.rates import Fleet, Rates
@@ -36,7 +36,7 @@ from seva_ray.stages.remaining_work import Run, remaining
 from seva_ray.vlm.models import Model
 
 RESULTS = Path("build/bench/plan.json")
-COMMAND = "PYTHONPATH=jobs python -m bench.plan"
+COMMAND = "python -m bench.plan"
 MODEL = Model(name="fake", directory=".", fingerprint="")
 VIEWS = ("clean", "diffusion-300")
 SECONDS_PER_REQUEST = 0.02
@@ -136,7 +136,7 @@ def predict(setting: Setting, rates: Mapping[str, float], store: Store, config: 
         num_test_prompts=0,
         generate=config,
         pair=Pair(),
-        train=TOY_TRAIN,
+        train=Train(),
         for_training={"CPU": 2},
     )
     work = remaining(asked, store, None, None, num_prompts)

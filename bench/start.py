@@ -1,6 +1,6 @@
 """bench-start: what a job's start costs, by `--help`, against `import ray` alone -> build/bench/start.json.
 
-    PYTHONPATH=jobs python -m bench.start        about half a minute
+    python -m bench.start        about half a minute
 
 Whoever makes a typo waits this long for the line that says so. CPU seconds (user and system) of a process of its own,
 the least of several runs: they do not depend on what else the machine does.
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.figures import Figure, keep, table
-from seva_ray.core.errors import ConfigError
+from seva_ray.core.checks import check_least
 from seva_ray.runtime.cli import run
 
 RESULTS = Path("build/bench/start.json")
-COMMAND = "PYTHONPATH=jobs python -m bench.start"
+COMMAND = "python -m bench.start"
 JOBS = Path(__file__).parent.parent / "jobs"
 NOT_JOBS = ("presets",)
 
@@ -33,8 +33,7 @@ class BenchStart:
     """Runs of each command; the one that took least counts."""
 
     def __post_init__(self) -> None:
-        if self.num_runs < 1:
-            raise ConfigError(f"num_runs {self.num_runs}: must be at least 1")
+        check_least(self, 1, "num_runs")
 
 
 def main(config: BenchStart) -> None:

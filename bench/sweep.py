@@ -1,6 +1,6 @@
 """bench-sweep: a study of 4 views x 3 betas, against a job for each of the twelve trials -> build/bench/sweep.json.
 
-    PYTHONPATH=jobs python -m bench.sweep        about 25 minutes on two cores
+    python -m bench.sweep        about 25 minutes on two cores
 
 Both sides are the jobs as users run them, with the toy's shapes and random weights, each in a root of its own: the
 study is one `jobs/sweep.py`, its rival twelve `jobs/full.py`, one after the other, for the rival has no scheduler.
@@ -24,7 +24,7 @@ from seva_ray.runtime.progress import say
 from seva_ray.toy.model import build, save
 
 RESULTS = Path("build/bench/sweep.json")
-COMMAND = "PYTHONPATH=jobs python -m bench.sweep"
+COMMAND = "python -m bench.sweep"
 JOBS = Path(__file__).parent.parent
 SOURCE = ("source:toy-world", "--source.num-images")
 

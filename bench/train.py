@@ -1,6 +1,6 @@
 """bench-train: how fast a DPO step is, against TRL's DPOTrainer as it comes -> build/bench/train.json, and a table.
 
-    PYTHONPATH=jobs python -m bench.train
+    python -m bench.train
 
 Same model (LLaVA-1.5's shapes but small: 576 image tokens), same pairs with the same exact tokens, same precision
 (float32), LoRA, batch of two pairs, one process on all cores. Each side runs in a process of its own. A step is data,
@@ -18,7 +18,7 @@ from seva_ray.runtime.cli import run
 from seva_ray.runtime.progress import say
 
 RESULTS = Path("build/bench/train.json")
-COMMAND = "PYTHONPATH=jobs python -m bench.train"
+COMMAND = "python -m bench.train"
 SHOWN = Case(num_tokens=100, num_rejected=1)
 """The case whose memory and cost with the reference pass are reported too."""
 

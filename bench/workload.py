@@ -11,19 +11,11 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from transformers import (
-    CLIPImageProcessorPil,
-    CLIPVisionConfig,
-    GenerationConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    LlavaProcessor,
-)
+from transformers import GenerationConfig, LlavaForConditionalGeneration
 
 from seva_ray.core.records import Prompt
 from seva_ray.engines import Decoding, VllmEngine
-from seva_ray.toy.model import BOS, CHAT_TEMPLATE, EOS, IMAGE, PAD, VOCABULARY, build, save, tokenizer
+from seva_ray.toy.model import BOS, EOS, PAD, build, processor, save, shape
 from seva_ray.toy.world import CAMERAS, make_scene, questions, render
 from seva_ray.vlm.models import Model, model_at
 
@@ -93,49 +85,12 @@ def save_toy(directory: Path) -> None:
 
 def save_llava_shaped(directory: Path) -> None:
     """The proportions of LLaVA-1.5: as many image tokens, a vision tower much smaller than the language model."""
-    vision = CLIPVisionConfig(
-        hidden_size=256,
-        intermediate_size=1024,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        image_size=336,
-        patch_size=14,
-        projection_dim=64,
-    )
-    text = LlamaConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=512,
-        intermediate_size=1376,
-        num_hidden_layers=8,
-        num_attention_heads=8,
-        num_key_value_heads=8,
-        max_position_embeddings=2048,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-        tie_word_embeddings=False,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=IMAGE,
-        image_seq_length=576,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-    )
+    vision = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
+    text = {"hidden_size": 512, "intermediate_size": 1376, "num_hidden_layers": 8, "num_attention_heads": 8}
     torch.manual_seed(5)
-    model = LlavaForConditionalGeneration(config)
-    processor = LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}),
-        tokenizer=tokenizer(),
-        patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        image_token="<image>",
-        chat_template=CHAT_TEMPLATE,
-    )
+    model = LlavaForConditionalGeneration(shape(336, 14, vision, text | {"max_position_embeddings": 2048}))
     save(without_end(model), directory)
-    processor.save_pretrained(directory)  # in place of the toy's
+    processor(336, 14).save_pretrained(directory)  # in place of the toy's
 
 
 def without_end(model: LlavaForConditionalGeneration) -> LlavaForConditionalGeneration:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import exists, read_bytes, write_bytes
@@ -95,10 +96,8 @@ class PlanJob(ModelJob):
         for control in self.controls:
             if control not in CONTROLS:
                 raise ConfigError(f"control {control}: must be one of {', '.join(CONTROLS)}")
-        if self.num_prompts is not None and self.num_prompts < 1:
-            raise ConfigError(f"num_prompts {self.num_prompts}: must be at least 1")
-        if self.num_test_prompts < 0:
-            raise ConfigError(f"num_test_prompts {self.num_test_prompts}: must be at least 0")
+        check_least(self, 1, "num_prompts")
+        check_least(self, 0, "num_test_prompts")
         for pool in self.spot:
             if pool not in POOLS:
                 raise ConfigError(f"spot {pool}: must be among {', '.join(POOLS)}")

@@ -18,6 +18,7 @@ from full import Full
 from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.core.artifacts import Artifact
+from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
 from seva_ray.dpo.config import Train
@@ -76,8 +77,7 @@ class Sweep(ModelJob):
             raise ConfigError("seeds: at least one, each once")
         for seed in self.seeds:
             replace(self.train, seed=seed)
-        if self.max_gpus is not None and self.max_gpus < 1:
-            raise ConfigError(f"max_gpus {self.max_gpus}: must be at least 1")
+        check_least(self, 1, "max_gpus")
         if len(self.models) not in (1, len(self.seeds)):
             raise ConfigError(f"models: one, or one for each of the {len(self.seeds)} seeds, not {len(self.models)}")
         if self.space.prompt_seeds and not hasattr(self.source, "seed"):

@@ -1,6 +1,7 @@
 """The borders between modules, as tests: import-linter's contracts (pyproject.toml), and what an import costs."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,32 @@ def test_the_import_contracts_hold() -> None:
     linter = Path(sys.executable).with_name("lint-imports")
     done = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def imports_of_rooms() -> dict[str, set[str]]:
+    """Each folder with code, and the folders that its files import from, also inside functions."""
+    files = [file for folder in ("seva_ray", "jobs", "bench") for file in ROOT.glob(f"{folder}/**/*.py")]
+    names = {file.parent: ".".join(file.parent.relative_to(ROOT).parts) for file in files}
+    del names[ROOT / "seva_ray"]  # it holds only a docstring
+    found: dict[str, set[str]] = {name: set() for name in names.values()}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for module in modules:
+                whole = f"jobs.{module}" if module in JOBS else module
+                rooms = [name for name in found if f"{whole}.".startswith(f"{name}.")]
+                if rooms and file.parent in names:
+                    found[names[file.parent]].add(max(rooms, key=len))
+    return {name: others - {name} for name, others in found.items()}
+
+
+def test_there_are_few_rooms_in_few_layers_and_no_circle() -> None:
+    rooms, depth = imports_of_rooms(), {}
+    for room in graphlib.TopologicalSorter(rooms).static_order():  # raises CycleError
+        depth[room] = 1 + max((depth[other] for other in rooms[room]), default=0)
+    assert len(rooms) <= 22
+    assert max(depth.values()) <= 10, depth
 
 
 def test_every_folder_is_a_package_so_that_no_module_escapes_the_contracts() -> None:

@@ -81,6 +81,8 @@ def used_in(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.Attribute):
             own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls", "os")  # os._exit is documented
             yield node.attr if own else f".{node.attr}"
+        elif isinstance(node, ast.keyword) and node.arg:
+            yield f".{node.arg}"
         elif isinstance(node, ast.FunctionDef):
             yield node.name
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
@@ -120,6 +122,7 @@ def test_no_other_file_uses_a_private_name():
         "class Trainer(trl.DPOTrainer):\n    def note(self): self._metrics.clear()",
         "from vllm.renderers.inputs.preprocess import parse_model_prompt",
         "self.llm.llm_engine",
+        "ray.init(_temp_dir='/tmp')",
         "getattr(error, 'worker_failures', {})",
     ],
 )

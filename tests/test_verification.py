@@ -16,10 +16,10 @@ from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
 from seva_ray.core.storage import read_columns, read_part, read_table, write_bytes, write_table
 from seva_ray.core.verification import WHOLE_BYTES, whole_shards
 from seva_ray.dpo.config import Train
+from seva_ray.runtime.renewal import check_policy, to_be_made
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import Generate, finish_responses, missing_units, open_responses
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.stages.renewal import check_policy, to_be_made
 from seva_ray.stages.training.train import Training
 from seva_ray.vlm.models import Model
 from tests.s3_server import s3_bucket

@@ -85,21 +85,6 @@ AUGMENTATIONS = {
 }
 """All augmentations, by name."""
 
-__all__ = [
-    "AUGMENTATIONS",
-    "CLEAN",
-    "CONTROLS",
-    "CONTROL_BATCH",
-    "CONTROL_REPEAT",
-    "Augmentation",
-    "Chain",
-    "drawn",
-    "parse_view",
-    "sampled",
-    "temperature_of",
-    "undrawn",
-]
-
 
 def parse_view(label: str) -> Augmentation | None:
     """The augmentation of a view's label; None for the clean view, its controls and sampled views. Each view has only

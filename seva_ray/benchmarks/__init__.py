@@ -17,23 +17,6 @@ from seva_ray.benchmarks.textvqa import TextVqa
 from seva_ray.benchmarks.toy_scenes import ToyBenchmark
 from seva_ray.core.errors import ConfigError
 
-__all__ = [
-    "AmberDiscriminative",
-    "AmberGenerative",
-    "Benchmark",
-    "Benchmarks",
-    "Chair",
-    "Gqa",
-    "MMBench",
-    "Mme",
-    "Pope",
-    "ScienceQa",
-    "SeedBench",
-    "Tally",
-    "TextVqa",
-    "ToyBenchmark",
-]
-
 TOGETHER: list[tuple[str, ...]] = [
     ("chair", "chair_images", "chair_synonyms"),
     *((name, f"{name}_images") for name in ("pope", "seed", "scienceqa", "gqa", "textvqa", "amber")),

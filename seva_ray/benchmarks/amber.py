@@ -25,8 +25,8 @@ import numpy as np
 
 from seva_ray.benchmarks.base import (
     LOW_IS_GOOD,
-    LabelledBenchmark,
     LabelledQuestion,
+    LlavaBenchmark,
     Tally,
     percent,
     tally_of,
@@ -141,18 +141,11 @@ class AmberGenerative:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AmberDiscriminative(LabelledBenchmark[str]):
+class AmberDiscriminative(LlavaBenchmark[str]):
     """Yes/no questions. No is the positive answer, because a model that hallucinates does not say it."""
 
     kind: ClassVar[str] = "AmberDiscriminative"
     short_name: ClassVar[str] = "amber-discriminative"
-
-    path: str = place()
-    """AMBER's folder `data`."""
-    image_root: str = place()
-    """Folder of AMBER's images."""
-    protocol: Literal["llava"] = "llava"
-    """The way of asking and scoring. It is part of the recipe."""
 
     @cached_property
     def questions(self) -> list[LabelledQuestion[str]]:

@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
 from seva_ray.benchmarks.files import adjacent, settle_paths
+from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt, Response
 
 Label = TypeVar("Label")
@@ -134,6 +135,18 @@ class LabelledBenchmark(ABC, Generic[Label]):
     def _answered(self, responses: Mapping[str, Response]) -> Iterator[tuple[LabelledQuestion[Label], str | None]]:
         for question in self.questions:
             yield question, text_of(responses, question.prompt.prompt_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaBenchmark(LabelledBenchmark[Label]):
+    """A labelled benchmark with files and images in two places, which is asked and scored as LLaVA does it."""
+
+    path: str = place()
+    """The published file or folder; the member's module says which."""
+    image_root: str = place()
+    """The folder of the images."""
+    protocol: Literal["llava"] = "llava"
+    """The way of asking and scoring. It is part of the recipe."""
 
 
 def text_of(responses: Mapping[str, Response], prompt_id: str) -> str | None:

@@ -31,6 +31,7 @@ from seva_ray.benchmarks.files import (
     unique,
 )
 from seva_ray.benchmarks.nouns import singular, words_in
+from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt, Response
@@ -103,8 +104,7 @@ class Chair:
 
     def __post_init__(self) -> None:
         settle_paths(self, "path", "image_root", "synonyms_path")
-        if self.num_images < 1:
-            raise ConfigError(f"num_images {self.num_images}: must be at least 1")
+        check_least(self, 1, "num_images")
         self.images  # noqa: B018 - a wrong file is found here, before a model answers anything
 
     @property

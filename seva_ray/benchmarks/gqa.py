@@ -10,31 +10,23 @@ answer in lower case, without periods at its end, must equal the label.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
-from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion, accuracies
+from seva_ray.benchmarks.base import LabelledQuestion, LlavaBenchmark, accuracies
 from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
 from seva_ray.benchmarks.files import image_at, object_at, read_json, text_at
 from seva_ray.core.errors import InputError
-from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gqa(LabelledBenchmark[str]):
+class Gqa(LlavaBenchmark[str]):
     """The questions of one balanced file."""
 
     kind: ClassVar[str] = "Gqa"
     short_name: ClassVar[str] = "gqa"
-
-    path: str = place()
-    """testdev_balanced_questions.json."""
-    image_root: str = place()
-    """Folder of GQA's images."""
-    protocol: Literal["llava"] = "llava"
-    """The way of asking and scoring. It is part of the recipe."""
 
     @cached_property
     def questions(self) -> list[LabelledQuestion[str]]:

@@ -12,15 +12,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
-from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion, accuracies
+from seva_ray.benchmarks.base import LabelledQuestion, LlavaBenchmark, accuracies
 from seva_ray.benchmarks.choices import LETTERS, ask
 from seva_ray.benchmarks.files import choice_at, image_at, items_at, object_at, read_json, text_at, unique
 from seva_ray.core.errors import InputError
-from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 
 SPLIT = "test"
@@ -29,18 +28,11 @@ SAID = re.compile(r"The answer is ([A-Z]).")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScienceQa(LabelledBenchmark[str]):
+class ScienceQa(LlavaBenchmark[str]):
     """The test split's questions with an image."""
 
     kind: ClassVar[str] = "ScienceQa"
     short_name: ClassVar[str] = "scienceqa-img"
-
-    path: str = place()
-    """Folder with problems.json and pid_splits.json."""
-    image_root: str = place()
-    """Folder of the test split's images: images/test of the published layout."""
-    protocol: Literal["llava"] = "llava"
-    """The way of asking and scoring. It is part of the recipe."""
 
     @cached_property
     def questions(self) -> list[LabelledQuestion[str]]:

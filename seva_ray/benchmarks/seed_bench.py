@@ -10,15 +10,14 @@ It asks as LLaVA-1.5 does, and scores as LLaVA's script does: the answer must be
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
-from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion, accuracies
+from seva_ray.benchmarks.base import LabelledQuestion, LlavaBenchmark, accuracies
 from seva_ray.benchmarks.choices import LETTERS, ask
 from seva_ray.benchmarks.files import choice_at, id_at, image_at, items_at, object_at, read_json, text_at, unique
 from seva_ray.core.errors import InputError
-from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 
 IMAGE_DIMENSIONS = tuple("123456789")
@@ -26,18 +25,11 @@ IMAGE_DIMENSIONS = tuple("123456789")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeedBench(LabelledBenchmark[str]):
+class SeedBench(LlavaBenchmark[str]):
     """The image questions of SEED-Bench."""
 
     kind: ClassVar[str] = "SeedBench"
     short_name: ClassVar[str] = "seed-image"
-
-    path: str = place()
-    """SEED-Bench.json."""
-    image_root: str = place()
-    """The folder SEED-Bench-image."""
-    protocol: Literal["llava"] = "llava"
-    """The way of asking and scoring. It is part of the recipe."""
 
     @cached_property
     def questions(self) -> list[LabelledQuestion[str]]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from seva_ray.benchmarks import yesno
 from seva_ray.benchmarks.base import Tally, tally_of, text_of
-from seva_ray.core.errors import ConfigError
+from seva_ray.core.checks import check_choice, check_least
 from seva_ray.core.records import Prompt, Response
 from seva_ray.toy.prompts import prompts_about
 from seva_ray.toy.world import COLOR_NAMES, SHAPES, Question, Scene, make_scene
@@ -40,12 +40,9 @@ class ToyBenchmark:
     """`deployment` shows noisy pictures; `clean` shows the same scenes without noise."""
 
     def __post_init__(self) -> None:
-        if self.num_images < 3:
-            raise ConfigError(f"num_images must be at least 3, not {self.num_images}")
-        if self.seed < 0:
-            raise ConfigError(f"seed must not be negative, not {self.seed}")
-        if self.camera not in ("clean", "deployment"):
-            raise ConfigError(f"camera must be clean or deployment, not {self.camera!r}")
+        check_least(self, 3, "num_images")
+        check_least(self, 0, "seed")
+        check_choice(self, "camera", ("clean", "deployment"))
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
+from seva_ray.core.checks import check_least, check_positive
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.seeds import key_of
@@ -38,8 +39,7 @@ class Loss:
             raise ConfigError(f"loss {self.name}: must be one of {', '.join(get_args(LossName))}")
         if not 0 <= self.label_smoothing < 0.5:
             raise ConfigError(f"label_smoothing {self.label_smoothing}: must be 0 or more and below 0.5")
-        if not 0 <= self.sft_weight < float("inf"):
-            raise ConfigError(f"sft_weight {self.sft_weight}: must be 0 or more, and finite")
+        check_least(self, 0, "sft_weight", finite=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,20 +108,12 @@ class Train:
     """Refuse to start if the memory of the GPUs is too small by our estimate."""
 
     def __post_init__(self) -> None:
-        for name in ("beta", "learning_rate", "max_grad_norm"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ConfigError(f"{name} {getattr(self, name)}: must be above 0, and finite")
+        check_positive(self, "beta", "learning_rate", "max_grad_norm")
         if not 0 <= self.warmup_ratio < 1:
             raise ConfigError(f"warmup_ratio {self.warmup_ratio}: must be 0 or more and below 1")
-        for name in ("weight_decay", "seed", "max_failures", "wait_s"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 0")
-        for name in ("num_repeats", "global_batch_size", "per_device_batch_size", "save_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
-        for name in ("num_pairs", "num_workers", "min_workers"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
+        check_least(self, 0, "weight_decay", "seed", "max_failures", "wait_s")
+        check_least(self, 1, "num_repeats", "global_batch_size", "per_device_batch_size", "save_steps")
+        check_least(self, 1, "num_pairs", "num_workers", "min_workers")
         if self.offload and self.zero_stage == 0:
             raise ConfigError("offload: needs a zero_stage from 1 to 3")
         for tracker in self.trackers:

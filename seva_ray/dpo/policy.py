@@ -6,7 +6,7 @@ DPO's reference is the starting model without the adapter. Vision tower, project
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from seva_ray.core.errors import ConfigError
+from seva_ray.core.checks import check_least
 from seva_ray.vlm.encoding import Encoder
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ class Lora:
     """Scale of each update, which is multiplied by alpha / rank."""
 
     def __post_init__(self) -> None:
-        for field in ("rank", "alpha"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{field} {getattr(self, field)}: must be at least 1")
+        check_least(self, 1, "rank", "alpha")
 
     def peft(self) -> "LoraConfig":
         from peft import LoraConfig

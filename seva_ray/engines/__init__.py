@@ -10,5 +10,3 @@ from seva_ray.engines.vllm import VllmEngine
 
 AnyEngine = VllmEngine | TransformersEngine | FakeEngine
 """Every engine that a job can run: `--generate.engine vllm-engine`, ... on its command line."""
-
-__all__ = ["AnyEngine", "Decoding", "Engine", "FakeEngine", "Generator", "Request", "TransformersEngine", "VllmEngine"]

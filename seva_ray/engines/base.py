@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from seva_ray.core.checks import check_least, check_positive
 from seva_ray.core.errors import ConfigError, is_of_the_machine, line_of
 from seva_ray.core.records import Response
 from seva_ray.core.seeds import key_of
@@ -32,16 +33,12 @@ class Decoding:
     """Seed of sampling. It is used only if temperature is above 0."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens {self.max_new_tokens}: must be at least 1")
-        if not 0 <= self.temperature < float("inf"):
-            raise ConfigError(f"temperature {self.temperature}: must be at least 0, and finite")
+        check_least(self, 1, "max_new_tokens")
+        check_least(self, 0, "temperature", finite=True)
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p {self.top_p}: must be above 0 and at most 1")
-        if self.top_k < 0:
-            raise ConfigError(f"top_k {self.top_k}: must be at least 0")
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise ConfigError(f"repetition_penalty {self.repetition_penalty}: must be above 0, and finite")
+        check_least(self, 0, "top_k")
+        check_positive(self, "repetition_penalty")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 
 import tyro
 
+from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
 from seva_ray.engines import AnyEngine, Decoding, VllmEngine
@@ -39,10 +40,6 @@ class Generate:
     Prompts that cannot be used are not tried."""
 
     def __post_init__(self) -> None:
-        for name in ("min_engines", "max_engines"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
+        check_least(self, 1, "min_engines", "max_engines", "units_per_engine")
         if self.max_engines is not None and self.min_engines > self.max_engines:
             raise ConfigError(f"min_engines {self.min_engines}: must be 1 to max_engines {self.max_engines}")
-        if self.units_per_engine < 1:
-            raise ConfigError(f"units_per_engine {self.units_per_engine}: must be at least 1")

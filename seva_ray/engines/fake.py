@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
+from seva_ray.core.checks import check_least, check_shares
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.records import Response
@@ -37,12 +38,10 @@ class FakeEngine:
     """A local file that gets the prompt_id of each served request, to count repeated work. Empty: none."""
 
     def __post_init__(self) -> None:
-        if not self.seconds_per_request >= 0:
-            raise ConfigError(f"seconds_per_request {self.seconds_per_request}: must be at least 0")
+        check_least(self, 0, "seconds_per_request")
         if not 1 <= self.num_words <= 32:
             raise ConfigError(f"num_words {self.num_words}: must be 1 to 32")
-        if not 0 <= self.failing_share <= 1:
-            raise ConfigError(f"failing_share {self.failing_share}: must be 0 to 1")
+        check_shares(self, "failing_share")
 
     @property
     def gpus(self) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-from seva_ray.core.errors import ConfigError, is_of_the_machine
+from seva_ray.core.checks import check_least
+from seva_ray.core.errors import is_of_the_machine
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.records import Response
 from seva_ray.engines.base import (
@@ -33,8 +34,7 @@ class TransformersEngine:
     """Number of requests per call of `generate`."""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size {self.batch_size}: must be at least 1")
+        check_least(self, 1, "batch_size")
 
     @property
     def gpus(self) -> int:

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError, line_of
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.records import Response
@@ -59,9 +60,7 @@ class VllmEngine:
     """Size of the KV cache on a machine without a GPU, in GiB."""
 
     def __post_init__(self) -> None:
-        for field in ("max_model_len", "max_num_seqs", "tensor_parallel_size", "cpu_kv_cache_gb"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"{field} {getattr(self, field)}: must be at least 1")
+        check_least(self, 1, "max_model_len", "max_num_seqs", "tensor_parallel_size", "cpu_kv_cache_gb")
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(f"gpu_memory_utilization {self.gpu_memory_utilization}: must be above 0 and at most 1")
 

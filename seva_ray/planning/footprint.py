@@ -7,7 +7,7 @@ the driver and the nodes' memory, each beside its limit if one is known.
 import math
 from dataclasses import dataclass, fields
 
-from seva_ray.core.errors import ConfigError
+from seva_ray.core.checks import check_least
 from seva_ray.engines.units import UNITS_PER_CALL
 from seva_ray.planning.forecast import Forecast, RemainingWork
 from seva_ray.planning.rates import Rates
@@ -42,10 +42,7 @@ class Sizes:
     """Bytes of one weight in training: 2 for bfloat16, 4 for float32."""
 
     def __post_init__(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ConfigError(f"{item.name} {value}: must be at least 0, and finite")
+        check_least(self, 0, *(item.name for item in fields(self)), finite=True)
 
     def checkpoint_bytes(self, full: bool) -> float | None:
         """Bytes of a checkpoint under ZeRO. It holds the trained weights twice, for transformers and for DeepSpeed, and

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, fields
 
+from seva_ray.core.checks import check_least, check_positive, check_shares
 from seva_ray.core.errors import ConfigError
 
 
@@ -39,8 +40,7 @@ class Rates:
             value = getattr(self, item.name)
             if value is not None and not (0 <= value < math.inf and (value > 0 or item.name in MAY_BE_ZERO)):
                 raise ConfigError(f"{item.name} {value}: must be above 0, and finite")
-        if self.kept_share is not None and self.kept_share > 1:
-            raise ConfigError(f"kept_share {self.kept_share}: must be 0 to 1")
+        check_shares(self, "kept_share")
 
     def known(self) -> dict[str, float]:
         return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
@@ -69,14 +69,9 @@ class Fleet:
     def __post_init__(self) -> None:
         if not self.nodes or min(self.nodes) < 1:
             raise ConfigError(f"nodes {' '.join(map(str, self.nodes))}: at least one number, each at least 1")
-        for name in ("gpus_per_node", "cpu_nodes"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 0")
-        if self.gpu_gib is not None and not 0 < self.gpu_gib < math.inf:
-            raise ConfigError(f"gpu_gib {self.gpu_gib}: must be above 0, and finite")
-        for name in ("cpus_per_node", "cpus_per_cpu_node"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
+        check_least(self, 0, "gpus_per_node", "cpu_nodes")
+        check_positive(self, "gpu_gib")
+        check_least(self, 1, "cpus_per_node", "cpus_per_cpu_node")
 
     def engines_per_node(self, gpus_per_engine: int) -> int:
         if self.gpus_per_node and gpus_per_engine > self.gpus_per_node:

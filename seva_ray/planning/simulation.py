@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from seva_ray.core.checks import check_least, check_shares
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.seeds import generator
 
@@ -40,13 +41,9 @@ class Faults:
     """Seed of everything that is drawn."""
 
     def __post_init__(self) -> None:
-        for name in ("arrival_s", "preemptions_per_hour", "unit_spread", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 0, and finite")
-        if not 0 <= self.slow_share <= 1:
-            raise ConfigError(f"slow_share {self.slow_share}: must be 0 to 1")
-        if not 1 <= self.slow_factor < math.inf:
-            raise ConfigError(f"slow_factor {self.slow_factor}: must be at least 1, and finite")
+        check_least(self, 0, "arrival_s", "preemptions_per_hour", "unit_spread", "seed", finite=True)
+        check_shares(self, "slow_share")
+        check_least(self, 1, "slow_factor", finite=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,13 @@ def listen_on_loopback_only() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
+def init_in(directory: str, **options: Any) -> None:
+    """`ray.init` with all files of the cluster in a directory. Ray offers this only under a name with an underscore."""
+    import ray
+
+    ray.init(_temp_dir=directory, **options)
+
+
 def num_cpus() -> int:
     """The CPUs that Ray would count here, within a container's limit. The public API counts only after a start."""
     from ray._private.utils import get_num_cpus

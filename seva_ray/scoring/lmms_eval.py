@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from seva_ray.benchmarks.base import Tally
-from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.checks import check_least
+from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import execution
 from seva_ray.scoring.intervals import Comparison, paired_bootstrap
 
@@ -50,10 +51,8 @@ class Harness:
     """Number of CPUs for each run, besides one GPU if the cluster has any."""
 
     def __post_init__(self) -> None:
-        if self.limit < 0:
-            raise ConfigError(f"limit {self.limit}: must not be negative")
-        if self.num_cpus < 1:
-            raise ConfigError(f"num_cpus {self.num_cpus}: must be at least 1")
+        check_least(self, 0, "limit")
+        check_least(self, 1, "num_cpus")
 
     def command(self, task: str, device: str) -> list[str]:
         """The command. It runs in a directory with the model in `model` and writes to `out`. These paths have no comma,

@@ -8,5 +8,3 @@ from seva_ray.sources.toy_world import ToyWorld
 
 AnySource = ToyWorld | LlavaJson | Table | Folder
 """Every source that a job can read: `source:toy-world`, `source:llava-json`, ... on its command line."""
-
-__all__ = ["AnySource", "Folder", "LlavaJson", "Source", "Table", "ToyWorld"]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from seva_ray.core.errors import ConfigError
+from seva_ray.core.checks import check_choice, check_least
 from seva_ray.core.records import Prompt
 from seva_ray.toy.prompts import prompts_about
 from seva_ray.toy.world import Question, make_scene
@@ -25,12 +25,9 @@ class ToyWorld:
     misreads."""
 
     def __post_init__(self) -> None:
-        if self.num_images < 1:
-            raise ConfigError(f"num_images must be at least 1, not {self.num_images}")
-        if self.seed < 0:
-            raise ConfigError(f"seed must not be negative, not {self.seed}")
-        if self.camera not in ("clean", "deployment"):
-            raise ConfigError(f"camera must be clean or deployment, not {self.camera!r}")
+        check_least(self, 1, "num_images")
+        check_least(self, 0, "seed")
+        check_choice(self, "camera", ("clean", "deployment"))
 
     @property
     def image_root(self) -> None:

@@ -15,8 +15,8 @@ from seva_ray.runtime.cluster import join
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.log_relay import log_relay
 from seva_ray.runtime.progress import say
+from seva_ray.runtime.renewal import to_be_made
 from seva_ray.runtime.resources import TASK, Need, check_places
-from seva_ray.stages.renewal import to_be_made
 from seva_ray.toy.recipe import ToyRecipe
 from seva_ray.vlm.families import check_served
 from seva_ray.vlm.models import Model, model_at, model_of, name_of, place_of

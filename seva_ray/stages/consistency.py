@@ -18,6 +18,7 @@ import pyarrow as pa
 from seva_ray.augmentations import sampled
 from seva_ray.benchmarks.base import Tally, percent, tally_of
 from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.checks import check_least, check_positive
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import EXECUTION
 from seva_ray.core.records import Prompt, Response
@@ -25,11 +26,11 @@ from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import read_table
 from seva_ray.pairs.filters import word_overlap, words_of
 from seva_ray.runtime.progress import say
+from seva_ray.runtime.renewal import to_be_made
 from seva_ray.scoring.intervals import paired_bootstrap
 from seva_ray.scoring.right_wrong import agreement
 from seva_ray.stages.generate import name_of, read_responses
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.stages.renewal import to_be_made
 from seva_ray.stages.score_files import Contest, Evaluate, write_comparisons, write_tallies
 
 COUNTS = ("asked", "equal", "shared")
@@ -54,10 +55,8 @@ class Consistency:
     def __post_init__(self) -> None:
         if self.num_answers < 0 or self.num_answers == 1:
             raise ConfigError(f"num_answers {self.num_answers}: must be 0, or at least 2")
-        if not 0 < self.temperature < float("inf"):
-            raise ConfigError(f"temperature {self.temperature}: must be above 0, and finite")
-        if self.num_prompts < 1:
-            raise ConfigError(f"num_prompts {self.num_prompts}: must be at least 1")
+        check_positive(self, "temperature")
+        check_least(self, 1, "num_prompts")
 
     def views(self) -> list[str]:
         return [sampled(self.temperature, draw) for draw in range(1, self.num_answers + 1)]

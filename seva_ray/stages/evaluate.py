@@ -26,13 +26,13 @@ from seva_ray.engines.config import Generate
 from seva_ray.runtime import metrics
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
+from seva_ray.runtime.renewal import to_be_made
 from seva_ray.scoring.intervals import paired_bootstrap
 from seva_ray.scoring.right_wrong import AsksInParts, Decides, NamesObjects, flips_of
 from seva_ray.stages.consistency import OFF, Consistency, compare_again, part_of
 from seva_ray.stages.generate import generate_all, name_of, read_responses
 from seva_ray.stages.judge import SIDES, judge_recipe, judged_tallies
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.stages.renewal import to_be_made
 from seva_ray.stages.repeats import repeats
 from seva_ray.stages.score_files import Contest, Evaluate, fate_of, write_comparisons, write_tallies
 

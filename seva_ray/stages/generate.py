@@ -19,9 +19,9 @@ from seva_ray.engines.units import Unit, failed_in, other_versions
 from seva_ray.runtime import metrics
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
+from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.engine_pool import run_units
 from seva_ray.stages.prepare import shard_name
-from seva_ray.stages.renewal import to_be_made
 from seva_ray.vlm.models import Model, architecture
 
 GenerationTask = tuple[Model, Artifact, str]

@@ -24,6 +24,7 @@ from seva_ray.runtime.cli import users_line
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
+from seva_ray.runtime.renewal import to_be_made
 from seva_ray.runtime.resources import GENERATION, Need, check_places, has_gpus, kind, options
 from seva_ray.scoring.lmms_eval import (
     NAME,
@@ -36,7 +37,6 @@ from seva_ray.scoring.lmms_eval import (
     num_unanswered,
     read_scores,
 )
-from seva_ray.stages.renewal import to_be_made
 from seva_ray.stages.score_files import Evaluate
 from seva_ray.vlm.models import Model
 

@@ -28,9 +28,9 @@ from seva_ray.runtime import metrics
 from seva_ray.runtime.actors import results_of
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import say
+from seva_ray.runtime.renewal import to_be_made
 from seva_ray.runtime.resources import TASK, Need, check_places
 from seva_ray.stages.prepare import shard_name
-from seva_ray.stages.renewal import to_be_made
 
 ANY = "any view"
 """Key of the verdicts of whole prompts: a prompt is kept if it is kept in at least one view."""

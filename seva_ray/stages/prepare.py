@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.checks import check_least
+from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import fingerprint_of
 from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
@@ -14,8 +15,8 @@ from seva_ray.core.storage import contents, exists, is_directory, names_and_size
 from seva_ray.runtime import metrics
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
+from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.image_digests import check_moved, digests, sample_of
-from seva_ray.stages.renewal import to_be_made
 
 
 class HasPrompts(Protocol):
@@ -38,8 +39,7 @@ class Prepare:
     """Number of prompts per shard. A shard is the unit that is generated, committed, and redone after a crash."""
 
     def __post_init__(self) -> None:
-        if self.shard_size < 1:
-            raise ConfigError(f"shard_size {self.shard_size}: must be at least 1")
+        check_least(self, 1, "shard_size")
 
 
 def shard_name(index: int) -> str:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.errors import ConfigError
+from seva_ray.core.checks import check_least
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import NUM_READERS, locate, read_table, write_table
 from seva_ray.engines.config import Generate
@@ -36,8 +36,7 @@ class Probe:
     """Number of prompts, each answered in every view. vLLM reaches a run's speed only if they fill its batch twice."""
 
     def __post_init__(self) -> None:
-        if self.num_rows < 1:
-            raise ConfigError(f"num_rows {self.num_rows}: must be at least 1")
+        check_least(self, 1, "num_rows")
 
 
 def probe(

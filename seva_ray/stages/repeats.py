@@ -15,10 +15,10 @@ from seva_ray.benchmarks.judged import JudgedBenchmark
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.storage import read_table
 from seva_ray.runtime.progress import say
+from seva_ray.runtime.renewal import to_be_made
 from seva_ray.scoring.intervals import Repeated, repeated_bootstrap
 from seva_ray.scoring.right_wrong import repeated_flips
 from seva_ray.stages.judge import SIDES
-from seva_ray.stages.renewal import to_be_made
 from seva_ray.stages.score_files import Evaluate, read_tallies, write_comparisons
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from seva_ray.benchmarks.base import Tally
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.errors import ConfigError
+from seva_ray.core.checks import check_least
 from seva_ray.core.storage import read_bytes, read_table, write_bytes, write_table
 from seva_ray.scoring.intervals import Comparison, Repeated
 from seva_ray.stages.judge import SIDES
@@ -36,8 +36,7 @@ class Evaluate:
     """Seed of the bootstrap."""
 
     def __post_init__(self) -> None:
-        if self.num_resamples < 100:
-            raise ConfigError(f"num_resamples {self.num_resamples}: must be at least 100")
+        check_least(self, 100, "num_resamples")
 
 
 def scores_of(store: Store, policy: str) -> list[Artifact]:

@@ -5,6 +5,7 @@ LLaVA-1.5 checkpoints. A 48 px image becomes 36 image tokens, and every word of 
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -50,41 +51,35 @@ _SAVED_PREFIXES = {
 
 def build(seed: int) -> LlavaForConditionalGeneration:
     """A model with random weights that follow from the seed."""
-    vision = CLIPVisionConfig(
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=SIZE_PX,
-        patch_size=PATCH_PX,
-        projection_dim=64,
-    )
-    text = LlamaConfig(
-        vocab_size=len(VOCABULARY),
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        pad_token_id=PAD,
-        tie_word_embeddings=False,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
+    vision = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3}
+    text = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "max_position_embeddings": 1024}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(
+            shape(SIZE_PX, PATCH_PX, vision | {"num_attention_heads": 4}, text | {"num_attention_heads": 2})
+        )
+    model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD)
+    return model
+
+
+def shape(size_px: int, patch_px: int, vision: Mapping[str, int], text: Mapping[str, int]) -> LlavaConfig:
+    """A LLaVA over the toy's vocabulary, for images of `size_px`. `vision` and `text` are the sizes of its parts."""
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(image_size=size_px, patch_size=patch_px, projection_dim=64, **vision),
+        text_config=LlamaConfig(
+            vocab_size=len(VOCABULARY),
+            num_key_value_heads=text["num_attention_heads"],
+            bos_token_id=BOS,
+            eos_token_id=EOS,
+            pad_token_id=PAD,
+            tie_word_embeddings=False,
+            **text,
+        ),
         image_token_index=IMAGE,
-        image_seq_length=NUM_IMAGE_TOKENS,
+        image_seq_length=(size_px // patch_px) ** 2,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlavaForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(bos_token_id=BOS, eos_token_id=EOS, pad_token_id=PAD)
-    return model
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
@@ -108,13 +103,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def processor() -> LlavaProcessor:
-    """The tokenizer, CLIP's image processor at 48 px (Pillow's, which differs from torchvision's) and chat template."""
-    size = {"height": SIZE_PX, "width": SIZE_PX}
+def processor(size_px: int = SIZE_PX, patch_px: int = PATCH_PX) -> LlavaProcessor:
+    """The tokenizer, CLIP's image processor (Pillow's, which differs from torchvision's) and chat template."""
+    size = {"height": size_px, "width": size_px}
     return LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(size={"shortest_edge": SIZE_PX}, crop_size=size),
+        image_processor=CLIPImageProcessorPil(size={"shortest_edge": size_px}, crop_size=size),
         tokenizer=tokenizer(),
-        patch_size=PATCH_PX,
+        patch_size=patch_px,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         image_token="<image>",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError
 
 
@@ -43,12 +44,9 @@ class ToyRecipe:
     """Largest number of extra rounds. If the accuracy is still too low after them, the training fails."""
 
     def __post_init__(self) -> None:
-        for name in ("num_images", "vision_batch_size", "sft_steps", "batch_size", "num_gate_images", "extra_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("seed", "vision_steps", "max_extra_rounds"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
+        check_least(self, 1, "num_images", "vision_batch_size", "sft_steps", "batch_size")
+        check_least(self, 1, "num_gate_images", "extra_steps")
+        check_least(self, 0, "seed", "vision_steps", "max_extra_rounds")
         rates = ("muon_learning_rate", "learning_rate", "tower_learning_rate", "vision_muon_learning_rate")
         for name in rates:
             if not 0 < getattr(self, name) < 1:

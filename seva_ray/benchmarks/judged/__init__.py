@@ -11,8 +11,6 @@ from seva_ray.benchmarks.judged.mmhal import MmHal
 from seva_ray.benchmarks.judged.shr import Shr
 from seva_ray.core.errors import ConfigError
 
-__all__ = ["Competition", "JudgedBenchmark", "JudgedBenchmarks", "LlavaBench", "MmHal", "MmVet", "Shr"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedBenchmarks:

@@ -19,6 +19,7 @@ from typing import ClassVar, Literal
 
 import httpx
 
+from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import execution
 
@@ -68,12 +69,8 @@ class Judge:
     """Wait before the first retry, in seconds. It doubles with each, unless the endpoint says how long to wait."""
 
     def __post_init__(self) -> None:
-        for name in ("max_tokens", "num_repeats", "max_concurrent", "max_calls"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)}: must be at least 1")
-        for name in ("requests_per_minute", "max_retries", "first_wait_s"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} {getattr(self, name)}: must not be negative")
+        check_least(self, 1, "max_tokens", "num_repeats", "max_concurrent", "max_calls")
+        check_least(self, 0, "requests_per_minute", "max_retries", "first_wait_s")
         if not self.timeout_s > 0:
             raise ConfigError(f"timeout_s {self.timeout_s}: must be more than 0")
         if self.temperature is not None and not 0 <= self.temperature <= 2:

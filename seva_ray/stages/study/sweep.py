@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from seva_ray.core.checks import check_least
 from seva_ray.core.durations import duration
 from seva_ray.core.errors import ConfigError, UserError
 from seva_ray.core.fingerprints import execution
@@ -50,9 +51,8 @@ class Search:
     once."""
 
     def __post_init__(self) -> None:
-        for name, least in (("num_points", 1), ("num_rungs", 1), ("reduction", 2), ("max_concurrent", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} {getattr(self, name)}: must be at least {least}")
+        check_least(self, 1, "num_points", "num_rungs", "max_concurrent")
+        check_least(self, 2, "reduction")
 
     def rungs(self, num_pairs: int | None) -> list[int | None]:
         """The numbers of pairs that a point is measured on, the smallest first."""

@@ -24,9 +24,9 @@ from seva_ray.runtime import metrics
 from seva_ray.runtime.actors import rows_of, told
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import Progress, say
+from seva_ray.runtime.renewal import to_be_made
 from seva_ray.runtime.resources import TRAINING, Need, capacity, check_places, has_gpus, kind, nodes, options, total
 from seva_ray.runtime.sizing import num_workers, workers_at_once
-from seva_ray.stages.renewal import to_be_made
 from seva_ray.vlm.models import Model
 
 LOGPS_SCHEMA = pa.schema([("prompt_id", pa.string()), ("ref_logps", pa.list_(pa.float32()))])

@@ -19,9 +19,9 @@ from seva_ray.runtime import metrics, preflight
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.log_relay import log_relay
 from seva_ray.runtime.progress import say
+from seva_ray.runtime.renewal import check_policy, to_be_made
 from seva_ray.runtime.resources import TRAINING, Need, capacity, check_places, has_gpus, listed
 from seva_ray.runtime.sizing import num_workers
-from seva_ray.stages.renewal import check_policy, to_be_made
 from seva_ray.stages.training.node_wait import Waiting
 from seva_ray.stages.training.reference import reading_of, reference, worker_need
 from seva_ray.stages.training.retries import Retries
