@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from seva_ray.core.errors import InputError
+from seva_ray.core.patience import WAIT_S, WAIT_VARIABLE
 from seva_ray.private.ray import QUIET_LOGGERS, listen_on_loopback_only, set_core_settings
 from seva_ray.runtime import machine, metrics
 from seva_ray.runtime.heartbeat import waiting
@@ -59,6 +60,8 @@ def join(spare_cpus: int = 0) -> None:
                 include_dashboard=False if address == "local" else None,
                 num_cpus=machine.num_cpus() + spare_cpus if address == "local" else None,
                 num_gpus=machine.num_gpus() if address == "local" else None,
+                # Workers of a running cluster do not have this process's environment.
+                runtime_env={"env_vars": {WAIT_VARIABLE: os.environ[WAIT_VARIABLE]}} if passes_limit(address) else None,
                 logging_level=logging.WARNING,
                 log_to_driver=False,  # stages print what users need; workers' logs are in Ray's session directory
             )
@@ -70,6 +73,11 @@ def join(spare_cpus: int = 0) -> None:
     metrics.joined()
     if address != "local":
         tell_node_types()
+
+
+def passes_limit(address: str) -> bool:
+    """Whether workers must be told how long to wait for storage: not if it is as long as usual."""
+    return address != "local" and float(os.environ.get(WAIT_VARIABLE, WAIT_S)) != WAIT_S
 
 
 @contextmanager
