@@ -21,6 +21,7 @@ class CheckJob(Job):
 def main(config: CheckJob) -> None:
     states = Counter[str]()
     faults = []
+    config.storage.take_effect()
     for finding in check(Store(config.root)):
         states[finding.state] += 1
         if finding.line:

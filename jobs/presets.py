@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from seva_ray.core.artifacts import Store
+from seva_ray.core.patience import Storage
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.policy import Lora
 from seva_ray.engines import Decoding, VllmEngine
@@ -29,8 +30,12 @@ class Job:
     root: str = "runs"
     """Where artifacts are kept: a directory, or an fsspec URI such as s3://bucket/runs."""
 
+    storage: Storage = field(default_factory=Storage)
+    """What happens when the storage does not answer."""
+
     def store(self) -> Store:
         """The store under `root`. Raises: InputError if it cannot be written."""
+        self.storage.take_effect()
         store = Store(self.root)
         store.check_writable()
         return store

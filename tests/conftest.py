@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from seva_ray.core.contents import contents
 from seva_ray.core.fingerprints import fingerprint_of, identity
-from seva_ray.core.storage import contents
 
 if TYPE_CHECKING:
     from tests.small_run import SmallRun

@@ -3,18 +3,50 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 
 
+@dataclass
+class Faults:
+    """Answers all requests with an error while `status` is one, and the next `left` requests with 503."""
+
+    app: Any
+    status: int | None = None
+    left: int = 0
+    refused: int = 0
+    """Number of requests that were answered with an error."""
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        status = self.status or (503 if self.left else None)
+        if status is None:
+            return self.app(environ, start_response)
+        self.left, self.refused = max(0, self.left - 1), self.refused + 1
+        code = {403: "AccessDenied", 503: "SlowDown"}.get(status, "Odd")
+        start_response(f"{status} {code}", [("Content-Type", "application/xml")])
+        return [f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()]
+
+
 @contextmanager
 def s3_bucket(name: str) -> Iterator[str]:
     """The bucket's URI."""
+    with faulty_bucket(name) as (uri, _):
+        yield uri
+
+
+@contextmanager
+def faulty_bucket(name: str) -> Iterator[tuple[str, Faults]]:
+    """The bucket's URI, and what makes its server answer with errors."""
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
+    assert server._server is not None
+    faults = Faults(server._server.app)
+    server._server.app = faults
     host, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
@@ -23,6 +55,6 @@ def s3_bucket(name: str) -> Iterator[str]:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         s3fs.S3FileSystem.clear_instance_cache()
         s3fs.S3FileSystem().makedirs(name, exist_ok=True)  # moto keeps it while the process lives
-        yield f"s3://{name}"
+        yield f"s3://{name}", faults
         s3fs.S3FileSystem.clear_instance_cache()
     server.stop()

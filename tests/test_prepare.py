@@ -12,10 +12,11 @@ import pytest
 
 from prepare import PrepareJob, main
 from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.contents import contents
 from seva_ray.core.errors import FingerprintMismatch, InputError
 from seva_ray.core.fingerprints import fingerprint_of, identity
 from seva_ray.core.records import Prompt
-from seva_ray.core.storage import contents, write_bytes
+from seva_ray.core.storage import write_bytes
 from seva_ray.runtime import cli as job
 from seva_ray.sources import Table, ToyWorld
 from seva_ray.stages.prepare import Prepare, prepare

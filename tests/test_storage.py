@@ -12,8 +12,9 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from seva_ray.core.contents import contents, names_and_sizes
 from seva_ray.core.node_cache import local_directory
-from seva_ray.core.storage import contents, names_and_sizes, read_bytes, write_new
+from seva_ray.core.storage import read_bytes, write_new
 from tests.s3_server import s3_bucket
 
 Entry = dict[str, Any]

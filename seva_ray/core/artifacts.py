@@ -18,11 +18,13 @@ from typing import Any
 
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.core.fingerprints import differences, fingerprint_of, identity, without_places
+from seva_ray.core.patience import StorageUnavailable, first_contact
 from seva_ray.core.provenance import git_commit, versions
-from seva_ray.core.recipe_files import MADE_FROM, RECIPE, RECORD, found_recipe, made_anew, parsed
+from seva_ray.core.recipe_files import MADE_FROM, RECIPE, RECORD, found_recipe, made_anew, parsed, same_inputs
 from seva_ray.core.storage import (
     SETTLING_S,
     exists,
+    files_in,
     locate,
     read_bytes,
     remove,
@@ -218,9 +220,12 @@ class Store:
         """Raises: InputError if a file cannot be written under the root."""
         probe = f"{self.root.rstrip('/')}/.writable"
         try:
-            write_bytes(probe, b"")
+            with first_contact():
+                write_bytes(probe, b"")
             filesystem, path = locate(probe)
             filesystem.rm_file(path)
+        except StorageUnavailable:
+            raise
         except Exception as error:  # each store raises the errors of its own client
             reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
             raise InputError(f"root {self.root}: not writable ({reason})") from None
@@ -257,8 +262,9 @@ class Store:
         found = found_recipe(artifact.uri)
         if found is None:
             return artifact
+        known = {item.name: (item.fingerprint, item.former) for item in inputs}
         shown = found if found["config"] in formerly else found | {"config": without_places(found["config"], config)}
-        same = shown["config"] in (*formerly, recipe["config"]) and same_inputs(found["inputs"], inputs)
+        same = shown["config"] in (*formerly, recipe["config"]) and same_inputs(found["inputs"], known)
         artifact = artifact.taken_by(found if same else shown, equal=same)
         record = self.record(name)
         finished = {item.name: item.finished for item in inputs if item.contents and later_is_new}
@@ -288,13 +294,5 @@ class Store:
 
     def names(self, prefix: str) -> list[str]:
         """Sorted names of the complete artifacts whose name begins with `prefix` and a slash."""
-        filesystem, root = locate(self.root)
-        root = root.rstrip("/")
-        found = [path for path in filesystem.find(f"{root}/{prefix}") if path.endswith("/record.json")]
-        return sorted(path.removeprefix(f"{root}/").removesuffix("/record.json") for path in found)
-
-
-def same_inputs(found: Mapping[str, str], inputs: Sequence[Artifact]) -> bool:
-    """Whether a recipe's inputs are these artifacts, each by its fingerprint of this or of an older version."""
-    known = {item.name: (item.fingerprint, item.former) for item in inputs}
-    return found.keys() == known.keys() and all(found[name] in known[name] for name in found)
+        found = files_in(f"{self.root.rstrip('/')}/{prefix}")
+        return sorted(f"{prefix}/{name.removesuffix(f'/{RECORD}')}" for name in found if name.endswith(f"/{RECORD}"))

@@ -11,9 +11,11 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
+from seva_ray.core.contents import TAGS, TIMES, contents, tag_of
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import fingerprint_of
-from seva_ray.core.storage import TAGS, TIMES, contents, locate, tag_of
+from seva_ray.core.patience import patient
+from seva_ray.core.storage import locate
 
 LIMIT_VARIABLE = "SEVA_NODE_CACHE_BYTES"
 """The environment variable with the limit for all copies of a node, in bytes."""
@@ -26,6 +28,7 @@ held: dict[str, int] = {}
 """Open descriptors of the copies that this process holds, by path. Each has a lock, which ends with the process."""
 
 
+@patient
 def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
     """The directory itself if it is local, otherwise a copy on this machine. A node's encoding tasks and engines all
     start together; one of them makes the copy, and the others wait for it.

@@ -54,3 +54,8 @@ def made_anew(found: Mapping[str, Any], made_from: Mapping[str, str], finished: 
         return [name for name, time_s in finished.items() if time_s > found["finished"] + SKEW_S]
     before = found.get(MADE_FROM, {})
     return [name for name, contents in made_from.items() if before.get(name, contents) != contents]
+
+
+def same_inputs(found: Mapping[str, str], known: Mapping[str, tuple[str, str]]) -> bool:
+    """Whether a recipe's inputs are these, each by its fingerprint of this or of an older version."""
+    return found.keys() == known.keys() and all(found[name] in known[name] for name in found)

@@ -2,13 +2,11 @@
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +16,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from seva_ray.core.errors import InputError
-from seva_ray.core.fingerprints import fingerprint_of
+from seva_ray.core.patience import is_outage, patient, patiently
 
 NUM_READERS = 16
 """Number of files that one process reads at once."""
@@ -38,22 +36,39 @@ def is_local(uri: str) -> bool:
     return isinstance(locate(uri)[0], LocalFileSystem)
 
 
+@patient
 def exists(uri: str) -> bool:
     filesystem, path = locate(uri)
     return filesystem.exists(path)
 
 
+@patient
+def is_directory(uri: str) -> bool:
+    filesystem, path = locate(uri)
+    return filesystem.isdir(path)
+
+
+@patient
 def names_in(uri: str) -> set[str]:
     """Names of the files in a directory; an empty set if the directory does not exist."""
     filesystem, path = locate(uri)
     return {name.rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)} if filesystem.exists(path) else set()
 
 
+@patient
+def files_in(uri: str) -> list[str]:
+    """The files below a directory, at any depth, as paths in it."""
+    filesystem, path = locate(uri)
+    return [name[len(path.rstrip("/")) + 1 :] for name in filesystem.find(path)]
+
+
+@patient
 def read_bytes(uri: str) -> bytes:
     filesystem, path = locate(uri)
     return filesystem.cat_file(path)
 
 
+@patient
 def write_bytes(uri: str, data: bytes) -> None:
     """Write all or nothing, by a rename on a local disk or one put in an object store. Writing twice is harmless."""
     filesystem, path = locate(uri)
@@ -74,6 +89,7 @@ SETTLING_S = 1.0
 """Seconds after which all processes that wrote the same file at the same moment read what the last of them wrote."""
 
 
+@patient
 def write_new(uri: str, data: bytes) -> bool:
     """Write a file as `write_bytes` does, but never replace another file. Return whether this process wrote it: if
     several write the same name at the same moment, it is True for one of them.
@@ -125,6 +141,7 @@ def written(path: str, data: bytes) -> Iterator[str]:
             os.remove(part)
 
 
+@patient
 def remove(uri: str) -> None:
     """Remove a file if it exists."""
     filesystem, path = locate(uri)
@@ -132,6 +149,7 @@ def remove(uri: str) -> None:
         filesystem.rm_file(path)
 
 
+@patient
 def remove_files(uri: str, last: str) -> None:
     """Remove all files of a directory, the file named `last` after the others. Directories in it that have a file of
     that name themselves stay."""
@@ -154,12 +172,13 @@ def whole(uri: str) -> Iterator[None]:
     except FileNotFoundError:
         raise InputError(f"{uri}: no such file; the command that made it makes it again") from None
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # this is the machine's fault, not the file's
+        if is_outage(error) or (isinstance(error, OSError) and error.errno is not None):  # not the file's fault
             raise
         reason = " ".join(str(error).split())
         raise InputError(f"{uri}: cannot be read ({reason}); remove it, and the same command makes it again") from None
 
 
+@patient
 def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A parquet file, or some of its columns. Raises: InputError if it is not there or not whole."""
     filesystem, path = locate(uri)
@@ -167,12 +186,14 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
         return pq.read_table(file, columns=list(columns) if columns else None)
 
 
+@patient
 def read_schema(uri: str) -> pa.Schema:
     filesystem, path = locate(uri)
     with filesystem.open(path, "rb") as file:
         return pq.read_schema(file)
 
 
+@patient
 def read_columns(uri: str, columns: Sequence[str]) -> tuple[pa.Table, list[int]]:
     """Some columns of a table, and the number of rows in each part (row group) of its file. No other column is read."""
     filesystem, path = locate(uri)
@@ -182,6 +203,7 @@ def read_columns(uri: str, columns: Sequence[str]) -> tuple[pa.Table, list[int]]
         return parquet.read(columns=list(columns)), sizes
 
 
+@patient
 def read_part(uri: str, part: int) -> pa.Table:
     """Read one part (row group) of a table's file, and little else of the file."""
     filesystem, path = locate(uri)
@@ -212,10 +234,14 @@ def write_directory(uri: str, directory: str) -> None:
         shutil.rmtree(path, ignore_errors=True)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         shutil.move(directory, path)
-    else:
+        return
+
+    def upload() -> None:
         if filesystem.exists(path):
             filesystem.rm(path, recursive=True)
         filesystem.put(directory.rstrip("/") + "/", path, recursive=True)
+
+    patiently(upload, uri)
 
 
 def umask() -> int:
@@ -224,67 +250,8 @@ def umask() -> int:
         return int(next(line.split()[1] for line in status if line.startswith("Umask:")), 8)
 
 
+@patient
 def fetch_directory(uri: str, directory: str) -> None:
     """Copy a local or remote directory to the local path `directory`."""
     filesystem, path = locate(uri)
     filesystem.get(path.rstrip("/") + "/", directory, recursive=True)
-
-
-TAGS = ("md5Hash", "ETag", "etag", "generation", "version_id", "blob_id", "sha")
-"""Names in listings for a value that changes whenever a file is written with other contents: Google Cloud Storage
-md5Hash (but not for objects composed of parts), etag and generation, S3 ETag, Azure etag, Hugging Face blob_id, GitHub
-sha. The first one that a file has is used."""
-
-TIMES = ("mtime", "modified", "LastModified", "last_modified", "last_write_time", "updated", "created")
-"""Names in listings for the time at which a file was written. It differs between writes and between equal copies."""
-
-
-def tag_of(item: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The first of these entries that a file's listing has, or None if it has none of them."""
-    return next((str(item[name]) for name in names if item.get(name)), None)
-
-
-def contents(uri: str) -> str:
-    """A digest of a file's bytes, or of the names and contents of all files in a directory, wherever it is stored.
-
-    Several threads read the files of a local directory as a whole, including images: sizes do not distinguish two
-    contents, and times differ between equal copies. Hashing an image takes far less time than decoding it, which comes
-    later anyway. In an object store, where reading costs more, a file's tag is used if the listing has one.
-    """
-    filesystem, path = locate(uri)
-    if not filesystem.isdir(path):
-        return sha256_of(filesystem, path)[:16]
-    found = filesystem.find(path, detail=True)
-
-    def digest(name: str) -> str:
-        tag = None if isinstance(filesystem, LocalFileSystem) else tag_of(found[name], TAGS)
-        if tag is not None:
-            return tag
-        try:
-            return sha256_of(filesystem, name) if filesystem.isfile(name) else "no file"
-        except (FileNotFoundError, PermissionError) as error:  # the rows that need this file will report it
-            return type(error).__name__
-
-    with ThreadPoolExecutor(NUM_READERS) as readers:
-        digests = dict(zip(found, readers.map(digest, found), strict=True))
-    return fingerprint_of({name.removeprefix(path).lstrip("/"): value for name, value in digests.items()})
-
-
-def names_and_sizes(uri: str) -> str:
-    """The digest of a directory in recipes of older artifacts, made from names and sizes only."""
-    filesystem, path = locate(uri)
-    found = filesystem.find(path, detail=True)
-    return fingerprint_of({name.removeprefix(path): item["size"] for name, item in found.items()})
-
-
-def is_directory(uri: str) -> bool:
-    filesystem, path = locate(uri)
-    return filesystem.isdir(path)
-
-
-def sha256_of(filesystem: Any, path: str) -> str:
-    digest = hashlib.sha256()
-    with filesystem.open(path, "rb") as file:
-        while block := file.read(2**22):
-            digest.update(block)
-    return digest.hexdigest()

@@ -7,11 +7,13 @@ from typing import Any
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from seva_ray.core.contents import TAGS, sha256_of, tag_of
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import fingerprint_of
+from seva_ray.core.patience import StorageUnavailable, patient
 from seva_ray.core.recipe_files import RECIPE, RECORD
 from seva_ray.core.shards import shards_in
-from seva_ray.core.storage import NUM_READERS, TAGS, locate, read_table, sha256_of, tag_of, whole
+from seva_ray.core.storage import NUM_READERS, locate, read_table, whole
 
 NOT_RESULTS_IN = ("run/", "tune/", "tensorboard/")
 """Directories whose files may change after the artifact is complete: checkpoints and curves."""
@@ -24,6 +26,7 @@ Facts = Mapping[str, Any]
 """About one file: `bytes`, its size; `sha256`; `tag` of a remote file; `rows` of a parquet file."""
 
 
+@patient
 def described(uri: str) -> dict[str, Facts]:
     """The facts about each file of the artifact at `uri`, by its name in it."""
     filesystem, path = locate(uri)
@@ -44,6 +47,7 @@ def described(uri: str) -> dict[str, Facts]:
     return dict(zip(found, in_threads(facts, found), strict=True))
 
 
+@patient
 def results_in(uri: str) -> dict[str, Any]:
     """The listing of the artifact's files, by name: not of artifacts within it, nor of files that no result is in."""
     filesystem, path = locate(uri)
@@ -58,6 +62,7 @@ def results_in(uri: str) -> dict[str, Any]:
     }
 
 
+@patient
 def damage(uri: str, files: Mapping[str, Facts], sizes_only: bool = False, every: bool = False) -> dict[str, str]:
     """What has happened to each file that is no longer as it was recorded. All files are read if `every`; otherwise
     those of small local artifacts, and those whose store gives them another tag than before."""
@@ -88,6 +93,7 @@ def contents_of(files: Mapping[str, Facts]) -> str:
     return fingerprint_of({name: files[name].get("sha256") or files[name]["tag"] for name in names}) if names else ""
 
 
+@patient
 def num_rows(uri: str) -> int:
     """Rows of a parquet file. Raises: InputError if it is not whole."""
     filesystem, path = locate(uri)
@@ -111,6 +117,8 @@ def column(uri: str, name: str) -> list[Any] | None:
     """A column of a parquet file, or None if the file is not there or not whole."""
     try:
         return read_table(uri, [name])[name].to_pylist()
+    except StorageUnavailable:
+        raise
     except InputError:
         return None
 

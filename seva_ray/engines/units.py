@@ -15,6 +15,7 @@ import numpy as np
 from seva_ray.augmentations import CONTROL_BATCH, parse_view, temperature_of
 from seva_ray.core.artifacts import Artifact, versions
 from seva_ray.core.errors import UserError
+from seva_ray.core.patience import StorageUnavailable
 from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
 from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import read_schema, read_table, write_table
@@ -118,6 +119,8 @@ def encode(unit: Unit, viewer: Viewer) -> Encoded:
             continue
         try:
             rows.append(encode_row(row, unit.view, viewer, images, seen))
+        except StorageUnavailable:  # this is no row's fault
+            raise
         except UserError as error:
             rows.append(EncodedPrompt(prompt_id=row["prompt_id"], error=str(error)))
     blank = np.zeros((1, 1, 1, 1), np.float32)

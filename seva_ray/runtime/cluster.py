@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from seva_ray.core.errors import InputError
+from seva_ray.core.patience import WAIT_S, WAIT_VARIABLE
 from seva_ray.private.ray import QUIET_LOGGERS, listen_on_loopback_only, set_core_settings
 from seva_ray.runtime import machine, metrics
 from seva_ray.runtime.heartbeat import waiting
@@ -64,6 +65,8 @@ def join(spare_cpus: int = 0) -> None:
                 include_dashboard=False if address == "local" else None,
                 num_cpus=machine.num_cpus() + spare_cpus if address == "local" else None,
                 num_gpus=machine.num_gpus() if address == "local" else None,
+                # Workers of a running cluster do not have this process's environment.
+                runtime_env={"env_vars": {WAIT_VARIABLE: os.environ[WAIT_VARIABLE]}} if passes_limit(address) else None,
                 logging_level=logging.WARNING,
                 log_to_driver=False,  # stages print what users need; workers' logs are in Ray's session directory
             )
@@ -94,6 +97,11 @@ def check_address(address: str) -> None:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"RAY_ADDRESS {address}: nobody answers there ({reason}); is the cluster running?") from None
+
+
+def passes_limit(address: str) -> bool:
+    """Whether workers must be told how long to wait for storage: not if it is as long as usual."""
+    return address != "local" and float(os.environ.get(WAIT_VARIABLE, WAIT_S)) != WAIT_S
 
 
 @contextmanager

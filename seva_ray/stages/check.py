@@ -11,7 +11,7 @@ from typing import Any
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import InputError
 from seva_ray.core.recipe_files import MADE_FROM, RECIPE, RECORD, found_recipe
-from seva_ray.core.storage import locate
+from seva_ray.core.storage import files_in
 from seva_ray.core.verification import damage, num_rows, results_in
 
 
@@ -40,9 +40,7 @@ def summary(findings: Counter[str]) -> str:
 
 
 def names_in_root(store: Store) -> list[str]:
-    filesystem, root = locate(store.root)
-    start = len(root.rstrip("/")) + 1
-    found = (name[start:].rpartition("/") for name in filesystem.find(root))
+    found = (name.rpartition("/") for name in files_in(store.root))
     return sorted({folder for folder, _, file in found if file in (RECIPE, RECORD) and folder})
 
 

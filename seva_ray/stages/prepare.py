@@ -7,11 +7,12 @@ from typing import Any, ClassVar, Protocol
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_least
+from seva_ray.core.contents import contents, names_and_sizes
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import fingerprint_of
 from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
-from seva_ray.core.storage import contents, exists, is_directory, names_and_sizes, write_table
+from seva_ray.core.storage import exists, is_directory, write_table
 from seva_ray.runtime import metrics
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say

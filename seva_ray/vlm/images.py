@@ -18,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from PIL import Image, UnidentifiedImageError
 
 from seva_ray.core.errors import InputError
+from seva_ray.core.patience import StorageUnavailable, patiently
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Formats that are decoded. They are recognised by content, not by suffix. Vector formats, scripts and rarely used
@@ -53,15 +54,15 @@ def load_image(
     """The decoded image, upright and RGB. If `data` is given, it is the file's content, and `path` is not read.
 
     An alpha channel is dropped as in LLaVA: transparent pixels show the colour stored under them.
-    Raises: InputError. The error of a store that cannot be reached is passed on, as the image may be fine.
+    Raises: InputError; StorageUnavailable if the place does not answer, as the image may be fine.
     Deviates: LLaVA ignores EXIF orientation, so it sees some photographs lying on their side.
     """
     name = "image bytes" if data is not None else f"image {_short(repr(path))}"
     max_bytes = 4 * max_pixels + METADATA_BYTES
     if data is None:
         try:
-            data = read_image(path, image_root, max_bytes)
-        except (ConnectionError, TimeoutError):
+            data = patiently(lambda: read_image(path, image_root, max_bytes), f"{image_root}/{path}", refusals=False)
+        except StorageUnavailable:
             raise
         except (OSError, ValueError, ImportError) as error:  # ImportError: the URI scheme is not installed
             raise InputError(f"{name}: {_reason(error)}") from None
