@@ -54,6 +54,8 @@ def use(model: Any, name: str, batch: dict[str, Tensor], response: int, packed: 
     from torch.nn.attention.flex_attention import create_block_mask
     from transformers import AttentionInterface
 
+    from seva_ray.private.transformers import use_attention
+
     rows, width = batch["input_ids"].shape
     state.update(width=width, long=response + 1, before=width - (2 if packed else 1) * (response + 1))
     if name == "flex":
@@ -65,4 +67,4 @@ def use(model: Any, name: str, batch: dict[str, Tensor], response: int, packed: 
         state["mask"] = create_block_mask(allowed, rows, None, width, width, device=branch.device)
     for other, function in {"causal": causal, "two_part": two_part, "flex": flex}.items():
         AttentionInterface.register(other, function)
-    model.get_base_model().model.language_model.config._attn_implementation = name
+    use_attention(model.get_base_model().model.language_model, name)

@@ -58,7 +58,8 @@ def imports_of_rooms() -> dict[str, set[str]]:
 
 
 def test_there_are_few_rooms_in_few_layers_and_no_circle() -> None:
-    rooms, depth = imports_of_rooms(), {}
+    rooms = imports_of_rooms()
+    depth: dict[str, int] = {}
     for room in graphlib.TopologicalSorter(rooms).static_order():  # raises CycleError
         depth[room] = 1 + max((depth[other] for other in rooms[room]), default=0)
     assert len(rooms) <= 22

@@ -44,6 +44,7 @@ NAMES = {
     "accelerate.state": ["AcceleratorState._reset_state", "GradientState._reset_state"],
     "transformers.integrations.deepspeed": ["unset_hf_deepspeed_config"],
     "deepspeed.ops": ["__compatible_ops__"],
+    "transformers": ["PretrainedConfig._attn_implementation"],
     "transformers.models.auto.modeling_auto": ["MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"],
     "vllm.renderers.inputs.preprocess": ["parse_model_prompt"],
     "vllm.renderers": ["BaseRenderer.render_cmpl", "BaseRenderer.default_cmpl_tok_params"],

@@ -1,5 +1,7 @@
 """The internals of transformers."""
 
+from typing import Any
+
 
 def vision_language_model_types() -> frozenset[str]:
     """The `model_type`s that `AutoModelForImageTextToText` can load. In public it says so only by failing to load."""
@@ -14,3 +16,9 @@ def forget_deepspeed() -> None:
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()
+
+
+def use_attention(model: Any, name: str) -> None:
+    """Let a model compute attention by the registered function of that name, and leave its parts as they are. The
+    public `set_attn_implementation` first checks the name against what the model declares."""
+    model.config._attn_implementation = name
