@@ -1,12 +1,14 @@
 """Benchmarks: what becomes of the figures. The figures themselves are no test."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
 
 from bench.figures import Figure, keep, table
 from bench.paced import steady_rate
+from bench.start import cpu_s, cpu_s_to_first_line
 
 FIGURE = Figure(figure="speed", ratio=1.0, target=1.0, better="higher", rival="itself", command="python bench.py")
 
@@ -39,3 +41,9 @@ def test_a_steady_rate_leaves_out_how_it_began_and_ended():
     steady = [(30.0 + 2 * number, 5) for number in range(12)]
     slow_end = [(90.0, 5), (99.0, 5)]
     assert steady_rate([*slow_end, *steady, *slow_start]) == 2.5
+
+
+def test_the_time_to_the_first_line_leaves_out_what_comes_after_it():
+    code = "import sys; print('first', file=sys.stderr, flush=True); sum(range(10**8))"
+    command = [sys.executable, "-c", code]
+    assert cpu_s_to_first_line(command) < cpu_s(command, 1) / 2

@@ -41,8 +41,13 @@ def join(spare_cpus: int = 0) -> None:
     started here. It counts the GPUs that torch can use, and `spare_cpus` more CPUs than the machine has, for work that
     is short or mostly waits. Raises: InputError if there is no connection, or if torch cannot use the machine's GPUs.
     """
-    if connected():
-        return
+    if not connected():
+        with waiting("Ray: waiting for the cluster"):
+            connect(spare_cpus)
+
+
+def connect(spare_cpus: int) -> None:
+    """Do what `join` says."""
     import ray
 
     address = os.environ.get("RAY_ADDRESS", "local")
@@ -55,11 +60,7 @@ def join(spare_cpus: int = 0) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     set_core_settings()
     try:
-        with (
-            waiting("Ray: waiting for the cluster"),
-            kept(),
-            without_line(b"Set ray log level"),
-        ):
+        with kept(), without_line(b"Set ray log level"):
             ray.init(
                 address=address,
                 include_dashboard=False if address == "local" else None,
@@ -108,15 +109,19 @@ def passes_limit(address: str) -> bool:
 def without_line(start: bytes) -> Iterator[None]:
     """Hold back standard error, and print it at the end without the lines that contain `start`.
 
-    Ray's core prints at every start that it found RAY_BACKEND_LOG_LEVEL, and this cannot be turned off.
+    Ray's core prints at every start that it found RAY_BACKEND_LOG_LEVEL, and this cannot be turned off. What Python
+    prints, such as a heartbeat, is not held back.
     """
     sys.stderr.flush()
-    terminal = os.dup(2)
+    terminal, usual = os.dup(2), sys.stderr
+    if usual is sys.__stderr__:
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
     with tempfile.TemporaryFile() as written:
         os.dup2(written.fileno(), 2)
         try:
             yield
         finally:
+            sys.stderr = usual
             sys.stderr.flush()
             os.dup2(terminal, 2)
             os.close(terminal)

@@ -115,9 +115,9 @@ def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable
     artifact = open_toy(store, recipe)
     if not artifact.complete:
         artifact = to_be_made(artifact)
-        from seva_ray.toy.sft import train  # imports torch and transformers, which takes seconds
-
         with waiting(TRAINING), tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
+            from seva_ray.toy.sft import train  # imports torch and transformers, which takes seconds
+
             counts = train(recipe, f"{scratch}/model", report=report)
             artifact = artifact.begin()
             write_directory(artifact.path("model"), f"{scratch}/model")
