@@ -13,11 +13,16 @@ def responses(store: Store, prompts: Artifact, model: str, answers: Mapping[str,
     name = prompts.name.removeprefix("prompts/")
     artifact = store.open(f"responses/{model}/{name}/{view}", config=answers, inputs=[prompts])
     for shard in map(shard_name, range(prompts.counts["num_shards"])):
-        rows = [
-            Response(prompt_id=key, text=answers[key], finish_reason="stop")
-            if key in answers
-            else Response(prompt_id=key, error="no image")
-            for key in read_table(prompts.path(shard))["prompt_id"].to_pylist()
-        ]
-        write_table(artifact.path(shard), table(rows, RESPONSE_SCHEMA))
+        write_answers(prompts, artifact, shard, answers)
     return artifact.finish({})
+
+
+def write_answers(prompts: Artifact, responses: Artifact, shard: str, answers: Mapping[str, str] = {}) -> None:
+    """To the prompts of one shard."""
+    rows = [
+        Response(prompt_id=key, text=answers[key], finish_reason="stop")
+        if key in answers
+        else Response(prompt_id=key, error="no image")
+        for key in read_table(prompts.path(shard))["prompt_id"].to_pylist()
+    ]
+    write_table(responses.path(shard), table(rows, RESPONSE_SCHEMA))

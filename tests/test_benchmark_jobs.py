@@ -75,7 +75,7 @@ def test_a_missing_image_fails_its_own_row_and_the_result_is_named_partial(
     assert accuracy.num_images == 2, "the image that failed is counted, as wrong"
 
 
-def test_a_whole_result_is_not_called_partial_but_one_whose_answer_file_lacks_a_row_is(
+def test_a_whole_result_is_not_called_partial_and_an_answer_file_that_lost_a_row_is_made_again(
     ray_cluster: None, two_models: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     benchmarks = write_gqa(tmp_path)
@@ -88,9 +88,11 @@ def test_a_whole_result_is_not_called_partial_but_one_whose_answer_file_lacks_a_
     write_table(shard, read_table(shard).slice(1))
     shutil.rmtree(store.uri("scores"))
     evaluated(tmp_path, benchmarks, Generate(engine=FakeEngine()), *two_models)
-    partial = "gqa-llava, partial: of 4 responses 0 of start and 1 of policy failed and count as wrong"
-    assert title_of(store.find("scores/gqa-llava/other")) == partial
-    assert "1 of 4 responses of other failed and count as wrong; first error: no response" in capsys.readouterr().err
+    assert title_of(store.find("scores/gqa-llava/other")) == "gqa-llava"
+    said = capsys.readouterr().err
+    assert "responses/other/gqa-llava/clean: shard-000000.parquet has " in said
+    assert "this is made again" in said
+    assert read_table(shard).num_rows == 4
 
 
 def test_a_second_file_of_a_benchmark_that_changes_is_another_recipe(tmp_path: Path):

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from seva_ray.runtime import machine
 from tests.nvml import listing_gpus
 from tests.ray_head import free_port
 
@@ -100,6 +101,7 @@ def test_a_torch_for_gpus_that_can_use_none_or_not_all_of_them_is_told_apart(tmp
     assert error == (
         f"this machine has 2 GPUs, but torch {torch.__version__} can use none of them: CUDA initialization: The NVIDIA "
         "driver on your system is too old (found version 12080); "
+        f"{machine.NEEDS}; "
         "CUDA_VISIBLE_DEVICES= (empty) makes the job run on CPUs"
     )
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from ray.util.metrics import Metric
 
 from seva_ray.core.artifacts import Store
 from seva_ray.core.storage import read_bytes
@@ -26,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 PATIENCE_S = 30
 """What has not been reported after this long never will."""
 
-DEFINED = {value.info["name"]: value.info["tag_keys"] for value in vars(metrics).values() if isinstance(value, Metric)}
+DEFINED = {value.name: value.labels for value in vars(metrics).values() if isinstance(value, metrics.Metric)}
 
 VIEWS = """
 import sys

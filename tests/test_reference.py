@@ -21,7 +21,7 @@ from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.training.reference import reference, references, with_reference
 from seva_ray.toy.model import build, save
 from seva_ray.vlm.encoding import Encoder
-from seva_ray.vlm.models import model_at
+from seva_ray.vlm.models import Model, model_at
 from seva_ray.vlm.views import Viewer
 from tests.kept import read_pairs
 from tests.small_run import SmallRun
@@ -103,9 +103,10 @@ def test_a_model_that_is_not_scored_exactly_is_one_line_and_nothing_is_scored(
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"num_additional_image_tokens": 0}))
     prompts, chosen, rejected = lineage(run.store, run.pairs)
     pairs = pair(Pair(name="older"), run.store, prompts, chosen, rejected)
+    unchecked = Model(name="older", directory=str(directory), fingerprint="")  # `model_at` would refuse it
     for config in (CONFIG, replace(CONFIG, shared_prefix=False)):
         with pytest.raises(UserError) as caught:
-            reference(config, run.store, model_at(str(directory)), pairs)
+            reference(config, run.store, unchecked, pairs)
         assert re.search(
             r"model \S+/older: model type 'llava' cannot be scored exactly: .* not match", str(caught.value)
         )

@@ -32,7 +32,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture, ray_clus
 
 def test_a_run_stops_after_a_stage_says_where_it_lies_and_goes_on_from_there(said, tmp_path, toy_model):
     root, model = tmp_path / "runs", Path(toy_model).name
-    printed, lines = said("--until", "prepare", "--model", "not here yet")
+    printed, lines = said("--until", "prepare", "--model", "not-here-yet")
     assert printed == ["mine, prepare:", f"  {root}/prompts/toy"]
     assert lines[0] == f"full mine: root {root}"
     assert not (root / "responses").exists()
