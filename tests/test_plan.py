@@ -321,7 +321,7 @@ def test_responses_pairs_and_policies_that_are_there_are_not_counted_again(store
 
     opened = {view: open_responses(RUN.generate, store, MODEL, prompts, view) for view in ("clean", "moco", *RUN.views)}
     clean = opened["clean"].finish({})
-    write_answers(prompts, opened["moco"], shard_name(2))
+    write_answers(prompts, opened["moco"].begin(), shard_name(2))
     work = looked(store, prompts)
     assert (work.prepared, work.num_prompts, work.shard_size, work.num_kept) == (True, num_prompts, 16, None)
     assert {item.name: item.left for item in work.passes[:3]} == {
@@ -395,7 +395,7 @@ def test_what_is_there_already_is_said(tmp_path, capsys):
     start = model_of(store.open("policies/m", config={}).finish({}))
     open_responses(config.generate, store, start, prompts, "clean").finish({})
     half = open_responses(config.generate, store, start, prompts, "diffusion-500")
-    write_answers(prompts, half, shard_name(0))
+    write_answers(prompts, half.begin(), shard_name(0))
     job.main(config)
     shown = capsys.readouterr().out
     assert "\nexist already: clean\n" in shown

@@ -14,6 +14,7 @@ import fsspec
 import pytest
 
 from seva_ray.core.artifacts import Store
+from seva_ray.core.contents import contents
 from seva_ray.core.errors import UserError
 from seva_ray.core.storage import read_bytes, read_table
 from seva_ray.sources import Table
@@ -81,7 +82,7 @@ def test_of_two_recipes_one_is_made_whole_and_the_other_job_is_told(two: Two, ro
     winners = Counter[str]()
     for number in range(num_pairs):
         said = two.prepare(f"{root}/{number}", "AB", OFFSETS_S[number % len(OFFSETS_S)])
-        winner = made_by(f"{root}/{number}")
+        winner = made_by(two, f"{root}/{number}")
         winners[winner] += 1
         assert said["AB".index(winner)] == "ok"
         assert said["BA".index(winner)].startswith("prompts/p: made by another recipe (config.contents: ")
@@ -91,11 +92,11 @@ def test_of_two_recipes_one_is_made_whole_and_the_other_job_is_told(two: Two, ro
 def test_two_jobs_of_one_recipe_both_go_on_and_make_it_once(two: Two, root: str):
     for number in range(5):
         assert two.prepare(f"{root}/{number}", "AA") == ["ok", "ok"]
-        assert made_by(f"{root}/{number}") == "A"
+        assert made_by(two, f"{root}/{number}") == "A"
 
 
-def made_by(root: str) -> str:
-    """Which source all shards and the counts of the record are of. The recipe on the disk is the record's."""
+def made_by(two: Two, root: str) -> str:
+    """Which source the recipe, the record and all shards are of."""
     artifact = Store(root).find("prompts/p")
     filesystem, path = fsspec.core.url_to_fs(artifact.uri)
     names = sorted(name.rpartition("/")[2] for name in filesystem.find(path))
@@ -106,4 +107,5 @@ def made_by(root: str) -> str:
     (name,) = {question[0] for question in questions}
     assert len(questions) == artifact.counts["num_prompts"] == NUM_QUESTIONS[name]
     assert len(shards) == artifact.counts["num_shards"]
+    assert artifact.recipe["config"]["contents"] == contents(str(two.folder / f"{name}.jsonl"))
     return name

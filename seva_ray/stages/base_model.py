@@ -9,6 +9,7 @@ from typing import Any
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.node_cache import local_directory
+from seva_ray.core.ownership import owned
 from seva_ray.core.storage import absolute, exists, write_directory
 from seva_ray.runtime.actors import results_of
 from seva_ray.runtime.cluster import join
@@ -114,6 +115,15 @@ def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable
     recipe = of_seed(recipe, model)
     artifact = open_toy(store, recipe)
     if not artifact.complete:
+        with owned(store.root, [artifact.name]):
+            artifact = trained_toy(store, recipe, report)
+    return model_of(artifact)
+
+
+def trained_toy(store: Store, recipe: ToyRecipe, report: Callable[[str], None]) -> Artifact:
+    """The toy base, trained if no other job has done it meanwhile."""
+    artifact = open_toy(store, recipe)
+    if not artifact.complete:
         artifact = to_be_made(artifact)
         with waiting(TRAINING), tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
             from seva_ray.toy.sft import train  # imports torch and transformers, which takes seconds
@@ -122,4 +132,4 @@ def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable
             artifact = artifact.begin()
             write_directory(artifact.path("model"), f"{scratch}/model")
         artifact = artifact.finish(counts)
-    return model_of(artifact)
+    return artifact

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from seva_ray.augmentations import CONTROLS, parse_view, temperature_of, undrawn
 from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.ownership import owned
 from seva_ray.core.records import Response
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import read_table
@@ -44,10 +45,18 @@ def generated(config: Generate, store: Store, work: Sequence[GenerationTask]) ->
 
     Models of one architecture share one pool of engines, which load the weights of one model after the other.
     """
+    tasks = {name_of(*item): item for item in work}
+    opened = (open_responses(config, store, *item) for item in tasks.values())
+    with owned(store.root, [item.name for item in opened if config.retry_failed or not item.complete]):
+        yield from generated_alone(config, store, list(tasks.values()))  # another job may have made some meanwhile
+
+
+def generated_alone(config: Generate, store: Store, work: Sequence[GenerationTask]) -> Iterator[Artifact]:
+    """The same as `generated`, while no other job makes any of these artifacts."""
     pools: dict[str, list[Unit]] = {}
     begun: dict[str, tuple[Artifact, Artifact]] = {}
     num_missing: Counter[str] = Counter()
-    for model, prompts, view in {name_of(*item): item for item in work}.values():
+    for model, prompts, view in work:
         artifact = open_responses(config, store, model, prompts, view)
         if not artifact.complete:
             artifact = to_be_made(artifact)

@@ -16,6 +16,7 @@ from seva_ray.augmentations import CONTROLS
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, NothingLeft
 from seva_ray.core.fingerprints import execution
+from seva_ray.core.ownership import owned
 from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import PAIR_SCHEMA, VERDICT_SCHEMA, Response, table
 from seva_ray.core.shards import read_each
@@ -72,7 +73,17 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
     artifact = open_pairs(config, store, prompts, chosen, rejected)
     if artifact.complete:
         return metrics.reused(artifact)
-    artifact = to_be_made(artifact)
+    with owned(store.root, [artifact.name]):
+        artifact = open_pairs(config, store, prompts, chosen, rejected)  # another job may have made it meanwhile
+        if artifact.complete:
+            return metrics.reused(artifact)
+        return pair_alone(config, to_be_made(artifact), prompts, chosen, rejected)
+
+
+def pair_alone(
+    config: Pair, artifact: Artifact, prompts: Artifact, chosen: Artifact, rejected: Sequence[Artifact]
+) -> Artifact:
+    """Make the artifact of pairs, while no other job makes it."""
     views, label = [view_of(item) for item in rejected], artifact.name.rsplit("/", 1)[-1]
     shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
     join()

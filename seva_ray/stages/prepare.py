@@ -10,6 +10,7 @@ from seva_ray.core.checks import check_least
 from seva_ray.core.contents import contents, names_and_sizes
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import fingerprint_of
+from seva_ray.core.ownership import owned
 from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
 from seva_ray.core.storage import exists, is_directory, write_table
@@ -61,10 +62,24 @@ def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Art
     else:
         known = digests_of_images(source)
     images = {} if known is None else images_in_recipe(source, known)
-    artifact = store.open(f"prompts/{name}", config=recipe | new | images, older=older)
+
+    def opened() -> Artifact:
+        return store.open(f"prompts/{name}", config=recipe | new | images, older=older)
+
+    artifact = opened()
     if artifact.complete:
         return metrics.reused(reusable(artifact, source))
-    artifact = to_be_made(artifact)
+    with owned(store.root, [artifact.name]):
+        artifact = opened()  # another job may have made it meanwhile
+        if artifact.complete:
+            return metrics.reused(reusable(artifact, source))
+        return prepare_alone(config, to_be_made(artifact), name, source, known)
+
+
+def prepare_alone(
+    config: Prepare, artifact: Artifact, name: str, source: HasPrompts, known: Mapping[str, str] | None
+) -> Artifact:
+    """Make the artifact of prompts, while no other job makes it. `known` has the digests of a sample of the images."""
     shards = batches(source.prompts(), config.shard_size)
     with waiting(f"prepare {name}: reading the source"):
         first = next(shards, None)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError
 from seva_ray.core.node_cache import local_directory
+from seva_ray.core.ownership import owned
 from seva_ray.core.shards import read_each, shards_in
 from seva_ray.core.storage import read_table, write_table
 from seva_ray.core.verification import whole_shards
@@ -88,6 +89,13 @@ def references(config: Train, store: Store, work: Sequence[tuple[Model, Artifact
 
     Raises: InputError if an artifact has no pairs, which can happen with a control view.
     """
+    made = [open_logps(config, store, model, pairs) for model, pairs in work]
+    with owned(store.root, [artifact.name for artifact in made if not artifact.complete]):
+        return references_alone(config, store, work)
+
+
+def references_alone(config: Train, store: Store, work: Sequence[tuple[Model, Artifact]]) -> list[Artifact]:
+    """The same as `references`, while no other job makes any of these artifacts."""
     made = [open_logps(config, store, model, pairs) for model, pairs in work]
     missing = [place for place, artifact in enumerate(made) if not artifact.complete]
     made = [to_be_made(artifact) if place in missing else artifact for place, artifact in enumerate(made)]

@@ -10,6 +10,7 @@ from typing import Any
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError, NothingLeft
 from seva_ray.core.node_cache import local_directory
+from seva_ray.core.ownership import owned
 from seva_ray.core.storage import exists, locate, read_bytes, remove, write_bytes
 from seva_ray.dpo.config import Train
 from seva_ray.pairs.files import lineage
@@ -65,6 +66,13 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
 
     A policy whose training diverged (nan or infinite numbers) stays incomplete; see `stop_if_diverged`.
     """
+    names = [policy.name for policy in (training.open(store) for training in trainings) if not policy.complete]
+    with owned(store.root, names):
+        return train_all_alone(store, trainings)
+
+
+def train_all_alone(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
+    """The same as `train_all`, while no other job trains any of these policies."""
     policies = [training.open(store) for training in trainings]
     for place, policy in enumerate(policies):
         if policy.complete:
