@@ -28,7 +28,8 @@ def two_part(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, 
     rows, heads, width, size = query.shape
     if width != before + 2 * long:
         return attend(query, key, value, scale=scaling).transpose(1, 2), None
-    prompt = attend(*(part[:, :, :before] for part in (query, key, value)), is_causal=True, scale=scaling)
+    asked, seen, taken = (part[:, :, :before] for part in (query, key, value))
+    prompt = attend(asked, seen, taken, is_causal=True, scale=scaling)
 
     def folded(part: Tensor) -> Tensor:
         return part[:, :, before:].view(rows, heads, 2, long, size).transpose(1, 2).flatten(0, 1)

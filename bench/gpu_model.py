@@ -96,6 +96,7 @@ def build(shapes: Shapes, dtype: torch.dtype, device: torch.device) -> Any:
         image_seq_length=shapes.image_tokens,
         vision_feature_layer=-2,
     )
+    torch.manual_seed(0)
     with device:
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
     return model.to(device, dtype).eval()

@@ -105,6 +105,8 @@ OF_VLLM = {
 
 @pytest.mark.parametrize("message", OF_VLLM)
 def test_the_installed_vllm_still_says_it_so(message: str):
-    (place,) = find_spec("vllm").submodule_search_locations
-    assert message in Path(place, OF_VLLM[message]).read_text()
+    spec = find_spec("vllm")
+    assert spec is not None
+    assert spec.origin is not None
+    assert message in Path(spec.origin).parent.joinpath(OF_VLLM[message]).read_text()
     assert any(message in pattern for pattern in ADVICE)
