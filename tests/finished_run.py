@@ -51,8 +51,8 @@ def finish(config: Full, model_directory: str) -> Store:
 def answered(config: Generate, store: Store, model: Model, prompts: Artifact, view: str) -> Artifact:
     artifact = open_responses(config, store, model, prompts, view).begin()
     ids = read_table(prompts.path(shard_name(0)), columns=["prompt_id"])["prompt_id"].to_pylist()
-    given = {"text": f"{model.name} on {view}", "token_ids": [5, 2], "finish_reason": "stop"}
-    rows = [Response(prompt_id=name, **given) for name in ids]
+    text = f"{model.name} on {view}"
+    rows = [Response(prompt_id=name, text=text, token_ids=[5, 2], finish_reason="stop") for name in ids]
     write_table(artifact.path(shard_name(0)), table(rows, RESPONSE_SCHEMA))
     return finish_responses(prompts, artifact)
 
