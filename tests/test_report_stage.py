@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import full
 from seva_ray.benchmarks import Benchmarks
 from seva_ray.core.artifacts import Store
-from seva_ray.core.storage import read_table, write_table
-from seva_ray.sources import ToyWorld
+from seva_ray.sources import AnySource, Folder, ToyWorld
 from seva_ray.stages import report as stage
 from seva_ray.stages.report import report
 from seva_ray.stages.report_inputs import Report
@@ -23,13 +23,13 @@ SMALL = Report(num_samples=1, num_flips=1)
 @pytest.fixture
 def store(tmp_path: Path, toy_model: str) -> Store:
     """A finished run with its page."""
-    config = dataclasses.replace(
-        full.PRESETS["toy"],
-        root=str(tmp_path),
-        source=ToyWorld(num_images=2),
-        benchmarks=Benchmarks(toy_images=3, toy_cameras=("clean",)),
-    )
-    store = finish(config, toy_model)
+    return drawn(tmp_path, toy_model, ToyWorld(num_images=2))
+
+
+def drawn(root: Path, model_directory: str, source: AnySource) -> Store:
+    benchmarks = Benchmarks(toy_images=3, toy_cameras=("clean",))
+    config = dataclasses.replace(full.PRESETS["toy"], root=str(root), source=source, benchmarks=benchmarks)
+    store = finish(config, model_directory)
     assert draws(store)
     return store
 
@@ -87,3 +87,6 @@ def test_a_page_on_which_a_picture_is_missing_is_drawn_again(store: Store, capsy
     assert draws(store, two)
     assert "is left out" in capsys.readouterr().err
     assert draws(store, two)
+    (photos / "b.png").rename(photos / "a.png")
+    assert draws(store, two)
+    assert not draws(store, two)
