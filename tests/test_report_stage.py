@@ -73,15 +73,15 @@ def test_other_settings_another_score_other_code_and_other_libraries_draw_it_aga
         assert not draws(store, other)
 
 
-def test_a_page_on_which_a_picture_is_missing_is_drawn_again(store: Store, capsys: pytest.CaptureFixture):
-    artifacts = [store.find(name) for name in ("prompts/toy", "pairs/toy-1/toy/diffusion-300")]
-    shard, pairs = artifacts[0].path("shard-000000.parquet"), artifacts[1].path("pairs", "shard-000000.parquet")
-    for uri in (shard, pairs):
-        rows = read_table(uri)
-        place = rows.column_names.index("image_bytes")
-        write_table(uri, rows.set_column(place, "image_bytes", [[b"no image"] * len(rows)]))
-    for artifact in artifacts:
-        artifact.finish(artifact.counts)  # with the digests of the files as they are now
+def test_a_page_on_which_a_picture_is_missing_is_drawn_again(
+    tmp_path: Path, toy_model: str, capsys: pytest.CaptureFixture
+):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    Image.new("RGB", (48, 48)).save(photos / "a.png")
+    store = drawn(tmp_path / "runs", toy_model, Folder(path=str(photos)))
+    assert not draws(store)
+    (photos / "a.png").rename(photos / "b.png")
     two = dataclasses.replace(SMALL, num_samples=2)
     capsys.readouterr()
     assert draws(store, two)
