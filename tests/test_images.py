@@ -15,6 +15,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image, ImageFile, PngImagePlugin
 
 from seva_ray.core.errors import InputError
+from seva_ray.core.patience import WAIT_VARIABLE, StorageUnavailable
 from seva_ray.vlm.images import load_image, pad_to_square
 from tests.real_photos import photo, write_photos
 
@@ -302,9 +303,10 @@ class StoreThatIsAway(MemoryFileSystem):
         raise ConnectionResetError("connection reset by peer")
 
 
-def test_a_store_that_cannot_be_reached_is_not_the_images_fault() -> None:
+def test_a_store_that_cannot_be_reached_is_not_the_images_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(WAIT_VARIABLE, "0")
     fsspec.register_implementation("away", StoreThatIsAway, clobber=True)
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises(StorageUnavailable, match=r"away://photos/a\.png: .*connection reset by peer"):
         load_image(path="a.png", data=None, image_root="away://photos")
 
 

@@ -110,7 +110,7 @@ def test_margins_of_thousands_of_nats_stay_finite():
         ({"name": "dpo"}, "loss dpo: must be one of sigmoid, softmax"),
         ({"label_smoothing": 0.5}, "label_smoothing 0.5: must be 0 or more and below 0.5"),
         ({"label_smoothing": -0.1}, "label_smoothing -0.1: must be"),
-        ({"sft_weight": -1.0}, "sft_weight -1.0: must be 0 or more"),
+        ({"sft_weight": -1.0}, "sft_weight -1.0: must be at least 0, and finite"),
         ({"sft_weight": float("nan")}, "sft_weight nan: must be"),
     ],
 )

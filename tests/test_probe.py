@@ -32,7 +32,8 @@ def test_a_probe_answers_its_rows_in_every_view_and_touches_nothing_else(ray_clu
         ]
         assert [len(of_shard) for of_shard in rows] == [16, 4]
         assert rows[0] == read_table(prompts.path("shard-000000.parquet"))["prompt_id"].to_pylist()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["probes", "prompts"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".owners", "probes", "prompts"]
+    assert not list((tmp_path / ".owners").iterdir()), "marks of work that is done"
     counts = made.counts
     assert counts["num_rows"] == 40
     assert 0 < counts["rows_per_s"] <= 100  # the engine serves no faster

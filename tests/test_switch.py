@@ -18,7 +18,7 @@ from seva_ray.vlm.models import Model, architecture, model_at
 from tests.conftest import random_model
 
 ENGINES = (
-    (TransformersEngine(), 6),
+    pytest.param(TransformersEngine(), 6, marks=pytest.mark.slow),
     # More tokens at once than vLLM takes in one step.
     (VllmEngine(dtype="float32", max_model_len=256, enforce_eager=True), 24),
 )
