@@ -46,6 +46,11 @@ def main(config):
         raise KeyboardInterrupt
     if config.size == 9:
         raise ConfigError("size 9: none left")
+    if config.size == 10:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise RuntimeError("a library's own words for it")
 
 run(main, {"small": Job(), "large": Job(size=5)}, "A job of a test.")
 '''
@@ -110,8 +115,9 @@ def test_a_users_error_in_the_job_is_one_line(script):
     assert (done.returncode, done.stderr) == (2, "error: size 9: none left\n")
 
 
-def test_an_interrupt_is_one_line(script):
-    done = run_job(script, "--size", "8")
+@pytest.mark.parametrize("size", ["8", "10"])
+def test_an_interrupt_is_one_line_also_if_a_library_raises_another_error_for_it(script, size):
+    done = run_job(script, "--size", size)
     assert done.returncode == 130
     assert done.stderr == "interrupted: run the same command again to continue\n"
 

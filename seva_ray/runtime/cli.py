@@ -26,7 +26,7 @@ from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.home import use_other_places
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.short_help import short_help
-from seva_ray.runtime.signals import ending, stop_on_signals
+from seva_ray.runtime.signals import ending, stop_on_signals, was_interrupted
 
 Config = TypeVar("Config")
 
@@ -75,11 +75,11 @@ def run(
             say(f"{script.stem} {getattr(config, 'name', '') or name}: root {place}")
         with waiting(f"{script.stem}: working"):
             job(config)
-    except KeyboardInterrupt:
-        line, status = ending()
-        print(line, file=sys.stderr)
-        sys.exit(status)
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if was_interrupted(error):
+            line, status = ending()
+            print(line, file=sys.stderr)
+            sys.exit(status)
         message = users_line(error)
         if message is None:
             raise

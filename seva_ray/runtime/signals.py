@@ -33,6 +33,16 @@ def stop(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def was_interrupted(error: BaseException) -> bool:
+    """Whether a signal ended the job. A library that is interrupted may raise an error of its own instead."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, KeyboardInterrupt):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return bool(received)
+
+
 def ending() -> tuple[str, int]:
     """The line to show and the exit status after a KeyboardInterrupt."""
     number = received[0] if received else signal.SIGINT
