@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
 from seva_ray.core.fingerprints import fingerprint_of
 from seva_ray.core.patience import patient
-from seva_ray.core.storage import NUM_READERS, locate
+from seva_ray.core.shards import read_each
+from seva_ray.core.storage import locate
 
 TAGS = ("md5Hash", "ETag", "etag", "generation", "version_id", "blob_id", "sha")
 """Names in listings for a value that changes whenever a file is written with other contents: Google Cloud Storage
@@ -47,8 +47,7 @@ def contents(uri: str) -> str:
         except (FileNotFoundError, PermissionError) as error:  # the rows that need this file will report it
             return type(error).__name__
 
-    with ThreadPoolExecutor(NUM_READERS) as readers:
-        digests = dict(zip(found, readers.map(digest, found), strict=True))
+    digests = dict(zip(found, read_each(digest, list(found)), strict=True))
     return fingerprint_of({name.removeprefix(path).lstrip("/"): value for name, value in digests.items()})
 
 

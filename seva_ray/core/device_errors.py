@@ -6,7 +6,10 @@ those of the locked versions; `tests/test_device_errors.py` looks for them in th
 
 import re
 
-from seva_ray.core.errors import line_of
+from seva_ray.core.errors import line_of, names_of
+
+DRIVER, CARD = "NVIDIA driver 580 or later", "compute capability 7.5 or higher"
+"""What the locked torch needs."""
 
 ADVICE = {
     r"Free memory on device .* is less than": (
@@ -27,10 +30,10 @@ ADVICE = {
     ),
     r"Bfloat16 is only supported on GPUs": "set --generate.engine.dtype float16",
     r"Found no NVIDIA driver|NVIDIA driver on your system is too old|CUDA driver version is insufficient": (
-        "the locked torch needs NVIDIA driver 580 or later"
+        f"the locked torch needs {DRIVER}"
     ),
     r"no kernel image is available|CUDA capability sm_\d+ is not compatible": (
-        "this card is too old: the locked torch needs compute capability 7.5 or higher"
+        f"this card is too old: the locked torch needs {CARD}"
     ),
     r"Torch not compiled with CUDA enabled": "cluster/images/install.sh gpu installs a torch for GPUs",
     r"CUDA-capable device\(s\) is/are busy|all CUDA-capable devices are busy": (
@@ -52,7 +55,7 @@ KINDS = {"RuntimeError", "ValueError", "AssertionError", "MemoryError"}
 
 def device_line(error: BaseException) -> str | None:
     """A line with the error and what helps, or None if it is another error."""
-    if not KINDS & {kind.__name__ for kind in type(error).__mro__}:
+    if not KINDS & names_of(error):
         return None
     message = "out of memory" if isinstance(error, MemoryError) else str(error)
     for pattern, advice in ADVICE.items():

@@ -33,10 +33,15 @@ def line_of(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def names_of(error: BaseException) -> set[str]:
+    """The names of an error's class and of the classes that it inherits from. Errors of libraries that take seconds to
+    import are known by them."""
+    return {kind.__name__ for kind in type(error).__mro__}
+
+
 def is_of_the_machine(error: BaseException) -> bool:
     """Whether memory or a device failed, which says nothing about what was being computed. torch's errors are known by
     their names, so that this file needs no torch."""
-    names = {"MemoryError", "OutOfMemoryError", "AcceleratorError"}
-    if any(kind.__name__ in names for kind in type(error).__mro__):
+    if names_of(error) & {"MemoryError", "OutOfMemoryError", "AcceleratorError"}:
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's message on a CPU

@@ -26,7 +26,7 @@ def found_recipe(uri: str) -> Any:
         text = read_bytes(f"{uri}/{RECIPE}")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    by_older = not text.endswith(b"\n") and not exists(f"{uri}/record.json")
+    by_older = not text.endswith(b"\n") and not exists(f"{uri}/{RECORD}")
     if by_older and names_in(uri) == {RECIPE}:
         return None
     return parsed(f"{uri}/{RECIPE}", text, f"remove {uri}, and the same command makes it again")

@@ -1,7 +1,6 @@
 """What a record says about an artifact's files, and how a later job sees that one of them was cut, changed or lost."""
 
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -12,8 +11,8 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import fingerprint_of
 from seva_ray.core.patience import StorageUnavailable, patient
 from seva_ray.core.recipe_files import RECIPE, RECORD
-from seva_ray.core.shards import shards_in
-from seva_ray.core.storage import NUM_READERS, locate, read_table, whole
+from seva_ray.core.shards import read_each, shards_in
+from seva_ray.core.storage import locate, read_table, whole
 
 NOT_RESULTS_IN = ("run/", "tune/", "tensorboard/")
 """Directories whose files may change after the artifact is complete: checkpoints and curves."""
@@ -44,7 +43,7 @@ def described(uri: str) -> dict[str, Facts]:
             about["rows"] = num_rows(f"{uri}/{name}")
         return about
 
-    return dict(zip(found, in_threads(facts, found), strict=True))
+    return dict(zip(found, read_each(facts, list(found)), strict=True))
 
 
 @patient
@@ -83,7 +82,7 @@ def damage(uri: str, files: Mapping[str, Facts], sizes_only: bool = False, every
         same = sha256_of(filesystem, f"{path.rstrip('/')}/{name}") == before["sha256"]
         return None if same else "has other contents than were written"
 
-    changes = zip(files, in_threads(change, files), strict=True)
+    changes = zip(files, read_each(change, list(files)), strict=True)
     return {name: what for name, what in changes if what is not None}
 
 
@@ -110,7 +109,7 @@ def whole_shards(uri: str, of: str) -> set[str]:
         ids = column(f"{uri}/{name}", "prompt_id")
         return ids is not None and ids == column(f"{of}/{name}", "prompt_id")
 
-    return {name for name, fine in zip(names, in_threads(is_whole, names), strict=True) if fine}
+    return {name for name, fine in zip(names, read_each(is_whole, names), strict=True) if fine}
 
 
 def column(uri: str, name: str) -> list[Any] | None:
@@ -121,8 +120,3 @@ def column(uri: str, name: str) -> list[Any] | None:
         raise
     except InputError:
         return None
-
-
-def in_threads(work: Any, names: Iterable[str]) -> list[Any]:
-    with ThreadPoolExecutor(NUM_READERS) as readers:
-        return list(readers.map(work, names))

@@ -4,11 +4,12 @@ torch can use. By itself Ray counts every GPU that the driver lists, even if the
 
 import warnings
 
+from seva_ray.core.device_errors import CARD, DRIVER
 from seva_ray.core.errors import InputError
 from seva_ray.private import ray as private_ray
 from seva_ray.runtime.progress import say
 
-NEEDS = "the locked torch needs NVIDIA driver 580 or later, and compute capability 7.5 or higher"
+NEEDS = f"the locked torch needs {DRIVER}, and {CARD}"
 INSTALL = "cluster/images/install.sh gpu installs the CUDA build"
 
 LEAST_CPUS = 2

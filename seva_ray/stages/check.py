@@ -10,7 +10,7 @@ from typing import Any
 
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import InputError
-from seva_ray.core.recipe_files import MADE_FROM, RECIPE, RECORD, found_recipe
+from seva_ray.core.recipe_files import RECIPE, RECORD, found_recipe, made_anew
 from seva_ray.core.storage import files_in
 from seva_ray.core.verification import damage, num_rows, results_in
 
@@ -72,5 +72,4 @@ def finding(store: Store, name: str) -> Finding:
 def stale_inputs(store: Store, record: Mapping[str, Any]) -> list[str]:
     """The inputs that have other contents now. An input that is not there any more is no fault."""
     contents = {name: (store.record(name) or {}).get("contents") for name in record["recipe"].get("inputs", {})}
-    before = record.get(MADE_FROM, {})
-    return [name for name, now in contents.items() if now and before.get(name, now) != now]
+    return made_anew(record, {name: now for name, now in contents.items() if now}, {})

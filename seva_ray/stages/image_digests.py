@@ -7,13 +7,12 @@ digests there.
 
 import hashlib
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import FingerprintMismatch, InputError
 from seva_ray.core.seeds import key_of
-from seva_ray.core.shards import shards_in
-from seva_ray.core.storage import NUM_READERS, read_table
+from seva_ray.core.shards import read_each, shards_in
+from seva_ray.core.storage import read_table
 from seva_ray.vlm.images import MAX_PIXELS, METADATA_BYTES, read_image
 
 NUM_IMAGES = 64
@@ -36,9 +35,8 @@ def digests(image_root: str, sample: Iterable[str]) -> dict[str, str]:
         return hashlib.sha256(data).hexdigest()[:16]
 
     sample = list(sample)
-    with ThreadPoolExecutor(NUM_READERS) as readers:
-        found = zip(sample, readers.map(digest, sample), strict=True)
-        return {path: value for path, value in found if value is not None}
+    found = zip(sample, read_each(digest, sample), strict=True)
+    return {path: value for path, value in found if value is not None}
 
 
 def check_moved(prompts: Artifact, image_root: str) -> None:

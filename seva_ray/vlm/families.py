@@ -16,7 +16,7 @@ from PIL import Image
 from seva_ray.core.errors import InputError, line_of
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import pad_to_square
-from seva_ray.vlm.model_files import check_model, check_weights
+from seva_ray.vlm.model_files import check_model, weight_headers
 
 SERVED = "LLaVA-1.5"
 """The families that are served today."""
@@ -46,7 +46,7 @@ def check_served(directory: str) -> None:
             f"model {directory}: model type {model_type!r} cannot be served exactly: {found}; served today: {SERVED}"
         )
     check_image_tokens(directory, encoder)
-    check_weights(directory)
+    weight_headers(directory)
 
 
 def check_image_tokens(directory: str, encoder: Encoder) -> None:

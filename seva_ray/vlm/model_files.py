@@ -62,17 +62,14 @@ def check_pointers(path: Path) -> None:
             raise InputError(f"model {path}: {file.name} is a link to {os.readlink(file)}, which does not exist")
 
 
-def check_weights(directory: str) -> None:
-    """Check that the weight files are whole, and hold every tensor that their index names.
-
-    Raises: InputError.
-    """
+def weight_headers(directory: str) -> dict[str, dict[str, Any]]:
+    """The header of each weight file. Raises: InputError unless all files are whole, and hold every tensor that their
+    index names."""
     path = Path(directory)
     if not (path / INDEX).is_file():
         if not (path / "model.safetensors").is_file():
             raise InputError(f"model {directory}: neither model.safetensors nor {INDEX}, which names the weight files")
-        header_of(path / "model.safetensors")
-        return
+        return {"model.safetensors": header_of(path / "model.safetensors")}
     try:
         files: dict[str, str] = json.loads((path / INDEX).read_text())["weight_map"]
         named = sorted(set(files.values()))
@@ -84,6 +81,7 @@ def check_weights(directory: str) -> None:
     for tensor, name in files.items():
         if tensor not in headers[name]:
             raise InputError(f"model {directory}: {name} does not hold {tensor}, as {INDEX} says")
+    return headers
 
 
 def header_of(file: Path) -> dict[str, Any]:

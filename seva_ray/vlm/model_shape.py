@@ -1,11 +1,9 @@
 """The sizes of a LLaVA model on which its memory depends, read without loading it."""
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
-from seva_ray.vlm.model_files import INDEX, header_of
+from seva_ray.vlm.model_files import weight_headers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +70,10 @@ def shape_of(directory: str) -> ModelShape:
     """The sizes of the model in a local directory, which `check_served` accepts."""
     from transformers import AutoConfig  # takes seconds, which `--help` must not wait for
 
-    path, config = Path(directory), AutoConfig.from_pretrained(directory)
-    index = path / INDEX
-    files = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    config, headers = AutoConfig.from_pretrained(directory), weight_headers(directory)
     text, vision = config.get_text_config(), config.vision_config
     return ModelShape(
-        num_weights=sum(math.prod(entry["shape"]) for name in files for entry in header_of(path / name).values()),
+        num_weights=sum(math.prod(entry["shape"]) for header in headers.values() for entry in header.values()),
         num_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
         intermediate_size=text.intermediate_size,

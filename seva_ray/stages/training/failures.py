@@ -3,7 +3,7 @@
 import traceback
 from collections.abc import Collection
 
-from seva_ray.core.errors import InputError, UserError, line_of
+from seva_ray.core.errors import InputError, UserError, line_of, names_of
 
 BEFORE_FIRST_STEP = "This happened before the first step of training."
 """A note on an exception. A traceback shows it, and unlike a cause it survives the way to the driver."""
@@ -39,11 +39,6 @@ def explained(error: Exception, trackers: Collection[str], started: bool) -> Exc
 def out_of_memory(error: BaseException) -> bool:
     """Whether the memory of this process or of its GPU was full."""
     return bool(names_of(error) & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
-
-
-def names_of(error: BaseException) -> set[str]:
-    """The names of an error's class and of the classes that it inherits from."""
-    return {kind.__name__ for kind in type(error).__mro__}
 
 
 def refusing(error: Exception, trackers: Collection[str]) -> str:
