@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from seva_ray.core.contents import contents, names_and_sizes
 from seva_ray.core.node_cache import local_directory
-from seva_ray.core.storage import read_bytes, write_new
+from seva_ray.core.storage import names_in, read_bytes, remove, write_bytes, write_new
 from tests.s3_server import s3_bucket
 
 Entry = dict[str, Any]
@@ -205,3 +205,26 @@ def check_write_new(root: str) -> None:
     assert write_new(f"{root}/file", b"first")
     assert not write_new(f"{root}/file", b"second")
     assert read_bytes(f"{root}/file") == b"first"
+
+
+class Vanishing(MemoryFileSystem):
+    """A store whose files are removed by another process whenever this one has made sure that they exist."""
+
+    protocol = "vanishing"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    def exists(self, path: str, **kwargs: Any) -> bool:
+        found = super().exists(path, **kwargs)
+        for name in [name for name in self.store if name.startswith(self._strip_protocol(path))]:
+            del self.store[name]
+        return found
+
+
+def test_a_file_that_another_process_removes_in_the_same_moment_is_no_error():
+    fsspec.register_implementation("vanishing", Vanishing, clobber=True)
+    for work in (names_in, remove):
+        write_bytes("vanishing://d/a", b"1")
+        work("vanishing://d" if work is names_in else "vanishing://d/a")
+    assert names_in("vanishing://nothing") == set()
+    remove("vanishing://nothing/a")

@@ -52,7 +52,10 @@ def is_directory(uri: str) -> bool:
 def names_in(uri: str) -> set[str]:
     """Names of the files in a directory; an empty set if the directory does not exist."""
     filesystem, path = locate(uri)
-    return {name.rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)} if filesystem.exists(path) else set()
+    try:
+        return {name.rsplit("/", 1)[-1] for name in filesystem.ls(path, detail=False)}
+    except FileNotFoundError:  # in an object store, a directory is gone when another process removes its last file
+        return set()
 
 
 @patient
@@ -145,7 +148,7 @@ def written(path: str, data: bytes) -> Iterator[str]:
 def remove(uri: str) -> None:
     """Remove a file if it exists."""
     filesystem, path = locate(uri)
-    if filesystem.exists(path):
+    with contextlib.suppress(FileNotFoundError):  # another process may remove it in the same moment
         filesystem.rm_file(path)
 
 
@@ -157,7 +160,7 @@ def remove_files(uri: str, last: str) -> None:
     names = [name[len(path.rstrip("/")) + 1 :] for name in filesystem.find(path)]
     others = tuple(name.removesuffix(last) for name in names if name.endswith(f"/{last}"))
     for name in sorted((name for name in names if not name.startswith(others or "/")), key=lambda name: name == last):
-        filesystem.rm_file(f"{path.rstrip('/')}/{name}")
+        remove(f"{uri.rstrip('/')}/{name}")
     if isinstance(filesystem, LocalFileSystem):
         for directory, _, _ in os.walk(path, topdown=False):
             with contextlib.suppress(OSError):  # a directory that is not empty stays
