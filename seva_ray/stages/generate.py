@@ -7,6 +7,7 @@ a retry or a second copy of the same task changes nothing, and a restart runs on
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from seva_ray.augmentations import CONTROLS, parse_view, temperature_of, undrawn
 from seva_ray.core.artifacts import Artifact, Store
@@ -93,9 +94,15 @@ def check_images_of(config: Generate, units: Sequence[Unit]) -> None:
         given = (of_set, image_root, config.max_image_pixels, config.max_unreadable)
         if image_root and is_local(image_root) and not is_directory(image_root):
             join()  # the nodes that encode images may have what the driver's machine lacks
-            list(results_of(told()(check_images), [given], "generate: trying to open some images"))
+            list(results_of(check_images_there, [given], "generate: trying to open some images"))
         else:
             check_images(*given)
+
+
+@told()
+def check_images_there(*given: Any) -> None:
+    """The task of Ray that does the same as `check_images`."""
+    check_images(*given)
 
 
 def name_of(model: Model, prompts: Artifact, view: str) -> str:
