@@ -36,7 +36,8 @@ NAMES = {
     "ray.train.v2._internal.execution.controller.state": [
         "InitializingState", "SchedulingState", "ReschedulingState", "RestartingState",
     ],
-    "ray.train.torch": ["TorchTrainer._register_sigint_handler"],
+    "ray.train.torch": ["TorchTrainer._register_sigint_handler", "TorchConfig"],
+    "ray.train.torch.config": ["_set_torch_distributed_env_vars", "_TorchBackend.on_start"],
     "trl": [
         "DPOTrainer._prepare_dataset", "DPOTrainer._precompute_ref_logps", "DPOTrainer._compute_loss",
         "DPOTrainer._get_train_sampler", "DPOTrainer._prepare_inputs",

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.errors import FingerprintMismatch, NothingLeft
+from seva_ray.core.errors import FingerprintMismatch, NothingLeft, UserError
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import exists, read_table
 from seva_ray.engines import Decoding, FakeEngine, TransformersEngine
@@ -191,6 +191,21 @@ def test_responses_that_are_all_equal_leave_no_pair_and_one_line_says_so(run: Ru
     (clean,) = generate(run.config, store, run.model, [(prompts, "clean")])
     with pytest.raises(NothingLeft, match="no pair is left"):
         pair(Pair(), store, prompts, clean, [clean])
+
+
+def test_prompts_without_any_image_burn_no_name_and_start_no_engine(run: Run, tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text("".join(f'{{"question": "what?", "image": "{n}.png"}}\n' for n in range(3)))
+    store = Store(str(tmp_path / "runs"))
+    for image_root, reason in (("photos", "no such file under image_root"), ("away", "there is no such directory on")):
+        (tmp_path / image_root).mkdir()
+        source = Table(path=str(tmp_path / "rows.jsonl"), image_root=str(tmp_path / image_root))
+        prompts = prepare(Prepare(), store, image_root, source)
+        if image_root == "away":
+            (tmp_path / image_root).rmdir()  # as on a machine where the disk is not mounted
+        with pytest.raises(UserError) as caught:
+            generate(run.config, store, run.model, [(prompts, "clean")])
+        assert reason in (users_line(caught.value) or "")
+    assert not Path(store.uri("responses")).exists()
 
 
 def test_failed_rows_are_answered_again_when_their_images_are_there_and_what_follows_is_made_again(

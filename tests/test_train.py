@@ -1,10 +1,13 @@
 """Training on real workers: the same numbers however the work is shared, and a clear end where they are no numbers."""
 
+import contextlib
 import json
 import math
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -52,6 +55,32 @@ def alone(run: SmallRun) -> list[dict]:
     return log_of(run, "alone", CONFIG)
 
 
+def workers() -> list[psutil.Process]:
+    """The workers of a training that runs now."""
+    return [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+
+
+@contextmanager
+def addresses_of_listeners() -> Iterator[set[str]]:
+    """The addresses at which workers of the training in the block listen."""
+    found: set[str] = set()
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.5):
+            with contextlib.suppress(psutil.Error):  # a process has just ended
+                for process in workers():
+                    found.update(item.laddr.ip for item in process.net_connections("inet") if item.status == "LISTEN")
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
+
+
 @pytest.mark.parametrize(
     ("stage", "offload"),
     [
@@ -66,7 +95,9 @@ def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses_and_so_do_th
     config = replace(config, gradient_checkpointing=stage == 2)  # which changes no number either
     names = (f"zero{stage}{offload}", f"zero{stage}{offload}-next")
     trainings = [Training(config=config, name=name, model=run.model, pairs=run.pairs) for name in names]
-    first, following = train_all(run.store, trainings)
+    with addresses_of_listeners() as addresses:
+        first, following = train_all(run.store, trainings)
+    assert addresses == {"127.0.0.1", "::ffff:127.0.0.1"}, "torch and Ray; all of it is on one machine"
     assert read_log(following)[-1]["loss"] == pytest.approx(read_log(first)[-1]["loss"], rel=1e-6)
     one, other = (load_file(f"{policy.path('adapter')}/adapter_model.safetensors") for policy in (first, following))
     assert one.keys() == other.keys()
@@ -183,9 +214,9 @@ def test_a_killed_worker_costs_time_and_nothing_else(run: SmallRun):
     def kill() -> None:
         while not saved.exists():
             time.sleep(0.02)
-        workers = [p for p in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
-        workers[-1].kill()
-        killed.append(workers[-1].pid)
+        last = workers()[-1]
+        last.kill()
+        killed.append(last.pid)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()

@@ -35,11 +35,16 @@ class Generate:
     """Units that an engine works on at once. With 2 the engine stays busy while the last answers of a unit finish."""
     max_image_pixels: int = 64_000_000
     """Largest number of pixels of an image, counted after padding to a square. A larger image is a `failed` row."""
+    max_unreadable: float = execution(1.0)
+    """Largest share of images that cannot be opened, in a sample of 64 that is tried before a model loads. With 1 it is
+    an error only if all of them cannot be opened."""
     retry_failed: bool = execution(False)
     """Answer again the prompts whose responses failed, for example because images were missing. Other responses stay.
     Prompts that cannot be used are not tried."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "min_engines", "max_engines", "units_per_engine")
+        if not 0 <= self.max_unreadable <= 1:
+            raise ConfigError(f"max_unreadable {self.max_unreadable}: must be 0 to 1")
         if self.max_engines is not None and self.min_engines > self.max_engines:
             raise ConfigError(f"min_engines {self.min_engines}: must be 1 to max_engines {self.max_engines}")

@@ -7,21 +7,25 @@ a retry or a second copy of the same task changes nothing, and a restart runs on
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from seva_ray.augmentations import CONTROLS, parse_view, temperature_of, undrawn
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.ownership import owned
 from seva_ray.core.records import Response
 from seva_ray.core.shards import read_each
-from seva_ray.core.storage import read_table
+from seva_ray.core.storage import is_directory, is_local, read_table
 from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
 from seva_ray.engines.units import Unit, failed_in, other_versions
 from seva_ray.runtime import metrics
+from seva_ray.runtime.actors import results_of, told
+from seva_ray.runtime.cluster import join
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.engine_pool import run_units
+from seva_ray.stages.image_check import check_images
 from seva_ray.stages.prepare import shard_name
 from seva_ray.vlm.models import Model, architecture
 
@@ -69,6 +73,7 @@ def generated_alone(config: Generate, store: Store, work: Sequence[GenerationTas
         else:
             yield metrics.reused(artifact) if artifact.complete else finish_responses(prompts, artifact)
     names = {model.directory: model.name for model, _, _ in work}
+    check_images_of(config, [unit for units in pools.values() for unit in units])
     for units in pools.values():
         of_pool = dict.fromkeys(names[unit.model_directory] for unit in units)
         say(f"generate with {', '.join(of_pool)}: {len(units):,} units to do")
@@ -78,6 +83,26 @@ def generated_alone(config: Generate, store: Store, work: Sequence[GenerationTas
                 with waiting("generate: counting the responses"):
                     finished = finish_responses(*begun[uri])
                 yield finished
+
+
+def check_images_of(config: Generate, units: Sequence[Unit]) -> None:
+    """Open a sample of the images of each prompt set of these units. Raises: InputError if too few can be opened."""
+    shards: dict[tuple[str, str | None], list[str]] = {}
+    for unit in units:
+        shards.setdefault((unit.prompts_uri.rpartition("/")[0], unit.image_root), []).append(unit.prompts_uri)
+    for (_, image_root), of_set in shards.items():
+        given = (of_set, image_root, config.max_image_pixels, config.max_unreadable)
+        if image_root and is_local(image_root) and not is_directory(image_root):
+            join()  # the nodes that encode images may have what the driver's machine lacks
+            list(results_of(check_images_there, [given], "generate: trying to open some images"))
+        else:
+            check_images(*given)
+
+
+@told()
+def check_images_there(*given: Any) -> None:
+    """The task of Ray that does the same as `check_images`."""
+    check_images(*given)
 
 
 def name_of(model: Model, prompts: Artifact, view: str) -> str:

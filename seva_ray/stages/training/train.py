@@ -15,7 +15,7 @@ from seva_ray.core.storage import exists, locate, read_bytes, remove, write_byte
 from seva_ray.dpo.config import Train
 from seva_ray.pairs.files import lineage
 from seva_ray.planning.memory import training_refusal
-from seva_ray.private.ray import CHECKPOINT_INDEX, restart_callback, start_callback, trainer
+from seva_ray.private.ray import CHECKPOINT_INDEX, restart_callback, start_callback, torch_config, trainer
 from seva_ray.runtime import metrics, preflight
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.log_relay import log_relay
@@ -233,7 +233,7 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": {} if use_gpu else {"DS_ACCELERATOR": "cpu"}},
         ),
-        torch_config=ray.train.torch.TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        torch_config=torch_config("nccl" if use_gpu else "gloo"),
     )
     training.fit()
 

@@ -1,0 +1,60 @@
+"""image_check: opens a sample of the images before a model loads, because a wrong directory is known in a second."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from seva_ray.core.errors import InputError
+from seva_ray.core.patience import StorageUnavailable
+from seva_ray.core.reasons import Reasons
+from seva_ray.core.seeds import key_of
+from seva_ray.core.shards import read_each
+from seva_ray.core.storage import read_table
+from seva_ray.vlm.images import load_image
+
+NUM_IMAGES = 64
+"""Number of images that are opened for each prompt set."""
+NUM_SHARDS = 8
+"""Number of shards of prompts from which they are drawn."""
+
+
+def check_images(shards: Iterable[str], image_root: str | None, max_pixels: int, max_unreadable: float) -> None:
+    """Open a sample of the images that the prompts of these shards name. Rows with an error of their own do not count.
+
+    Raises: InputError with the most frequent reason if no image can be opened, or if the share of those that cannot is
+    above `max_unreadable`; StorageUnavailable if this machine lacks `image_root`.
+    """
+    rows = sample_of(shards)
+
+    def reason(row: Mapping[str, Any]) -> str | None:
+        try:
+            load_image(path=row["image_path"], data=row["image_bytes"], image_root=image_root, max_pixels=max_pixels)
+        except InputError as error:
+            if not isinstance(error, StorageUnavailable):
+                return str(error)
+            raise
+        return None
+
+    reasons = Reasons()
+    for row, error in zip(rows, read_each(reason, rows), strict=True):
+        if error is not None:
+            reasons.add(row["prompt_id"], error)
+    num_failed = reasons.counts.total()
+    if not num_failed or (num_failed < len(rows) and num_failed <= max_unreadable * len(rows)):
+        return
+    place = f" under {image_root}" if image_root else ""
+    raise InputError(
+        f"generate: {num_failed} of {len(rows)} images{place} cannot be opened, which were tried before a model loads; "
+        f"{reasons.lines(1)[0]}"
+    )
+
+
+def sample_of(shards: Iterable[str]) -> list[dict[str, Any]]:
+    """Up to NUM_IMAGES usable rows from up to NUM_SHARDS shards, which are chosen by a hash of their names."""
+    chosen = sorted(set(shards), key=lambda uri: key_of(0, "image check", uri.rpartition("/")[2]))[:NUM_SHARDS]
+    rows: list[dict[str, Any]] = []
+    for number, uri in enumerate(chosen):
+        table = read_table(uri, ["prompt_id", "image_path", "image_bytes", "error"])
+        usable = [row for row in table.to_pylist() if row["error"] is None]
+        wanted = -(-(NUM_IMAGES - len(rows)) // (len(chosen) - number))
+        rows += sorted(usable, key=lambda row: key_of(0, "image check", row["prompt_id"]))[:wanted]
+    return rows
