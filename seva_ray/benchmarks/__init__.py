@@ -70,6 +70,8 @@ class Benchmarks:
     """synonyms.txt of the published CHAIR tool."""
     chair_size: int = 500
     """Number of images that CHAIR asks to describe."""
+    chair_protocol: Literal["exact-words", "chair-original"] = "exact-words"
+    """`exact-words` finds every object word; `chair-original` finds what the published tool finds, with its errors."""
     amber: str = ""
     """Directory `data` of AMBER."""
     amber_images: str = ""
@@ -113,6 +115,7 @@ class Benchmarks:
                     image_root=self.chair_images,
                     synonyms_path=self.chair_synonyms,
                     num_images=self.chair_size,
+                    protocol=self.chair_protocol,
                 )
             )
         if self.amber:
