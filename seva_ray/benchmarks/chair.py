@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from seva_ray.benchmarks.base import LOW_IS_GOOD, Tally, percent, tally_of, text_of
+from seva_ray.benchmarks.base import LOW_IS_GOOD, AskedWith, Tally, percent, protocol_of, tally_of, text_of
 from seva_ray.benchmarks.files import (
     id_at,
     image_at,
@@ -93,7 +93,7 @@ class DescribedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chair:
+class Chair(AskedWith):
     """Descriptions of a seeded sample of images."""
 
     kind: ClassVar[str] = "Chair"
@@ -120,7 +120,7 @@ class Chair:
 
     @property
     def name(self) -> str:
-        return f"chair-{self.protocol.removeprefix('chair-')}-{self.num_images}-{self.seed}"
+        return f"chair-{protocol_of(self).removeprefix('chair-')}-{self.num_images}-{self.seed}"
 
     @cached_property
     def synonyms(self) -> Synonyms:

@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from seva_ray.benchmarks.base import Tally, accuracies, percent, tally_of, text_of
+from seva_ray.benchmarks.base import AskedWith, Tally, accuracies, percent, protocol_of, tally_of, text_of
 from seva_ray.benchmarks.choices import LETTER_ANSWER, LETTERS, ask
 from seva_ray.benchmarks.files import adjacent, choice_at, read_file, settle_paths, text_at
 from seva_ray.core.errors import ConfigError, InputError
@@ -77,7 +77,7 @@ class Circular:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMBench:
+class MMBench(AskedWith):
     """The questions of one TSV file."""
 
     kind: ClassVar[str] = "MMBench"
@@ -101,7 +101,7 @@ class MMBench:
 
     @property
     def name(self) -> str:
-        return f"mmbench-{self.language}-{self.protocol}"
+        return f"mmbench-{self.language}-{protocol_of(self)}"
 
     @cached_property
     def questions(self) -> list[Circular]:

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from seva_ray.augmentations import CLEAN
-from seva_ray.benchmarks.base import Benchmark, text_of
+from seva_ray.benchmarks.base import Benchmark, protocol_of, text_of
 from seva_ray.benchmarks.judged import JudgedBenchmark
 from seva_ray.benchmarks.judged.endpoint import Endpoint
 from seva_ray.core.artifacts import Artifact, Store
@@ -115,7 +115,7 @@ def compare(
         {response.prompt_id: response for response in read_responses(prompts, of_model)}
         for of_model in (start_responses, policy_responses)
     ]
-    counts: dict[str, Any] = {"protocol": benchmark.protocol}
+    counts: dict[str, Any] = {"protocol": protocol_of(benchmark)}
     if isinstance(benchmark, JudgedBenchmark):
         assert judge is not None
         start, aligned, counts["judging"] = judged_tallies(judge, store, benchmark, artifact, responses)

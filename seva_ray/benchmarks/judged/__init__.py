@@ -1,6 +1,7 @@
 """Judged benchmarks, one file each. To add one, write a dataclass and add a line to `JudgedBenchmarks`."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from seva_ray.benchmarks.files import check_images
 from seva_ray.benchmarks.judged.base import JudgedBenchmark
@@ -10,6 +11,7 @@ from seva_ray.benchmarks.judged.mm_vet import MmVet
 from seva_ray.benchmarks.judged.mmhal import MmHal
 from seva_ray.benchmarks.judged.shr import Shr
 from seva_ray.core.errors import ConfigError
+from seva_ray.core.system_texts import SystemName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +37,22 @@ class JudgedBenchmarks:
         if self.competition and not self.llava_bench:
             raise ConfigError("competition: needs llava_bench, whose questions it asks")
 
-    def chosen(self) -> list[JudgedBenchmark]:
-        """The benchmarks that the fields ask for. Raises: InputError if a file is not as published."""
+    def chosen(self, system: SystemName | Literal[""] = "") -> list[JudgedBenchmark]:
+        """The benchmarks that the fields ask for, each with the named system text.
+
+        Raises: InputError if a file is not as published.
+        """
         members: list[JudgedBenchmark] = []
         if self.mm_vet:
-            members.append(MmVet(path=self.mm_vet))
+            members.append(MmVet(path=self.mm_vet, system=system))
         if self.llava_bench:
-            members.append(LlavaBench(path=self.llava_bench))
+            members.append(LlavaBench(path=self.llava_bench, system=system))
         if self.competition:
-            members.append(Competition(path=self.llava_bench))
+            members.append(Competition(path=self.llava_bench, system=system))
         if self.mmhal:
-            members.append(MmHal(path=self.mmhal))
+            members.append(MmHal(path=self.mmhal, system=system))
         if self.shr:
-            members.append(Shr(path=self.shr, image_root=self.visual_genome))
+            members.append(Shr(path=self.shr, image_root=self.visual_genome, system=system))
         for member in members:
             check_images(member.name, member.image_root)
         return members
