@@ -37,6 +37,7 @@ def prepared_requests(workload: Workload, limit: int | None = None) -> list[Requ
                 prompts_uri=prompts.path(shard_name(index)),
                 responses_uri="",
                 view=VIEW,
+                system="",
                 image_root=None,
                 num_rows=workload.shard_size,
             )

@@ -57,7 +57,8 @@ class EvaluateJob(ModelJob):
 
 def main(config: EvaluateJob) -> None:
     store = config.store()
-    benchmarks: list[Benchmark | JudgedBenchmark] = [*config.benchmarks.chosen(), *config.judged.chosen()]
+    asked, system = config.generate.system, config.benchmarks.system_of_llava(config.generate.system)
+    benchmarks: list[Benchmark | JudgedBenchmark] = [*config.benchmarks.chosen(asked), *config.judged.chosen(system)]
     judge = open_judge(config.judge, benchmarks)
     if not benchmarks:
         raise ConfigError("benchmarks: none is chosen")

@@ -140,7 +140,8 @@ def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
     check_name(config.name, config.model, config.toy)
     benchmarks: list[Benchmark | JudgedBenchmark] = []
     if scores:
-        benchmarks += [*config.benchmarks.chosen(), *config.judged.chosen()]
+        asked, system = config.generate.system, config.benchmarks.system_of_llava(config.generate.system)
+        benchmarks += [*config.benchmarks.chosen(asked), *config.judged.chosen(system)]
     judge = open_judge(config.judge, benchmarks)
     prompts = prepare(config.prepare, store, config.prompts, config.source)
     tests = prepare_benchmarks(config.prepare, store, benchmarks)

@@ -135,7 +135,7 @@ def main(config: Sweep) -> None:
     check_starts(config.models, config.toy)
     for model in config.models:
         check_start(store, model)
-    benchmarks = config.benchmarks.chosen()
+    benchmarks = config.benchmarks.chosen(config.generate.system)
     sought = objective(config, benchmarks)
     seeds = config.space.prompt_seeds or (None,)
     prompts = {seed: prepare(config.prepare, store, *source_of(config, seed)) for seed in seeds}

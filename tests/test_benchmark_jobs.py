@@ -60,10 +60,12 @@ def test_a_missing_image_fails_its_own_row_and_the_result_is_named_partial(
     ray_cluster: None, two_models: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     store = evaluated(tmp_path, write_gqa(tmp_path), Generate(engine=FakeEngine()), *two_models)
-    scores = store.find("scores/gqa-llava/other")
+    scores = store.find("scores/gqa-llava-vicuna_v1/other")
     assert scores.counts["num_failed_start"] == scores.counts["num_failed_policy"] == 1
-    assert scores.counts["protocol"] == scores.recipe["config"]["benchmark"]["protocol"] == "llava"
-    title = "gqa-llava, partial: of 4 responses 1 of start and 1 of policy failed and count as wrong"
+    assert scores.counts["protocol"] == "llava-vicuna_v1"
+    asked = scores.recipe["config"]["benchmark"]
+    assert (asked["protocol"], asked["system"]) == ("llava", "vicuna_v1")
+    title = "gqa-llava-vicuna_v1, partial: of 4 responses 1 of start and 1 of policy failed and count as wrong"
     assert title_of(scores) == title
     said = [line for line in capsys.readouterr().err.splitlines() if "partial" in line]
     reason = "image 'n8.jpg': no such file under image_root"
@@ -81,16 +83,16 @@ def test_a_whole_result_is_not_called_partial_and_an_answer_file_that_lost_a_row
     benchmarks = write_gqa(tmp_path)
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "n8.jpg")
     store = evaluated(tmp_path, benchmarks, Generate(engine=FakeEngine()), *two_models)
-    assert title_of(store.find("scores/gqa-llava/other")) == "gqa-llava"
+    assert title_of(store.find("scores/gqa-llava-vicuna_v1/other")) == "gqa-llava-vicuna_v1"
     assert "partial" not in capsys.readouterr().err
 
-    shard = store.find("responses/other/gqa-llava/clean").path(shard_name(0))
+    shard = store.find("responses/other/gqa-llava-vicuna_v1/clean").path(shard_name(0))
     write_table(shard, read_table(shard).slice(1))
     shutil.rmtree(store.uri("scores"))
     evaluated(tmp_path, benchmarks, Generate(engine=FakeEngine()), *two_models)
-    assert title_of(store.find("scores/gqa-llava/other")) == "gqa-llava"
+    assert title_of(store.find("scores/gqa-llava-vicuna_v1/other")) == "gqa-llava-vicuna_v1"
     said = capsys.readouterr().err
-    assert "responses/other/gqa-llava/clean: shard-000000.parquet has " in said
+    assert "responses/other/gqa-llava-vicuna_v1/clean: shard-000000.parquet has " in said
     assert "this is made again" in said
     assert read_table(shard).num_rows == 4
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from seva_ray.benchmarks import Benchmarks
 from seva_ray.benchmarks.chair import Chair, Synonyms, read_synonyms
 from seva_ray.benchmarks.nouns import singular
 from seva_ray.core.errors import ConfigError, InputError
@@ -105,6 +106,22 @@ def test_no_answer_is_one_description_with_one_object_that_is_not_there(tmp_path
 def test_words_are_found_by_the_published_tools_rules(tmp_path, text, objects):
     (tmp_path / "synonyms.txt").write_text(SYNONYMS)
     assert read_synonyms(str(tmp_path / "synonyms.txt")).mentions(text) == objects
+
+
+def test_the_published_tools_own_words_are_a_protocol_with_a_name_of_its_own(tmp_path):
+    texts = {"i7": "A motor bike and a wine glass.", "i8": "A bird/dog.", "i9": "A toilet."}
+    original = write(tmp_path, protocol="chair-original")
+    assert (original.name, original.protocol) == ("chair-original-3-0", "chair-original")
+    # The second space before "motor bike" makes it unknown to the tool, and a slash does not separate its words.
+    assert metrics(original, **texts)["CHAIRi, low is good"] == pytest.approx(100 / 2)
+    assert metrics(write(tmp_path), **texts)["CHAIRi, low is good"] == pytest.approx(100 * 3 / 5)
+    with pytest.raises(ConfigError, match="protocol 'original': must be exact-words or chair-original"):
+        write(tmp_path, protocol="original")
+    (tmp_path / "images").mkdir()
+    files = {"chair": str(tmp_path), "chair_images": str(tmp_path / "images"), "chair_size": 3}
+    named = {"chair_synonyms": str(tmp_path / "synonyms.txt"), "chair_protocol": "chair-original"}
+    (chosen,) = Benchmarks(**files, **named).chosen()  # type: ignore[arg-type]
+    assert chosen.name == original.name
 
 
 def test_a_pair_that_is_in_no_synonym_list_stays_out():

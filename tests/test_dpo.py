@@ -36,7 +36,9 @@ def test_the_defaults_are_the_papers():
         ({"beta": float("nan")}, "beta nan: must be above 0"),
         ({"beta": float("inf")}, "beta inf: must be above 0"),
         ({"learning_rate": -1e-6}, "learning_rate -1e-06: must be above 0"),
-        ({"max_grad_norm": 0.0}, "max_grad_norm 0.0: must be above 0"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm -1.0: must be at least 0, and finite"),
+        ({"max_grad_norm": float("inf")}, "max_grad_norm inf: must be at least 0, and finite"),
+        ({"system": "vicuna"}, "system 'vicuna': must be one of generation, llava_v1, vicuna_v1"),
         ({"warmup_ratio": -0.1}, "warmup_ratio -0.1: must be 0 or more and below 1"),
         ({"warmup_ratio": 1.0}, "warmup_ratio 1.0: must be 0 or more and below 1"),
         ({"warmup_ratio": float("nan")}, "warmup_ratio nan: must be 0 or more and below 1"),
@@ -59,6 +61,21 @@ def test_a_value_that_cannot_work_is_named(values, line):
     with pytest.raises(ConfigError) as caught:
         Train(**values)
     assert str(caught.value).startswith(line)
+
+
+def test_gradients_are_not_clipped_if_the_norm_is_0():
+    from deepspeed.runtime.config import DeepSpeedConfig
+    from transformers import TrainingArguments
+    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+    def clipping(norm: float) -> float:
+        settings = HfTrainerDeepSpeedConfig(deepspeed_config(Train(max_grad_norm=norm)))
+        args = TrainingArguments(max_grad_norm=norm, per_device_train_batch_size=1, use_cpu=True, bf16=False)
+        settings.trainer_config_process(args)
+        settings.trainer_config_finalize(args, None, 10)
+        return DeepSpeedConfig(settings.config).gradient_clipping
+
+    assert (clipping(0.0), clipping(0.5)) == (0.0, 0.5)
 
 
 def test_a_global_batch_that_the_workers_cannot_share_is_named_with_all_three_numbers():

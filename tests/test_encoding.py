@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from seva_ray.core.errors import InputError
-from seva_ray.vlm.encoding import VICUNA_V1, Encoder
+from seva_ray.core.system_texts import VICUNA_V1
+from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.model_files import check_model
 from tests.processors import chatml_style, llama_style
 

@@ -200,7 +200,7 @@ def test_an_answers_letter_is_found_by_mmbenchs_rules(text, letter):
 
 
 def test_every_answer_chooses_the_letter_that_the_published_scorer_finds():
-    verdicts = json.loads(Path("tests/published_mmbench.json").read_text(encoding="utf-8"))["verdicts"]
+    verdicts = json.loads(Path("tests/published/mmbench.json").read_text(encoding="utf-8"))["verdicts"]
     found = {
         (options, answer): (vlmevalkit_letter(answer, options.split("|")), published)
         for options, answers_of in verdicts.items()

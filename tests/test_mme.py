@@ -10,8 +10,8 @@ ALL = (*PERCEPTION, *COGNITION)
 NESTED = ("landmark", "celebrity")  # Their published folders have images/ and questions_answers_YN/.
 
 
-def write(folder: Path, skip_image: str = "") -> Path:
-    """Two images in each task, each with one question whose answer is yes and one whose answer is no."""
+def write(folder: Path, skip_image: str = "", num_images: int = 2) -> Path:
+    """Images of each task, each with one question whose answer is yes and one whose answer is no."""
     for task in ALL:
         nested = task in NESTED
         images, texts = (
@@ -19,9 +19,10 @@ def write(folder: Path, skip_image: str = "") -> Path:
         )
         images.mkdir(parents=True, exist_ok=True)
         texts.mkdir(parents=True, exist_ok=True)
-        for name, suffix in (("0001", ".png"), ("0002", ".jpg")):
+        for number in range(1, num_images + 1):
+            name = f"{number:04}"
             if f"{task}/{name}" != skip_image:
-                (images / f"{name}{suffix}").touch()
+                (images / f"{name}{'.png' if number % 2 else '.jpg'}").touch()
             lines = [f"Is it {answer}? Please answer yes or no.\t{answer}" for answer in ("Yes", "No")]
             (texts / f"{name}.txt").write_text("\n".join(lines) + "\n")
     return folder

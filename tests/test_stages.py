@@ -14,6 +14,8 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import FingerprintMismatch, NothingLeft, UserError
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import exists, read_table
+from seva_ray.core.system_texts import VICUNA_V1
+from seva_ray.dpo.config import Train
 from seva_ray.engines import Decoding, FakeEngine, TransformersEngine
 from seva_ray.engines.config import Generate
 from seva_ray.engines.units import Unit
@@ -24,7 +26,7 @@ from seva_ray.stages.engine_pool import commits, encoding_need, run_units
 from seva_ray.stages.generate import generate, missing_units, open_responses
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.stages.training.reference import reading_of
+from seva_ray.stages.training.reference import open_logps, reading_of
 from seva_ray.vlm.models import Model, model_at
 
 SYSTEM = "Answer in short."
@@ -163,7 +165,16 @@ def test_sampled_views_are_other_recipes_at_every_temperature_and_draw(run: Run)
 
 def test_training_reads_the_prompt_that_generation_used(run: Run):
     prompts, chosen, _ = lineage(run.store, run.pairs)
-    assert reading_of(run.model, prompts, chosen).system == SYSTEM
+    assert reading_of(Train(), run.model, prompts, chosen).system == SYSTEM
+
+
+def test_training_may_read_the_prompt_with_another_system_text_and_has_its_own_reference(run: Run):
+    prompts, chosen, _ = lineage(run.store, run.pairs)
+    official = Train(system="vicuna_v1")
+    assert reading_of(official, run.model, prompts, chosen).system == VICUNA_V1
+    usual, own = (open_logps(config, run.store, run.model, run.pairs) for config in (Train(), official))
+    assert own.name == f"{usual.name}-vicuna_v1"
+    assert "system" not in usual.recipe["config"]
 
 
 def test_pairs_know_what_they_were_made_from(run: Run):

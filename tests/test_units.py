@@ -39,6 +39,7 @@ def unit(uri: str, artifact: str = "") -> Unit:
         prompts_uri="",
         responses_uri=uri,
         view="clean",
+        system="",
         image_root=None,
         num_rows=2,
         artifact=artifact,

@@ -31,6 +31,14 @@ def test_two_empty_answers_are_equal_and_one_is_empty():
     assert verdict_of(said("a"), said(""), keep_truncated=True) == ("empty", None)
 
 
+def test_an_empty_answer_is_kept_on_request_if_it_has_a_token_to_train_on():
+    ended, nothing = (Response(prompt_id="p", text="", token_ids=ids, finish_reason="stop") for ids in ([2], []))
+    assert verdict_of(said("a"), ended, keep_truncated=True, keep_empty=True) == ("kept", None)
+    assert verdict_of(ended, said("a"), keep_truncated=True, keep_empty=True) == ("kept", None)
+    assert verdict_of(said("a"), nothing, keep_truncated=True, keep_empty=True) == ("empty", None)
+    assert verdict_of(ended, ended, keep_truncated=True, keep_empty=True) == ("equal", None)
+
+
 @pytest.mark.parametrize("sides", [("length", "stop"), ("stop", "length"), ("length", "length")])
 def test_a_cut_answer_is_kept_or_not_as_configured(sides):
     chosen, rejected = (said(text, reason) for text, reason in zip("ab", sides, strict=True))

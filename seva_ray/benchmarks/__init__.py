@@ -16,6 +16,7 @@ from seva_ray.benchmarks.seed_bench import SeedBench
 from seva_ray.benchmarks.textvqa import TextVqa
 from seva_ray.benchmarks.toy_scenes import ToyBenchmark
 from seva_ray.core.errors import ConfigError
+from seva_ray.core.system_texts import LLAVA_V1, SYSTEM_TEXTS, SystemName
 
 TOGETHER: list[tuple[str, ...]] = [
     ("chair", "chair_images", "chair_synonyms"),
@@ -70,10 +71,16 @@ class Benchmarks:
     """synonyms.txt of the published CHAIR tool."""
     chair_size: int = 500
     """Number of images that CHAIR asks to describe."""
+    chair_protocol: Literal["exact-words", "chair-original"] = "exact-words"
+    """`exact-words` finds every object word; `chair-original` finds what the published tool finds, with its errors."""
     amber: str = ""
     """Directory `data` of AMBER."""
     amber_images: str = ""
     """Directory of AMBER's images."""
+
+    system: Literal["source", "generation"] = "source"
+    """`source` asks each benchmark with the system text of its published script: LLaVA's vicuna_v1, and llava_v1 for
+    POPE by SeVa's protocol. Names of benchmarks say it. `generation` asks all of them with `generate.system`."""
 
     def __post_init__(self) -> None:
         for names in TOGETHER:
@@ -82,30 +89,41 @@ class Benchmarks:
         if self.textvqa_ocr and not self.textvqa:
             raise ConfigError("textvqa_ocr: needs textvqa")
 
-    def chosen(self) -> list[Benchmark]:
-        """The benchmarks that the fields ask for.
+    def system_of_llava(self, generation: str) -> SystemName | Literal[""]:
+        """The system text of benchmarks that are asked as LLaVA's evaluation scripts ask. `generation` is the text that
+        prompts are asked with. A model that is asked with another text than LLaVA's is asked with it everywhere."""
+        return "vicuna_v1" if self.system == "source" and generation in SYSTEM_TEXTS.values() else ""
+
+    def chosen(self, generation: str = "") -> list[Benchmark]:
+        """The benchmarks that the fields ask for, each with its own system text if `generation` is one of LLaVA's.
 
         Raises: InputError if a file is not as published, or if a directory of images does not exist.
         """
         members: list[Benchmark] = []
+        system = self.system_of_llava(generation)
+        pope: SystemName | Literal[""] = system
+        if self.pope_protocol == "seva":
+            pope = "llava_v1" if system and generation != LLAVA_V1 else ""
         if self.toy_images:
             members += [ToyBenchmark(num_images=self.toy_images, camera=camera) for camera in self.toy_cameras]
         if self.pope:
-            members.append(Pope(path=self.pope, image_root=self.pope_images, protocol=self.pope_protocol))
+            members.append(Pope(path=self.pope, image_root=self.pope_images, protocol=self.pope_protocol, system=pope))
         if self.mmbench:
-            members.append(MMBench(path=self.mmbench))
+            members.append(MMBench(path=self.mmbench, system=system))
         if self.mmbench_cn:
-            members.append(MMBench(path=self.mmbench_cn, language="cn"))
+            members.append(MMBench(path=self.mmbench_cn, language="cn", system=system))
         if self.seed:
-            members.append(SeedBench(path=self.seed, image_root=self.seed_images))
+            members.append(SeedBench(path=self.seed, image_root=self.seed_images, system=system))
         if self.scienceqa:
-            members.append(ScienceQa(path=self.scienceqa, image_root=self.scienceqa_images))
+            members.append(ScienceQa(path=self.scienceqa, image_root=self.scienceqa_images, system=system))
         if self.gqa:
-            members.append(Gqa(path=self.gqa, image_root=self.gqa_images))
+            members.append(Gqa(path=self.gqa, image_root=self.gqa_images, system=system))
         if self.textvqa:
-            members.append(TextVqa(path=self.textvqa, image_root=self.textvqa_images, ocr_path=self.textvqa_ocr))
+            members.append(
+                TextVqa(path=self.textvqa, image_root=self.textvqa_images, ocr_path=self.textvqa_ocr, system=system)
+            )
         if self.mme:
-            members.append(Mme(path=self.mme))
+            members.append(Mme(path=self.mme, system=system))
         if self.chair:
             members.append(
                 Chair(
@@ -113,11 +131,14 @@ class Benchmarks:
                     image_root=self.chair_images,
                     synonyms_path=self.chair_synonyms,
                     num_images=self.chair_size,
+                    protocol=self.chair_protocol,
+                    system=system,
                 )
             )
         if self.amber:
             members += [
-                amber(path=self.amber, image_root=self.amber_images) for amber in (AmberGenerative, AmberDiscriminative)
+                amber(path=self.amber, image_root=self.amber_images, system=system)
+                for amber in (AmberGenerative, AmberDiscriminative)
             ]
         for member in members:
             check_images(member.name, member.image_root)

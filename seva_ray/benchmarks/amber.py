@@ -25,10 +25,12 @@ import numpy as np
 
 from seva_ray.benchmarks.base import (
     LOW_IS_GOOD,
+    AskedWith,
     LabelledQuestion,
     LlavaBenchmark,
     Tally,
     percent,
+    protocol_of,
     tally_of,
     text_of,
 )
@@ -77,7 +79,7 @@ class AmberQuery:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AmberGenerative:
+class AmberGenerative(AskedWith):
     """Descriptions, scored by the nouns in them."""
 
     kind: ClassVar[str] = "AmberGenerative"
@@ -95,7 +97,7 @@ class AmberGenerative:
 
     @property
     def name(self) -> str:
-        return f"amber-generative-{self.protocol}"
+        return f"amber-generative-{protocol_of(self)}"
 
     @cached_property
     def images(self) -> list["AmberImage"]:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -63,6 +63,20 @@ class Benchmark(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AskedWith:
+    """What benchmarks share that a published script asks with a system text of its own."""
+
+    system: Literal["", "llava_v1", "vicuna_v1"] = ""
+    """Name of the system text. Empty: that of the generation. It is part of the name and of the protocol."""
+
+
+def protocol_of(benchmark: Any) -> str:
+    """The name of the way of asking and scoring, with the system text if the benchmark has its own."""
+    system = getattr(benchmark, "system", "")
+    return f"{benchmark.protocol}-{system}" if system else benchmark.protocol
+
+
+@dataclass(frozen=True, kw_only=True)
 class LabelledQuestion(Generic[Label]):
     """A question with its right answer."""
 
@@ -73,7 +87,7 @@ class LabelledQuestion(Generic[Label]):
     """The category, task or subject that the question belongs to. The names of its counts begin with it."""
 
 
-class LabelledBenchmark(ABC, Generic[Label]):
+class LabelledBenchmark(AskedWith, ABC, Generic[Label]):
     """What benchmarks share whose questions are right or wrong.
 
     A member is a frozen, keyword-only dataclass: its fields, how its questions are read and asked, and its rule.
@@ -94,7 +108,7 @@ class LabelledBenchmark(ABC, Generic[Label]):
 
     @property
     def name(self) -> str:
-        return f"{self.short_name}-{self.protocol}"
+        return f"{self.short_name}-{protocol_of(self)}"
 
     @property
     @abstractmethod

@@ -6,9 +6,12 @@ it is outlined there, or if one of the people's captions names it.
 Out, in percent: CHAIRs, the descriptions that name an object that is not in the image; CHAIRi, the share of mentions
 that are of such objects; recall, the share of the image's objects that are named. Also the words per description.
 
-It finds words as the published tool does (Rohrbach et al., arXiv 1809.02156), with its rules for pairs of words.
-Deviates: singulars are those that the synonyms know (nouns.py); the tool uses the rules of a library. The published
-file has a second space before two of its words: the tool does not find these words, and we do.
+It finds words as the published tool does (Rohrbach et al., arXiv 1809.02156), with its rules for pairs of words. Two
+protocols differ in the words that they find:
+`exact-words` finds every word of the synonyms in its singular or plural (nouns.py).
+`chair-original` finds what the published tool finds. The tool has wrong singulars of some words ("bus" becomes "bu"),
+so it does not count them. It does not find two words that have a second space before them in the published file, and
+it does not join a pair of words that a comma separates.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +21,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from seva_ray.benchmarks.base import LOW_IS_GOOD, Tally, percent, tally_of, text_of
+from seva_ray.benchmarks.base import LOW_IS_GOOD, AskedWith, Tally, percent, protocol_of, tally_of, text_of
 from seva_ray.benchmarks.files import (
     id_at,
     image_at,
@@ -30,7 +33,7 @@ from seva_ray.benchmarks.files import (
     text_at,
     unique,
 )
-from seva_ray.benchmarks.nouns import singular, words_in
+from seva_ray.benchmarks.nouns import original_singular, original_words, singular, words_in
 from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import place
@@ -55,10 +58,13 @@ class Synonyms:
 
     names: Mapping[str, str]
     """Word or pair of words -> object."""
+    original: bool = False
+    """Whether words are found as the published tool finds them, with its errors."""
 
     @cached_property
     def pairs(self) -> dict[str, str]:
-        return {name: name for name in self.names if " " in name} | PAIRS
+        pairs = {name.strip(): name.strip() for name in self.names if " " in name.strip()} | PAIRS
+        return pairs | ({"wine glas": "wine glass"} if self.original else {})
 
     @cached_property
     def known(self) -> set[str]:
@@ -66,7 +72,10 @@ class Synonyms:
 
     def mentions(self, text: str) -> list[str]:
         """The objects that a text names, each as often as the text names it."""
-        read = [singular(word, self.known) for word in words_in(text)]
+        if self.original:
+            read = [original_singular(word) for word in original_words(text)]
+        else:
+            read = [singular(word, self.known) for word in words_in(text)]
         found, place = [], 0
         while place < len(read):
             pair = self.pairs.get(" ".join(read[place : place + 2]))
@@ -84,7 +93,7 @@ class DescribedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chair:
+class Chair(AskedWith):
     """Descriptions of a seeded sample of images."""
 
     kind: ClassVar[str] = "Chair"
@@ -99,21 +108,23 @@ class Chair:
     """Number of images. A larger sample contains the smaller ones."""
     seed: int = 0
     """Seed that chooses the images."""
-    protocol: Literal["exact-words"] = "exact-words"
-    """The way of asking and scoring. It is part of the recipe."""
+    protocol: Literal["exact-words", "chair-original"] = "exact-words"
+    """The way of finding words. It is part of the recipe."""
 
     def __post_init__(self) -> None:
+        if self.protocol not in ("exact-words", "chair-original"):
+            raise ConfigError(f"protocol {self.protocol!r}: must be exact-words or chair-original")
         settle_paths(self, "path", "image_root", "synonyms_path")
         check_least(self, 1, "num_images")
         self.images  # noqa: B018 - a wrong file is found here, before a model answers anything
 
     @property
     def name(self) -> str:
-        return f"chair-{self.protocol}-{self.num_images}-{self.seed}"
+        return f"chair-{protocol_of(self).removeprefix('chair-')}-{self.num_images}-{self.seed}"
 
     @cached_property
     def synonyms(self) -> Synonyms:
-        return read_synonyms(self.synonyms_path)
+        return read_synonyms(self.synonyms_path, original=self.protocol == "chair-original")
 
     @cached_property
     def images(self) -> list[DescribedImage]:
@@ -205,11 +216,13 @@ def prompt_of(image: str) -> Prompt:
     return Prompt(prompt_id=image, image_id=image, question=QUESTION, source="chair", image_path=image)
 
 
-def read_synonyms(path: str) -> Synonyms:
+def read_synonyms(path: str, original: bool = False) -> Synonyms:
+    """The words of each line. The published tool keeps a second space before a word as a part of the word."""
     names: dict[str, str] = {}
     for line in read_text(path).splitlines():
-        if group := [word.strip() for word in line.split(",") if word.strip()]:
+        words = line.strip().split(", ") if original else [word.strip() for word in line.split(",")]
+        if group := [word for word in words if word.strip()]:
             names |= dict.fromkeys(group, group[0])
     if not names:
         raise InputError(f"{path}: has no words")
-    return Synonyms(names)
+    return Synonyms(names, original)

@@ -7,8 +7,9 @@ accuracy of the first row alone.
 
 It asks as LLaVA-1.5 does. It finds an answer's letter by the rules of VLMEvalKit, MMBench's maintained scorer: the one
 letter that stands alone, or else the one option whose text is in the answer.
-Deviates: if no rule matches an answer, MMBench asks ChatGPT what it means; here such an answer is wrong. Chinese
-punctuation separates words too. LLaVA reads an option "None" as an empty cell; here it is an option.
+Deviates: if no rule matches an answer, MMBench asks ChatGPT what it means. Here such an answer is wrong, unless a judge
+model reads it (`reader`, stages/judge_reading.py). Chinese punctuation separates words too. LLaVA reads an option
+"None" as an empty cell; here it is an option.
 """
 
 import base64
@@ -25,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from seva_ray.benchmarks.base import Tally, accuracies, percent, tally_of, text_of
+from seva_ray.benchmarks.base import AskedWith, Tally, accuracies, percent, protocol_of, tally_of, text_of
 from seva_ray.benchmarks.choices import LETTER_ANSWER, LETTERS, ask
 from seva_ray.benchmarks.files import adjacent, choice_at, read_file, settle_paths, text_at
 from seva_ray.core.errors import ConfigError, InputError
@@ -77,7 +78,7 @@ class Circular:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MMBench:
+class MMBench(AskedWith):
     """The questions of one TSV file."""
 
     kind: ClassVar[str] = "MMBench"
@@ -88,6 +89,8 @@ class MMBench:
     """Language of the file, and of the line that asks for a letter."""
     protocol: Literal["llava"] = "llava"
     """The way of asking and scoring. It is part of the recipe."""
+    reader: Literal["rules", "judge"] = "rules"
+    """Who reads an answer in which no rule finds an option: nobody, so that it is wrong, or a judge model."""
     image_root: ClassVar[None] = None
     """The file holds the images."""
     rules: ClassVar[str] = "vlmevalkit-2025"
@@ -101,7 +104,8 @@ class MMBench:
 
     @property
     def name(self) -> str:
-        return f"mmbench-{self.language}-{self.protocol}"
+        judged = "-judge-own-prompt" if self.reader == "judge" else ""
+        return f"mmbench-{self.language}-{protocol_of(self)}{judged}"
 
     @cached_property
     def questions(self) -> list[Circular]:

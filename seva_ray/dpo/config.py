@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import pyarrow as pa
 
-from seva_ray.core.checks import check_least, check_positive
+from seva_ray.core.checks import check_choice, check_least, check_positive
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.seeds import key_of
+from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.dpo.policy import Lora
 
 LossName = Literal["sigmoid", "softmax", "ipo", "hinge", "robust", "rpo", "length_normalised"]
@@ -59,7 +60,10 @@ class Train:
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
+    """Gradients are clipped to this norm. 0 clips nothing, as in the official SeVa."""
+    system: Literal["generation", "llava_v1", "vicuna_v1"] = "generation"
+    """System text of the prompts in training. `generation` is the text that the answers were generated with. The
+    official SeVa generates with llava_v1 and trains with vicuna_v1."""
     num_repeats: int = 2
     """How often each pair is seen, in one shuffled epoch."""
     num_pairs: int | None = None
@@ -108,7 +112,9 @@ class Train:
     """Refuse to start if the memory of the GPUs is too small by our estimate."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "beta", "learning_rate", "max_grad_norm")
+        check_positive(self, "beta", "learning_rate")
+        check_least(self, 0, "max_grad_norm", finite=True)
+        check_choice(self, "system", ("generation", *SYSTEM_TEXTS))
         if not 0 <= self.warmup_ratio < 1:
             raise ConfigError(f"warmup_ratio {self.warmup_ratio}: must be 0 or more and below 1")
         check_least(self, 0, "weight_decay", "seed", "max_failures", "wait_s")

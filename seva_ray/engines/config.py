@@ -8,8 +8,8 @@ import tyro
 from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
+from seva_ray.core.system_texts import LLAVA_V1
 from seva_ray.engines import AnyEngine, Decoding, VllmEngine
-from seva_ray.vlm.encoding import VICUNA_V1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +22,9 @@ class Generate:
     """The engine that runs the model. Its own fields are options such as --generate.engine.dtype."""
     decoding: Decoding = field(default_factory=Decoding)
     """How responses are decoded; the same for every view."""
-    system: str = VICUNA_V1
-    """System text before the question (empty: none). Training uses the same text."""
+    system: str = LLAVA_V1
+    """System text before the question (empty: none): that of SeVa's generation. Training uses the same text unless
+    `train.system` names another one, and benchmarks have their own: see `benchmarks.system`."""
     seed: int = 0
     """Seed of the augmentations. Each random draw follows from it, the prompt_id and the view."""
     min_engines: int = execution(1)

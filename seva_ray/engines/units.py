@@ -47,6 +47,8 @@ class Unit:
     prompts_uri: str
     responses_uri: str
     view: str
+    system: str
+    """The system text before each question (empty: none)."""
     image_root: str | None
     num_rows: int
     """Largest number of rows in the shard. The memory requested for encoding depends on it."""

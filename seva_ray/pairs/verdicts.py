@@ -20,7 +20,7 @@ OPTIONAL = (*FILTERS, "surplus")
 
 
 def verdict_of(
-    chosen: Response, rejected: Response, keep_truncated: bool, filters: Filters = OFF
+    chosen: Response, rejected: Response, keep_truncated: bool, filters: Filters = OFF, keep_empty: bool = False
 ) -> tuple[str, str | None]:
     """The verdict, and the error if it is `failed`. A pair that is kept here may still become `surplus` by a quota.
 
@@ -34,7 +34,7 @@ def verdict_of(
         return "failed", "the engine returned an answer without its token ids, which training needs"
     if chosen.text == rejected.text:
         return "equal", None
-    if not chosen.text or not rejected.text:
+    if not (chosen.text and rejected.text) and not (keep_empty and chosen.token_ids and rejected.token_ids):
         return "empty", None
     if not keep_truncated and "length" in (chosen.finish_reason, rejected.finish_reason):
         return "truncated", None

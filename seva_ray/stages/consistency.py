@@ -30,7 +30,7 @@ from seva_ray.runtime.renewal import to_be_made
 from seva_ray.scoring.intervals import paired_bootstrap
 from seva_ray.scoring.right_wrong import agreement
 from seva_ray.stages.generate import name_of, read_responses
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, own_system, prepare, shard_name
 from seva_ray.stages.score_files import Contest, Evaluate, write_comparisons, write_tallies
 
 COUNTS = ("asked", "equal", "shared")
@@ -76,6 +76,8 @@ class PromptSample:
     num_prompts: int
     seed: int
     artifact: Artifact = field(metadata=EXECUTION)
+    system: str = ""
+    """The name of the system text of all prompts, if they have their own."""
 
     @property
     def image_root(self) -> str | None:
@@ -96,7 +98,13 @@ class PromptSample:
 
 def part_of(config: Consistency, store: Store, prompts: Artifact) -> Artifact:
     """The questions that are asked again, as an artifact of prompts."""
-    part = PromptSample(whole=prompts.fingerprint, num_prompts=config.num_prompts, seed=config.seed, artifact=prompts)
+    part = PromptSample(
+        whole=prompts.fingerprint,
+        num_prompts=config.num_prompts,
+        seed=config.seed,
+        artifact=prompts,
+        system=own_system(prompts),
+    )
     sharding = Prepare(shard_size=prompts.recipe["config"]["prepare"]["shard_size"])
     name = f"{prompts.name.removeprefix('prompts/')}{PART}{config.num_prompts}-{config.seed}"
     return prepare(sharding, store, name, part)

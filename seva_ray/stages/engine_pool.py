@@ -137,7 +137,7 @@ def encode_unit(batch: dict[str, Any], config: Generate) -> dict[str, Any]:
     """The task of Ray Data that encodes the unit in the batch's only row."""
     unit = Unit(**json.loads(batch["unit"][0]))
     viewer = Viewer(
-        encoder=encoder(config.engine, unit.model_directory, config.system),
+        encoder=encoder(config.engine, unit.model_directory, unit.system),
         image_root=unit.image_root,
         max_pixels=config.max_image_pixels,
         seed=config.seed,

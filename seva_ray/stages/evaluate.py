@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 
 from seva_ray.augmentations import CLEAN
-from seva_ray.benchmarks.base import Benchmark, text_of
+from seva_ray.benchmarks.base import Benchmark, protocol_of, text_of
 from seva_ray.benchmarks.judged import JudgedBenchmark
 from seva_ray.benchmarks.judged.endpoint import Endpoint
+from seva_ray.benchmarks.mmbench import MMBench
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.records import Response
@@ -32,6 +33,7 @@ from seva_ray.scoring.right_wrong import AsksInParts, Decides, NamesObjects, fli
 from seva_ray.stages.consistency import OFF, Consistency, compare_again, part_of
 from seva_ray.stages.generate import generate_all, name_of, read_responses
 from seva_ray.stages.judge import SIDES, judge_recipe, judged_tallies
+from seva_ray.stages.judge_reading import needs_reader, read_by_judge, reading_recipe
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.repeats import repeats
 from seva_ray.stages.score_files import Contest, Evaluate, fate_of, write_comparisons, write_tallies
@@ -82,7 +84,7 @@ def evaluate(
             compare_again(again, config, store, part, contest, answers)
     found = []
     pairs = zip(benchmarks, prompts, strict=True)
-    for benchmark, of_prompts in sorted(pairs, key=lambda pair: isinstance(pair[0], JudgedBenchmark)):
+    for benchmark, of_prompts in sorted(pairs, key=lambda pair: needs_judge(pair[0])):
         scores = []
         for contest in contests:
             before, after = (answers[name_of(model, of_prompts, CLEAN)] for model in contest)
@@ -111,15 +113,20 @@ def compare(
     if artifact.complete:
         return metrics.reused(artifact)
     artifact = to_be_made(artifact)
-    responses = [
+    responses: list[Mapping[str, Response]] = [
         {response.prompt_id: response for response in read_responses(prompts, of_model)}
         for of_model in (start_responses, policy_responses)
     ]
-    counts: dict[str, Any] = {"protocol": benchmark.protocol}
+    counts: dict[str, Any] = {"protocol": protocol_of(benchmark)}
     if isinstance(benchmark, JudgedBenchmark):
         assert judge is not None
         start, aligned, counts["judging"] = judged_tallies(judge, store, benchmark, artifact, responses)
     else:
+        if needs_reader(benchmark):
+            assert judge is not None
+            assert isinstance(benchmark, MMBench)
+            responses, reading = read_by_judge(judge, store, benchmark, responses)
+            counts |= reading
         start, aligned = (benchmark.tally(of_model) for of_model in responses)
     artifact = artifact.begin()
     counts |= details(artifact, benchmark, responses)
@@ -134,10 +141,17 @@ def compare(
     return artifact.finish(sizes | failed | counts)
 
 
+def needs_judge(benchmark: Benchmark | JudgedBenchmark) -> bool:
+    return isinstance(benchmark, JudgedBenchmark) or needs_reader(benchmark)
+
+
 def recipe_of(config: Evaluate, benchmark: Benchmark | JudgedBenchmark, judge: Endpoint | None) -> dict[str, Any]:
     recipe = {"evaluate": config, "benchmark": benchmark}
     if rules := getattr(benchmark, "rules", None):
         recipe["rules"] = rules
+    if needs_reader(benchmark):
+        assert judge is not None, f"{benchmark.name} needs a judge"
+        recipe |= reading_recipe(judge.judge)
     if isinstance(benchmark, JudgedBenchmark):
         assert judge is not None, f"{benchmark.name} needs a judge"
         recipe |= judge_recipe(judge.judge, benchmark)

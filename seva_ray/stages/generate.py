@@ -15,6 +15,7 @@ from seva_ray.core.ownership import owned
 from seva_ray.core.records import Response
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import is_directory, is_local, read_table
+from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
 from seva_ray.engines.units import Unit, failed_in, other_versions
@@ -26,7 +27,7 @@ from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.engine_pool import run_units
 from seva_ray.stages.image_check import check_images
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import own_system, shard_name
 from seva_ray.vlm.models import Model, architecture
 
 GenerationTask = tuple[Model, Artifact, str]
@@ -116,7 +117,7 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
         "model": model.fingerprint,
         "engine": config.engine,
         "decoding": config.decoding,
-        "system": config.system,
+        "system": SYSTEM_TEXTS.get(own_system(prompts), config.system),
         "max_image_pixels": config.max_image_pixels,
         "augmentation": augmentation and {"seed": config.seed, "augmentation": augmentation},
     }
@@ -168,6 +169,7 @@ def units_of(model: Model, prompts: Artifact, view: str, artifact: Artifact, ret
             num_rows=rows_per_unit(prompts),
             artifact=claimed,
             retry=retry,
+            system=artifact.recipe["config"]["system"],
         )
         for name in map(shard_name, range(prompts.counts["num_shards"]))
     ]

@@ -19,6 +19,7 @@ from seva_ray.benchmarks.base import Tally, tally_of
 from seva_ray.benchmarks.judged import JudgedBenchmark
 from seva_ray.benchmarks.judged.endpoint import Endpoint, Judge
 from seva_ray.benchmarks.judged.judgement import Judgement, JudgePrompt, ask_all
+from seva_ray.benchmarks.mmbench import MMBench
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.records import Response
@@ -34,12 +35,21 @@ Answers = Mapping[str, str]
 def open_judge(judge: Judge, benchmarks: Sequence[object]) -> Endpoint | None:
     """The judge's endpoint, or None if no benchmark needs one. Raises: ConfigError without a judge, InputError without
     its key."""
-    judged = [benchmark.name for benchmark in benchmarks if isinstance(benchmark, JudgedBenchmark)]
+    judged = [
+        benchmark.name
+        for benchmark in benchmarks
+        if isinstance(benchmark, JudgedBenchmark) or (isinstance(benchmark, MMBench) and benchmark.reader == "judge")
+    ]
     if not judged:
         return None
     if not judge.model:
         raise ConfigError(f"judge.model: {', '.join(judged)} needs a judge; name its model")
     return Endpoint(judge)
+
+
+def verdicts_of(judge: Judge) -> str:
+    """The directory of the judge's replies, below the root."""
+    return f"verdicts/{re.sub(r'[^A-Za-z0-9._+=-]', '-', judge.model).lstrip('.') or 'judge'}"
 
 
 def judge_recipe(judge: Judge, benchmark: JudgedBenchmark) -> dict[str, Any]:
@@ -72,7 +82,7 @@ def judged_tallies(
     say(f"judge {benchmark.name} by {judge.model}: {len(distinct):,} prompts, each {judge.num_repeats} times")
     calls_before = endpoint.num_calls
     progress = Progress("judge", len(distinct) * judge.num_repeats, "verdicts")
-    directory = store.uri(f"verdicts/{re.sub(r'[^A-Za-z0-9._+=-]', '-', judge.model).lstrip('.') or 'judge'}")
+    directory = store.uri(verdicts_of(judge))
     verdicts = ask_all(endpoint, directory, prompts, benchmark.parse, done=progress.add)
     repeats = [
         tallies_of(benchmark, image_ids, answers, asked, verdicts, repeat) for repeat in range(judge.num_repeats)

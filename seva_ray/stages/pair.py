@@ -51,6 +51,8 @@ class Pair:
 
     keep_truncated: bool = True
     """Keep a pair if a response was cut at the token limit (without an end-of-sequence token)."""
+    keep_empty: bool = False
+    """Keep a pair if one of its answers has no text, only the end-of-sequence token. The official SeVa keeps it."""
     filters: Filters = field(default_factory=Filters)
     """Conditions that the answers of a pair must meet, besides being unequal."""
     max_per_source: dict[str, int] = field(default_factory=dict)
@@ -172,7 +174,7 @@ def judged(
         found = []
         for view, responses in rejected.items():
             response = responses[row["prompt_id"]]
-            verdict, error = verdict_of(clean, response, config.keep_truncated, config.filters)
+            verdict, error = verdict_of(clean, response, config.keep_truncated, config.filters, config.keep_empty)
             found.append(Judged(view=view, response=response, verdict=verdict, error=error))
         yield row, clean, found
 

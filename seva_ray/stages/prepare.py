@@ -130,6 +130,11 @@ def write_shards(name: str, artifact: Artifact, shards: Iterable[list[Prompt]]) 
     return {"num_prompts": num_prompts, "num_shards": num_shards, "num_failed": num_failed}
 
 
+def own_system(prompts: Artifact) -> str:
+    """The name of the system text that a benchmark's prompts are asked with; empty for that of the generation."""
+    return (prompts.recipe["config"].get("source") or {}).get("system", "")
+
+
 def digests_of(source: HasPrompts) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the recipe says about the contents that the source reads, and what the recipe of older versions said: they
     identified the files of a directory only by names and sizes."""

@@ -64,7 +64,7 @@ def probe(
         return artifact
     artifact = artifact.begin()
     shards = copy_rows(prompts, artifact, config.num_rows)
-    units = units_of(config, model, prompts, artifact, views, shards)
+    units = units_of(config, model, prompts, artifact, views, shards, alone.system)
     say(f"probe {config.name}: up to {config.num_rows:,} prompts, in {len(views)} views")
     join()
     asked = time.time()
@@ -79,7 +79,13 @@ def probe(
 
 
 def units_of(
-    config: Probe, model: Model, prompts: Artifact, artifact: Artifact, views: Sequence[str], shards: Sequence[str]
+    config: Probe,
+    model: Model,
+    prompts: Artifact,
+    artifact: Artifact,
+    views: Sequence[str],
+    shards: Sequence[str],
+    system: str,
 ) -> list[Unit]:
     return [
         Unit(
@@ -88,6 +94,7 @@ def units_of(
             prompts_uri=artifact.path("prompts", shard),
             responses_uri=artifact.path("responses", view, shard),
             view=view,
+            system=system,
             image_root=prompts.counts["image_root"],
             num_rows=config.num_rows,
         )

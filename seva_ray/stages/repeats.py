@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from seva_ray.benchmarks.base import Benchmark
+from seva_ray.benchmarks.base import Benchmark, protocol_of
 from seva_ray.benchmarks.judged import JudgedBenchmark
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.storage import read_table
@@ -37,7 +37,7 @@ def repeats(
     write_comparisons(artifact, rows)
     counts: dict[str, Any] = {
         "policies": [item.name.rsplit("/", 1)[-1] for item in scores],
-        "protocol": benchmark.protocol,
+        "protocol": protocol_of(benchmark),
         "num_images": scores[0].counts["num_images"],
         "num_metrics": len(rows),
         "num_failed": sum(item.counts.get(f"num_failed_{side}", 0) for item in scores for side in SIDES),

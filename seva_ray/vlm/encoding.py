@@ -14,12 +14,6 @@ from PIL import Image
 from seva_ray.core.errors import InputError, line_of
 from seva_ray.vlm.images import pad_to_square
 
-VICUNA_V1 = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
-)
-"""The system text of LLaVA-1.5's training and of SeVa's generation (template `llava_v1`)."""
-
 
 class Encoder:
     """The tokenizer, chat template and image processor of one model directory."""

@@ -1,6 +1,7 @@
 """Judged benchmarks, one file each. To add one, write a dataclass and add a line to `JudgedBenchmarks`."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from seva_ray.benchmarks.files import check_images
 from seva_ray.benchmarks.judged.base import JudgedBenchmark
@@ -9,7 +10,9 @@ from seva_ray.benchmarks.judged.llava_bench import LlavaBench
 from seva_ray.benchmarks.judged.mm_vet import MmVet
 from seva_ray.benchmarks.judged.mmhal import MmHal
 from seva_ray.benchmarks.judged.shr import Shr
+from seva_ray.benchmarks.mmbench import MMBench
 from seva_ray.core.errors import ConfigError
+from seva_ray.core.system_texts import SystemName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,25 +32,37 @@ class JudgedBenchmarks:
     visual_genome: str = ""
     """Visual Genome's folder, for SHR, with image_data.json, region_descriptions.json, VG_100K/ and VG_100K_2/."""
 
+    mmbench: str = ""
+    """MMBench's TSV file, of whose answers the judge reads those in which no rule finds an option."""
+    mmbench_cn: str = ""
+    """The same with MMBench-CN's TSV file."""
+
     def __post_init__(self) -> None:
         if bool(self.shr) != bool(self.visual_genome):
             raise ConfigError("shr and visual_genome: give both or neither")
         if self.competition and not self.llava_bench:
             raise ConfigError("competition: needs llava_bench, whose questions it asks")
 
-    def chosen(self) -> list[JudgedBenchmark]:
-        """The benchmarks that the fields ask for. Raises: InputError if a file is not as published."""
-        members: list[JudgedBenchmark] = []
+    def chosen(self, system: SystemName | Literal[""] = "") -> list[JudgedBenchmark | MMBench]:
+        """The benchmarks that the fields ask for, each with the named system text.
+
+        Raises: InputError if a file is not as published.
+        """
+        members: list[JudgedBenchmark | MMBench] = []
         if self.mm_vet:
-            members.append(MmVet(path=self.mm_vet))
+            members.append(MmVet(path=self.mm_vet, system=system))
         if self.llava_bench:
-            members.append(LlavaBench(path=self.llava_bench))
+            members.append(LlavaBench(path=self.llava_bench, system=system))
         if self.competition:
-            members.append(Competition(path=self.llava_bench))
+            members.append(Competition(path=self.llava_bench, system=system))
         if self.mmhal:
-            members.append(MmHal(path=self.mmhal))
+            members.append(MmHal(path=self.mmhal, system=system))
         if self.shr:
-            members.append(Shr(path=self.shr, image_root=self.visual_genome))
+            members.append(Shr(path=self.shr, image_root=self.visual_genome, system=system))
+        files: list[tuple[str, Literal["en", "cn"]]] = [(self.mmbench, "en"), (self.mmbench_cn, "cn")]
+        for path, language in files:
+            if path:
+                members.append(MMBench(path=path, language=language, system=system, reader="judge"))
         for member in members:
             check_images(member.name, member.image_root)
         return members

@@ -12,6 +12,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from seva_ray.benchmarks.base import AskedWith, protocol_of
 from seva_ray.benchmarks.files import adjacent, settle_paths
 from seva_ray.benchmarks.judged.judgement import JudgePrompt, Marks
 from seva_ray.core.fingerprints import place
@@ -87,9 +88,11 @@ class ReferencedQuestion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedFolder(ABC):
+class PublishedFolder(AskedWith, ABC):
     """What judged benchmarks share that are published as one folder: files, and images in images/."""
 
+    short_name: ClassVar[str]
+    """The first part of the benchmark's name."""
     protocol: ClassVar[str] = OWN_PROMPT
 
     path: str = place()
@@ -98,6 +101,10 @@ class PublishedFolder(ABC):
     def __post_init__(self) -> None:
         settle_paths(self, "path")
         self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
+
+    @property
+    def name(self) -> str:
+        return f"{self.short_name}-{protocol_of(self)}"
 
     @property
     def image_root(self) -> str:

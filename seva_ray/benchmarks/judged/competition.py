@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from seva_ray.benchmarks.base import percent
-from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, PublishedFolder, ReferencedQuestion, one_line
+from seva_ray.benchmarks.judged.base import TEXTS_ONLY, PublishedFolder, ReferencedQuestion, one_line
 from seva_ray.benchmarks.judged.judgement import JudgePrompt, Marks
 from seva_ray.benchmarks.judged.llava_bench import beside, read_questions
 
@@ -37,7 +37,7 @@ class Competition(PublishedFolder):
     """Both models on the questions of LLaVA-Bench."""
 
     kind: ClassVar[str] = "Competition"
-    name: ClassVar[str] = f"competition-{OWN_PROMPT}"
+    short_name: ClassVar[str] = "competition"
     instructions: ClassVar[str] = INSTRUCTIONS
     count_names: ClassVar[Sequence[str]] = ("asked", "won", "tied")
 

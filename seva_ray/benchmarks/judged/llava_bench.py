@@ -16,7 +16,6 @@ import numpy as np
 from seva_ray.benchmarks.base import percent
 from seva_ray.benchmarks.files import brief, choice_at, id_at, image_at, read_json_lines, text_at, unique
 from seva_ray.benchmarks.judged.base import (
-    OWN_PROMPT,
     TEXTS_ONLY,
     PublishedFolder,
     ReferencedQuestion,
@@ -47,7 +46,7 @@ class LlavaBench(PublishedFolder):
     """The questions of LLaVA-Bench, judged with our own prompt."""
 
     kind: ClassVar[str] = "LlavaBench"
-    name: ClassVar[str] = f"llava-bench-{OWN_PROMPT}"
+    short_name: ClassVar[str] = "llava-bench"
     instructions: ClassVar[str] = INSTRUCTIONS
     count_names: ClassVar[Sequence[str]] = COUNTS
 

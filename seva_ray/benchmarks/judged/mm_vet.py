@@ -15,7 +15,6 @@ import numpy as np
 from seva_ray.benchmarks.base import percent
 from seva_ray.benchmarks.files import image_at, items_at, object_at, read_json, text_at, unique
 from seva_ray.benchmarks.judged.base import (
-    OWN_PROMPT,
     TEXTS_ONLY,
     PublishedFolder,
     ReferencedQuestion,
@@ -46,7 +45,7 @@ class MmVet(PublishedFolder):
     """The questions of MM-Vet, judged with our own prompt."""
 
     kind: ClassVar[str] = "MmVet"
-    name: ClassVar[str] = f"mm-vet-{OWN_PROMPT}"
+    short_name: ClassVar[str] = "mm-vet"
     instructions: ClassVar[str] = INSTRUCTIONS
     count_names: ClassVar[Sequence[str]] = COUNTS
 

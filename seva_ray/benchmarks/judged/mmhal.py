@@ -16,7 +16,6 @@ import numpy as np
 from seva_ray.benchmarks.base import percent
 from seva_ray.benchmarks.files import choice_at, image_at, items_at, object_at, read_json, text_at, unique
 from seva_ray.benchmarks.judged.base import (
-    OWN_PROMPT,
     TEXTS_ONLY,
     PublishedFolder,
     ReferencedQuestion,
@@ -54,7 +53,7 @@ class MmHal(PublishedFolder):
     """The questions of MMHal-Bench, judged with our own prompt."""
 
     kind: ClassVar[str] = "MmHal"
-    name: ClassVar[str] = f"mmhal-{OWN_PROMPT}"
+    short_name: ClassVar[str] = "mmhal"
     instructions: ClassVar[str] = INSTRUCTIONS
     count_names: ClassVar[Sequence[str]] = COUNTS
 

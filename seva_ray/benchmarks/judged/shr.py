@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import fsspec
 import numpy as np
 
-from seva_ray.benchmarks.base import percent
+from seva_ray.benchmarks.base import AskedWith, percent, protocol_of
 from seva_ray.benchmarks.files import (
     brief,
     id_at,
@@ -65,11 +65,10 @@ class GenomeImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shr:
+class Shr(AskedWith):
     """The images of SHR, judged with our own prompt."""
 
     kind: ClassVar[str] = "Shr"
-    name: ClassVar[str] = f"shr-{OWN_PROMPT}"
     protocol: ClassVar[str] = OWN_PROMPT
     instructions: ClassVar[str] = INSTRUCTIONS
     count_names: ClassVar[Sequence[str]] = ("images", "sentences", "words", *LABELS)
@@ -78,6 +77,10 @@ class Shr:
     """Folder of SHR."""
     image_root: str = place()
     """Folder of Visual Genome."""
+
+    @property
+    def name(self) -> str:
+        return f"shr-{protocol_of(self)}"
 
     def __post_init__(self) -> None:
         settle_paths(self, "path", "image_root")

@@ -17,6 +17,7 @@ from seva_ray.core.node_cache import local_directory
 from seva_ray.core.ownership import owned
 from seva_ray.core.shards import read_each, shards_in
 from seva_ray.core.storage import read_table, write_table
+from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.core.verification import whole_shards
 from seva_ray.dpo.config import Train, num_response_tokens
 from seva_ray.engines.units import PAIRS_PER_UNIT
@@ -37,7 +38,8 @@ summed over the response's tokens."""
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a model reads before a response that it scores: the same as when the response was generated."""
+    """What a model reads before a response that it scores: the same as when the response was generated, except for the
+    system text if `train.system` names another one."""
 
     directory: str
     system: str
@@ -45,20 +47,23 @@ class Reading:
     max_image_pixels: int
 
 
-def reading_of(model: Model, prompts: Artifact, chosen: Artifact) -> Reading:
+def reading_of(config: Train, model: Model, prompts: Artifact, chosen: Artifact) -> Reading:
     recipe = chosen.recipe["config"]
     return Reading(
         directory=model.directory,
-        system=recipe["system"],
+        system=SYSTEM_TEXTS.get(config.system, recipe["system"]),
         image_root=prompts.counts["image_root"],
         max_image_pixels=recipe["max_image_pixels"],
     )
 
 
 def open_logps(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
+    own = config.system != "generation"
+    computed = config.dtype + ("" if config.shared_prefix else "-plain") + (f"-{config.system}" if own else "")
+    recipe = {"model": model.fingerprint, "dtype": config.dtype, "shared_prefix": config.shared_prefix}
     return store.open(
-        f"logps/{pairs.name.removeprefix('pairs/')}/{config.dtype}{'' if config.shared_prefix else '-plain'}",
-        config={"model": model.fingerprint, "dtype": config.dtype, "shared_prefix": config.shared_prefix},
+        f"logps/{pairs.name.removeprefix('pairs/')}/{computed}",
+        config=recipe | ({"system": config.system} if own else {}),
         inputs=[pairs],
         later_is_new=True,
         made_from={model.name: model.contents},
@@ -99,14 +104,15 @@ def references_alone(config: Train, store: Store, work: Sequence[tuple[Model, Ar
     made = [open_logps(config, store, model, pairs) for model, pairs in work]
     missing = [place for place, artifact in enumerate(made) if not artifact.complete]
     made = [to_be_made(artifact) if place in missing else artifact for place, artifact in enumerate(made)]
-    reasons = score_all([scoring(store, *work[place], made[place]) for place in missing], config) if missing else []
+    to_score = [scoring(config, store, *work[place], made[place]) for place in missing]
+    reasons = score_all(to_score, config) if missing else []
     for place, reason in zip(missing, reasons, strict=True):
         counts = {"num_pairs": work[place][1].counts["verdicts"]["kept"], "plain_because": reason}
         made[place] = made[place].finish(counts)
     return [artifact if place in missing else metrics.reused(artifact) for place, artifact in enumerate(made)]
 
 
-def scoring(store: Store, model: Model, pairs: Artifact, logps: Artifact) -> Scoring:
+def scoring(config: Train, store: Store, model: Model, pairs: Artifact, logps: Artifact) -> Scoring:
     prompts, chosen, _ = lineage(store, pairs)
     num_pairs = pairs.counts["verdicts"]["kept"]
     if not num_pairs:
@@ -114,7 +120,7 @@ def scoring(store: Store, model: Model, pairs: Artifact, logps: Artifact) -> Sco
     shards = shards_in(pairs.path("pairs"))
     done = whole_shards(logps.uri, pairs.path("pairs")) if logps.begun else set()
     return Scoring(
-        reading=reading_of(model, prompts, chosen),
+        reading=reading_of(config, model, prompts, chosen),
         pairs=pairs,
         logps=logps,
         shards=[shard for shard in shards if shard not in done] or shards[:1],  # one shard tests the shared prefix

@@ -184,7 +184,7 @@ def job_of(store: Store, training: Training, policy: Artifact, relay: Any) -> Jo
     job = Job(
         config=config,
         pairs=scheduled(config, pairs, logps),
-        reading=reading_of(training.model, prompts, chosen),
+        reading=reading_of(config, training.model, prompts, chosen),
         packed=logps.counts["plain_because"] is None,
         views=tuple(pairs.counts["views"]) if len(pairs.counts["views"]) > 1 else (),
         policy_uri=policy.uri,
