@@ -1,6 +1,7 @@
-"""export a trained policy: merged weights or its adapter, with a model card; to a directory, and to a hub if wanted.
+"""export a trained policy (merged weights or its adapter), or pairs: to a directory, and to a hub if wanted.
 
 python jobs/export.py --name toy --export.to exported/toy
+python jobs/export.py pairs --pairs toy-1/toy/diffusion-300 --export.to exported/pairs
 """
 
 import os
@@ -10,6 +11,7 @@ from presets import USUAL, Job
 from seva_ray.core.artifacts import Store
 from seva_ray.runtime.cli import run
 from seva_ray.stages.export import Export, export
+from seva_ray.stages.export_pairs import ExportPairs, export_pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,13 +23,29 @@ class ExportJob(Job):
     export: Export = field(default_factory=lambda: Export(to="exported"))
 
 
-def main(config: ExportJob) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ExportPairsJob(Job):
+    """Pairs as others train on them."""
+
+    pairs: str
+    """The pairs that jobs/pair.py made: <model>/<prompts>/<view>."""
+    export: ExportPairs = field(default_factory=lambda: ExportPairs(to="exported-pairs"))
+
+
+def main(config: ExportJob | ExportPairsJob) -> None:
     if config.export.push:
         os.environ["HF_HUB_OFFLINE"] = "0"  # other jobs never ask a hub
-    export(config.export, Store(config.root), config.name)
+    store = Store(config.root)
+    if isinstance(config, ExportPairsJob):
+        export_pairs(config.export, store, f"pairs/{config.pairs.removeprefix('pairs/')}")
+    else:
+        export(config.export, store, config.name)
 
 
-PRESETS = {"toy": ExportJob(name="toy")}
+PRESETS: dict[str, ExportJob | ExportPairsJob] = {
+    "toy": ExportJob(name="toy"),
+    "pairs": ExportPairsJob(pairs="toy-1/toy/diffusion-300"),
+}
 
 if __name__ == "__main__":
-    run(main, PRESETS, "A policy as others use it.", USUAL)
+    run(main, PRESETS, "A policy, or pairs, as others use them.", USUAL)

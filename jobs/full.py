@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
+from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob, prompts_of
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
@@ -50,8 +50,9 @@ class Full(ModelJob):
 
     name: str
     """Names the policy, its scores and its report."""
-    prompts: str
-    """Names the prompt set: runs that share it share its responses too."""
+    prompts: str = ""
+    """Names the prompt set: runs that share it share its responses too. By default it is `toy` or `llava-mix` for the
+    sources of the presets, and the job's own name for any other source."""
     model: str
     """The starting model: a directory in the transformers format; or `toy`, which is trained first."""
     source: AnySource
@@ -88,7 +89,6 @@ class Full(ModelJob):
 
 LLAVA_7B = Full(
     name="llava-7b",
-    prompts="llava-mix",
     model="llava-1.5-7b-hf",
     source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
     generate=LLAVA_GENERATE,
@@ -97,7 +97,6 @@ LLAVA_7B = Full(
 PRESETS = {
     "toy": Full(
         name="toy",
-        prompts="toy",
         model="toy",
         source=ToyWorld(),
         views=("diffusion-300",),
@@ -143,7 +142,7 @@ def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
         asked, system = config.generate.system, config.benchmarks.system_of_llava(config.generate.system)
         benchmarks += [*config.benchmarks.chosen(asked), *config.judged.chosen(system)]
     judge = open_judge(config.judge, benchmarks)
-    prompts = prepare(config.prepare, store, config.prompts, config.source)
+    prompts = prepare(config.prepare, store, prompts_of(config.prompts, config.source, config.name), config.source)
     tests = prepare_benchmarks(config.prepare, store, benchmarks)
     yield "prepare", [prompts]
     with cluster():

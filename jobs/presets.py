@@ -8,6 +8,7 @@ from seva_ray.dpo.config import Train
 from seva_ray.dpo.policy import Lora
 from seva_ray.engines import Decoding, VllmEngine
 from seva_ray.engines.config import Generate
+from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.toy.recipe import ToyRecipe
 
 USUAL = (
@@ -47,6 +48,13 @@ class ModelJob(Job):
 
     toy: ToyRecipe = field(default_factory=ToyRecipe)
     """How a toy base is trained, if the model is `toy`."""
+
+
+def prompts_of(prompts: str, source: AnySource, name: str, toy: str = "toy") -> str:
+    """The name of the prompt set: as given; if it is empty, that of the presets for their kinds of source, which share
+    prompts; for any other source the job's own name."""
+    usual = {ToyWorld: toy, LlavaJson: "llava-mix"}
+    return prompts or usual.get(type(source), name)
 
 
 TOY_GENERATE = Generate(

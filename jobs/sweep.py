@@ -15,7 +15,7 @@ from typing import Any
 
 from full import PRESETS as FULL_PRESETS
 from full import Full
-from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
+from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob, prompts_of
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.checks import check_least
@@ -46,8 +46,9 @@ class Sweep(ModelJob):
 
     name: str
     """Names the study."""
-    prompts: str
-    """Names the prompt set: runs that share it share its responses too."""
+    prompts: str = ""
+    """Names the prompt set: runs that share it share its responses too. By default it is `toy-400` or `llava-mix` for
+    the sources of the presets, and the study's own name for any other source."""
     models: tuple[str, ...]
     """The starting model; or one for each seed, so that intervals hold the choice of the starting model too. Model
     directories, policies of this root, or toy bases: `toy-1`, `toy-2`, ..."""
@@ -102,9 +103,10 @@ def objective(config: Sweep, benchmarks: list[Benchmark]) -> tuple[str, str]:
 
 def source_of(config: Sweep, seed: int | None) -> tuple[str, Any]:
     """The name of the prompts, and their source with that seed."""
+    prompts = prompts_of(config.prompts, config.source, config.name, toy="toy-400")
     if seed is None:
-        return config.prompts, config.source
-    return f"{config.prompts}-seed{seed}", replace(config.source, seed=seed)  # type: ignore[arg-type]
+        return prompts, config.source
+    return f"{prompts}-seed{seed}", replace(config.source, seed=seed)  # type: ignore[arg-type]
 
 
 def command_of(config: Sweep, preset: str, point: Point, repeat: int, policy: Artifact) -> str:
@@ -188,7 +190,6 @@ def allowed(config: Sweep) -> tuple[dict[str, float], bool]:
 
 TOY = Sweep(
     name="toy",
-    prompts="toy-400",
     models=("toy-1", "toy-2", "toy-3"),
     source=ToyWorld(num_images=400),
     space=Space(
@@ -206,7 +207,6 @@ TOY = Sweep(
 )
 LLAVA_7B = Sweep(
     name="llava-7b",
-    prompts="llava-mix",
     models=("llava-1.5-7b-hf",),
     source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
     space=Space(views=("diffusion-100:900:100",), betas=(0.05, 0.1, 0.2)),

@@ -6,6 +6,7 @@ import shutil
 from dataclasses import asdict
 
 from full import Full
+from presets import prompts_of
 from seva_ray.augmentations import CLEAN
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
@@ -26,7 +27,7 @@ def finish(config: Full, model_directory: str) -> Store:
     base = open_toy(store, of_seed(config.toy, config.model)).begin()
     shutil.copytree(model_directory, base.path("model"))
     start = model_of(base.finish({}))
-    prompts = prepare(config.prepare, store, config.prompts, config.source)
+    prompts = prepare(config.prepare, store, prompts_of(config.prompts, config.source, config.name), config.source)
     chosen, *rejected = (
         answered(config.generate, store, start, prompts, view) for view in (CLEAN, *config.views, *config.controls)
     )

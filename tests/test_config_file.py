@@ -106,7 +106,7 @@ def test_values_get_the_types_of_their_fields(file):
         ("train: 0.1", "train: expected fields with their values, got 0.1"),
         ("- name", "the file: expected fields with their values, got ['name']"),
         ("source: folder", "source: expected fields with their values, among them kind, got 'folder'"),
-        ("source: {kind: foldr}", "source.kind: must be one of toy-world, llava-json, table, folder; perhaps"),
+        ("source: {kind: foldr}", "source.kind: must be one of toy-world, hf, llava-json, question-list, table, fold"),
         ("source: {kind: folder}", "source: path: must be given"),
         ("train: {beta: -1}", "train: beta -1"),
         ("train: {beta: .nan}", "train: beta nan"),

@@ -298,6 +298,63 @@ def test_a_file_that_is_no_instruction_file_stops_the_job_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+# An instruction file of one's own
+
+
+OWN = [
+    {"id": 1, "image": "imgs/0.png", "conversations": turns("<image>\nWhat is it?", "Why?\nSay it.")},
+    {"id": 2, "image": "imgs/1.png", "conversations": turns(f"Who?\n{SHORTLY}")},
+    {"id": 3, "image": "sam/images/2.png", "conversations": turns("Where?")},
+    {"id": 4, "image": "3.png", "conversations": turns("When?")},
+    {"id": 5, "conversations": turns("Only text?")},
+]
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_a_file_with_folders_of_ones_own_is_read_whole_with_each_folder_as_a_source(tmp_path: Path, suffix: str):
+    path = tmp_path / f"mine.{suffix}"
+    path.write_text(json.dumps(OWN) if suffix == "json" else "\n".join(map(json.dumps, OWN)))
+    prompts = {prompt.prompt_id: prompt for prompt in LlavaJson(path=str(path), image_root=str(tmp_path)).prompts()}
+    assert {prompt.error for prompt in prompts.values()} == {None}
+    assert {name: prompt.question for name, prompt in prompts.items()} == {
+        "imgs/1-0": "What is it?",
+        "imgs/1-1": "Why?\nSay it.",
+        "imgs/2-0": f"Who?\n{SHORTLY}",
+        "sam/3-0": "Where?",
+        "images/4-0": "When?",
+    }
+    assert prompts["sam/3-0"].image_path == "sam/images/2.png"
+
+
+def test_folders_take_as_many_images_of_each_folder_as_are_asked_for(tmp_path: Path):
+    rows = [*OWN, GOOD, *(GOOD | {"id": f"s{n}", "image": f"{tmp_path}/sam/{n}.png"} for n in range(8))]
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(rows))
+
+    def taken(**fields: Any) -> Counter[str]:
+        prompts = list(LlavaJson(path=str(path), image_root=str(tmp_path), **fields).prompts())
+        assert {prompt.error for prompt in prompts} == {None}
+        assert not any((prompt.image_path or "").startswith("/") for prompt in prompts)
+        return Counter(prompt.source for prompt in prompts)
+
+    assert taken(folders={"sam": 3}) == {"sam": 3}
+    assert taken(folders={"sam": 0, "gqa": 0}) == {"sam": 9, "gqa": 1}
+    assert taken(folders={"imgs": 1}, questions_per_image={"imgs": 1}) == {"imgs": 1}
+    with pytest.raises(InputError, match=r"no row of source wikiart; it has gqa, images, imgs, sam$"):
+        taken(folders={"wikiart": 5})
+    with pytest.raises(InputError, match=r"no row of source ocr_vqa; it has gqa; --source.folders takes rows of any"):
+        taken()
+    with pytest.raises(ConfigError, match="folders of sam -1: must be a whole number from 0"):
+        LlavaJson(path=str(path), image_root=str(tmp_path), folders={"sam": -1})
+
+
+def test_a_line_that_is_no_json_is_an_error_of_its_row(tmp_path: Path):
+    (tmp_path / "mine.jsonl").write_text(json.dumps(OWN[0]) + "\n{nonsense\n")
+    *good, bad = LlavaJson(path=str(tmp_path / "mine.jsonl"), image_root=str(tmp_path)).prompts()
+    assert [prompt.error for prompt in good] == [None, None]
+    assert (bad.error or "").startswith("row 1: not JSON (")
+
+
 def test_a_missing_image_root_stops_the_job(photos: Path) -> None:
     with pytest.raises(InputError, match=r"image_root .*/nowhere: no such directory"):
         list(llava(photos, image_root=str(photos / "nowhere")).prompts())

@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from seva_ray.core.contents import contents, names_and_sizes
 from seva_ray.core.node_cache import local_directory
-from seva_ray.core.storage import names_in, read_bytes, remove, write_bytes, write_new
+from seva_ray.core.storage import exists, names_in, read_bytes, remove, write_bytes, write_new, write_parts
 from tests.s3_server import s3_bucket
 
 Entry = dict[str, Any]
@@ -228,3 +228,19 @@ def test_a_file_that_another_process_removes_in_the_same_moment_is_no_error():
         work("vanishing://d" if work is names_in else "vanishing://d/a")
     assert names_in("vanishing://nothing") == set()
     remove("vanishing://nothing/a")
+
+
+@pytest.mark.parametrize("root", ["disk", "memory://parts"])
+def test_a_file_in_parts_is_written_as_a_whole_or_not_at_all(tmp_path: Path, root: str):
+    uri = f"{tmp_path / root}/file" if "://" not in root else f"{root}/file"
+
+    def broken() -> Iterator[bytes]:
+        yield b"one"
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        write_parts(uri, broken())
+    assert not exists(uri)
+    write_parts(uri, iter([b"one", b"two"]))
+    assert read_bytes(uri) == b"onetwo"
+    assert names_in(uri.rpartition("/")[0]) == {"file"}

@@ -4,9 +4,10 @@ import contextlib
 import errno
 import os
 import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,10 +77,22 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Write all or nothing, by a rename on a local disk or one put in an object store. Writing twice is harmless."""
     filesystem, path = locate(uri)
     if isinstance(filesystem, LocalFileSystem):
-        with written(path, data) as part:
+        with written(path, [data]) as part:
             os.replace(part, path)
     else:
         filesystem.pipe_file(path, data)
+
+
+def write_parts(uri: str, parts: Iterable[bytes]) -> None:
+    """The same as `write_bytes`, for a file that is too large for memory. On its way to an object store it is kept on
+    the local disk, so that it can be sent again if the storage does not answer."""
+    filesystem, path = locate(uri)
+    if isinstance(filesystem, LocalFileSystem):
+        with written(path, parts) as part:
+            os.replace(part, path)
+    else:
+        with tempfile.TemporaryDirectory(prefix="seva-") as scratch, written(f"{scratch}/file", parts) as part:
+            patiently(lambda: filesystem.put_file(part, path), uri)
 
 
 EXCLUSIVE = {"s3", "gs", "abfs", "memory"}
@@ -102,7 +115,7 @@ def write_new(uri: str, data: bytes) -> bool:
     """
     filesystem, path = locate(uri)
     if isinstance(filesystem, LocalFileSystem):
-        with written(path, data) as part:
+        with written(path, [data]) as part:
             try:
                 os.link(part, path)
                 return True
@@ -126,13 +139,13 @@ def write_new(uri: str, data: bytes) -> bool:
 
 
 @contextmanager
-def written(path: str, data: bytes) -> Iterator[str]:
-    """Write the data to a temporary file beside `path`, and remove that file afterwards if it still exists."""
+def written(path: str, parts: Iterable[bytes]) -> Iterator[str]:
+    """Write a file's parts to a temporary file beside `path`, and remove that file afterwards if it still exists."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     part = f"{path}.{uuid.uuid4().hex}.part"
     try:
         with open(part, "wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         yield part

@@ -2,9 +2,11 @@
 
 from seva_ray.sources.base import Source
 from seva_ray.sources.folder import Folder
+from seva_ray.sources.hf import Hf
 from seva_ray.sources.llava import LlavaJson
+from seva_ray.sources.question_list import QuestionList
 from seva_ray.sources.table import Table
 from seva_ray.sources.toy_world import ToyWorld
 
-AnySource = ToyWorld | LlavaJson | Table | Folder
+AnySource = ToyWorld | Hf | LlavaJson | QuestionList | Table | Folder
 """Every source that a job can read: `source:toy-world`, `source:llava-json`, ... on its command line."""

@@ -1,11 +1,10 @@
-"""Images and questions sampled from a LLaVA instruction file, such as the published llava_v1_5_mix665k.json.
+"""Images and questions sampled from a LLaVA instruction file: the published llava_v1_5_mix665k.json, or one's own.
 
-In: a JSON list of {id, image, conversations: [{from: human | gpt, value}]}. The source of a row is the first segment of
-its image path. Out: prompts in an order that does not depend on the file's order. The answers in the file are never
-used. Rows without `image` contain only text: they are skipped and counted in the log.
+In: rows {id, image, conversations: [{from: human | gpt, value}]}, as a JSON list or JSON lines. The source of a row is
+the first folder of its image path. Out: prompts in an order that does not depend on the file's order. The answers in
+the file are never used. Rows without `image` contain only text: they are skipped and counted in the log.
 """
 
-import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +16,19 @@ from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 from seva_ray.core.seeds import generator, key_of
 from seva_ray.core.storage import absolute
-from seva_ray.sources.base import PLACEHOLDER, check_directory, check_names, checked, failed, locate
+from seva_ray.sources.base import PLACEHOLDER, check_directory, check_names, checked, failed
+from seva_ray.sources.files import json_rows
 
 log = logging.getLogger(__name__)
 
 SOURCES = ("ocr_vqa", "textvqa", "gqa", "vg", "coco")
-"""Sources whose questions this file can clean."""
+"""Folders of the published file, whose questions have a rule of their own by which they are cleaned."""
+
+OWN_FOLDER = "images"
+"""The source of a row whose image path has no folder."""
+
+COUNTS = {"ocr_vqa": 4000, "textvqa": 8000, "gqa": 0, "vg": 0, "coco": 0}
+"""Numbers of images that the released models were made from."""
 
 ANSWER_SHORTLY = "Answer the question using a single word or phrase."
 
@@ -31,22 +37,24 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaJson:
-    """A seeded sample of images per source and of questions per image. It does not depend on the order of the file."""
+    """LLaVA's instruction file, or one's own in that form: a seeded sample of its images and questions."""
 
     kind: ClassVar[str] = "LlavaJson"
 
     path: str = place()
-    """The JSON file: a local path or an fsspec URI."""
+    """The file, .json or .jsonl: a local path or an fsspec URI."""
     image_root: str = place()
-    """The directory or fsspec URI that holds `ocr_vqa/`, `textvqa/`, ... Paths in the file start from it."""
-    counts: dict[str, int] = field(
-        default_factory=lambda: {"ocr_vqa": 4000, "textvqa": 8000, "gqa": 0, "vg": 0, "coco": 0}
-    )
-    """Number of images per source. A smaller number takes a subset of a larger one."""
+    """The directory or fsspec URI that image paths in the file start from."""
+    counts: dict[str, int] = field(default_factory=COUNTS.copy)
+    """Number of images per source of the published file. A smaller number takes a subset of a larger one. If the file
+    has none of these sources, all images of all folders are taken, as with `folders`."""
     questions_per_image: dict[str, int] = field(
         default_factory=lambda: {"ocr_vqa": 2, "textvqa": 1, "gqa": 2, "vg": 2, "coco": 2}
     )
     """Largest number of questions about one image, per source. If an image has fewer, all are taken."""
+    folders: dict[str, int] = field(default_factory=dict)
+    """Number of images per folder, instead of `counts`, for a file of one's own: such as `sam 5000 wikiart 500`; 0
+    takes all. All questions about an image are taken, unless questions_per_image names the folder."""
     seed: int = 0
     """Seed of the choice of images and questions."""
 
@@ -54,12 +62,15 @@ class LlavaJson:
         check_names(self, "path", "image_root")
         object.__setattr__(self, "path", absolute(self.path))
         object.__setattr__(self, "image_root", absolute(self.image_root))
-        for name, least in (("counts", 0), ("questions_per_image", 1)):
+        for name, least in (("counts", 0), ("folders", 0), ("questions_per_image", 1)):
             for source, count in getattr(self, name).items():
-                if source not in SOURCES:
+                known = (*SOURCES, *self.folders, OWN_FOLDER) if self.folders else SOURCES
+                if source not in known:
                     raise ConfigError(f"{name} {source!r}: must be one of {', '.join(SOURCES)}")
                 if type(count) is not int or count < least:
                     raise ConfigError(f"{name} of {source} {count!r}: must be a whole number from {least}")
+        if self.folders:
+            return
         if not self.wanted:
             raise ConfigError(f"counts {self.counts}: asks for no image")
         for source in self.wanted:
@@ -76,25 +87,34 @@ class LlavaJson:
         yield from checked(self._prompts())
 
     def _prompts(self) -> Iterator[Prompt]:
-        images, bad = grouped(read_rows(self.path), self.wanted)
-        for source, count in self.wanted.items():
+        rows = list(json_rows(self.path))  # they stay in memory while the sample is drawn
+        wanted = self.folders or self.wanted
+        own = bool(self.folders)
+        if not own and self.counts == COUNTS:
+            there = {folder_of(row, self.image_root) for row in rows} - {""}
+            if there and not there & set(SOURCES):
+                log.info("%s: has none of the published file's sources, so all its images are taken", self.path)
+                own, wanted = True, dict.fromkeys(sorted(there), 0)
+        images, bad = grouped(rows, wanted, self.image_root if own else None)
+        for source, count in wanted.items():
             found = images.get(source, {})
             if not found:
                 there = ", ".join(sorted(images)) or "none of the sources we know"
-                raise InputError(f"{self.path}: no row of source {source}; it has {there}")
+                advice = "" if own else "; --source.folders takes rows of any folder"
+                raise InputError(f"{self.path}: no row of source {source}; it has {there}{advice}")
             if count > len(found):
                 log.warning("%s: %s images of %s, not the %s asked for", self.path, len(found), source, count)
-            drawn = sorted(found, key=lambda image: key_of(self.seed, image, "image"))[:count]
+            drawn = sorted(found, key=lambda image: key_of(self.seed, image, "image"))[: count or None]
             images[source] = {image: found[image] for image in drawn}
-        for source in self.wanted:
-            for image, rows in images[source].items():
-                yield from self._questions(source, image, rows)
+        for source in wanted:
+            for image, of_image in images[source].items():
+                yield from self._questions(source, image, of_image)
         yield from bad
 
     def _questions(self, source: str, image: str, rows: Sequence[Row]) -> Iterator[Prompt]:
         questions, repeats = human_turns(source, rows)
         order = generator(self.seed, image, "questions").permutation(len(questions))
-        for index in sorted(order[: self.questions_per_image[source]]):
+        for index in sorted(order[: self.questions_per_image.get(source)]):
             prompt_id, value = questions[index]
             question = clean_question(value, source)
             yield Prompt(prompt_id=prompt_id, image_id=image, question=question, source=source, image_path=image)
@@ -106,8 +126,10 @@ def clean_question(value: str, source: str) -> str:
     """A human turn without the image's placeholder and the answer format.
 
     Source: SeVa, arXiv 2404.10501, data preparation of the released models. The rule for coco is ours; it follows gqa
-    and vg.
+    and vg. In questions of other sources only the placeholder and the white space around the text are removed.
     """
+    if source not in SOURCES:
+        return value.replace(PLACEHOLDER, "").strip()
     if source == "textvqa":
         return value.replace(f"{PLACEHOLDER}\n", "")
     return value.replace(PLACEHOLDER, "").replace(ANSWER_SHORTLY, "").replace("\n", "")
@@ -139,21 +161,21 @@ def human_turns(source: str, rows: Sequence[Row]) -> tuple[list[tuple[str, str]]
     return turns, repeats
 
 
-def read_rows(uri: str) -> list[Any]:
-    """The rows of the whole file, which stay in memory while the sample is drawn. Raises: InputError."""
-    filesystem, path = locate(uri)
-    try:
-        with filesystem.open(path, "rb") as file:
-            rows = json.load(io.TextIOWrapper(file, encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{uri}: {'no such file' if isinstance(error, FileNotFoundError) else error}") from None
-    if not isinstance(rows, list):
-        raise InputError(f"{uri}: must be a JSON list of rows, not {type(rows).__name__}")
-    return rows
+def folder_of(row: Any, image_root: str) -> str:
+    """The first folder of the row's image path below image_root; empty if the row has no path there."""
+    image = row.get("image") if isinstance(row, dict) else None
+    if not isinstance(image, str):
+        return ""
+    image = image.removeprefix(f"{image_root.rstrip('/')}/")
+    folder, slash, _ = image.partition("/")
+    return folder if slash else image and OWN_FOLDER
 
 
-def grouped(rows: Sequence[Any], wanted: Mapping[str, int]) -> tuple[dict[str, dict[str, list[Row]]], list[Prompt]]:
-    """Source -> image -> rows, for the wanted sources (other sources stay empty); and the rows that cannot be used."""
+def grouped(
+    rows: Sequence[Any], wanted: Mapping[str, int], own_root: str | None = None
+) -> tuple[dict[str, dict[str, list[Row]]], list[Prompt]]:
+    """Source -> image -> rows, for the wanted sources (other sources stay empty); and the rows that cannot be used. Any
+    folder is a source if the file is one's own, with its images in `own_root`."""
     images: dict[str, dict[str, list[Row]]] = {}
     bad: list[Prompt] = []
     num_text_only = num_unwanted = 0
@@ -161,15 +183,20 @@ def grouped(rows: Sequence[Any], wanted: Mapping[str, int]) -> tuple[dict[str, d
         if isinstance(row, dict) and "image" not in row:
             num_text_only += 1
             continue
-        error = fault(row)
-        source = row["image"].split("/")[0] if isinstance(row, dict) and isinstance(row["image"], str) else ""
-        if source in SOURCES and source not in wanted:
+        error = fault(row, own_root is not None)
+        if own_root is not None:
+            source = folder_of(row, own_root)
+        else:
+            source = row["image"].split("/")[0] if isinstance(row, dict) and isinstance(row["image"], str) else ""
+        known = source if source in SOURCES or own_root is not None else ""
+        if known and known not in wanted:
             images.setdefault(source, {})
             num_unwanted += 1
         elif error:
-            bad.append(failed(f"row-{index}", f"row {index}: {error}", source if source in SOURCES else ""))
+            bad.append(failed(f"row-{index}", f"row {index}: {error}", known))
         else:
-            images.setdefault(source, {}).setdefault(row["image"], []).append(row)
+            path = row["image"].removeprefix(f"{own_root.rstrip('/')}/") if own_root else row["image"]
+            images.setdefault(source, {}).setdefault(path, []).append(row)
     log.info(
         "%d rows: %d text-only and %d of other sources skipped, %d unusable",
         len(rows),
@@ -180,8 +207,11 @@ def grouped(rows: Sequence[Any], wanted: Mapping[str, int]) -> tuple[dict[str, d
     return images, bad
 
 
-def fault(row: Any) -> str | None:
-    """What is wrong with a row's shape, or None. The published file has both texts and numbers as ids."""
+def fault(row: Any, own: bool) -> str | None:
+    """What is wrong with a row's shape, or None. The published file has both texts and numbers as ids. Any folder is
+    good if the file is one's own."""
+    if isinstance(row, Exception):
+        return f"not JSON ({row})"
     if not isinstance(row, dict):
         return "must be an object with id, image and conversations"
     if isinstance(row.get("id"), bool) or not isinstance(row.get("id"), (str, int)) or row["id"] == "":
@@ -189,7 +219,7 @@ def fault(row: Any) -> str | None:
     if not isinstance(row["image"], str) or not row["image"]:
         return "field image: must be a path"
     source = row["image"].split("/")[0]
-    if source not in SOURCES:
+    if source not in SOURCES and not own:
         return f"field image: unknown source {source!r}, must be one of {', '.join(SOURCES)}"
     turns = row.get("conversations")
     if not isinstance(turns, list) or not all(

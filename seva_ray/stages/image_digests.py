@@ -46,6 +46,8 @@ def check_moved(prompts: Artifact, image_root: str) -> None:
     if known is None:  # an older version made these prompts: the images can be compared while both places are there
         shards = (prompts.path(shard) for shard in shards_in(prompts.uri))
         sample = sample_of(path for uri in shards for path in read_table(uri, ["image_path"])["image_path"].to_pylist())
+        if not sample:
+            return  # the prompts themselves hold the images
         known = digests(before, sample)
     now = digests(image_root, known)
     if not known:

@@ -20,7 +20,7 @@ from seva_ray.core.ownership import owned
 from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import PAIR_SCHEMA, VERDICT_SCHEMA, Response, table
 from seva_ray.core.shards import read_each
-from seva_ray.core.storage import read_table, write_bytes, write_table
+from seva_ray.core.storage import read_table, write_parts, write_table
 from seva_ray.pairs.files import files_of
 from seva_ray.pairs.filters import Filters
 from seva_ray.pairs.quotas import last_keys, quota_key
@@ -110,7 +110,7 @@ def pair_alone(
     if not counts[ANY]["kept"] and not set(views) <= set(CONTROLS):
         artifact.discard()
         raise NothingLeft(f"{artifact.name}: no pair is left ({shown}); {advice(counts[ANY], reasons)}")
-    write_bytes(artifact.path("pairs.json"), official_json(artifact))
+    write_official(artifact)
     of_views = {view: dict(counts[view]) for view in views}
     return artifact.finish(
         {"num_prompts": prompts.counts["num_prompts"], "verdicts": dict(counts[ANY]), "views": of_views}
@@ -250,9 +250,17 @@ def pair_shard(
     return counts, reasons
 
 
-def official_json(pairs: Artifact) -> bytes:
-    """The kept pairs in the official JSON, with one row on each line."""
-    return ("[\n" + ",\n".join(read_each(official_rows, files_of(pairs))) + "\n]\n").encode()
+def write_official(pairs: Artifact) -> None:
+    write_parts(pairs.path("pairs.json"), official_json(pairs))
+
+
+def official_json(pairs: Artifact) -> Iterator[bytes]:
+    """The kept pairs in the official JSON, with one row on each line, in parts: never all pairs are in memory."""
+    start = "[\n"
+    for rows in read_each(official_rows, files_of(pairs)):
+        yield (start + rows).encode()
+        start = ",\n"
+    yield ("[\n]\n" if start == "[\n" else "\n]\n").encode()
 
 
 def official_rows(uri: str) -> str:

@@ -153,12 +153,13 @@ def has_images_elsewhere(source: HasPrompts) -> bool:
 
 
 def digests_of_images(source: HasPrompts) -> dict[str, str] | None:
-    """The digests of a sample of the source's images; None if its other contents name them. The source is read for it
-    once more, without its images."""
+    """The digests of a sample of the source's images; None if its other contents name them, or hold them. The source is
+    read for it once more, without its images."""
     if not has_images_elsewhere(source):
         return None
     assert source.image_root is not None
-    return digests(source.image_root, sample_of(prompt.image_path for prompt in source.prompts()))
+    sample = sample_of(prompt.image_path for prompt in source.prompts())
+    return digests(source.image_root, sample) if sample else None
 
 
 def images_in_recipe(source: HasPrompts, known: Mapping[str, str]) -> dict[str, Any]:
