@@ -5,7 +5,9 @@ template of the model's own processor. Images are padded to a square as in LLaVA
 (the torchvision backend differs by up to 0.015).
 """
 
+import copy
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,12 +15,17 @@ from PIL import Image
 
 from seva_ray.core.errors import InputError, line_of
 from seva_ray.vlm.images import pad_to_square
+from seva_ray.vlm.rows import PIXELS, Row
 
 VICUNA_V1 = (
     "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
 )
 """The system text of LLaVA-1.5's training and of SeVa's generation (template `llava_v1`)."""
+
+
+MADE_FOR_A_BATCH = ("input_ids", "attention_mask", "labels")
+"""What a processor makes beside the arrays of a row."""
 
 
 class Encoder:
@@ -32,6 +39,8 @@ class Encoder:
         try:
             self.processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
             self.image_processor = AutoImageProcessor.from_pretrained(directory, backend="pil", trust_remote_code=False)
+            self.reader = copy.copy(self.processor)  # the processor itself is saved with a model that is trained
+            self.reader.image_processor = self.image_processor
             self.tokenizer = self.processor.tokenizer
             if getattr(self.processor, "chat_template", None) is None:
                 raise InputError("it has no chat template, which belongs into chat_template.jinja")
@@ -66,11 +75,47 @@ class Encoder:
 
         Raises: InputError if the question itself contains the image placeholder.
         """
+        self.check_question(question)
+        text = self.prompt_text(question)
+        return list(self.tokenizer(text, add_special_tokens=not self.has_bos(text))["input_ids"])
+
+    def check_question(self, question: str) -> None:
+        """Raises: InputError if the question itself contains the image placeholder."""
         if self.processor.image_token in question:
             raise InputError(f"question {question[:60]!r}: holds the image placeholder {self.processor.image_token}")
+
+    def has_bos(self, text: str) -> bool:
+        """Whether the chat template has written BOS, which the tokenizer then must not do again."""
+        return bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
+
+    def row(self, question: str, image: Image.Image) -> Row:
+        """What the model's own processor makes of a question about an RGB image.
+
+        Where the processor would cut off an image's sides, as LLaVA-1.5's does, the image is first padded to a square
+        with the mean colour, as in SeVa (arXiv 2404.10501). Nothing else is done to it.
+
+        Raises: InputError if the question itself contains the image placeholder.
+        """
+        self.check_question(question)
         text = self.prompt_text(question)
-        begins = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
-        return list(self.tokenizer(text, add_special_tokens=not begins)["input_ids"])
+        seen = pad_to_square(image, self.background) if self.crops else image
+        special = not self.has_bos(text)
+        made = self.reader(text=[text], images=[seen], return_tensors="np", add_special_tokens=special)
+        ids = np.asarray(made["input_ids"])
+        arrays = {name: np.asarray(values) for name, values in made.items() if name not in MADE_FOR_A_BATCH}
+        tokens = {name: values[0] for name, values in arrays.items() if values.shape == ids.shape}
+        features = {name: values for name, values in arrays.items() if name not in tokens}
+        features[PIXELS] = np.asarray(features[PIXELS], np.float32)
+        return Row(ids=ids[0].tolist(), tokens=tokens, features=features, size=(seen.height, seen.width))
+
+    @cached_property
+    def crops(self) -> bool:
+        """Whether the processor cuts off the sides of a wide image, so that it sees nothing of them."""
+        wide = np.zeros((64, 192, 3), np.uint8)
+        other = wide.copy()
+        other[:, :16] = other[:, -16:] = 255
+        one, two = (self.image_processor(images=Image.fromarray(array))[PIXELS] for array in (wide, other))
+        return np.array_equal(np.asarray(one), np.asarray(two))
 
     def expand(self, prompt_ids: Sequence[int]) -> list[int]:
         """The prompt as the model's forward pass reads it, with one image token per image position."""
