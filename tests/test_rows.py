@@ -1,15 +1,18 @@
-"""Rows: what a model reads of a question and an image, and rows as a batch."""
+"""Rows: what a model reads of a question and an image, with and without noise, and rows as a batch."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from seva_ray.augmentations import parse_view
+from seva_ray.augmentations.diffusion import alpha_bar
 from seva_ray.core.errors import InputError
 from seva_ray.core.seeds import generator
 from seva_ray.vlm.encoding import VICUNA_V1, Encoder
 from seva_ray.vlm.families import processed
-from seva_ray.vlm.rows import stacked
+from seva_ray.vlm.rows import Row, stacked
 from seva_ray.vlm.views import Viewer
 from tests.tiny_models import save_family
 
@@ -65,6 +68,84 @@ def test_a_row_is_what_the_family_s_own_processor_makes(name, tmp_path):
         for key, values in theirs.items():
             ours = row.tokens[key][None] if key in row.tokens else row.features[key]
             assert np.array_equal(ours, values), key
+
+
+# Noise
+
+
+def noised(encoder: Encoder, row: Row, view: str = "diffusion-500") -> Row:
+    augmentation = parse_view(view)
+    return encoder.changed(row, lambda pixels: augmentation.pixels(pixels, generator(1)))
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_the_frames_of_a_still_image_have_the_same_noise(name, tmp_path):
+    """Noise of its own for each frame would be averaged by the vision tower: at step 500 it would see step 433."""
+    encoder = Encoder(save_family(name, tmp_path / name))
+    row = encoder.row(QUESTION, photograph(60, 90))
+    clean, noisy = (read.features["pixel_values"] for read in (row, noised(encoder, row)))
+    side = encoder.image_processor.patch_size**2
+    frames = [pixels.reshape(len(clean), 3, 2, side) for pixels in (clean, noisy)]
+    for pixels in frames:
+        assert np.array_equal(pixels[:, :, 0], pixels[:, :, 1])
+    share = alpha_bar()[500]
+    eps = (frames[1][:, :, 0] - np.sqrt(share) * frames[0][:, :, 0]) / np.sqrt(1 - share)
+    assert eps.size == len(clean) * 3 * side > 10_000
+    assert abs(eps.mean()) < 0.05
+    assert abs(eps.std() - 1) < 0.05
+    assert len(np.unique(eps.round(4))) > 0.5 * eps.size, "pixels share their noise"
+    assert abs(np.corrcoef(eps[:, 0].ravel(), eps[:, 1].ravel())[0, 1]) < 0.1, "channels share their noise"
+
+
+@pytest.mark.parametrize("name", ["llava_next", "llava_onevision", "internvl", "mistral3", "gemma3"])
+def test_every_pixel_of_every_tile_has_noise_of_its_own(name, tmp_path):
+    encoder = Encoder(save_family(name, tmp_path / name))
+    row = encoder.row(QUESTION, photograph(60, 90))
+    noisy = noised(encoder, row)
+    by_hand = parse_view("diffusion-500").pixels(row.features["pixel_values"], generator(1))
+    assert noisy.features["pixel_values"].tobytes() == by_hand.tobytes()
+    assert noisy.features["pixel_values"].dtype == np.float32
+    assert noisy.features.keys() == row.features.keys()
+    for key in row.features.keys() - {"pixel_values"}:
+        assert np.array_equal(noisy.features[key], row.features[key])
+    assert (noisy.ids, noisy.tokens) == (row.ids, row.tokens)
+
+
+def test_pixels_that_only_fill_up_a_shape_get_no_noise(tmp_path):
+    encoder = Encoder(save_family("idefics3", tmp_path / "idefics3"))
+    row = encoder.row(QUESTION, photograph(60, 90))
+    there = row.features["pixel_attention_mask"].copy()
+    there[:, -1, :, 20:] = 0
+    row = replace(row, features={**row.features, "pixel_attention_mask": there})
+    changed = noised(encoder, row).features["pixel_values"] != row.features["pixel_values"]
+    assert np.array_equal(changed.any(-3), there.astype(bool))
+    assert changed[np.broadcast_to(there[:, :, None] > 0, changed.shape)].mean() > 0.99
+
+
+def test_an_image_that_a_processor_cannot_read_is_one_line(tmp_path):
+    encoder = Encoder(save_family("qwen2_5_vl", tmp_path / "qwen"))
+    with pytest.raises(InputError, match=r"processor cannot read an image of 2 x 500 px \(.*aspect ratio"):
+        encoder.row(QUESTION, Image.new("RGB", (2, 500)))
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "gemma3"])
+def test_a_placeholder_of_any_kind_in_a_question_makes_no_row(name, tmp_path):
+    encoder = Encoder(save_family(name, tmp_path / name))
+    words = {"qwen2_5_vl": ["<|image_pad|>", "<|video_pad|>"], "gemma3": ["<start_of_image>", "<image_soft_token>"]}
+    for word in words[name]:
+        with pytest.raises(InputError, match="holds the image placeholder"):
+            encoder.row(f"What is {word}?", photograph(30, 30))
+
+
+def test_questions_about_one_image_share_its_features(toy_model):
+    encoder, image = Encoder(toy_model), photograph(60, 90)
+    first, second = (encoder.row(question, image) for question in ("what color ?", "how many ?"))
+    assert first.features["pixel_values"] is second.features["pixel_values"]
+    assert first.ids != second.ids
+    other = encoder.row("how many ?", photograph(90, 60))
+    assert not np.array_equal(other.features["pixel_values"], first.features["pixel_values"])
+    again = encoder.row("what color ?", image)
+    assert again.features["pixel_values"].tobytes() == first.features["pixel_values"].tobytes()
 
 
 def test_a_question_with_the_image_placeholder_makes_no_row(toy_model):

@@ -5,7 +5,7 @@ restart, and the report can show exactly what the model saw.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from seva_ray.augmentations import CLEAN, parse_view
 from seva_ray.core.seeds import generator
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import load_image
-from seva_ray.vlm.rows import PIXELS, Row
+from seva_ray.vlm.rows import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +40,19 @@ class Viewer:
         random = generator(self.seed, row["prompt_id"], view)
         return augmentation.pixels(self.encoder.pixels(augmentation.image(image, random)), random)
 
-    def row(self, prompt: Mapping[str, Any], view: str = CLEAN) -> Row:
-        """What the model reads of a prompt with prompt_id, question, image_path and image_bytes, in a view.
+    def row(self, prompt: Mapping[str, Any], view: str = CLEAN, image: Image.Image | None = None) -> Row:
+        """What the model reads of a prompt with prompt_id, question, image_path and image_bytes, in a view. `image`:
+        the prompt's image, if it is open already.
 
         Raises: InputError or OSError if the image cannot be read; InputError for a question that cannot be asked.
         """
-        image = self.image(prompt)
+        image = image or self.image(prompt)
         augmentation = parse_view(view)
         if augmentation is None:
             return self.encoder.row(prompt["question"], image)
         random = generator(self.seed, prompt["prompt_id"], view)
         row = self.encoder.row(prompt["question"], augmentation.image(image, random))
-        return replace(row, features={**row.features, PIXELS: augmentation.pixels(row.features[PIXELS], random)})
+        return self.encoder.changed(row, lambda pixels: augmentation.pixels(pixels, random))
 
     def image(self, row: Mapping[str, Any]) -> Image.Image:
         """The row's image as it is. Raises: InputError, OSError where it cannot be read."""
