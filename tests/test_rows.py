@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seva_ray.augmentations import parse_view
-from seva_ray.augmentations.diffusion import alpha_bar
+from seva_ray.augmentations.diffusion import Diffusion, alpha_bar
 from seva_ray.core.errors import InputError
 from seva_ray.core.seeds import generator
 from seva_ray.vlm.encoding import VICUNA_V1, Encoder
@@ -43,8 +42,7 @@ def test_a_row_of_llava_in_a_view_has_the_pixels_that_it_always_had(toy_model, t
     viewer = Viewer(encoder=Encoder(toy_model), image_root=str(tmp_path), max_pixels=10**6, seed=3)
     for view in ("clean", "diffusion-500", "pad-20", "rand_flip+diffusion-300"):
         assert viewer.row(prompt, view).features["pixel_values"].tobytes() == viewer.pixels(prompt, view).tobytes()
-    noise = parse_view("diffusion-500")
-    by_hand = noise.pixels(viewer.pixels(prompt), generator(3, "a", "diffusion-500"))
+    by_hand = Diffusion(noise_step=500).pixels(viewer.pixels(prompt), generator(3, "a", "diffusion-500"))
     assert viewer.row(prompt, "diffusion-500").features["pixel_values"].tobytes() == by_hand.tobytes()
 
 
@@ -73,9 +71,11 @@ def test_a_row_is_what_the_family_s_own_processor_makes(name, tmp_path):
 # Noise
 
 
-def noised(encoder: Encoder, row: Row, view: str = "diffusion-500") -> Row:
-    augmentation = parse_view(view)
-    return encoder.changed(row, lambda pixels: augmentation.pixels(pixels, generator(1)))
+NOISE = Diffusion(noise_step=500)
+
+
+def noised(encoder: Encoder, row: Row) -> Row:
+    return encoder.changed(row, lambda pixels: NOISE.pixels(pixels, generator(1)))
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
@@ -102,7 +102,7 @@ def test_every_pixel_of_every_tile_has_noise_of_its_own(name, tmp_path):
     encoder = Encoder(save_family(name, tmp_path / name))
     row = encoder.row(QUESTION, photograph(60, 90))
     noisy = noised(encoder, row)
-    by_hand = parse_view("diffusion-500").pixels(row.features["pixel_values"], generator(1))
+    by_hand = NOISE.pixels(row.features["pixel_values"], generator(1))
     assert noisy.features["pixel_values"].tobytes() == by_hand.tobytes()
     assert noisy.features["pixel_values"].dtype == np.float32
     assert noisy.features.keys() == row.features.keys()

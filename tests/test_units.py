@@ -123,7 +123,7 @@ def test_what_an_engine_gets_of_a_unit_is_what_the_rows_are(view, shard, toy_mod
     again = Encoded.of(header, arrays)
     assert [prompt.prompt_id for prompt in again.prompts] == list("abcdefg")
     assert [request.prompt_id for request in again.requests()] == list("abdf")
-    errors = {prompt.prompt_id: prompt.error for prompt in again.prompts if prompt.row is None}
+    errors = {prompt.prompt_id: prompt.error or "" for prompt in again.prompts if prompt.row is None}
     assert errors["g"] == "no question"
     assert "holds the image placeholder" in errors["c"]
     assert "no such file under image_root" in errors["e"]
@@ -143,14 +143,23 @@ def test_what_an_engine_gets_of_a_unit_is_what_the_rows_are(view, shard, toy_mod
 def test_an_image_is_opened_and_preprocessed_once_for_all_its_questions(shard, toy_model, tmp_path, monkeypatch):
     encoder = Encoder(toy_model)
     viewer = Viewer(encoder=encoder, image_root=str(tmp_path), max_pixels=10**6)
-    processed = []
-    monkeypatch.setattr(encoder.reader.image_processor, "before", lambda image: processed.append(image) or image)
+    processed: list[Image.Image] = []
+
+    def count(image: Image.Image) -> Image.Image:
+        processed.append(image)
+        return image
+
+    monkeypatch.setattr(encoder.reader.image_processor, "before", count)
     encode(replace(unit("responses"), prompts_uri=shard, image_root=str(tmp_path)), viewer)
     assert len(processed) == 2
 
 
 def test_arrays_of_all_types_and_shapes_come_back_from_the_buffer():
-    items = [{"a": np.arange(5, dtype=np.int32), "b": np.ones((2, 0, 3), np.float16)}, {}, {"a": np.float64(7.5)[None]}]
+    items: list[dict[str, np.ndarray]] = [
+        {"a": np.arange(5, dtype=np.int32), "b": np.ones((2, 0, 3), np.float16)},
+        {},
+        {"a": np.array([7.5])},
+    ]
     places, buffer = packed(items)
     for given, found in zip(items, unpacked(json.loads(json.dumps(places)), buffer), strict=True):
         assert given.keys() == found.keys()

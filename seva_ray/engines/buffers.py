@@ -22,7 +22,7 @@ def packed(items: Sequence[Arrays]) -> tuple[list[dict[str, Place]], np.ndarray]
     places: list[dict[str, Place]] = []
     end = 0
     for arrays in items:
-        of_item = {}
+        of_item: dict[str, Place] = {}
         for name, array in arrays.items():
             of_item[name] = array.dtype.str, array.shape, end
             end += -(-array.nbytes // ALIGNMENT) * ALIGNMENT

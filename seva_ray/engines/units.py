@@ -183,7 +183,7 @@ def digest(features: Mapping[str, np.ndarray]) -> str:
     found = hashlib.blake2b(digest_size=16)
     for name, values in sorted(features.items()):
         found.update(f"{name} {values.dtype} {values.shape} ".encode())
-        found.update(np.ascontiguousarray(values))
+        found.update(np.ascontiguousarray(values).data)
     return found.hexdigest()
 
 
