@@ -400,7 +400,9 @@ def save_weights(config: Any, tokens: Any, directory: Path) -> None:
     tied = config.get_text_config().tie_word_embeddings
     with torch.no_grad():
         for key, weight in model.named_parameters():
-            if weight.ndim >= 2:  # a token whose embedding is tied to its logit would be its own likeliest next one
+            if weight.ndim >= 2 and not weight.any():  # Gemma 3 begins with a projector that makes nothing of an image
+                weight.normal_(0, 0.1)
+            elif weight.ndim >= 2:  # a token whose embedding is tied to its logit would be its own likeliest next one
                 weight.mul_(0.5 if tied and "embed_tokens" in key else 3)
     ends = {name: getattr(tokens, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     model.generation_config = tf.GenerationConfig(**ends)
