@@ -7,6 +7,7 @@ same engine options, in-process like ours, on the same one core.
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bench.figures import Figure
@@ -16,10 +17,19 @@ from bench.workload import DECODING, LLAVA_SHAPED, TOY, VIEW, Workload
 from seva_ray.core.artifacts import Store
 from seva_ray.engines import Request
 from seva_ray.engines.units import Unit, encode
-from seva_ray.engines.vllm import load
+from seva_ray.engines.vllm import options_of, sampling_of
 from seva_ray.runtime.progress import say
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.vlm.views import Viewer
+
+AS_GIVEN = {
+    "do_resize": False,
+    "do_center_crop": False,
+    "do_rescale": False,
+    "do_normalize": False,
+    "do_convert_rgb": False,
+}
+"""Of vLLM's image processor, for pixels that are prepared already."""
 
 
 def prepared_requests(workload: Workload, limit: int | None = None) -> list[Request]:
@@ -50,20 +60,30 @@ def prepared_requests(workload: Workload, limit: int | None = None) -> list[Requ
 def bare_rate(workload: Workload) -> float:
     """Rows/s of `LLM.generate`."""
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    from vllm import LLM
+
+    llm = LLM(**options_of(workload.engine, workload.model.directory, DECODING), mm_processor_kwargs=AS_GIVEN)
+    image_token = workload.engine.encoder(workload.model.directory, "").image_token_id
     prompts = [
         {
-            "prompt_token_ids": list(request.prompt_ids),
-            "multi_modal_data": {"image": request.pixels},
-            "multi_modal_uuids": {"image": request.pixels_id},
+            "prompt_token_ids": with_one(image_token, request.row.ids),
+            "multi_modal_data": {"image": request.row.features["pixel_values"][0]},
+            "multi_modal_uuids": {"image": request.image_id},
         }
         for request in prepared_requests(workload)
     ]
-    llm, sampling = load(workload.engine, workload.model.directory, DECODING)
+    sampling = sampling_of(DECODING)
     started = time.monotonic()
     outputs = llm.generate(prompts, sampling, use_tqdm=False)
     seconds = time.monotonic() - started
     assert {len(output.outputs[0].token_ids) for output in outputs} == {DECODING.max_new_tokens}
     return len(outputs) / seconds
+
+
+def with_one(image_token: int, ids: Sequence[int]) -> list[int]:
+    """The prompt with one token in place of all that stand for its image: vLLM's own processor wants it so."""
+    first = list(ids).index(image_token)
+    return [*ids[: first + 1], *(token for token in ids[first + 1 :] if token != image_token)]
 
 
 def measure(command: str, full: bool) -> list[Figure]:

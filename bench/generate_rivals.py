@@ -18,13 +18,12 @@ import ray
 
 from bench.figures import Figure
 from bench.fresh import in_fresh_process, own_cluster
-from bench.generate_engine import prepared_requests
+from bench.generate_engine import AS_GIVEN, prepared_requests, with_one
 from bench.paced import run_stage, shards, steady_rate
 from bench.workload import DECODING, TOY, VIEW, Workload
 from seva_ray.core.artifacts import Store
 from seva_ray.core.storage import read_table
 from seva_ray.engines import TransformersEngine
-from seva_ray.engines.vllm import AS_GIVEN
 from seva_ray.runtime.progress import say
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.vlm.views import Viewer
@@ -60,11 +59,12 @@ def rows_of(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def request_of(row: dict[str, Any], workload: Workload) -> dict[str, Any]:
     """What our stage asks of vLLM, in the words of `ray.data.llm`."""
+    read = viewer(workload).row(row, VIEW)
     return {
         "prompt_id": row["prompt_id"],
         "prompt": "",
-        "tokenized_prompt": viewer(workload).encoder.prompt_ids(row["question"]),
-        "multimodal_data": {"image": viewer(workload).pixels(row, VIEW)},
+        "tokenized_prompt": with_one(viewer(workload).encoder.image_token_id, read.ids),
+        "multimodal_data": {"image": read.features["pixel_values"][0]},
         "multimodal_uuids": {"image": row["prompt_id"]},
         "sampling_params": {"max_tokens": DECODING.max_new_tokens, "temperature": 0.0, "detokenize": False},
     }

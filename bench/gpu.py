@@ -23,8 +23,8 @@ import torch
 from bench import gpu_attention
 from bench.gpu_model import SEVEN_B, TINY, Shapes, adapted, batch_of, build, flops_of
 from seva_ray.core.errors import line_of
-from seva_ray.dpo.batch import response_logps
 from seva_ray.dpo.config import Loss
+from seva_ray.dpo.logps import response_logps
 from seva_ray.dpo.losses import ResponseLogps, losses_of
 from seva_ray.dpo.policy import without_image_gradients
 from seva_ray.runtime.cli import run

@@ -1,5 +1,6 @@
 """LLaVA with random weights and batches of random tokens, at the shapes of LLaVA-1.5-7B or tiny, for bench/gpu.py."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seva_ray.dpo.batch import layout
+from seva_ray.vlm.rows import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +112,7 @@ def adapted(model: Any, rank: int) -> Any:
     from seva_ray.dpo.policy import Lora
 
     device = model.device
-    model = get_peft_model(model, Lora(rank=rank, alpha=2 * rank).peft(), autocast_adapter_dtype=False)
+    model = get_peft_model(model, Lora(rank=rank, alpha=2 * rank).peft(model), autocast_adapter_dtype=False)
     random = torch.Generator(device).manual_seed(1)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -128,13 +130,14 @@ def batch_of(shapes: Shapes, pairs: int, response: int, packed: bool, device: to
     def draw(number: int) -> list[int]:
         return torch.randint(5, shapes.vocabulary - 40, (number,), generator=random).tolist()
 
-    rows: list[tuple[list[int], list[tuple[int, list[int]]]]] = []
+    rows: list[tuple[Row, list[tuple[int, Sequence[int]]]]] = []
     for place in range(pairs):
-        prompt = [1, *[shapes.image_id] * shapes.image_tokens, *draw(shapes.text_tokens - 1)]
-        slots = [(2 * place, draw(response)), (2 * place + 1, draw(response))]
+        ids = [1, *[shapes.image_id] * shapes.image_tokens, *draw(shapes.text_tokens - 1)]
+        prompt = Row(ids=ids, num_image_tokens=shapes.image_tokens)
+        slots: list[tuple[int, Sequence[int]]] = [(2 * place, draw(response)), (2 * place + 1, draw(response))]
         rows += [(prompt, slots)] if packed else [(prompt, [slot]) for slot in slots]
     pixels = torch.randn(pairs, 3, shapes.side, shapes.side, generator=random)
-    batch = layout(rows, 0)  # type: ignore[arg-type]
+    batch = layout(rows, 0)
     batch["pixel_values"] = (pixels if packed else pixels.repeat_interleave(2, 0)).to(shapes.dtype)
     batch["num_tokens"] = torch.full((pairs, 2), response)
     return {name: values.to(device) for name, values in batch.items()}

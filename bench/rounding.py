@@ -18,7 +18,8 @@ from peft import PeftModel
 from seva_ray.core.artifacts import Store
 from seva_ray.core.shards import shards_in
 from seva_ray.core.storage import read_table
-from seva_ray.dpo.batch import PreferenceCollator, response_logps
+from seva_ray.dpo.batch import PreferenceCollator
+from seva_ray.dpo.logps import response_logps
 from seva_ray.dpo.policy import load_model, merge
 from seva_ray.pairs.files import lineage
 from seva_ray.vlm.encoding import Encoder

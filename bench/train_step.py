@@ -76,7 +76,8 @@ def rows_of(case: Case, number: int = NUM_PAIRS * NUM_STEPS) -> list[dict[str, A
 def ours(case: Case) -> Measured:
     import torch
 
-    from seva_ray.dpo.batch import PreferenceCollator, response_logps
+    from seva_ray.dpo.batch import PreferenceCollator
+    from seva_ray.dpo.logps import response_logps
     from seva_ray.stages.training.trainer import PreferenceTrainer
 
     viewer = viewer_of()
@@ -152,8 +153,9 @@ def timed(kind: Any, rows: list[dict[str, Any]], collator: Any, batch_size: int,
 
     clock = Clock()
     with tempfile.TemporaryDirectory() as scratch:
+        model = load_model(directory, "float32")
         trainer = kind(
-            model=load_model(directory, "float32"),
+            model=model,
             args=trl.DPOConfig(
                 output_dir=scratch,
                 per_device_train_batch_size=batch_size,
@@ -170,7 +172,7 @@ def timed(kind: Any, rows: list[dict[str, Any]], collator: Any, batch_size: int,
             train_dataset=datasets.Dataset(pa.Table.from_pylist([row | {"images": None} for row in rows])),
             processing_class=Encoder(directory).processor,
             data_collator=collator,
-            peft_config=LORA.peft(),
+            peft_config=LORA.peft(model),
             callbacks=[clock],
             **arguments,
         )

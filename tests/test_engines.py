@@ -24,17 +24,14 @@ QUESTIONS = ("how many objects are there ?", "what color ?", "is there a red rin
 def requests(toy_model) -> list[Request]:
     """Six images, prompts of different lengths."""
     encoder = Encoder(toy_model)
-    assert len({len(encoder.prompt_ids(question)) for question in QUESTIONS}) == len(QUESTIONS)
-    pixels = [encoder.pixels(Image.fromarray(render(make_scene(7, "test", number)))) for number in range(6)]
-    return [
-        Request(
-            prompt_id=f"p{number}",
-            prompt_ids=encoder.prompt_ids(QUESTIONS[number % 3]),
-            pixels=pixels[number],
-            pixels_id=f"i{number}",
-        )
-        for number in range(6)
-    ]
+    images = [Image.fromarray(render(make_scene(7, "test", number))) for number in range(6)]
+    rows = [encoder.row(QUESTIONS[number % 3], image) for number, image in enumerate(images)]
+    assert len({len(row.ids) for row in rows}) == len(QUESTIONS)
+    return [Request(prompt_id=f"p{number}", row=row, image_id=f"i{number}") for number, row in enumerate(rows)]
+
+
+def with_ids(request: Request, ids: list[int]) -> Request:
+    return replace(request, row=replace(request.row, ids=ids))
 
 
 # Configuration
@@ -104,11 +101,12 @@ def test_the_fake_answers_the_same_alone_and_in_a_batch(requests):
 def test_the_fake_s_answer_depends_on_every_token_and_every_pixel(requests):
     fake = FakeEngine(num_words=8).load("", Decoding())
     (first,) = fake.generate(requests[:1])
-    pixels = requests[0].pixels.copy()
-    pixels[2, -1, -1] += 1e-3
-    other_pixels = replace(requests[0], pixels=pixels)
-    other_tokens = replace(requests[0], prompt_ids=[*requests[0].prompt_ids[:-1], 7])
-    other_place = replace(requests[0], prompt_id="other", pixels_id="other")
+    row = requests[0].row
+    pixels = row.features["pixel_values"].copy()
+    pixels[0, 2, -1, -1] += 1e-3
+    other_pixels = replace(requests[0], row=replace(row, features={"pixel_values": pixels}))
+    other_tokens = with_ids(requests[0], [*row.ids[:-1], 7])
+    other_place = replace(requests[0], prompt_id="other", image_id="other")
     assert fake.generate([other_pixels])[0].text != first.text
     assert fake.generate([other_tokens])[0].text != first.text
     assert fake.generate([other_place])[0] == replace(first, prompt_id="other")
@@ -235,7 +233,7 @@ def test_sampling_draws_from_all_tokens_as_vllm_does(toy_model, requests):
 @pytest.mark.parametrize("batch_size", [1, 6])
 def test_a_request_that_fails_gives_an_error_and_harms_no_other(toy_model, requests, answers, batch_size):
     image_token = Encoder(toy_model).image_token_id
-    two_images = replace(requests[2], prompt_ids=[*requests[2].prompt_ids, image_token])
+    two_images = with_ids(requests[2], [*requests[2].row.ids, image_token])
     engine = TransformersEngine(batch_size=batch_size).load(toy_model, Decoding(max_new_tokens=12))
     found = engine.generate([*requests[:2], two_images, *requests[3:]])
     assert found[2].finish_reason == "error"
@@ -267,7 +265,7 @@ def test_memory_that_runs_out_is_no_fault_of_the_request(toy_model, requests, ba
 
 
 def test_half_precision_pixels_are_not_needed_to_run_a_half_precision_model(toy_model, requests):
-    assert requests[0].pixels.dtype == np.float32
+    assert requests[0].row.features["pixel_values"].dtype == np.float32
     (response,) = (
         TransformersEngine(dtype="bfloat16").load(toy_model, Decoding(max_new_tokens=2)).generate(requests[:1])
     )

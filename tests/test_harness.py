@@ -197,9 +197,8 @@ def our_answers(directory: str, num_images: int) -> list[str]:
     requests = [
         Request(
             prompt_id=prompt.prompt_id,
-            prompt_ids=encoder.prompt_ids(question.text),
-            pixels=encoder.pixels(Image.open(BytesIO(prompt.image_bytes or b""))),
-            pixels_id=prompt.image_id,
+            row=encoder.row(question.text, Image.open(BytesIO(prompt.image_bytes or b""))),
+            image_id=prompt.image_id,
         )
         for index in range(num_images)
         for prompt, question in questions(index)

@@ -157,13 +157,7 @@ def agreement(store: Store, model: str, directory: str, prompts_name: str, view:
     }
     viewer = Viewer(encoder=Encoder(directory), image_root=None, max_pixels=10**6)
     requests = [
-        Request(
-            prompt_id=row["prompt_id"],
-            prompt_ids=viewer.encoder.prompt_ids(row["question"]),
-            pixels=viewer.pixels(row, view),
-            pixels_id=row["prompt_id"],
-        )
-        for row in rows
+        Request(prompt_id=row["prompt_id"], row=viewer.row(row, view), image_id=row["prompt_id"]) for row in rows
     ]
     decoding = Decoding(max_new_tokens=responses.recipe["config"]["decoding"]["max_new_tokens"])
     generator = TransformersEngine(dtype="float32").load(directory, decoding)
@@ -177,23 +171,26 @@ import json, sys
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
 from seva_ray.vlm.encoding import Encoder
-from seva_ray.engines.vllm import AS_GIVEN
+from seva_ray.engines import Decoding, VllmEngine
+from seva_ray.engines.vllm import options_of
+from seva_ray.private import vllm as private_vllm
 from seva_ray.core.storage import read_table
 from seva_ray.vlm.views import Viewer
 
 start, adapter, prompts, number, limit = sys.argv[1:]
 viewer = Viewer(encoder=Encoder(start), image_root=None, max_pixels=10**6)
-llm = LLM(
-    model=start, dtype="float32", load_format="safetensors", max_model_len=256, enforce_eager=True, enable_lora=True,
-    max_lora_rank=16, limit_mm_per_prompt={"image": 1}, mm_processor_kwargs=AS_GIVEN, seed=0,
-)
-given = [
-    {"prompt_token_ids": viewer.encoder.prompt_ids(row["question"]), "multi_modal_data": {"image": viewer.pixels(row)}}
-    for row in read_table(prompts).to_pylist()[: int(number)]
-]
+options = options_of(VllmEngine(dtype="float32", max_model_len=256, enforce_eager=True), start, Decoding())
+llm = LLM(**options, enable_lora=True, max_lora_rank=16)
+private_vllm.pass_rows(llm)
 greedy, policy = SamplingParams(temperature=0, max_tokens=int(limit)), LoRARequest("policy", 1, adapter)
-outputs = llm.generate(given, greedy, lora_request=policy, use_tqdm=False)
-print(json.dumps([list(output.outputs[0].token_ids) for output in outputs]))
+for name, prompt in enumerate(read_table(prompts).to_pylist()[: int(number)]):
+    row = viewer.row(prompt)
+    given = private_vllm.rendered(llm, row.ids, row.features, row.size, str(name), viewer.encoder.image_token_id)
+    llm.llm_engine.add_request(str(name), given, greedy, lora_request=policy)
+outputs = {}
+while llm.llm_engine.has_unfinished_requests():
+    outputs |= {int(output.request_id): output for output in llm.llm_engine.step() if output.finished}
+print(json.dumps([list(outputs[name].outputs[0].token_ids) for name in sorted(outputs)]))
 """
 
 

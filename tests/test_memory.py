@@ -109,7 +109,7 @@ def test_the_sizes_of_a_model_are_read_from_its_files(toy_model: str):
     language = [weight for name, weight in model.named_parameters() if "language_model" in name or "lm_head" in name]
     assert shape.language_weights() == pytest.approx(sum(weight.numel() for weight in language), rel=0.01)
     with torch.device("meta"):
-        adapter = get_peft_model(model, Lora(rank=4, alpha=8).peft())
+        adapter = get_peft_model(model, Lora(rank=4, alpha=8).peft(model))
     trained = sum(weight.numel() for weight in adapter.parameters() if weight.requires_grad)
     assert shape.adapter_weights(4) == trained
     assert LLAVA_7B.adapter_weights(1024) == 2_558_525_440

@@ -20,7 +20,7 @@ from seva_ray.vlm.models import model_at
 
 
 def adapted(model, lora):
-    return get_peft_model(model, lora.peft())
+    return get_peft_model(model, lora.peft(model))
 
 
 def trainable(model) -> dict[str, int]:
@@ -29,8 +29,8 @@ def trainable(model) -> dict[str, int]:
 
 def test_the_defaults_are_the_papers():
     assert (Lora().rank, Lora().alpha) == (1024, 2048)
-    assert Lora().peft().lora_dropout == 0.0
-    assert Lora().peft().bias == "none"
+    adapter = Lora().peft(build(seed=0))
+    assert (adapter.lora_dropout, adapter.bias) == (0.0, "none")
 
 
 @pytest.mark.parametrize("values", [{"rank": 0}, {"rank": -4}, {"alpha": 0}])

@@ -14,14 +14,9 @@ from torch.nn.functional import logsigmoid
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from seva_ray.core.records import PAIR_SCHEMA, table
-from seva_ray.dpo.batch import (
-    NOTHING,
-    PreferenceCollator,
-    attention_mask,
-    response_logps,
-    responses_of,
-)
+from seva_ray.dpo.batch import NOTHING, PreferenceCollator, responses_of
 from seva_ray.dpo.config import Train
+from seva_ray.dpo.logps import attention_mask, response_logps
 from seva_ray.dpo.policy import Lora, load_model
 from seva_ray.stages.training.trainer import PreferenceTrainer
 from seva_ray.toy.model import IMAGE, VOCABULARY
@@ -252,15 +247,16 @@ def test_logits_are_computed_where_responses_are_and_nowhere_else(toy_model, vie
 
 def test_trl_itself_takes_no_reference_column_for_images(toy_model, encoder, pairs, tmp_path):
     """Why reference log-probabilities are a stage of ours."""
+    model = load_model(toy_model, "float32")
     with pytest.raises(ValueError, match=r"precompute_ref_log_probs=True.* is not supported for vision"):
         trl.DPOTrainer(
-            model=load_model(toy_model, "float32"),
+            model=model,
             args=trl.DPOConfig(
                 output_dir=str(tmp_path), precompute_ref_log_probs=True, bf16=False, use_cpu=True, report_to="none"
             ),
             train_dataset=datasets.Dataset(pa.Table.from_pylist([pair | {"images": None} for pair in pairs])),
             processing_class=encoder.processor,
-            peft_config=LORA.peft(),
+            peft_config=LORA.peft(model),
         )
 
 
@@ -277,9 +273,10 @@ def trainer(toy_model, encoder, viewer, pairs, tmp_path_factory) -> PreferenceTr
         pair | {"ref_logps": logps[: 1 + len(pair["rejected"])], "weight": 1.0}
         for pair, logps in zip(pairs, reference, strict=True)
     ]
+    policy = load_model(toy_model, "float32")
     trainer = PreferenceTrainer(
         config=Train(beta=BETA),
-        model=load_model(toy_model, "float32"),
+        model=policy,
         args=trl.DPOConfig(
             output_dir=str(tmp_path_factory.mktemp("trainer")),
             per_device_train_batch_size=len(pairs),
@@ -293,7 +290,7 @@ def trainer(toy_model, encoder, viewer, pairs, tmp_path_factory) -> PreferenceTr
         train_dataset=datasets.Dataset(pa.Table.from_pylist(rows)),
         processing_class=encoder.processor,
         data_collator=PreferenceCollator(viewer=viewer),
-        peft_config=LORA.peft(),
+        peft_config=LORA.peft(policy),
     )
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():

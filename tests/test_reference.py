@@ -12,8 +12,9 @@ import torch
 from seva_ray.core.errors import FingerprintMismatch, InputError, UserError
 from seva_ray.core.shards import shards_in
 from seva_ray.core.storage import names_in
-from seva_ray.dpo.batch import PreferenceCollator, response_logps
+from seva_ray.dpo.batch import PreferenceCollator
 from seva_ray.dpo.config import Train
+from seva_ray.dpo.logps import response_logps
 from seva_ray.dpo.policy import load_model
 from seva_ray.pairs.files import lineage
 from seva_ray.stages.pair import Pair, pair

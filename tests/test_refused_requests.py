@@ -37,9 +37,11 @@ def requests(encoder: Encoder) -> list[Request]:
     return [
         Request(
             prompt_id=f"p{number}",
-            prompt_ids=encoder.prompt_ids("what color is the ring ?" if number % 2 else "how many ?"),
-            pixels=encoder.pixels(Image.fromarray(render(make_scene(7, "test", number)))),
-            pixels_id=f"i{number}",
+            row=encoder.row(
+                "what color is the ring ?" if number % 2 else "how many ?",
+                Image.fromarray(render(make_scene(7, "test", number))),
+            ),
+            image_id=f"i{number}",
         )
         for number in range(6)
     ]
@@ -66,69 +68,74 @@ def engine(request: pytest.FixtureRequest, ray_cluster: None, toy_model: str) ->
 # What a request may have wrong
 
 
-def of_length(num_tokens: int, encoder: Encoder) -> list[int]:
+def with_ids(request: Request, ids: list[int]) -> Request:
+    return replace(request, row=replace(request.row, ids=ids))
+
+
+def with_pixels(request: Request, pixels: np.ndarray) -> Request:
+    return replace(request, row=replace(request.row, features={"pixel_values": pixels}), image_id="other pixels")
+
+
+def of_length(request: Request, num_tokens: int, encoder: Encoder) -> Request:
     """A prompt that has so many tokens with its image."""
-    words = num_tokens - len(encoder.expand(encoder.prompt_ids("")))
-    prompt_ids = encoder.prompt_ids(" ".join(["red"] * words))
-    assert len(encoder.expand(prompt_ids)) == num_tokens
-    return prompt_ids
+    image = Image.new("RGB", (30, 30))
+    words = num_tokens - len(encoder.row("", image).ids)
+    ids = encoder.row(" ".join(["red"] * words), image).ids
+    assert len(ids) == num_tokens
+    return with_ids(request, list(ids))
 
 
 def too_long(request: Request, encoder: Encoder, most: int) -> Request:
-    """As text alone, without its image."""
-    prompt_ids = of_length(most + 100, encoder)
-    assert len(prompt_ids) > most
-    return replace(request, prompt_ids=prompt_ids)
-
-
-def too_long_with_its_image(request: Request, encoder: Encoder, most: int) -> Request:
-    prompt_ids = of_length(most + 10, encoder)
-    assert len(prompt_ids) < most
-    return replace(request, prompt_ids=prompt_ids)
+    return of_length(request, most + 100, encoder)
 
 
 def no_room_for_an_answer(request: Request, encoder: Encoder, most: int) -> Request:
-    return replace(request, prompt_ids=of_length(most, encoder))
+    return of_length(request, most, encoder)
 
 
-def two_image_tokens(request: Request, encoder: Encoder, most: int) -> Request:
-    return replace(request, prompt_ids=[*request.prompt_ids, encoder.image_token_id])
+def one_image_token_too_many(request: Request, encoder: Encoder, most: int) -> Request:
+    return with_ids(request, [*request.row.ids, encoder.image_token_id])
 
 
 def no_image_token(request: Request, encoder: Encoder, most: int) -> Request:
-    return replace(request, prompt_ids=[token for token in request.prompt_ids if token != encoder.image_token_id])
+    return with_ids(request, [token for token in request.row.ids if token != encoder.image_token_id])
 
 
 def no_token(request: Request, encoder: Encoder, most: int) -> Request:
-    return replace(request, prompt_ids=[])
+    return with_ids(request, [])
 
 
 def unknown_token(request: Request, encoder: Encoder, most: int) -> Request:
-    return replace(request, prompt_ids=[*request.prompt_ids, 100_000])
+    return with_ids(request, [*request.row.ids, 100_000])
 
 
 def pixels_of_another_shape(request: Request, encoder: Encoder, most: int) -> Request:
-    return replace(request, pixels=np.zeros((3, 20, 28), np.float32), pixels_id="another shape")
+    return with_pixels(request, np.zeros((1, 3, 20, 28), np.float32))
 
 
 def pixels_that_are_no_numbers(request: Request, encoder: Encoder, most: int) -> Request:
-    return replace(request, pixels=np.full(request.pixels.shape, None), pixels_id="no numbers")
+    return with_pixels(request, np.full(request.row.features["pixel_values"].shape, None))
+
+
+def another_feature(request: Request, encoder: Encoder, most: int) -> Request:
+    features = {**request.row.features, "image_sizes": np.array([[48, 48]])}
+    return replace(request, row=replace(request.row, features=features), image_id="another feature")
 
 
 def empty_question(request: Request, encoder: Encoder, most: int) -> Request:
-    return replace(request, prompt_ids=encoder.prompt_ids(""))
+    return with_ids(request, list(encoder.row("", Image.new("RGB", (30, 30))).ids))
 
 
 SPOILT: dict[Callable[[Request, Encoder, int], Request], str] = {
     too_long: "token",
-    too_long_with_its_image: "token",
     no_room_for_an_answer: "token",
-    two_image_tokens: "the prompt holds the image's token 2 times",
+    one_image_token_too_many: "the prompt holds the image's token 37 times, and must hold it 36 times",
     no_image_token: "the prompt holds the image's token 0 times",
     no_token: "the prompt holds the image's token 0 times",
     unknown_token: "100000",
-    pixels_of_another_shape: r"the pixels have the shape \(3, 20, 28\)",
-    pixels_that_are_no_numbers: "",
+    pixels_of_another_shape: r"pixel_values of the image: float32 of the shape \(1, 3, 20, 28\)",
+    pixels_that_are_no_numbers: "pixel_values of the image: object",
+    another_feature: r"the image has the features \['image_sizes', 'pixel_values'\]",
 }
 """And what the reason says of it."""
 
@@ -162,11 +169,11 @@ def test_a_request_that_is_refused_says_why_and_harms_no_other(spoil, engine, en
 
 
 def test_several_that_are_refused_at_once_harm_no_other(engine, encoder, requests, answers):
-    """A row with two places for an image would take the next row's, were there as many places as images in all."""
+    """A row with a place too many would take it of the next row's image, if there are as many places as features."""
     name, ask = engine
     bad = [replace(spoil(requests[2], encoder, MOST_TOKENS[name]), prompt_id="bad") for spoil in SPOILT]
-    two, none = (list(SPOILT).index(spoil) for spoil in (two_image_tokens, no_image_token))
-    assert tokens(ask([bad[two], *requests, bad[none]])[1:-1]) == answers
+    more, none = (list(SPOILT).index(spoil) for spoil in (one_image_token_too_many, no_image_token))
+    assert tokens(ask([bad[more], *requests, bad[none]])[1:-1]) == answers
     found = [response for pair in zip(requests, bad, strict=False) for response in pair]
     assert tokens(ask([*found, *bad])[: 2 * len(requests) : 2]) == answers
 
@@ -175,5 +182,5 @@ def test_an_answer_ends_where_the_model_s_positions_end(engine, encoder, request
     name, ask = engine
     if name == "fake":
         return
-    (response,) = ask([replace(requests[0], prompt_ids=of_length(MOST_TOKENS[name] - 5, encoder))])
+    (response,) = ask([of_length(requests[0], MOST_TOKENS[name] - 5, encoder)])
     assert (response.finish_reason, len(response.token_ids)) == ("length", 5)

@@ -52,7 +52,7 @@ trainer = PreferenceTrainer(
     train_dataset=datasets.Dataset(pa.Table.from_pylist(8 * [row])),
     processing_class=encoder.processor,
     data_collator=PreferenceCollator(viewer=Viewer(encoder=encoder, image_root=scratch, max_pixels=MAX_PIXELS)),
-    peft_config=Lora(rank=4, alpha=8).peft(),
+    peft_config=Lora(rank=4, alpha=8).peft(starting),
 )
 trainer.train()
 assert trainer.model_wrapped.get_data_types() == (getattr(torch, dtype), torch.float32)

@@ -1,17 +1,18 @@
 """Checkpoints of today's vision-language families: a real configuration, the family's real processor, tiny weights.
 
-`save_family(name, directory)` writes one. Weights are built for IDEFICS3 and PALIGEMMA alone, whose answers are random
-but no near ties; the others hold an empty file in their place, which is enough for all that never loads a model.
+`save_family(name, directory)` writes one. Without `weights`, an empty file is in their place, which is enough for all
+that never loads a model. With them, answers are random, differ from image to image, and are no near ties.
 """
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as tf
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers import processors as post_processors
 
@@ -38,6 +39,8 @@ def tokenizer(*special: str, bos: str | None = None, eos: str = "</s>", pad: str
             vocab_size=size, special_tokens=list(every), initial_alphabet=alphabet, show_progress=False
         ),
     )
+    if bos == "<bos>":  # vLLM looks up Gemma's tokens of one to four newlines
+        fast.add_tokens(["\n" * number for number in range(1, 5)])
     if bos:
         fast.post_processor = post_processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A $B", special_tokens=[(bos, fast.token_to_id(bos))]
@@ -76,6 +79,8 @@ def text_sizes(tokens: Any, **more: Any) -> dict[str, Any]:
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "head_dim": 32,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
         "bos_token_id": tokens.bos_token_id,
         "eos_token_id": tokens.eos_token_id,
         "pad_token_id": tokens.pad_token_id,
@@ -91,47 +96,111 @@ VISION = {
     "image_size": 28,
     "patch_size": 7,
 }
+SIGLIP = VISION | {"vision_use_head": False, "model_type": "siglip_vision_model"}
 
 Made = tuple[Any, Any]
 """Configuration and processor."""
 
 
-def qwen(config: Any, processor: Any, video_processor: Any, patch_size: int) -> Made:
-    """Images of any size, as a list of patches."""
-    marks = "<|vision_start|>", "<|image_pad|>", "<|vision_end|>"
-    tokens = tokenizer("<|im_start|>", "<|im_end|>", "<|video_pad|>", *marks)
+def image_token(tokens: Any, word: str) -> dict[str, int]:
+    return {"image_token_id": tokens.convert_tokens_to_ids(word)}
+
+
+def qwen(
+    config: Any, processor: Any, video_processor: Any, patch_size: int, vision: dict[str, Any], **text: Any
+) -> Made:
+    """Images of any size, as a list of patches; positions of an image have three axes."""
+    marks = {"vision_start": "<|vision_start|>", "image": "<|image_pad|>", "vision_end": "<|vision_end|>"}
+    tokens = tokenizer("<|im_start|>", "<|im_end|>", "<|video_pad|>", *marks.values())
     size = {"shortest_edge": 4 * (2 * patch_size) ** 2, "longest_edge": 64 * (2 * patch_size) ** 2}
-    return config(image_token_id=tokens.convert_tokens_to_ids("<|image_pad|>")), processor(
+    axes = {"mrope_section": [6, 5, 5], "mrope_interleaved": True} if patch_size == 16 else {"mrope_section": [4, 6, 6]}
+    return config(
+        text_config=text_sizes(tokens, rope_parameters={"rope_type": "default", "rope_theta": 1e4} | axes, **text),
+        vision_config={"depth": 2, "num_heads": 2, "hidden_size": 64, **vision},
+        tie_word_embeddings=False,
+        video_token_id=tokens.convert_tokens_to_ids("<|video_pad|>"),
+        **{f"{name}_token_id": tokens.convert_tokens_to_ids(word) for name, word in marks.items()},
+    ), processor(
         image_processor=tf.Qwen2VLImageProcessorPil(patch_size=patch_size, size=size),
         tokenizer=tokens,
         video_processor=video_processor(patch_size=patch_size),
-        chat_template=chatml("".join(marks)),
+        chat_template=chatml("".join(marks.values())),
     )
 
 
 def qwen2_vl() -> Made:
-    return qwen(tf.Qwen2VLConfig, tf.Qwen2VLProcessor, tf.Qwen2VLVideoProcessor, patch_size=14)
+    vision = {"embed_dim": 64, "mlp_ratio": 2}
+    return qwen(tf.Qwen2VLConfig, tf.Qwen2VLProcessor, tf.Qwen2VLVideoProcessor, 14, vision)
 
 
 def qwen2_5_vl() -> Made:
-    return qwen(tf.Qwen2_5_VLConfig, tf.Qwen2_5_VLProcessor, tf.Qwen2VLVideoProcessor, patch_size=14)
+    vision = {"intermediate_size": 128, "out_hidden_size": 64, "window_size": 56, "fullatt_block_indexes": [1]}
+    return qwen(tf.Qwen2_5_VLConfig, tf.Qwen2_5_VLProcessor, tf.Qwen2VLVideoProcessor, 14, vision)
+
+
+QWEN3_VISION = {"intermediate_size": 128, "out_hidden_size": 64, "patch_size": 16, "num_position_embeddings": 64} | {
+    "deepstack_visual_indexes": [0, 1]
+}
 
 
 def qwen3_vl() -> Made:
-    return qwen(tf.Qwen3VLConfig, tf.Qwen3VLProcessor, tf.Qwen3VLVideoProcessor, patch_size=16)
+    return qwen(tf.Qwen3VLConfig, tf.Qwen3VLProcessor, tf.Qwen3VLVideoProcessor, 16, QWEN3_VISION)
 
 
 def qwen3_vl_moe() -> Made:
-    return qwen(tf.Qwen3VLMoeConfig, tf.Qwen3VLProcessor, tf.Qwen3VLVideoProcessor, patch_size=16)
+    """Four experts, two of which read a token."""
+    experts = {"moe_intermediate_size": 64, "num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 1}
+    return qwen(
+        tf.Qwen3VLMoeConfig,
+        tf.Qwen3VLProcessor,
+        tf.Qwen3VLVideoProcessor,
+        16,
+        QWEN3_VISION,
+        mlp_only_layers=[],
+        **experts,
+    )
+
+
+def clip() -> Any:
+    """Of which a family reads the second last layer."""
+    return tf.CLIPVisionConfig(**VISION | {"num_hidden_layers": 3, "projection_dim": 32})
+
+
+def llava() -> Made:
+    """An image is cropped to a square."""
+    tokens = tokenizer(bos="<s>", image_token="<image>")
+    config = tf.LlavaConfig(
+        vision_config=clip(),
+        text_config=tf.LlamaConfig(**text_sizes(tokens)),
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        image_seq_length=16,
+    )
+    return config, tf.LlavaProcessor(
+        image_processor=tf.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=SIZE),
+        tokenizer=tokens,
+        patch_size=7,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        image_token="<image>",
+        chat_template=template("<image>\n"),
+    )
 
 
 def llava_next() -> Made:
     """Tiles and an overview."""
-    return tf.LlavaNextConfig(), tf.LlavaNextProcessor(
+    tokens = tokenizer(bos="<s>", image_token="<image>")
+    config = tf.LlavaNextConfig(
+        vision_config=clip(),
+        text_config=tf.LlamaConfig(**text_sizes(tokens)),
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=PINPOINTS,
+        image_seq_length=16,
+    )
+    return config, tf.LlavaNextProcessor(
         image_processor=tf.LlavaNextImageProcessorPil(
             size={"shortest_edge": 28}, crop_size=SIZE, image_grid_pinpoints=PINPOINTS
         ),
-        tokenizer=tokenizer(bos="<s>", image_token="<image>"),
+        tokenizer=tokens,
         patch_size=7,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -141,9 +210,17 @@ def llava_next() -> Made:
 
 
 def llava_onevision() -> Made:
-    return tf.LlavaOnevisionConfig(), tf.LlavaOnevisionProcessor(
+    tokens = tokenizer("<|im_start|>", "<|im_end|>", image_token="<image>", video_token="<video>")
+    config = tf.LlavaOnevisionConfig(
+        vision_config=tf.SiglipVisionConfig(**SIGLIP),
+        text_config=tf.Qwen2Config(**text_sizes(tokens)),
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        video_token_index=tokens.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=PINPOINTS,
+    )
+    return config, tf.LlavaOnevisionProcessor(
         image_processor=tf.LlavaOnevisionImageProcessorPil(size=SIZE, image_grid_pinpoints=PINPOINTS),
-        tokenizer=tokenizer("<|im_start|>", "<|im_end|>", image_token="<image>", video_token="<video>"),
+        tokenizer=tokens,
         video_processor=tf.LlavaOnevisionVideoProcessor(size=SIZE),
         num_image_tokens=16,
         vision_feature_select_strategy="full",
@@ -153,20 +230,24 @@ def llava_onevision() -> Made:
 
 def llava_interleave() -> Made:
     """LLaVA's model type with a tower that squeezes an image into a square, in place of cropping it."""
-    return tf.LlavaConfig(vision_config=tf.SiglipVisionConfig(**VISION)), tf.LlavaProcessor(
+    tokens = tokenizer("<|im_start|>", "<|im_end|>", image_token="<image>")
+    config = tf.LlavaConfig(
+        vision_config=tf.SiglipVisionConfig(**SIGLIP),
+        text_config=tf.Qwen2Config(**text_sizes(tokens)),
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        image_seq_length=16,
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+    )
+    return config, tf.LlavaProcessor(
         image_processor=tf.SiglipImageProcessorPil(size=SIZE),
-        tokenizer=tokenizer("<|im_start|>", "<|im_end|>", image_token="<image>"),
+        tokenizer=tokens,
         patch_size=7,
         vision_feature_select_strategy="full",
         num_additional_image_tokens=0,
         image_token="<image>",
         chat_template=chatml("<image>\n"),
     )
-
-
-def pixtral() -> Made:
-    """LLaVA's model type with images of any size, and tokens that end their rows."""
-    return tf.LlavaConfig(vision_config=tf.PixtralVisionConfig(image_size=112, patch_size=14)), mistral3()[1]
 
 
 def internvl() -> Made:
@@ -178,7 +259,14 @@ def internvl() -> Made:
         context_image_token="<IMG_CONTEXT>",
         video_token="<video>",
     )
-    return tf.InternVLConfig(), tf.InternVLProcessor(
+    config = tf.InternVLConfig(
+        vision_config=VISION | {"image_size": [28, 28], "patch_size": [7, 7]},
+        text_config=tf.Qwen2Config(**text_sizes(tokens)),
+        image_seq_length=4,
+        tie_word_embeddings=False,
+        **image_token(tokens, "<IMG_CONTEXT>"),
+    )
+    return config, tf.InternVLProcessor(
         image_processor=tf.GotOcr2ImageProcessorPil(size=SIZE, crop_to_patches=True, max_patches=4),
         tokenizer=tokens,
         video_processor=tf.InternVLVideoProcessor(size=SIZE),
@@ -187,19 +275,18 @@ def internvl() -> Made:
     )
 
 
-def idefics3() -> Made:
+def idefics3(config: Any = tf.Idefics3Config) -> Made:
     """Named tiles, and a mask of the pixels that are none."""
     tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
     marks = "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"
     tokens = tokenizer(*tiles, *marks, bos="<|im_start|>", eos="<end_of_utterance>")
-    config = tf.Idefics3Config(
+    return config(
         vision_config=VISION,
         text_config=tf.LlamaConfig(**text_sizes(tokens)),
-        image_token_id=tokens.convert_tokens_to_ids("<image>"),
         scale_factor=2,
         pad_token_id=tokens.pad_token_id,
-    )
-    return config, tf.Idefics3Processor(
+        **image_token(tokens, "<image>"),
+    ), tf.Idefics3Processor(
         image_processor=tf.Idefics3ImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 28}),
         tokenizer=tokens,
         image_seq_len=4,
@@ -208,15 +295,28 @@ def idefics3() -> Made:
 
 
 def smolvlm() -> Made:
-    """Idefics3's files under the name of its successor, whose processor cannot be made without `num2words`."""
-    return tf.SmolVLMConfig(), idefics3()[1]
+    """Idefics3's files under the names of its successor, whose processor cannot be made without `num2words`."""
+    return idefics3(tf.SmolVLMConfig)
 
 
 def gemma3() -> Made:
+    """Tokens of an image see each other in both directions."""
     named = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
-    return tf.Gemma3Config(), tf.Gemma3Processor(
+    tokens = tokenizer(bos="<bos>", **named)
+    layers = ["sliding_attention", "full_attention"]
+    config = tf.Gemma3Config(
+        text_config=text_sizes(
+            tokens, num_key_value_heads=2, sliding_window=4096, query_pre_attn_scalar=32, layer_types=layers
+        ),
+        vision_config=SIGLIP,
+        mm_tokens_per_image=4,
+        image_token_index=tokens.convert_tokens_to_ids("<image_soft_token>"),
+        boi_token_index=tokens.convert_tokens_to_ids("<start_of_image>"),
+        eoi_token_index=tokens.convert_tokens_to_ids("<end_of_image>"),
+    )
+    return config, tf.Gemma3Processor(
         image_processor=tf.Gemma3ImageProcessorPil(size=SIZE),
-        tokenizer=tokenizer(bos="<bos>", **named),
+        tokenizer=tokens,
         image_seq_length=4,
         chat_template=template("<start_of_image>", start="{{ bos_token }}"),
     )
@@ -229,7 +329,7 @@ def paligemma() -> Made:
     image_processor.image_seq_length = 16
     text = text_sizes(tokens, tie_word_embeddings=True, query_pre_attn_scalar=32, use_bidirectional_attention=True)
     config = tf.PaliGemmaConfig(
-        vision_config=VISION | {"vision_use_head": False, "projection_dim": 64, "model_type": "siglip_vision_model"},
+        vision_config=SIGLIP | {"projection_dim": 64},
         text_config=tf.Gemma2Config(**text),
         image_token_index=tokens.convert_tokens_to_ids("<image>"),
         projection_dim=64,
@@ -242,22 +342,36 @@ def paligemma() -> Made:
     )
 
 
-def mistral3() -> Made:
+def mistral3(config: Any = tf.Mistral3Config, merge: int = 2) -> Made:
+    """Images of any size, and tokens that end their rows."""
     tokens = tokenizer("[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]", bos="<s>")
-    return tf.Mistral3Config(), tf.PixtralProcessor(
+    more = {"spatial_merge_size": merge} if merge > 1 else {"vision_feature_layer": -1}
+    return config(
+        vision_config=tf.PixtralVisionConfig(**VISION | {"image_size": 112, "patch_size": 14, "head_dim": 32}),
+        text_config=tf.MistralConfig(**text_sizes(tokens)),
+        image_token_index=tokens.convert_tokens_to_ids("[IMG]"),
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=False,
+        **more,
+    ), tf.PixtralProcessor(
         image_processor=tf.PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size=14),
         tokenizer=tokens,
         patch_size=14,
-        spatial_merge_size=2,
+        spatial_merge_size=merge,
         chat_template=template("[IMG]", before="[INST]", after="[/INST]", start="{{ bos_token }}"),
     )
+
+
+def pixtral() -> Made:
+    """LLaVA's model type with Pixtral's tower and processor."""
+    return mistral3(tf.LlavaConfig, merge=1)
 
 
 FAMILIES: dict[str, Callable[[], Made]] = {
     make.__name__: make
     for make in (
-        *(qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, llava_next, llava_onevision, llava_interleave, pixtral),
-        *(internvl, idefics3, smolvlm, gemma3, paligemma, mistral3),
+        *(qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, llava, llava_next, llava_onevision, llava_interleave),
+        *(pixtral, internvl, idefics3, smolvlm, gemma3, paligemma, mistral3),
     )
 }
 
@@ -272,16 +386,33 @@ def save_family(name: str, directory: Path, weights: bool = False) -> str:
         tf.SmolVLMVideoProcessor(size=longest, max_image_size=longest).save_pretrained(directory)
         settings = directory / "processor_config.json"
         settings.write_text(json.dumps(json.loads(settings.read_text()) | {"processor_class": "SmolVLMProcessor"}))
-    if not weights:
+    if weights:
+        save_weights(config, processor.tokenizer, directory)
+    else:
         save_file({}, directory / "model.safetensors")
-        return str(directory)
+    return str(directory)
+
+
+def save_weights(config: Any, tokens: Any, directory: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = tf.AutoModelForImageTextToText.from_config(config)
     tied = config.get_text_config().tie_word_embeddings
     with torch.no_grad():
         for key, weight in model.named_parameters():
-            if weight.ndim >= 2:  # a token whose embedding is tied to its logit would be its own likeliest next one
+            if weight.ndim >= 2 and not weight.any():  # Gemma 3 begins with a projector that makes nothing of an image
+                weight.normal_(0, 0.1)
+            elif weight.ndim >= 2:  # a token whose embedding is tied to its logit would be its own likeliest next one
                 weight.mul_(0.5 if tied and "embed_tokens" in key else 3)
+    ends = {name: getattr(tokens, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = tf.GenerationConfig(**ends)
     model.save_pretrained(directory)
-    return str(directory)
+    file = directory / "model.safetensors"
+    save_file({published(key): weight for key, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+
+
+def published(key: str) -> str:
+    """The name of a weight in published checkpoints, which vLLM wants: transformers 5 leaves out a level of the names
+    of CLIP's and SigLIP's towers."""
+    tower = r"^vision_tower\.(?=(embeddings\.(patch|position|class)_embedding\b|encoder\.layers|p\w+_lay\w*norm))"
+    return re.sub(tower, "vision_tower.vision_model.", key)

@@ -1,6 +1,6 @@
-"""Pairs -> the batch that a model scores, with exact tokens; and the log-probabilities of its responses.
+"""Pairs -> the batch that a model scores, with exact tokens.
 
-The token ids of the prompt are those that generation used, and the ids of a response are those that the engine emitted.
+The row of a prompt is the one that generation used, and the ids of a response are those that the engine emitted.
 TRL's own tokenisation loses BOS and EOS and adds stray spaces under LLaVA's template. Every response is scored on the
 clean image.
 
@@ -21,10 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seva_ray.vlm.rows import Row, stacked
 from seva_ray.vlm.views import Viewer
 
 PROMPT, NOTHING = 0, -1
 """Branches of a row: the prompt, and nothing (padding). The branches of its responses are 1, 2, ..."""
+
+OWN = ("input_ids", "position_ids", "branch", "slot", "num_tokens", "view", "ref_logps", "weight")
+"""Names of a batch's tensors that do not come from a prompt's row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +37,10 @@ class PreferenceCollator:
 
     input_ids, position_ids, branch (R, T): tokens, their positions, and the part of the row that each belongs to.
     slot (R, L): for the last L tokens of a row, the index b * (1 + K) + k of the response that the token is part of,
-    or -1. pixel_values (R, C, H, W). num_tokens (B, 1 + K): length of each response, 0 if there is none.
-    If the rows have these columns: ref_logps (B, 1 + K) and weight (B,).
+    or -1. num_tokens (B, 1 + K): length of each response, 0 if there is none.
+    The other arrays of the prompts' rows have their own names: those of the tokens as (R, T), with 0 for the responses;
+    those of the images in order, such as pixel_values.
+    If the pairs have these columns: ref_logps (B, 1 + K) and weight (B,).
     """
 
     viewer: Viewer
@@ -44,18 +50,16 @@ class PreferenceCollator:
     response, or -1."""
 
     def __call__(self, pairs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        encoder = self.viewer.encoder
         responses = [responses_of(pair) for pair in pairs]
         width = max(map(len, responses))
-        rows: list[tuple[list[int], list[tuple[int, Sequence[int]]]]] = []
-        pixels = []
+        rows: list[tuple[Row, list[tuple[int, Sequence[int]]]]] = []
         for place, (pair, answers) in enumerate(zip(pairs, responses, strict=True)):
-            prompt = encoder.expand(encoder.prompt_ids(pair["question"]))
+            prompt = self.viewer.row(pair)
             slots = [(place * width + number, answer) for number, answer in enumerate(answers)]
-            groups = [slots] if self.packed else [[slot] for slot in slots]
-            rows += [(prompt, group) for group in groups]
-            pixels += [torch.from_numpy(self.viewer.pixels(pair))] * len(groups)
-        batch = layout(rows, encoder.pad_id) | {"pixel_values": torch.stack(pixels)}
+            rows += [(prompt, group) for group in ([slots] if self.packed else [[slot] for slot in slots])]
+        features = stacked([prompt.features for prompt, _ in rows])
+        batch = layout(rows, self.viewer.encoder.pad_id)
+        batch |= {name: torch.from_numpy(values) for name, values in features.items()}
         batch["num_tokens"] = torch.tensor(
             [[len(answer) for answer in answers] + [0] * (width - len(answers)) for answers in responses]
         )
@@ -75,50 +79,29 @@ def responses_of(pair: Mapping[str, Any]) -> list[Sequence[int]]:
     return [pair["chosen_token_ids"], *(rejected["token_ids"] for rejected in pair["rejected"])]
 
 
-def layout(rows: Sequence[tuple[list[int], list[tuple[int, Sequence[int]]]]], pad_id: int) -> dict[str, Tensor]:
+def layout(rows: Sequence[tuple[Row, list[tuple[int, Sequence[int]]]]], pad_id: int) -> dict[str, Tensor]:
     """Rows of (prompt, [(slot, response), ...]) as tensors; see PreferenceCollator."""
-    before = max(len(prompt) - 1 for prompt, _ in rows)
+    before = max(len(prompt.ids) - 1 for prompt, _ in rows)
     after = max(sum(1 + len(response) for _, response in responses) for _, responses in rows)
     shape = len(rows), before + after
     ids, positions = torch.full(shape, pad_id), torch.zeros(shape, dtype=torch.long)
     branch, slot = torch.full(shape, NOTHING), torch.full((len(rows), after), -1)
+    tokens = {name: torch.zeros(shape, dtype=torch.long) for name in rows[0][0].tokens}
     for row, (prompt, responses) in enumerate(rows):
-        start, length = before - len(prompt) + 1, len(prompt) - 1
-        ids[row, start:before] = torch.tensor(prompt[:-1])
+        length = len(prompt.ids) - 1
+        start = before - length
+        ids[row, start:before] = torch.tensor(prompt.ids[:-1])
         positions[row, start:before] = torch.arange(length)
         branch[row, start:before] = PROMPT
+        for name, values in tokens.items():
+            values[row, start:before] = torch.from_numpy(prompt.tokens[name][:-1])
         end = before
         for number, (place, response) in enumerate(responses, 1):
             begin, end = end, end + 1 + len(response)
-            ids[row, begin:end] = torch.tensor([prompt[-1], *response])
+            ids[row, begin:end] = torch.tensor([prompt.ids[-1], *response])
             positions[row, begin:end] = torch.arange(length, length + end - begin)
             branch[row, begin:end] = number
             slot[row, begin + 1 - before : end - before] = place
-    return {"input_ids": ids, "position_ids": positions, "branch": branch, "slot": slot}
-
-
-def attention_mask(branch: Tensor) -> Tensor:
-    """(R, 1, T, T): True if a token may attend to another: an earlier one of the prompt or of its own response, never
-    padding."""
-    query, key = branch[:, :, None], branch[:, None, :]
-    back = torch.ones(branch.shape[1], branch.shape[1], dtype=torch.bool, device=branch.device).tril()
-    allowed = back & ((key == PROMPT) | (key == query)) & (key != NOTHING)
-    return (allowed | torch.eye(branch.shape[1], dtype=torch.bool, device=branch.device))[:, None]
-
-
-def response_logps(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    """log pi(response | image, question), summed over its tokens: float32 (B, 1 + K), 0 if there is no response."""
-    slot = batch["slot"]
-    logits = model(
-        input_ids=batch["input_ids"],
-        attention_mask=attention_mask(batch["branch"]),
-        position_ids=batch["position_ids"],
-        pixel_values=batch["pixel_values"],
-        logits_to_keep=slot.shape[1],
-        use_cache=False,
-    ).logits[:, :-1]
-    targets, slot = batch["input_ids"][:, -slot.shape[1] + 1 :], slot[:, 1:]
-    scored = slot >= 0
-    logps = -torch.nn.functional.cross_entropy(logits[scored].float(), targets[scored], reduction="none")
-    sums = logps.new_zeros(batch["num_tokens"].numel()).index_add(0, slot[scored], logps)
-    return sums.view_as(batch["num_tokens"])
+            for name, values in tokens.items():
+                values[row, begin] = int(prompt.tokens[name][-1])
+    return {"input_ids": ids, "position_ids": positions, "branch": branch, "slot": slot, **tokens}

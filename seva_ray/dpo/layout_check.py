@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from seva_ray.core.errors import InputError, is_of_the_machine, line_of
-from seva_ray.dpo.batch import PreferenceCollator, response_logps
-from seva_ray.vlm.families import SERVED, as_seen, processed
+from seva_ray.dpo.batch import PreferenceCollator
+from seva_ray.dpo.logps import response_logps
+from seva_ray.vlm.families import processed
 from seva_ray.vlm.views import Viewer
 
 ANSWER_TOKENS = 8, 5
@@ -53,7 +54,7 @@ def check_layouts(model: Any, viewer: Viewer, pairs: Sequence[Mapping[str, Any]]
     if found:
         raise InputError(
             f"model {model.name_or_path}: model type {model.config.model_type!r} cannot be scored exactly: {found}; "
-            f"nothing is trained; served today: {SERVED}"
+            "nothing is trained"
         )
     try:
         return difference(packed=True) if packed else None
@@ -83,7 +84,7 @@ class Answer(NamedTuple):
 def generated(model: Any, viewer: Viewer, pair: Mapping[str, Any]) -> list[Answer]:
     """The model's greedy answer to a pair's prompt, and one that must begin with another token, by transformers alone:
     none of the tokens, pixels, masks and positions is made here."""
-    image = as_seen(viewer.encoder, viewer.image(pair))
+    image = viewer.encoder.as_seen(viewer.image(pair))
     known = inspect.signature(model.forward).parameters
     inputs = {
         name: torch.from_numpy(values).to(model.device)
@@ -99,6 +100,7 @@ def generated(model: Any, viewer: Viewer, pair: Mapping[str, Any]) -> list[Answe
                 **more,
                 min_new_tokens=num_tokens,
                 max_new_tokens=num_tokens,
+                suppress_tokens=[model.config.image_token_id],  # the forward pass would look for an image
                 do_sample=False,
                 num_beams=1,
                 output_logits=True,  # as they are before any is ruled out

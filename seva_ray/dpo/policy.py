@@ -3,6 +3,7 @@
 DPO's reference is the starting model without the adapter. Vision tower, projector and output head do not change.
 """
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,9 +12,6 @@ from seva_ray.vlm.encoding import Encoder
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
-LANGUAGE_MODEL_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-"""A pattern for full names, because a plain name such as `q_proj` would also match layers of the vision tower."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +28,20 @@ class Lora:
     def __post_init__(self) -> None:
         check_least(self, 1, "rank", "alpha")
 
-    def peft(self) -> "LoraConfig":
+    def peft(self, model: Any) -> "LoraConfig":
+        """The adapter on all linears of this model's language model, in PEFT's terms."""
         from peft import LoraConfig
 
+        from seva_ray.vlm.model_parts import decoder_name, language_linears
+
+        kinds = "|".join(dict.fromkeys(name.rpartition(".")[2] for name in language_linears(model)))
         return LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=0.0,
             bias="none",
-            target_modules=LANGUAGE_MODEL_LINEARS,
+            # A pattern for full names: a plain name such as q_proj would also match layers of the vision tower.
+            target_modules=rf"{re.escape(decoder_name(model))}\..*\.({kinds})",
             task_type="CAUSAL_LM",
         )
 
@@ -53,8 +56,11 @@ def load_model(directory: str, dtype: str) -> Any:
 
 def freeze_all_but_language(model: Any) -> None:
     """Full training changes only the language model and its head; the image features stay the same."""
-    for name, weight in model.named_parameters():
-        weight.requires_grad_("language_model" in name or "lm_head" in name)
+    from seva_ray.vlm.model_parts import language_weights
+
+    model.requires_grad_(False)
+    for weight in language_weights(model):
+        weight.requires_grad_(True)
 
 
 def load_policy(directory: str, adapter: str, dtype: str = "auto") -> Any:
@@ -69,9 +75,10 @@ def without_image_gradients(model: Any) -> None:
     PEFT makes the output of every embedding require gradients, also that of the vision tower."""
     import torch
 
-    for name in ("vision_tower", "multi_modal_projector"):
-        module = getattr(model.model, name)
-        module.forward = torch.no_grad()(module.forward)
+    from seva_ray.vlm.model_parts import image_parts
+
+    for part in image_parts(model):
+        part.forward = torch.no_grad()(part.forward)  # type: ignore[method-assign]
 
 
 def merge(model: Any, device: Any = "cpu") -> Any:

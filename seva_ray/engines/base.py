@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
-import numpy as np
+from PIL import Image
 
 from seva_ray.core.checks import check_least, check_positive
 from seva_ray.core.errors import ConfigError, is_of_the_machine, line_of
 from seva_ray.core.records import Response
 from seva_ray.core.seeds import key_of
-from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.encoding import PLAIN_SIZE, Encoder
+from seva_ray.vlm.rows import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +47,11 @@ class Request:
     """One prompt, ready for the model."""
 
     prompt_id: str
-    prompt_ids: Sequence[int]
-    """Token ids with one image token; BOS included."""
-    pixels: np.ndarray
-    """Normalised pixels, float32 (C, H, W)."""
-    pixels_id: str
-    """An id of the pixels. If two ids are equal, so are the pixels, and an engine can encode the image only once."""
+    row: Row
+    """The tokens and the features of the image."""
+    image_id: str
+    """An id of the features. If two ids are equal, so are the features, and an engine can encode the image only
+    once."""
     temperature: float | None = None
     """Temperature of this request, which then has a sampling seed of its own. None: the decoding's temperature."""
     draw: str = ""
@@ -71,23 +71,41 @@ class Refused(Exception):
 
 
 def check_request(request: Request, encoder: Encoder) -> None:
-    """Raises: Refused if the prompt does not have exactly one image, or if `encoder` would not make such pixels.
+    """Raises: Refused if the prompt's tokens are not those of one image, or if `encoder` makes no such features.
 
     Engines do not refuse these by themselves. In a batch, transformers gives the image of a row that has no place for
-    it to a row that has two places. vLLM reads a second image token as a word, and pixels of another shape end its
+    it to a row that has two places. vLLM reads a token too many as a word, and features of another shape end its
     engine.
     """
-    count = list(request.prompt_ids).count(encoder.image_token_id)
-    if count != 1:
-        raise Refused(f"the prompt holds the image's token {count} times, and must hold it once")
-    if request.pixels.shape != encoder.pixels_shape:
-        raise Refused(f"the pixels have the shape {request.pixels.shape}; the model reads {encoder.pixels_shape}")
+    row = request.row
+    count = list(row.ids).count(encoder.image_token_id)
+    if count != row.num_image_tokens or not count:
+        raise Refused(
+            f"the prompt holds the image's token {count} times, and must hold it {row.num_image_tokens} times"
+        )
+    if {*row.features} != {*encoder.features}:
+        raise Refused(f"the image has the features {sorted(row.features)}; the model reads {sorted(encoder.features)}")
+    for name, values in row.features.items():
+        of_model = encoder.features[name]
+        if values.dtype.kind != of_model.dtype.kind or not fits(values.shape, of_model.shape, encoder.crops):
+            raise Refused(
+                f"{name} of the image: {values.dtype} of the shape {values.shape}; the model reads {of_model.dtype} "
+                f"of shapes like {of_model.shape}"
+            )
+
+
+def fits(shape: tuple[int, ...], other: tuple[int, ...], same_for_all: bool) -> bool:
+    """Whether features of this shape may be of another image for the same model. `same_for_all`: the model's processor
+    makes images of one size alone; otherwise only flattened patches have a length in common."""
+    if same_for_all:
+        return shape == other
+    return len(shape) == len(other) and (len(shape) != 2 or shape[1] == other[1])
 
 
 def plain_request(encoder: Encoder) -> Request:
-    """A question about a blank image, which every engine that works can answer."""
-    blank = np.zeros(encoder.pixels_shape, np.float32)
-    return Request(prompt_id="", prompt_ids=encoder.prompt_ids("What is it?"), pixels=blank, pixels_id="blank")
+    """A question about a black image, which every engine that works can answer."""
+    row = encoder.row("What is it?", Image.new("RGB", PLAIN_SIZE))
+    return Request(prompt_id="", row=row, image_id="plain")
 
 
 def refusal(error: Exception, trial: Callable[[], object]) -> Refused:

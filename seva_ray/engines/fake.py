@@ -7,7 +7,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +20,7 @@ from seva_ray.core.fingerprints import execution
 from seva_ray.core.records import Response
 from seva_ray.engines.base import Decoding, Request
 from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.rows import PIXELS, Row, with_pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +56,21 @@ class FakeEngine:
 
 
 class FakeEncoder(Encoder):
-    """An encoder without a processor: token ids are the question's bytes, and pixels are the image at 8 x 8 px."""
+    """An encoder without a processor: token ids are the question's bytes, and the feature is the image at 8 x 8 px."""
 
-    pixels_shape = (3, 8, 8)
     image_token_id = -1
     """The fake engine has no image token; -1 is not the id of any token."""
 
     def __init__(self, system: str):
         self.system = system
 
-    def prompt_ids(self, question: str) -> list[int]:
-        return list(f"{self.system}\n{question}".encode())
+    def row(self, question: str, image: Image.Image) -> Row:
+        pixels = np.asarray(image.resize((8, 8)), np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
+        ids = list(f"{self.system}\n{question}".encode())
+        return Row(ids=ids, num_image_tokens=0, features={PIXELS: pixels}, size=(image.height, image.width))
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        return np.asarray(image.resize((8, 8)), np.float32).transpose(2, 0, 1) / 127.5 - 1
+    def changed(self, row: Row, change: Callable[[np.ndarray], np.ndarray]) -> Row:
+        return with_pixels(row, change)
 
 
 class FakeGenerator:
@@ -94,7 +96,8 @@ class FakeGenerator:
         """Do nothing, because there are no weights."""
 
     def answer(self, request: Request) -> Response:
-        content = repr(list(request.prompt_ids)).encode() + request.pixels.tobytes() + request.draw.encode()
+        pixels = request.row.features[PIXELS]
+        content = repr(list(request.row.ids)).encode() + pixels.tobytes() + request.draw.encode()
         digest = hashlib.sha256(content).digest()
         if int.from_bytes(digest[-4:], "big") < self.engine.failing_share * 2**32:
             return Response(prompt_id=request.prompt_id, error="the fake engine was told to fail")

@@ -20,6 +20,7 @@ from seva_ray.engines.base import (
     refusal,
 )
 from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.rows import Row, stacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +103,13 @@ class TransformersGenerator:
     def check(self, request: Request) -> None:
         """Raises: Refused for a request that transformers would accept silently, or that would make a GPU fail."""
         check_request(request, self.encoder)
-        num_tokens = len(self.encoder.expand(request.prompt_ids))
-        if num_tokens >= self.most_tokens:
+        ids = request.row.ids
+        if len(ids) >= self.most_tokens:
             raise Refused(
-                f"the prompt with its image has {num_tokens} tokens; with an answer the model reads at most "
+                f"the prompt with its image has {len(ids)} tokens; with an answer the model reads at most "
                 f"{self.most_tokens}"
             )
-        for token in request.prompt_ids:
+        for token in ids:
             if token != self.encoder.image_token_id and not 0 <= token < self.vocabulary_size:
                 raise Refused(f"token {token} is not one of the model's {self.vocabulary_size}")
 
@@ -119,13 +120,9 @@ class TransformersGenerator:
         import torch
         from transformers import set_seed
 
-        device = self.model.device
-        pad = self.encoder.pad_id
-        prompts = [self.encoder.expand(request.prompt_ids) for request in requests]
-        width = max(map(len, prompts))
-        input_ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device)
-        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-        pixels = torch.stack([torch.from_numpy(request.pixels) for request in requests]).to(device, self.model.dtype)
+        rows = [request.row for request in requests]
+        width = max(len(row.ids) for row in rows)
+        inputs = self.batch(rows)
         # As in vLLM, the model's generation config is ignored: what the decoding does not ask for is off.
         decoding = decoding_of(decoding, requests[0])
         sampling: dict[str, Any] = {"do_sample": False, "repetition_penalty": decoding.repetition_penalty}
@@ -134,21 +131,34 @@ class TransformersGenerator:
             sampling |= {"do_sample": True, "top_k": decoding.top_k}
             sampling |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
         with torch.inference_mode():
-            rows = self.model.generate(
-                input_ids=input_ids,
-                attention_mask=mask,
-                pixel_values=pixels,
-                max_new_tokens=decoding.max_new_tokens,
-                **sampling,
-            )[:, width:].tolist()
+            made = self.model.generate(**inputs, max_new_tokens=decoding.max_new_tokens, **sampling)[:, width:].tolist()
         return [
-            self.response(request, row[: self.most_tokens - len(prompt)])
-            for request, prompt, row in zip(requests, prompts, rows, strict=True)
+            self.response(request, answer[: self.most_tokens - len(request.row.ids)])
+            for request, answer in zip(requests, made, strict=True)
         ]
 
-    def response(self, request: Request, row: list[int]) -> Response:
-        end = next((place for place, token in enumerate(row) if token in self.end_ids), None)
-        token_ids = row if end is None else row[: end + 1]
+    def batch(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """The rows as one batch on the model's device, padded on the left."""
+        import torch
+
+        width = max(len(row.ids) for row in rows)
+
+        def padded(values: Sequence[Sequence[int]], fill: int) -> Any:
+            return torch.tensor([[fill] * (width - len(line)) + list(line) for line in values])
+
+        batch = {
+            "input_ids": padded([row.ids for row in rows], self.encoder.pad_id),
+            "attention_mask": padded([[1] * len(row.ids) for row in rows], 0),
+            **{name: padded([row.tokens[name].tolist() for row in rows], 0) for name in rows[0].tokens},
+        }
+        for name, values in stacked([row.features for row in rows]).items():
+            tensor = torch.from_numpy(values)
+            batch[name] = tensor.to(self.model.dtype) if tensor.is_floating_point() else tensor
+        return {name: tensor.to(self.model.device) for name, tensor in batch.items()}
+
+    def response(self, request: Request, answer: list[int]) -> Response:
+        end = next((place for place, token in enumerate(answer) if token in self.end_ids), None)
+        token_ids = answer if end is None else answer[: end + 1]
         return Response(
             prompt_id=request.prompt_id,
             text=self.encoder.text(token_ids),

@@ -1,7 +1,7 @@
 """The unit of generation: one shard of prompts in one view. A CPU task encodes it, an engine answers and commits it.
 
-An `Encoded` unit travels between the two: a header and the pixels. Questions about one image share its pixels, so each
-image is read, preprocessed and sent once. Only an augmented view is drawn anew for every prompt.
+An `Encoded` unit travels between the two: a header and the arrays of its rows. Questions about one image share its
+features, so each image is read, preprocessed and sent once. Only an augmented view is drawn anew for every prompt.
 """
 
 import hashlib
@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from seva_ray.augmentations import CONTROL_BATCH, parse_view, temperature_of
+from seva_ray.augmentations import CONTROL_BATCH, temperature_of
 from seva_ray.core.artifacts import Artifact, versions
-from seva_ray.core.errors import UserError
+from seva_ray.core.errors import InputError, UserError
 from seva_ray.core.patience import StorageUnavailable
 from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
 from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import read_schema, read_table, write_table
 from seva_ray.engines import Generator, Request
+from seva_ray.engines.buffers import packed, unpacked
+from seva_ray.vlm.rows import PIXELS, Row
 from seva_ray.vlm.views import Viewer
 
 VERSIONS = b"versions"
@@ -64,10 +66,9 @@ class EncodedPrompt:
     """One prompt of a unit, ready for the engine, or with the error that it had."""
 
     prompt_id: str
-    prompt_ids: Sequence[int] = ()
-    image: int = -1
-    """Index of its image in the unit's pixels; -1 if there is an error."""
-    pixels_id: str = ""
+    row: Row | None = None
+    """None if there is an error."""
+    image_id: str = ""
     error: str | None = None
 
 
@@ -76,58 +77,116 @@ class Encoded:
     """A unit that is ready for an engine."""
 
     unit: Unit
-    rows: Sequence[EncodedPrompt]
-    pixels: np.ndarray
-    """Normalised pixels, float32 (images, C, H, W)."""
+    prompts: Sequence[EncodedPrompt]
+    """Prompts of one `image_id` share their features."""
     image_token_id: int
     """The token that marks the image in a prompt. An answer must not contain it."""
 
     def requests(self) -> list[Request]:
-        """The requests of the rows without an error, in their order."""
+        """The requests of the prompts without an error, in their order."""
         temperature = temperature_of(self.unit.view)
         return [
             Request(
-                prompt_id=row.prompt_id,
-                prompt_ids=row.prompt_ids,
-                pixels=self.pixels[row.image],
-                pixels_id=row.pixels_id,
+                prompt_id=prompt.prompt_id,
+                row=prompt.row,
+                image_id=prompt.image_id,
                 temperature=temperature,
                 draw="" if temperature is None else self.unit.view,
             )
-            for row in self.rows
-            if row.error is None
+            for prompt in self.prompts
+            if prompt.row is not None
         ]
 
-    def header(self) -> str:
-        """Everything except the pixels, as JSON."""
-        rows = [asdict(row) for row in self.rows]
-        return json.dumps({"unit": asdict(self.unit), "rows": rows, "image_token_id": self.image_token_id})
+    def packed(self) -> tuple[str, np.ndarray]:
+        """The unit as it travels: a header in JSON, and its arrays in one flat buffer, uint8 (bytes,)."""
+        rows = {prompt.prompt_id: prompt.row for prompt in self.prompts if prompt.row is not None}
+        texts = {name: {IDS: np.asarray(row.ids), **row.tokens} for name, row in rows.items()}
+        images = {prompt.image_id: prompt.row.features for prompt in self.prompts if prompt.row is not None}
+        places, buffer = packed([*texts.values(), *images.values()])
+        header = {
+            "unit": asdict(self.unit),
+            "image_token_id": self.image_token_id,
+            "prompts": [(prompt.prompt_id, prompt.image_id, prompt.error) for prompt in self.prompts],
+            "rows": {name: (row.num_image_tokens, row.size) for name, row in rows.items()},
+            "images": list(images),
+            "places": places,
+        }
+        return json.dumps(header), buffer
 
     @classmethod
-    def of(cls, header: str, pixels: np.ndarray) -> "Encoded":
+    def of(cls, header: str, buffer: np.ndarray) -> "Encoded":
+        """The unit of which `packed` gave the header and the buffer. Its arrays are parts of the buffer."""
         data = json.loads(header)
-        rows = [EncodedPrompt(**row) for row in data["rows"]]
-        return cls(unit=Unit(**data["unit"]), rows=rows, pixels=pixels, image_token_id=data["image_token_id"])
+        arrays = unpacked(data["places"], buffer)
+        texts = dict(zip(data["rows"], arrays, strict=False))
+        images = dict(zip(data["images"], arrays[len(texts) :], strict=True))
+
+        def row_of(prompt_id: str, image_id: str) -> Row | None:
+            if prompt_id not in texts:
+                return None
+            number, (height, width) = data["rows"][prompt_id]
+            ids = texts[prompt_id].pop(IDS).tolist()
+            tokens, features = texts[prompt_id], images[image_id]
+            return Row(ids=ids, num_image_tokens=number, tokens=tokens, features=features, size=(height, width))
+
+        prompts = [
+            EncodedPrompt(prompt_id=prompt_id, row=row_of(prompt_id, image_id), image_id=image_id, error=error)
+            for prompt_id, image_id, error in data["prompts"]
+        ]
+        return cls(unit=Unit(**data["unit"]), prompts=prompts, image_token_id=data["image_token_id"])
+
+
+IDS = "input_ids"
+"""The name of a prompt's token ids among the arrays that travel."""
 
 
 def encode(unit: Unit, viewer: Viewer) -> Encoded:
-    """Read a shard and prepare its rows. A row that fails keeps its error and does not affect the others."""
-    rows: list[EncodedPrompt] = []
-    images: list[np.ndarray] = []
-    seen: dict[tuple[Any, ...], tuple[int, str]] = {}
-    retried = failed_in(unit) if unit.retry else None
-    for row in read_table(unit.prompts_uri).to_pylist():
-        if retried is not None and row["prompt_id"] not in retried:
-            continue
+    """Read a shard and prepare its prompts. A prompt that fails keeps its error and does not affect the others."""
+    rows = read_table(unit.prompts_uri).to_pylist()
+    if unit.retry:
+        retried = failed_in(unit)
+        rows = [row for row in rows if row["prompt_id"] in retried]
+    of_images: dict[Any, list[dict[str, Any]]] = {}
+    for row in rows:
+        alone = row["error"] and row["prompt_id"]
+        of_images.setdefault((row["image_path"], row["image_bytes"], alone), []).append(row)
+    made = [prompt for of_image in of_images.values() for prompt in encode_image(of_image, unit.view, viewer)]
+    found = {prompt.prompt_id: prompt for prompt in made}
+    prompts = [found[row["prompt_id"]] for row in rows]
+    return Encoded(unit=unit, prompts=prompts, image_token_id=viewer.encoder.image_token_id)
+
+
+def encode_image(rows: Sequence[Mapping[str, Any]], view: str, viewer: Viewer) -> list[EncodedPrompt]:
+    """Prepare prompts about one image, which is read and preprocessed once."""
+    try:
+        if rows[0]["error"]:
+            raise InputError(rows[0]["error"])
+        image = viewer.image(rows[0])
+    except StorageUnavailable:  # this is no row's fault
+        raise
+    except UserError as error:
+        return [EncodedPrompt(prompt_id=row["prompt_id"], error=str(error)) for row in rows]
+    prompts = []
+    pixels, image_id = None, ""
+    for row in rows:
         try:
-            rows.append(encode_row(row, unit.view, viewer, images, seen))
-        except StorageUnavailable:  # this is no row's fault
-            raise
+            made = viewer.row(row, view, image)
         except UserError as error:
-            rows.append(EncodedPrompt(prompt_id=row["prompt_id"], error=str(error)))
-    blank = np.zeros((1, 1, 1, 1), np.float32)
-    pixels = np.stack(images) if images else blank
-    return Encoded(unit=unit, rows=rows, pixels=pixels, image_token_id=viewer.encoder.image_token_id)
+            prompts.append(EncodedPrompt(prompt_id=row["prompt_id"], error=str(error)))
+            continue
+        if made.features[PIXELS] is not pixels:
+            pixels, image_id = made.features[PIXELS], digest(made.features)
+        prompts.append(EncodedPrompt(prompt_id=row["prompt_id"], row=made, image_id=image_id))
+    return prompts
+
+
+def digest(features: Mapping[str, np.ndarray]) -> str:
+    """A digest of an image's features."""
+    found = hashlib.blake2b(digest_size=16)
+    for name, values in sorted(features.items()):
+        found.update(f"{name} {values.dtype} {values.shape} ".encode())
+        found.update(np.ascontiguousarray(values).data)
+    return found.hexdigest()
 
 
 def other_versions(uri: str) -> list[str]:
@@ -146,26 +205,6 @@ def failed_in(unit: Unit) -> set[str]:
     return {row["prompt_id"] for row in responses if row["error"] is not None and row["prompt_id"] in usable}
 
 
-def encode_row(
-    row: Mapping[str, Any],
-    view: str,
-    viewer: Viewer,
-    images: list[np.ndarray],
-    seen: dict[tuple[Any, ...], tuple[int, str]],
-) -> EncodedPrompt:
-    """The row's tokens and the index of its pixels. New pixels are added to `images`."""
-    if row["error"]:
-        return EncodedPrompt(prompt_id=row["prompt_id"], error=row["error"])
-    prompt_ids = viewer.encoder.prompt_ids(row["question"])
-    drawn_from = (row["image_path"], row["image_bytes"], parse_view(view) and row["prompt_id"])
-    if drawn_from not in seen:
-        pixels = viewer.pixels(row, view)
-        seen[drawn_from] = len(images), hashlib.blake2b(pixels.tobytes(), digest_size=16).hexdigest()
-        images.append(pixels)
-    image, pixels_id = seen[drawn_from]
-    return EncodedPrompt(prompt_id=row["prompt_id"], prompt_ids=prompt_ids, image=image, pixels_id=pixels_id)
-
-
 def answer(encoded: Encoded, generator: Generator) -> list[Response]:
     """Generate a unit's responses and commit them in one step.
 
@@ -177,7 +216,8 @@ def answer(encoded: Encoded, generator: Generator) -> list[Response]:
         for response in generator.generate(batch)
     }
     responses = [
-        answered.get(row.prompt_id) or Response(prompt_id=row.prompt_id, error=row.error) for row in encoded.rows
+        answered.get(prompt.prompt_id) or Response(prompt_id=prompt.prompt_id, error=prompt.error)
+        for prompt in encoded.prompts
     ]
     if encoded.unit.retry:
         again = {response.prompt_id: response for response in responses}

@@ -1,7 +1,8 @@
-"""vLLM in this process, on exact float pixels, with its batch kept full from one unit to the next.
+"""vLLM in this process, on rows, with its batch kept full from one unit to the next.
 
-The engine runs in this process, which takes half the CPU time of an engine in a child process. It gets the normalised
-float pixels themselves, because a conversion to 8 bits and back would change the answers.
+The engine runs in this process, which takes half the CPU time of an engine in a child process. It gets the tokens and
+the features of the image as they are. So vLLM neither tokenises nor preprocesses, and answers exactly what training
+reads.
 """
 
 import itertools
@@ -23,15 +24,6 @@ from seva_ray.core.records import Response
 from seva_ray.engines.base import Decoding, Refused, Request, check_request, decoding_of, plain_request, refusal
 from seva_ray.private import vllm as private_vllm
 from seva_ray.vlm.encoding import Encoder
-
-# The pixels are already prepared, so vLLM's own image processor must only pass them on.
-AS_GIVEN = {
-    "do_resize": False,
-    "do_center_crop": False,
-    "do_rescale": False,
-    "do_normalize": False,
-    "do_convert_rgb": False,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +111,11 @@ class VllmGenerator:
 
     def render(self, request: Request) -> Any:
         """The request in the form that vLLM's engine accepts."""
-        prompt = {
-            "prompt_token_ids": list(request.prompt_ids),
-            "multi_modal_data": {"image": request.pixels},
-            "multi_modal_uuids": {"image": request.pixels_id},
-        }
+        row = request.row
         with self.intake:
-            return private_vllm.rendered(self.llm, prompt)
+            return private_vllm.rendered(
+                self.llm, row.ids, row.features, row.size, request.image_id, self.encoder.image_token_id
+            )
 
     def switch(self, directory: str) -> None:
         taken: Future[None] = Future()
@@ -211,30 +201,36 @@ def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, A
     """Load the model into vLLM. Return it with the sampling parameters."""
     from vllm import LLM
 
+    llm = LLM(**options_of(engine, directory, decoding))
+    private_vllm.pass_rows(llm)
+    return llm, sampling_of(decoding)
+
+
+def options_of(engine: VllmEngine, directory: str, decoding: Decoding) -> dict[str, Any]:
+    """The arguments of vLLM's `LLM`."""
     on_cpu = private_vllm.runs_on_cpu()
     graphs = not on_cpu and not engine.enforce_eager
-    llm = LLM(
-        model=directory,
-        dtype=engine.dtype,
-        load_format="safetensors",
-        max_model_len=engine.max_model_len,
-        max_num_seqs=engine.max_num_seqs,
-        tensor_parallel_size=engine.tensor_parallel_size,
-        gpu_memory_utilization=engine.gpu_memory_utilization,
-        enforce_eager=engine.enforce_eager,
-        enable_prefix_caching=engine.prefix_cache,
+    return {
+        "model": directory,
+        "dtype": engine.dtype,
+        "load_format": "safetensors",
+        "max_model_len": engine.max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        "tensor_parallel_size": engine.tensor_parallel_size,
+        "gpu_memory_utilization": engine.gpu_memory_utilization,
+        "enforce_eager": engine.enforce_eager,
+        "enable_prefix_caching": engine.prefix_cache,
         # With chunked prefill, a seeded request also draws a token at the end of each chunk. On a GPU vLLM takes that
         # draw back, but on a CPU vLLM crashes.
-        enable_chunked_prefill=False if on_cpu else None,
-        limit_mm_per_prompt={"image": 1},
-        mm_processor_kwargs=AS_GIVEN,
-        mm_processor_cache_gb=0,  # the pixels are prepared already, so there is nothing to cache
-        seed=decoding.seed,
-        disable_log_stats=True,
+        "enable_chunked_prefill": False if on_cpu else None,
+        "limit_mm_per_prompt": {"image": 1, "video": 0},  # by itself vLLM also tries a video at its start
+        "mm_device_do_normalize": False,  # the pixels are normalised already
+        "mm_processor_cache_gb": 0,  # rows are prepared already, so there is nothing to cache
+        "seed": decoding.seed,
+        "disable_log_stats": True,
         # By itself vLLM captures graphs for twice as many sequences as there can be, which takes a minute more.
-        compilation_config={"max_cudagraph_capture_size": engine.max_num_seqs} if graphs else None,
-    )
-    return llm, sampling_of(decoding)
+        "compilation_config": {"max_cudagraph_capture_size": engine.max_num_seqs} if graphs else None,
+    }
 
 
 def sampling_of(decoding: Decoding) -> Any:

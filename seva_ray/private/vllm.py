@@ -1,17 +1,71 @@
 """vLLM's internals. The engine steps vLLM itself, because vLLM's public `LLM.generate` takes no request while it runs,
 and its public `AsyncLLM` runs the engine in another process."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import numpy as np
 
 
-def rendered(llm: Any, prompt: Mapping[str, Any]) -> Any:
-    """A prompt in the form that `add_request` accepts. `LLM.generate` does this inside, together with the decoding."""
-    from vllm.renderers.inputs.preprocess import parse_model_prompt
+def pass_rows(llm: Any) -> None:
+    """Let `rendered` hand on what a model's processor has made outside of vLLM. vLLM documents a way for embeddings of
+    an image only, and for images that it then preprocesses itself."""
+    from vllm.multimodal.processing.context import InputProcessingContext
 
-    renderer = llm.llm_engine.renderer
-    (made,) = renderer.render_cmpl([parse_model_prompt(llm.model_config, prompt)], renderer.default_cmpl_tok_params)
-    return made
+    class Passing(InputProcessingContext):
+        """Where vLLM would call the model's processor, the features that are rendered are the answer."""
+
+        features: ClassVar[Mapping[str, np.ndarray] | None] = None
+
+        def call_hf_processor(self, hf_processor: Any, data: Any, kwargs: Any = MappingProxyType({})) -> Any:
+            import torch
+            from transformers.feature_extraction_utils import BatchFeature
+
+            if self.features is None:
+                return super().call_hf_processor(hf_processor, data, kwargs)
+            # Some of vLLM's models change what they get in place, and other rows share these arrays.
+            tensors = {name: torch.tensor(values) for name, values in self.features.items()}
+            return BatchFeature(self._postprocess_output(tensors))
+
+    info = llm.llm_engine.renderer.get_mm_processor().info
+    info.ctx = Passing(info.ctx.model_config, info.ctx.tokenizer)
+
+
+def rendered(
+    llm: Any,
+    ids: Sequence[int],
+    features: Mapping[str, np.ndarray],
+    size: tuple[int, int],
+    image_id: str,
+    image_token_id: int,
+) -> Any:
+    """The parts of a row in the form that `add_request` accepts, after `pass_rows`. `LLM.generate` makes it of text and
+    an image, with tokens and pixels of its own. One thread at a time may call this."""
+    from vllm.inputs.engine import mm_input
+    from vllm.multimodal.inputs import MultiModalKwargsItems
+
+    processor = llm.llm_engine.renderer.get_mm_processor()
+    passing = type(processor.info.ctx)
+    image = np.broadcast_to(np.zeros((), np.float32), (3, *size))  # takes no memory, and is not read
+    passing.features = features
+    try:
+        made = processor._apply_hf_processor_main(processor.info.parse_mm_data({"image": image}), {})
+    finally:
+        passing.features = None
+    fields = MultiModalKwargsItems.from_hf_inputs(made, processor._get_mm_fields_config(made, {}))
+    return mm_input(list(ids), fields, {"image": [image_id]}, {"image": [places(ids, image_token_id)]})
+
+
+def places(ids: Sequence[int], image_token_id: int) -> Any:
+    """Where in a prompt the features of its image go. Tokens between them, such as the names of tiles, stay words."""
+    import torch
+    from vllm.multimodal.inputs import PlaceholderRange
+
+    there = torch.tensor(list(ids)) == image_token_id
+    first, last = (int(there.nonzero()[end].item()) for end in (0, -1))
+    inside = there[first : last + 1]
+    return PlaceholderRange(offset=first, length=len(inside), is_embed=None if inside.all() else inside)
 
 
 def add_request(llm: Any, name: str, prompt: Any, sampling: Any) -> None:

@@ -142,8 +142,8 @@ def encode_unit(batch: dict[str, Any], config: Generate) -> dict[str, Any]:
         max_pixels=config.max_image_pixels,
         seed=config.seed,
     )
-    encoded = encode(unit, viewer)
-    return {"header": [encoded.header()], "pixels": encoded.pixels[None]}
+    header, arrays = encode(unit, viewer).packed()
+    return {"header": [header], "arrays": arrays[None]}
 
 
 class UnitWorker:
@@ -160,7 +160,7 @@ class UnitWorker:
     @told()
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         began_at = time.time()
-        encoded = Encoded.of(batch["header"][0], batch["pixels"][0])
+        encoded = Encoded.of(batch["header"][0], batch["arrays"][0])
         with self.model(encoded.unit.model_directory):
             responses = answer(encoded, self.generator)
         metrics.committed(encoded.unit, responses)

@@ -5,18 +5,57 @@ template of the model's own processor. Images are padded to a square as in LLaVA
 (the torchvision backend differs by up to 0.015).
 """
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from seva_ray.core.errors import InputError, line_of
+from seva_ray.core.errors import InputError, is_of_the_machine, line_of
 from seva_ray.vlm.images import pad_to_square
+from seva_ray.vlm.rows import PIXELS, Row, with_pixels
+
+
+class OneImage:
+    """An image processor that keeps what it made of the last image, for the next question about the same one."""
+
+    def __init__(self, image_processor: Any, before: Callable[[Image.Image], Image.Image]):
+        """`before`: what is done to an image before it is processed."""
+        self.image_processor, self.before = image_processor, before
+        self.last: tuple[Image.Image | None, Any] = (None, None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.image_processor, name)
+
+    def __call__(self, images: Any, **options: Any) -> Any:
+        image = images
+        while isinstance(image, list):
+            (image,) = image
+        last, made = self.last
+        if image is not last:
+            made = self.image_processor(images=[self.before(image)], **options)
+            self.last = image, made
+        return copy.copy(made)  # some processors take values out of it
+
+
+PLAIN_SIZE = (224, 224)
+"""Width and height of the image that shows how a processor's output looks, in px."""
+
+MADE_FOR_A_BATCH = ("input_ids", "attention_mask", "labels")
+"""What a processor makes beside the arrays of a row."""
+
+
+def placeholders_of(processor: Any) -> list[str]:
+    """The words of a prompt that stand for an image, a video or a sound."""
+    names = ("image_token", "video_token", "audio_token")
+    words = [str(word) for word in (getattr(processor, name, None) for name in names) if word]
+    return list(dict.fromkeys([*words, processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids[0])]))
 
 
 class Encoder:
-    """The tokenizer, chat template and image processor of one model directory."""
+    """The processor of one model directory: its chat template, tokenizer and image processor."""
 
     def __init__(self, directory: str, system: str = ""):
         """`system` is put before the question if it is not empty. Raises: InputError for an unusable processor."""
@@ -32,18 +71,29 @@ class Encoder:
             mean = getattr(self.image_processor, "image_mean", None) or (0.5, 0.5, 0.5)
             red, green, blue = (int(channel * 255) for channel in mean)
             self.background = (red, green, blue)
-            self.image_token_id: int = self.tokenizer.convert_tokens_to_ids(self.processor.image_token)
-            if self.prompt_ids("?").count(self.image_token_id) != 1:
+            self.reader = copy.copy(self.processor)  # the processor itself is saved with a model that is trained
+            self.reader.image_processor = OneImage(self.image_processor, self.as_seen)
+            self.image_token_id: int = self.processor.image_token_ids[0]
+            self.placeholders = placeholders_of(self.processor)
+            if self.prompt_text("?").count(self.processor.image_token) != 1:
                 raise InputError("its chat template does not show the image")
-            probe = Image.new("RGB", (64, 64))
-            self.pixels_shape = self.pixels(probe).shape
-            expanded = self.processor(images=probe, text=self.prompt_text("?"))["input_ids"][0]
+            self.features = dict(self.row("?", Image.new("RGB", PLAIN_SIZE)).features)
         except Exception as error:  # broken files and templates raise all kinds of errors
             raise InputError(f"model {directory}: processor cannot be used ({line_of(error)})") from None
-        self.num_image_tokens = list(expanded).count(self.image_token_id)
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = 0 if pad is None else pad
         """Token that fills up a batch. It is masked, so any token would do."""
+
+    features: Mapping[str, np.ndarray]
+    """The features of a plain image: their names, types and shapes are those that the model reads."""
+
+    @cached_property
+    def pixels_shape(self) -> tuple[int, ...]:
+        return self.pixels(Image.new("RGB", (64, 64))).shape
+
+    @cached_property
+    def num_image_tokens(self) -> int:
+        return list(self.row("?", Image.new("RGB", (64, 64))).ids).count(self.image_token_id)
 
     def prompt_text(self, question: str) -> str:
         """The prompt up to where the response begins, with one image placeholder."""
@@ -60,11 +110,71 @@ class Encoder:
 
         Raises: InputError if the question itself contains the image placeholder.
         """
-        if self.processor.image_token in question:
-            raise InputError(f"question {question[:60]!r}: holds the image placeholder {self.processor.image_token}")
+        self.check_question(question)
         text = self.prompt_text(question)
-        begins = bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
-        return list(self.tokenizer(text, add_special_tokens=not begins)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=not self.has_bos(text))["input_ids"])
+
+    def check_question(self, question: str) -> None:
+        """Raises: InputError if the question itself contains a placeholder of an image or a video."""
+        for name in self.placeholders:
+            if name in question:
+                raise InputError(f"question {question[:60]!r}: holds the image placeholder {name}")
+
+    def has_bos(self, text: str) -> bool:
+        """Whether the chat template has written BOS, which the tokenizer then must not do again."""
+        return bool(self.tokenizer.bos_token) and text.startswith(self.tokenizer.bos_token)
+
+    def row(self, question: str, image: Image.Image) -> Row:
+        """What the model's own processor makes of a question about an RGB image.
+
+        Where the processor would cut off an image's sides, as LLaVA-1.5's does, the image is first padded to a square
+        with the mean colour, as in SeVa (arXiv 2404.10501). Nothing else is done to it. Several questions about one
+        image, one after the other, share its features.
+
+        Raises: InputError if the question itself contains a placeholder, or if the processor cannot read the image.
+        """
+        self.check_question(question)
+        text = self.prompt_text(question)
+        try:
+            made = self.reader(
+                text=[text], images=[image], return_tensors="np", add_special_tokens=not self.has_bos(text)
+            )
+        except Exception as error:
+            if is_of_the_machine(error):
+                raise
+            raise InputError(
+                f"the model's processor cannot read an image of {image.width} x {image.height} px ({line_of(error)})"
+            ) from None
+        ids = np.asarray(made["input_ids"])
+        arrays = {name: np.asarray(values) for name, values in made.items() if name not in MADE_FOR_A_BATCH}
+        tokens = {name: values[0] for name, values in arrays.items() if values.shape == ids.shape}
+        features = {name: values for name, values in arrays.items() if name not in tokens}
+        features[PIXELS] = np.asarray(features[PIXELS], np.float32)
+        seen, token_ids = self.as_seen(image), ids[0].tolist()
+        return Row(
+            ids=token_ids,
+            num_image_tokens=token_ids.count(self.image_token_id),
+            tokens=tokens,
+            features=features,
+            size=(seen.height, seen.width),
+        )
+
+    def changed(self, row: Row, change: Callable[[np.ndarray], np.ndarray]) -> Row:
+        """The row after a change of its normalised pixels, which gets each of them once; see `with_pixels`."""
+        return with_pixels(row, change, getattr(self.image_processor, "temporal_patch_size", 1))
+
+    def as_seen(self, image: Image.Image) -> Image.Image:
+        """The image that the processor is given."""
+        return pad_to_square(image, self.background) if self.crops else image
+
+    @cached_property
+    def crops(self) -> bool:
+        """Whether the processor cuts off the sides of a wide image, so that it sees nothing of them."""
+        wide = np.zeros((64, 192, 3), np.uint8)
+        other = wide.copy()
+        other[:, :16] = other[:, -16:] = 255
+        one, two = (self.image_processor(images=Image.fromarray(array))[PIXELS] for array in (wide, other))
+        return np.array_equal(np.asarray(one), np.asarray(two))
 
     def expand(self, prompt_ids: Sequence[int]) -> list[int]:
         """The prompt as the model's forward pass reads it, with one image token per image position."""

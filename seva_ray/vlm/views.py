@@ -15,6 +15,7 @@ from seva_ray.augmentations import CLEAN, parse_view
 from seva_ray.core.seeds import generator
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import load_image
+from seva_ray.vlm.rows import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,20 @@ class Viewer:
             return self.encoder.pixels(image)
         random = generator(self.seed, row["prompt_id"], view)
         return augmentation.pixels(self.encoder.pixels(augmentation.image(image, random)), random)
+
+    def row(self, prompt: Mapping[str, Any], view: str = CLEAN, image: Image.Image | None = None) -> Row:
+        """What the model reads of a prompt with prompt_id, question, image_path and image_bytes, in a view. `image`:
+        the prompt's image, if it is open already.
+
+        Raises: InputError or OSError if the image cannot be read; InputError for a question that cannot be asked.
+        """
+        image = image or self.image(prompt)
+        augmentation = parse_view(view)
+        if augmentation is None:
+            return self.encoder.row(prompt["question"], image)
+        random = generator(self.seed, prompt["prompt_id"], view)
+        row = self.encoder.row(prompt["question"], augmentation.image(image, random))
+        return self.encoder.changed(row, lambda pixels: augmentation.pixels(pixels, random))
 
     def image(self, row: Mapping[str, Any]) -> Image.Image:
         """The row's image as it is. Raises: InputError, OSError where it cannot be read."""

@@ -25,7 +25,8 @@ def test_torch_uses_every_gpu_and_multiplies_rightly():
 
 
 def test_a_policy_merged_on_a_gpu_is_the_one_merged_on_a_cpu(toy_model: str):
-    policy = get_peft_model(load_model(toy_model, "float16"), Lora(rank=4, alpha=8).peft())
+    model = load_model(toy_model, "float16")
+    policy = get_peft_model(model, Lora(rank=4, alpha=8).peft(model))
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, weight in policy.named_parameters():

@@ -241,7 +241,8 @@ class Scorer:
     def score(self, rows: Sequence[dict[str, Any]]) -> list[list[float]]:
         import torch
 
-        from seva_ray.dpo.batch import PreferenceCollator, response_logps
+        from seva_ray.dpo.batch import PreferenceCollator
+        from seva_ray.dpo.logps import response_logps
 
         batch = PreferenceCollator(viewer=self.viewer, packed=self.plain_because is None)(rows)
         with torch.no_grad():

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seva_ray.dpo.batch import response_logps
 from seva_ray.dpo.config import Train
+from seva_ray.dpo.logps import response_logps
 from seva_ray.dpo.losses import ResponseLogps, losses_of, margins
 from seva_ray.private.trl import HookedTrainer
 

@@ -164,7 +164,7 @@ def trainer_of(job: Job, model: Any, encoder: Encoder, scratch: str, callback: A
             stride=rows_at_once,
             collate=PreferenceCollator(viewer=viewer, packed=job.packed, views=job.views),
         ),
-        peft_config=None if config.full else config.lora.peft(),
+        peft_config=None if config.full else config.lora.peft(model),
         callbacks=[callback],
     )
     trainer.remove_callback(transformers.PrinterCallback)

@@ -1,0 +1,99 @@
+"""A batch of pairs -> the log-probabilities of its responses under a model of any family.
+
+A model gets what its own processor has made of the prompts, and three things that are made here because several
+responses may share a prompt: which tokens see each other, the positions of all tokens, and the types of the responses'.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
+
+from seva_ray.dpo.batch import NOTHING, OWN, PROMPT
+from seva_ray.vlm.model_parts import unwrapped
+
+TYPES = "token_type_ids"
+"""In some families, the tokens that are read in both directions have their own type: in Gemma 3 those of an image, in
+PaliGemma the whole prompt."""
+
+
+def response_logps(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """log pi(response | image, question), summed over its tokens: float32 (B, 1 + K), 0 if there is no response."""
+    slot = batch["slot"]
+    logits = model(**model_inputs(model, batch), logits_to_keep=slot.shape[1], use_cache=False).logits[:, :-1]
+    targets, slot = batch["input_ids"][:, -slot.shape[1] + 1 :], slot[:, 1:]
+    scored = slot >= 0
+    logps = -cross_entropy(logits[scored].float(), targets[scored], reduction="none")
+    sums = logps.new_zeros(batch["num_tokens"].numel()).index_add(0, slot[scored], logps)
+    return sums.view_as(batch["num_tokens"])
+
+
+def model_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the model's forward pass reads of a batch of PreferenceCollator."""
+    whole = unwrapped(model)
+    known = inspect.signature(whole.forward).parameters
+    inputs: dict[str, Any] = {name: values for name, values in batch.items() if name not in OWN and name in known}
+    mask = attention_mask(batch["branch"])
+    if TYPES in inputs:
+        inputs[TYPES], blocks = types_and_blocks(batch, whole.config.image_token_id)
+        mask = mask | ((blocks[:, None, :, None] == blocks[:, None, None, :]) & (blocks[:, None, :, None] > 0))
+    return inputs | {
+        "input_ids": batch["input_ids"],
+        "attention_mask": in_windows(mask, batch["position_ids"], whole.config.get_text_config()),
+        "position_ids": positions(whole, batch),
+    }
+
+
+def attention_mask(branch: Tensor) -> Tensor:
+    """(R, 1, T, T): True if a token may attend to another: an earlier one of the prompt or of its own response, never
+    padding."""
+    query, key = branch[:, :, None], branch[:, None, :]
+    back = torch.ones(branch.shape[1], branch.shape[1], dtype=torch.bool, device=branch.device).tril()
+    allowed = back & ((key == PROMPT) | (key == query)) & (key != NOTHING)
+    return (allowed | torch.eye(branch.shape[1], dtype=torch.bool, device=branch.device))[:, None]
+
+
+def types_and_blocks(batch: Mapping[str, Tensor], image_token_id: int) -> tuple[Tensor, Tensor]:
+    """Two tensors (R, T): the types of all tokens, and the blocks of tokens that all see each other, numbered from 1 in
+    each row, with 0 outside of them.
+
+    A block is an unbroken run of tokens of the type that an image has. Responses have the other type.
+    """
+    types, slot = batch[TYPES], batch["slot"]
+    of_image = types[batch["input_ids"] == image_token_id].amax()
+    response = pad(slot >= 0, (types.shape[1] - slot.shape[1], 0))
+    types = torch.where(response, 1 - of_image, types)
+    inside = (types == of_image) & (batch["branch"] != NOTHING)
+    begins = inside & ~pad(inside, (1, 0))[:, :-1]
+    return types, torch.where(inside, begins.cumsum(1), 0)
+
+
+def in_windows(mask: Tensor, positions: Tensor, config: Any) -> Tensor | dict[str, Tensor]:
+    """The mask for a language model with this configuration, which may have layers that see only the last tokens."""
+    window = getattr(config, "sliding_window", None)
+    if window is None or mask.shape[-1] <= window:
+        return mask
+    near = mask & (positions[:, None, :, None] - positions[:, None, None, :] < window)
+    kinds = getattr(config, "layer_types", None)
+    return near if kinds is None else {"full_attention": mask, "sliding_attention": near}
+
+
+def positions(whole: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    """Position ids: (R, T), or (axes, R, T) if the model counts an image's rows and columns (m-RoPE).
+
+    Its own rule gives those of a prompt and its first response. Other responses begin where the first one does.
+    """
+    in_line = batch["position_ids"]
+    rule = getattr(whole.base_model, "get_rope_index", None)
+    if rule is None:
+        return in_line
+    known = inspect.signature(rule).parameters
+    given = {name: values for name, values in batch.items() if name not in OWN and name in known}
+    first = (batch["branch"] == PROMPT) | (batch["branch"] == 1)
+    found: Tensor = rule(input_ids=batch["input_ids"], attention_mask=first.long(), **given)[0]
+    begin = in_line.shape[1] - batch["slot"].shape[1]
+    further = found[..., begin : begin + 1] - in_line[:, begin : begin + 1]
+    return torch.where(batch["branch"] > PROMPT, in_line + further, found)

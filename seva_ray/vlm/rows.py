@@ -1,0 +1,72 @@
+"""A prompt as a model reads it: what the model's own processor makes of a question and an image, as arrays."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+PIXELS = "pixel_values"
+"""The name of the normalised pixels among the features of an image, in every family of models."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A prompt of one question about one image. Engines and training read rows, and never an image or a text."""
+
+    ids: Sequence[int]
+    """Token ids of the prompt, (T,). The image already has as many tokens as the model reads for it."""
+    num_image_tokens: int
+    """How many of the tokens stand for the image: the model makes as many features of it."""
+    tokens: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Other arrays with one value for each token, (T,) each, such as `mm_token_type_ids`."""
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What the processor makes of the image, as a batch of one image: `pixel_values` in float32, and what the family
+    has beside it, such as `image_grid_thw`. Families differ in what the first axis counts: images, tiles or patches."""
+    size: tuple[int, int] = (0, 0)
+    """Height and width of the image that the processor was given, in px."""
+
+
+MASK = "pixel_attention_mask"
+"""The name of the array that is 0 where pixels only fill up a shape."""
+
+CHANNELS = 3
+
+
+def with_pixels(row: Row, change: Callable[[np.ndarray], np.ndarray], frames: int = 1) -> Row:
+    """The row after `change` of its normalised pixels, which gives an array of the same shape.
+
+    Each pixel of the image is in what `change` gets once. Qwen-VL's processor holds a still image as `frames` equal
+    frames of a video; if each of them got noise of its own, the vision tower, which averages them, would see less noise
+    than was asked for. So `change` gets one frame, and all of them get what it makes. Tiles and the overview of an
+    image are pictures of their own. Pixels that only fill up a shape stay as they are.
+    """
+    pixels = row.features[PIXELS]
+    flattened = pixels.ndim == 2 and frames > 1  # patches of (channel, frame, height x width)
+    if flattened:
+        patches = pixels.reshape(len(pixels), CHANNELS, frames, -1)
+        made = np.repeat(change(patches[:, :, :1]), frames, axis=2).reshape(pixels.shape)
+    else:
+        made = change(pixels)
+    if MASK in row.features:
+        made = np.where(np.expand_dims(row.features[MASK], -CHANNELS).astype(bool), made, pixels)
+    return replace(row, features={**row.features, PIXELS: made.astype(np.float32, copy=False)})
+
+
+def stacked(features: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The features of several images as one batch: joined along the first axis, and filled up with zeros along others.
+
+    Every family's processor does the same to several images: some list their patches or tiles (Qwen-VL, InternVL,
+    Gemma 3), others fill up the number of tiles (LLaVA-NeXT, Idefics3) or the size of images (Pixtral).
+    """
+    batch = {}
+    for name in features[0]:
+        arrays = [item[name] for item in features]
+        widest = np.max([array.shape[1:] for array in arrays], axis=0).astype(int).tolist()
+        batch[name] = np.concatenate([filled_up(array, widest) for array in arrays])
+    return batch
+
+
+def filled_up(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The array with zeros behind its values, so that its axes after the first one have this shape."""
+    missing = [(0, wide - now) for wide, now in zip(shape, array.shape[1:], strict=True)]
+    return np.pad(array, [(0, 0), *missing]) if any(after for _, after in missing) else array
