@@ -26,7 +26,8 @@ def policy(root: Path, toy_model: str, directory: str) -> tuple[Store, Artifact]
     pairs = store.open("pairs/toy/toy/moco", config={}).finish({"views": {"moco": {"kept": 10, "equal": 2}}})
     artifact = store.open("policies/mine", config={"train": {"beta": 0.1}}, inputs=[pairs]).begin()
     fetch_directory(toy_model, artifact.path("model"))
-    model = get_peft_model(AutoModelForImageTextToText.from_pretrained(toy_model), Lora(rank=4, alpha=8).peft())
+    base = AutoModelForImageTextToText.from_pretrained(toy_model)
+    model = get_peft_model(base, Lora(rank=4, alpha=8).peft(base))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:

@@ -50,7 +50,7 @@ def saved(images_column: str = "image") -> Dataset:
     return Dataset.from_dict({"question": QUESTIONS, images_column: column}, features=features)
 
 
-def asked(source: Hf) -> list[tuple[str, tuple[int, int, int]]]:
+def asked(source: Hf) -> list[tuple[str, Any]]:
     """The questions with the colours of their images, which are loaded as generation loads them."""
     found = []
     for prompt in source.prompts():

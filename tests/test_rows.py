@@ -9,7 +9,8 @@ from PIL import Image
 from seva_ray.augmentations.diffusion import Diffusion, alpha_bar
 from seva_ray.core.errors import InputError
 from seva_ray.core.seeds import generator
-from seva_ray.vlm.encoding import VICUNA_V1, Encoder
+from seva_ray.core.system_texts import VICUNA_V1
+from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.families import processed
 from seva_ray.vlm.rows import Row, stacked
 from seva_ray.vlm.views import Viewer

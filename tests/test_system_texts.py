@@ -13,6 +13,7 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.system_texts import LLAVA_V1, SYSTEM_TEXTS, VICUNA_V1
 from seva_ray.engines import FakeEngine
 from seva_ray.engines.config import Generate
+from seva_ray.engines.units import Encoded
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.consistency import Consistency, part_of
 from seva_ray.stages.engine_pool import encode_unit
@@ -37,7 +38,7 @@ def chosen(folder: Path, generation: str = LLAVA_V1, **values: Any) -> list[Any]
         write_gqa(folder)
     images = str(folder / "images")
     files = {"pope": str(folder), "pope_images": images, "gqa": str(folder / "testdev.json"), "gqa_images": images}
-    return Benchmarks(**files | values).chosen(generation)  # type: ignore[arg-type]
+    return Benchmarks(**files | values).chosen(generation)
 
 
 def prepared(store: Store, benchmark: Any) -> Artifact:
@@ -89,6 +90,9 @@ def test_a_unit_is_encoded_with_the_text_of_its_own_prompts(tmp_path: Path) -> N
     store = Store(str(tmp_path / "runs"))
     prompts = prepare(Prepare(), store, "toy", ToyWorld(num_images=1))
     (unit,) = units_of(MODEL, prompts, "clean", open_responses(CONFIG, store, MODEL, prompts, "clean"))
-    encoded = encode_unit({"unit": [json.dumps(asdict(unit) | {"system": "Be kind."})]}, CONFIG)
-    rows = json.loads(encoded["header"][0])["rows"]
-    assert {bytes(row["prompt_ids"]).decode().split("\n")[0] for row in rows} == {"Be kind."}
+    made = encode_unit({"unit": [json.dumps(asdict(unit) | {"system": "Be kind."})]}, CONFIG)
+    header, buffer = made.values()
+    encoded = Encoded.of(header[0], buffer[0])
+    rows = [prompt.row for prompt in encoded.prompts if prompt.row is not None]
+    assert rows
+    assert {bytes(row.ids).decode().split("\n")[0] for row in rows} == {"Be kind."}

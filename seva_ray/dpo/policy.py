@@ -78,7 +78,7 @@ def without_image_gradients(model: Any) -> None:
     from seva_ray.vlm.model_parts import image_parts
 
     for part in image_parts(model):
-        part.forward = torch.no_grad()(part.forward)  # type: ignore[method-assign]
+        part.forward = torch.no_grad()(part.forward)
 
 
 def merge(model: Any, device: Any = "cpu") -> Any:

@@ -2,9 +2,7 @@
 
 import os
 import re
-import socket
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
 from typing import Any, NamedTuple
 
 SUBMISSION = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -165,10 +163,13 @@ def trainer(*arguments: Any, **options: Any) -> Any:
     return Trainer(*arguments, **options)
 
 
-def torch_config(backend: str) -> Any:
-    """A `ray.train.torch.TorchConfig` whose workers meet at an address that only they need: loopback if all of them are
-    on one node, otherwise the node's own address in the cluster. By itself torch's store listens on all interfaces, and
-    takes keys without a credential. No option of Ray or torch names an address."""
+def torch_config(
+    backend: str,
+    open_store: Callable[[bool, int], tuple[str, int]],
+    join_group: Callable[[int, str, tuple[str, int], int, int], None],
+) -> Any:
+    """A `ray.train.torch.TorchConfig` whose workers meet at the address of `open_store(on_one_node, world_size)` by
+    `join_group(rank, backend, address, world_size, timeout_s)`. Ray has no option for how they meet."""
     import ray
     from ray.train.torch import TorchConfig
     from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
@@ -176,8 +177,8 @@ def torch_config(backend: str) -> Any:
     class Backend(_TorchBackend):
         def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
             world_size = len(worker_group)
-            alone = len(set(worker_group.execute(node_id))) == 1
-            address = worker_group.execute_single(0, open_store, alone, world_size)
+            on_one_node = len(set(worker_group.execute(node_id))) == 1
+            address = worker_group.execute_single(0, open_store, on_one_node, world_size)
             worker_group.execute(_set_torch_distributed_env_vars)
             given = (backend_config.backend, address, world_size, backend_config.timeout_s)
             joining = [worker_group.execute_single_async(rank, join_group, rank, *given) for rank in range(world_size)]
@@ -195,38 +196,6 @@ def node_id() -> str:
     import ray
 
     return ray.get_runtime_context().get_node_id()
-
-
-stores: list[Any] = []
-"""The store of this process, until it has joined its group."""
-
-
-def open_store(alone: bool, world_size: int) -> tuple[str, int]:
-    """In the first worker, open the store at which all workers meet. Returns its address."""
-    import ray
-    from torch.distributed import TCPStore
-
-    host = "127.0.0.1" if alone else ray.util.get_node_ip_address()
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, 0), family=family)
-    port = listener.getsockname()[1]
-    stores[:] = [TCPStore(host, port, world_size, True, wait_for_workers=False, master_listen_fd=listener.detach())]
-    return host, port
-
-
-def join_group(rank: int, backend: str, address: tuple[str, int], world_size: int, timeout_s: int) -> None:
-    """In each worker, join the process group."""
-    import torch.distributed
-
-    host, port = address
-    os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = host, str(port)
-    if host == "127.0.0.1":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
-    store = stores.pop() if rank == 0 else torch.distributed.TCPStore(host, port, world_size, wait_for_workers=False)
-    torch.distributed.init_process_group(
-        backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=timeout_s)
-    )
 
 
 def start_callback(notice: Callable[[bool, BaseException | None], None]) -> Any:

@@ -53,7 +53,8 @@ def questions_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[str
     name = columns.get("question") or next((name for name in QUESTIONS if isinstance(row.get(name), str)), None)
     if question is None and name is None:
         raise InputError(f"no column with a question ({', '.join(QUESTIONS)}, or a list of turns); {advice(row)}")
-    question = row[name] if question is None else question
+    if question is None and name is not None:
+        question = row[name]
     if isinstance(question, bool) or not isinstance(question, (str, int)):
         raise InputError(f"column {name!r}: must be a text, not {type(question).__name__}")
     more = row.get("input") if name == "instruction" and not columns else None  # the form of Alpaca
@@ -66,7 +67,7 @@ def image_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> Image:
     if value is None:
         value = next((row[name] for name in IMAGES if name in row), None)
     if value is None:
-        turns = next((row[name] for name in CONVERSATIONS if isinstance(row.get(name), list)), [])
+        turns: Any = next((row[name] for name in CONVERSATIONS if isinstance(row.get(name), list)), [])
         value = [image for turn in turns for image in images_in(turn)]
     if isinstance(value, list):
         if not value:

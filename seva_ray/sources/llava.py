@@ -99,9 +99,9 @@ class LlavaJson:
         for source, count in wanted.items():
             found = images.get(source, {})
             if not found:
-                there = ", ".join(sorted(images)) or "none of the sources we know"
+                others = ", ".join(sorted(images)) or "none of the sources we know"
                 advice = "" if own else "; --source.folders takes rows of any folder"
-                raise InputError(f"{self.path}: no row of source {source}; it has {there}{advice}")
+                raise InputError(f"{self.path}: no row of source {source}; it has {others}{advice}")
             if count > len(found):
                 log.warning("%s: %s images of %s, not the %s asked for", self.path, len(found), source, count)
             drawn = sorted(found, key=lambda image: key_of(self.seed, image, "image"))[: count or None]

@@ -97,7 +97,8 @@ def write_all(directory: Path, pairs: Artifact, image_root: str | None) -> tuple
     (directory / "dataset_info.json").write_text(json.dumps(formats.DATASET_INFO, indent=1))
     shards = files_of(pairs)
     groups = [shards[start : start + SHARDS_PER_FILE] for start in range(0, len(shards), SHARDS_PER_FILE)]
-    num_rows, samples = 0, []
+    num_rows = 0
+    samples: list[dict[str, Any]] = []
     with ExitStack() as files:
         lines, swift, official = (
             files.enter_context((directory / file).open("w", encoding="utf-8"))

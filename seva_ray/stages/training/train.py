@@ -208,6 +208,8 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
     checkpoint."""
     import ray.train.torch  # with torch and Ray Data: seconds that a job's start would pay
 
+    from seva_ray.runtime.rendezvous import join_group, open_store
+
     need, config = worker_need(), jobs[0].config
     use_gpu = "GPU" in need
     number, least = group_size(config, uri), fewest(config, uri)
@@ -233,7 +235,7 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": {} if use_gpu else {"DS_ACCELERATOR": "cpu"}},
         ),
-        torch_config=torch_config("nccl" if use_gpu else "gloo"),
+        torch_config=torch_config("nccl" if use_gpu else "gloo", open_store, join_group),
     )
     training.fit()
 
