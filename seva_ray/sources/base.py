@@ -3,11 +3,12 @@
 A bad row never stops a source: it becomes a prompt with an error. A source that cannot be read at all is an InputError.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import fsspec
+import pyarrow as pa
 
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.records import Prompt
@@ -47,6 +48,29 @@ def checked(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
 def failed(prompt_id: str, error: str, source: str = "") -> Prompt:
     """The prompt for a row that cannot be read as a prompt."""
     return Prompt(prompt_id=prompt_id, image_id="", question="", source=source, error=error)
+
+
+def as_object(row: Any) -> Mapping[str, Any]:
+    """The row of a table. Raises: InputError if it is no object, or an exception that says why it cannot be read."""
+    if isinstance(row, InputError):
+        raise row
+    if isinstance(row, Exception):
+        raise InputError(f"not JSON ({row})")
+    if not isinstance(row, Mapping):
+        raise InputError("must be an object")
+    return row
+
+
+def rows_in(batch: pa.RecordBatch | pa.Table) -> Iterator[Any]:
+    """The rows of a batch. A row with a text that is not UTF-8 gives the exception instead; parquet does not check."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for number in range(len(batch)):
+            try:
+                yield from batch.slice(number, 1).to_pylist()
+            except UnicodeDecodeError:
+                yield InputError("a text in it is not valid UTF-8")
 
 
 def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:

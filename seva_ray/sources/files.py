@@ -70,6 +70,6 @@ def csv_rows(uri: str) -> Iterator[dict[str, Any]]:
     try:
         with filesystem.open(path, "rb") as file:
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-            yield from csv.DictReader(text, delimiter=delimiter)
+            yield from csv.DictReader(text, delimiter=delimiter, restkey="(more cells)")
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{uri}: {'no such file' if isinstance(error, FileNotFoundError) else error}") from None

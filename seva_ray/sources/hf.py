@@ -19,7 +19,7 @@ from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import absolute, exists, is_directory, is_local
-from seva_ray.sources.base import check_directory, check_names, checked, failed
+from seva_ray.sources.base import as_object, check_directory, check_names, checked, failed, rows_in
 from seva_ray.sources.files import LINES, csv_rows, json_rows
 from seva_ray.sources.forms import flat, image_of, named, only_known, questions_of
 
@@ -91,11 +91,7 @@ class Hf:
         """The prompts of a row: one for each question."""
         prompt_id, source = number, self.source
         try:
-            if isinstance(row, Exception):
-                raise InputError(f"not JSON ({row})")
-            if not isinstance(row, Mapping):
-                raise InputError("must be an object")
-            row = flat(row)
+            row = flat(as_object(row))
             prompt_id = self._told(row, "prompt_id", number)
             source = self._told(row, "source", source)
             path, data = image_of(row, self.columns)
@@ -152,7 +148,7 @@ def found(path: str) -> str:
         return absolute(path)
 
 
-def streamed(path: str, split: str, subset: str | None) -> Iterator[dict[str, Any]]:
+def streamed(path: str, split: str, subset: str | None) -> Iterator[Any]:
     """The rows of a data set, read by `datasets`; images stay encoded. Raises: InputError if it cannot read it."""
     from datasets import DatasetDict, load_dataset, load_from_disk
     from datasets.exceptions import DatasetsError
@@ -175,6 +171,7 @@ def streamed(path: str, split: str, subset: str | None) -> Iterator[dict[str, An
             rows = saved.to_iterable_dataset()
         else:
             rows = load_dataset(path, name=subset, split=split, streaming=True)
-        yield from rows.decode(False)
+        for row in rows.decode(False).with_format("arrow"):
+            yield from rows_in(row)
     except (DatasetsError, OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from None

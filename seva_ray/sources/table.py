@@ -18,7 +18,7 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import absolute
-from seva_ray.sources.base import PLACEHOLDER, check_directory, check_names, checked, failed, locate
+from seva_ray.sources.base import PLACEHOLDER, as_object, check_directory, check_names, checked, failed, locate, rows_in
 
 SUFFIXES = (".parquet", ".jsonl")
 
@@ -83,7 +83,7 @@ class Table:
                 parquet = pq.ParquetFile(file, pre_buffer=False)  # otherwise memory grows with the size of the file
                 self._check_schema(parquet.schema_arrow, shard)
                 for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=self.columns):
-                    yield from batch.to_pylist()
+                    yield from rows_in(batch)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{shard}: {' '.join(str(error).split())}") from None
 
@@ -116,10 +116,7 @@ class Table:
     def _prompt(self, row: Any, name: str) -> Prompt:
         prompt_id, source = name, self.source
         try:
-            if isinstance(row, Exception):
-                raise InputError(f"not JSON ({row})")
-            if not isinstance(row, dict):
-                raise InputError("must be an object")
+            row = as_object(row)
             if self.prompt_id_column:
                 prompt_id = text_of(row, self.prompt_id_column)
             if self.source_column:
