@@ -37,7 +37,7 @@ def chosen(folder: Path, generation: str = LLAVA_V1, **values: Any) -> list[Any]
         write_gqa(folder)
     images = str(folder / "images")
     files = {"pope": str(folder), "pope_images": images, "gqa": str(folder / "testdev.json"), "gqa_images": images}
-    return Benchmarks(**files | values).chosen(generation)  # type: ignore[arg-type]
+    return Benchmarks(**files | values).chosen(generation)
 
 
 def prepared(store: Store, benchmark: Any) -> Artifact:
