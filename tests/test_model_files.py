@@ -19,6 +19,7 @@ from seva_ray.vlm.model_files import INDEX, REPOSITORIES
 from seva_ray.vlm.models import model_at, name_of, place_of
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 3897120\n"
+LARGE = REPOSITORIES[5120]
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 
 
@@ -145,7 +146,10 @@ def change(file: Path, **values: object) -> None:
         (another_image_token, "the image token is 4 in its tokenizer, and 7 in config.json"),
         (no_tokenizer, "no tokenizer.json or tokenizer.model"),
         (no_chat_template, "it has no chat template, which belongs into chat_template.jinja"),
-        (original_format, f"in the original LLaVA format; take the same weights from {REPOSITORIES[5120]}"),
+        (
+            original_format,
+            f"in the original LLaVA format; jobs/convert.py converts it, or take the same weights from {LARGE}",
+        ),
         (an_adapter, "only an adapter; give the merged model"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

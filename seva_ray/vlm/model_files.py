@@ -43,7 +43,10 @@ def check_model(directory: str) -> None:
         raise InputError(f"model {directory}: config.json is not a transformers configuration") from None
     if "mm_vision_tower" in config:
         other = REPOSITORIES.get(config.get("hidden_size"), " or ".join(REPOSITORIES.values()))
-        raise InputError(f"model {directory}: in the original LLaVA format; take the same weights from {other}")
+        raise InputError(
+            f"model {directory}: in the original LLaVA format; jobs/convert.py converts it, or take the same weights "
+            f"from {other}"
+        )
     if model_type not in vision_language_model_types() or "vision_config" not in config:
         raise InputError(f"model {directory}: model type {model_type!r} is not a vision-language model")
     if not any(path.glob("*.safetensors")):
