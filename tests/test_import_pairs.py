@@ -9,6 +9,7 @@ import pytest
 
 from seva_ray.core.artifacts import Store
 from seva_ray.core.storage import read_table
+from seva_ray.dpo.config import Train
 from seva_ray.pairs.verdicts import verdict_of
 from seva_ray.sources.preferences import Preferences
 from seva_ray.stages.export_pairs import ExportPairs, export_pairs
@@ -110,7 +111,7 @@ def test_the_answers_are_responses_of_the_model_with_its_tokens_and_training_can
         assert first.token_ids[-1] == tokenizer.eos_token_id
         assert verdict_of(first, second, True) == ("kept", None)
     assert chosen.counts["num_error"] == 3
-    assert reading_of(model, prompts, chosen).system == ""
+    assert reading_of(Train(), model, prompts, chosen).system == ""
     again = answered(Reading(system=""), store, prompts, model, source)
     assert [item.finished for item in again] == [chosen.finished, rejected.finished]
     assert [len(read_table(prompts.path(f"shard-00000{n}.parquet"))) for n in (0, 1)] == [4, 2]

@@ -16,6 +16,7 @@ from seva_ray.core.node_cache import local_directory
 from seva_ray.core.ownership import owned
 from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
 from seva_ray.core.storage import read_table, write_table
+from seva_ray.core.system_texts import LLAVA_V1
 from seva_ray.pairs.files import IMPORTED
 from seva_ray.runtime import metrics
 from seva_ray.runtime.heartbeat import waiting
@@ -25,7 +26,7 @@ from seva_ray.sources.preferences import Preferences
 from seva_ray.stages.generate import finish_responses
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.vlm.encoding import VICUNA_V1, Encoder
+from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.models import Model
 
 
@@ -35,7 +36,7 @@ class Reading:
 
     kind: ClassVar[str] = "ImportReading"
 
-    system: str = VICUNA_V1
+    system: str = LLAVA_V1
     """System text before the question (empty: none)."""
     max_image_pixels: int = 64_000_000
     """Largest number of pixels of an image, counted after padding to a square."""
