@@ -11,7 +11,7 @@ from PIL import Image
 from seva_ray.core.artifacts import StageTime
 from seva_ray.pages.pair_cards import ANSWER_LIMIT, marked_differences
 from seva_ray.pages.run_content import Flip, Funnel, Hallucinated, Lengths, ReportContent, Sample, ScoreTable
-from seva_ray.pages.run_page import NUM_HALLUCINATED, render
+from seva_ray.pages.run_page import NUM_HALLUCINATED, NUM_SHOWN, render
 from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS
 from seva_ray.scoring.intervals import Comparison, Repeated
 
@@ -381,3 +381,62 @@ def test_things_that_are_not_there_are_listed_by_how_often_they_are_named() -> N
     many = Hallucinated(benchmark="b", start={f"thing{n:02}": 1 for n in range(30)}, policy={})
     shown = re.findall(r"thing\d\d", Page(render(ReportContent(title="t", hallucinated=[many]))).text)
     assert shown == [f"thing{n:02}" for n in range(NUM_HALLUCINATED)]
+
+
+# What eyes need
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance. Source: WCAG 2.2."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted([luminance(one), luminance(other)])
+    return (high + 0.05) / (low + 0.05)
+
+
+def themes() -> dict[str, dict[str, str]]:
+    """The colours of the light and of the dark page, by name."""
+    html = render(full_content())
+    dark = html.index("@media (prefers-color-scheme: dark)")
+    parts = {"light": html[html.index(":root {") : dark], "dark": html[dark : html.index("box-sizing")]}
+    return {name: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part)) for name, part in parts.items()}
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_graphics_stand_out_from_the_paper_by_3_to_1_and_text_by_4_5_to_1(theme: str) -> None:
+    colours = themes()[theme]
+    graphics = {*(verdict.replace("_", "-") for verdict in VERDICTS), "mark", "blue", "orange"}
+    assert graphics <= colours.keys()
+    assert [name for name in graphics if contrast(colours[name], colours["paper"]) < 3] == []
+    for ground in ("paper", "soft", "blue-faint"):
+        assert [
+            name for name in ("ink", "muted", "blue", "orange") if contrast(colours[name], colours[ground]) < 4.5
+        ] == []
+
+
+def test_every_colour_of_the_light_page_has_one_for_the_dark() -> None:
+    colours = themes()
+    assert colours["light"].keys() == colours["dark"].keys()
+
+
+def test_a_long_table_shows_its_first_rows_and_folds_the_others() -> None:
+    rows = [comparison(f"metric {number}", 1.0, 0.5) for number in range(NUM_SHOWN + 3)]
+    html = render(replace(full_content(), scores=[table(*rows)]))
+    shown, _, folded = html.partition('<details class="more">')
+    assert "3 more metrics" in folded
+    assert f"metric {NUM_SHOWN - 1}<" in shown
+    assert f"metric {NUM_SHOWN}<" not in shown
+    assert all(f"metric {number}<" in folded for number in range(NUM_SHOWN, len(rows)))
+    short = render(replace(full_content(), scores=[table(*rows[:-1])]))
+    assert "more metrics" not in short
+
+
+def test_pictures_are_described_in_words() -> None:
+    page = Page(render(full_content("what is there")))
+    texts = [attrs["alt"] for tag, attrs in page.tags if tag == "img"]
+    assert "The image that is asked about: what is there" in texts
+    assert all(len(text.split()) > 4 for text in texts)

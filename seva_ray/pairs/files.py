@@ -3,6 +3,9 @@
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.shards import shards_in
 
+IMPORTED = "imported"
+"""The view of rejected answers that were made elsewhere: nobody here knows what their model saw."""
+
 
 def files_of(pairs: Artifact) -> list[str]:
     """URIs of the shards that have kept pairs."""

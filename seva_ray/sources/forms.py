@@ -24,6 +24,9 @@ IMAGES = ("jpg", "jpeg", "png", "webp", "image", "images", "img", "image_path", 
 USERS = ("user", "human")
 """Names of the role that asks, in small letters."""
 
+ASSISTANTS = ("assistant", "gpt", "")
+"""Names of the role that answers. A turn without a role is an answer if nothing else can be meant."""
+
 Image = tuple[str | None, bytes | None]
 """A path and None, or None and the encoded image file."""
 

@@ -18,7 +18,7 @@ from seva_ray.core.provenance import versions
 from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import read_bytes, read_table
 from seva_ray.pages.run_content import Funnel, ReportContent, Sample, ScoreTable
-from seva_ray.pairs.files import files_of
+from seva_ray.pairs.files import IMPORTED, files_of
 from seva_ray.runtime.progress import say
 from seva_ray.stages import answers
 from seva_ray.stages.pair import ANY
@@ -91,6 +91,9 @@ def funnels(pairs: Artifact, floors: Sequence[Artifact]) -> list[Funnel]:
 def summary(trained: Artifact, pairs: Artifact, floors: Sequence[Artifact]) -> list[str]:
     kept, num_prompts = pairs.counts["verdicts"]["kept"], pairs.counts["num_prompts"]
     views = " and ".join(pairs.counts["views"])
+    if views == IMPORTED:
+        lines = [f"{kept:,} of {num_prompts:,} imported pairs ({kept / num_prompts:.1%}) were kept."]
+        return [*lines, trained_on(trained)]
     lines = [
         f"{trained.counts['start']['name']} answered {num_prompts:,} prompts on the image and on its {views} view; "
         f"{kept:,} pairs ({kept / num_prompts:.1%}) were kept.",
@@ -102,10 +105,11 @@ def summary(trained: Artifact, pairs: Artifact, floors: Sequence[Artifact]) -> l
             f"On the clean image, answered again ({view}), {unequal:,} answers ({unequal / num_prompts:.1%}) would "
             "have been kept: they differ because of the engine's rounding, not because of the augmentation."
         )
-    lines.append(
-        f"DPO on {trained.counts['num_pairs']:,} pairs for {trained.counts['num_steps']:,} steps made the policy."
-    )
-    return lines
+    return [*lines, trained_on(trained)]
+
+
+def trained_on(trained: Artifact) -> str:
+    return f"DPO on {trained.counts['num_pairs']:,} pairs for {trained.counts['num_steps']:,} steps made the policy."
 
 
 def samples(
@@ -125,12 +129,13 @@ def samples(
             break
     rows.sort(key=lambda row: key_of(0, "sample", row["prompt_id"]))
     recipe = rejected[0].recipe["config"]
-    viewer = viewer_of(encoder, recipe, prompts, seed=recipe["augmentation"]["seed"])
+    viewer = viewer_of(encoder, recipe, prompts, seed=(recipe.get("augmentation") or {"seed": 0})["seed"])
     shown = []
     for place, row in enumerate(rows[: config.num_samples]):
         answer = row["rejected"][place % len(row["rejected"])]
         try:
-            clean, augmented = (png(viewer, viewer.picture(row, view)) for view in (CLEAN, answer["view"]))
+            views = (CLEAN, CLEAN if answer["view"] == IMPORTED else answer["view"])
+            clean, augmented = (png(viewer, viewer.picture(row, view)) for view in views)
         except (UserError, OSError) as error:
             say(f"report: sample {row['prompt_id']} is left out ({error})")
             missing.append(row["prompt_id"])
