@@ -15,13 +15,20 @@ from seva_ray.core.storage import exists, locate, read_bytes, remove, write_byte
 from seva_ray.dpo.config import Train
 from seva_ray.pairs.files import lineage
 from seva_ray.planning.memory import training_refusal
-from seva_ray.private.ray import CHECKPOINT_INDEX, restart_callback, start_callback, torch_config, trainer
+from seva_ray.private.ray import (
+    CHECKPOINT_INDEX,
+    controller_settings,
+    restart_callback,
+    start_callback,
+    torch_config,
+    trainer,
+)
 from seva_ray.runtime import metrics, preflight
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.log_relay import log_relay
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import check_policy, to_be_made
-from seva_ray.runtime.resources import TRAINING, Need, capacity, check_places, has_gpus, listed
+from seva_ray.runtime.resources import TRAINING, Need, capacity, check_places, has_gpus, is_one_node, listed
 from seva_ray.runtime.sizing import num_workers
 from seva_ray.stages.training.node_wait import Waiting
 from seva_ray.stages.training.reference import reading_of, reference, worker_need
@@ -218,8 +225,11 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
     retries = Retries(relay=jobs[0].relay, limit=config.max_failures)
     groups = {(job.config.num_workers, job.config.min_workers, job.config.max_failures) for job in jobs}
     assert len(groups) == 1, f"one group cannot be all of {groups}"
+    alone = is_one_node()
+    settings = controller_settings(poll_s=min(2.0, 0.1 * number), one_node=alone)
     training = trainer(
         work,
+        one_node=alone,
         train_loop_config={"jobs": ray.put(list(jobs))},
         scaling_config=ray.train.ScalingConfig(
             num_workers=number if config.min_workers is None else (config.min_workers, number),
@@ -231,7 +241,7 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
             storage_path=uri,
             # A failed start counts as a failure of the controller. `Waiting` decides how long it may try again.
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=-1),
-            callbacks=[restart_callback(retries.notice), start_callback(waiting.notice)],
+            callbacks=[settings, restart_callback(retries.notice), start_callback(waiting.notice)],
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": {} if use_gpu else {"DS_ACCELERATOR": "cpu"}},
         ),

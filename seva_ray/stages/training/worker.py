@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from seva_ray.core.durations import duration
+from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import exists, is_local, write_bytes, write_directory
 from seva_ray.dpo.config import Train, deepspeed_config
@@ -88,11 +89,12 @@ def do(job: Job, callback: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="seva-train-") as scratch:
         curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
         os.environ["TENSORBOARD_LOGGING_DIR"] = curves
-        model = load_model(directory, config.dtype)
-        without_image_gradients(model)
-        if config.full:
-            freeze_all_but_language(model)
-        trainer = trainer_of(job, model, encoder, scratch, callback)
+        with quick_imports():
+            model = load_model(directory, config.dtype)
+            without_image_gradients(model)
+            if config.full:
+                freeze_all_but_language(model)
+            trainer = trainer_of(job, model, encoder, scratch, callback)
         trainer.train(resume_from_checkpoint=last_checkpoint(job, scratch))
         if callback.diverged:
             if rank == 0:
