@@ -96,24 +96,24 @@ def measured(words: Sequence[str]) -> Measured:
     listener = threading.Thread(target=listen)
     listener.start()
     while process.poll() is None:
-        for pid, (title, seconds) in family(process.pid).items():
+        for pid, (title, spent_s) in family(process.pid).items():
             seen = titles.setdefault(pid, [])
             if title not in seen:
                 seen.append(title)
-            cpu_s[pid] = seconds
+            cpu_s[pid] = spent_s
         time.sleep(LOOK_EVERY_S)
     listener.join()
     wall_s = time.monotonic() - began
     assert process.returncode == 0, "".join(line for _, line in lines)
     kinds = {pid: kind_of(seen) for pid, seen in titles.items()}
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = {}
     for pid, kind in kinds.items():
-        spent[kind] += cpu_s[pid]
+        spent[kind] = spent.get(kind, 0.0) + cpu_s[pid]
     return Measured(
         wall_s=wall_s,
         cpu_s=sum(spent.values()),
         of_stages=stages_of(lines),
-        of_kinds=dict(spent.most_common()),
+        of_kinds=dict(sorted(spent.items(), key=lambda item: -item[1])),
         num_processes=Counter(kinds.values()),
     )
 
