@@ -23,8 +23,8 @@ from seva_ray.core.artifacts import Store
 from seva_ray.core.storage import write_table
 from seva_ray.dpo.config import Train
 from seva_ray.runtime.log_relay import log_relay
-from seva_ray.stages.training.reference import Reading
-from seva_ray.stages.training.scheduled import Scheduled
+from seva_ray.stages.training.reference import LOGPS_SCHEMA, Reading, Scoring
+from seva_ray.stages.training.scheduled import Scheduled, digest_of
 from seva_ray.stages.training.worker import Job
 
 CASE = Case(num_tokens=25, num_rejected=1)
@@ -63,13 +63,21 @@ def steps_of(num_workers: int) -> Steps:
     directory = LLAVA_SHAPED.model.directory
     stage.work = clocked_work
     with own_cluster(num_cpus=2), tempfile.TemporaryDirectory() as scratch:
-        artifact = Store(scratch).open("policies/bench", config={})
+        names = ("policies/bench", "pairs/bench", "logps/bench")
+        artifact, pairs, logps = (Store(scratch).open(name, config={}) for name in names)
+        schedule = pairs_in(pairs.path("shard-00000.parquet"), logps.path("shard-00000.parquet"))
+        logps = logps.finish({"plain_because": None})
         with log_relay("train: waiting for the workers") as relay:
             job = Job(
                 config=config,
-                pairs=pairs_in(artifact.path("pairs.parquet")),
-                reading=Reading(directory=directory, system="", image_root=None, max_image_pixels=10**7),
-                packed=True,
+                pairs=schedule,
+                scoring=Scoring(
+                    reading=Reading(directory=directory, system="", image_root=None, max_image_pixels=10**7),
+                    pairs=pairs,
+                    logps=logps,
+                    shards=[],
+                    missing=[],
+                ),
                 views=(),
                 policy_uri=artifact.uri,
                 relay=relay,
@@ -81,12 +89,14 @@ def steps_of(num_workers: int) -> Steps:
     return Steps(step_s=(last_s - first_s) / counted, model_s=(last_model_s - first_model_s) / counted)
 
 
-def pairs_in(uri: str) -> Scheduled:
-    """Pairs of random tokens, which lie in a file as those of the stage do."""
+def pairs_in(uri: str, logps_uri: str) -> Scheduled:
+    """Pairs of random tokens, which lie in files with their log-probabilities as those of the stage do."""
     rows = pa.Table.from_pylist(rows_of(CASE, GLOBAL_BATCH_SIZE * NUM_STEPS))
     write_table(uri, rows)
-    places = {"file": [0] * len(rows), "part": [0] * len(rows), "row": range(len(rows))}
-    return Scheduled(files=[uri], rows=pa.table(places | {"ref_logps": rows["ref_logps"], "weight": rows["weight"]}))
+    write_table(logps_uri, rows.select(LOGPS_SCHEMA.names))
+    places = {"file": [0] * len(rows), "part": [0] * len(rows), "row": range(len(rows)), "number": range(len(rows))}
+    ids = digest_of(rows["prompt_id"])
+    return Scheduled(files=[uri], rows=pa.table(places | {"weight": rows["weight"]}), ids=ids)
 
 
 def clocked_work(loop_config: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from seva_ray.core.errors import InputError, UserError
 from seva_ray.core.provenance import git_commit
+from seva_ray.private.ray import CORE_SETTINGS
 
 HOST = "127.0.0.1"
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -76,7 +77,7 @@ def launch(port: int, directory: Path) -> None:
     with log.open("w") as output:
         process = subprocess.Popen(
             command,
-            env=environment(port) | HEAD_ONLY,
+            env=CORE_SETTINGS | environment(port) | HEAD_ONLY,
             stdout=output,
             stderr=output,
             stdin=subprocess.DEVNULL,

@@ -101,14 +101,22 @@ def ray_cluster() -> Iterator[None]:
     GPUs that torch can use."""
     import ray
 
-    from seva_ray.private.ray import listen_on_loopback_only
+    from seva_ray.private.ray import CORE_SETTINGS, listen_on_loopback_only
     from seva_ray.runtime import machine
 
     # Ray's sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:
         gpus = machine.num_gpus()
-        listen_on_loopback_only()  # as the cluster that a job starts for itself
-        ray.init(num_cpus=2, num_gpus=gpus, include_dashboard=False, log_to_driver=False, _temp_dir=directory)
+        listen_on_loopback_only()  # this and the settings are those of a cluster that a job starts for itself
+        settings = {name.removeprefix("RAY_"): int(value) for name, value in CORE_SETTINGS.items()}
+        ray.init(
+            num_cpus=2,
+            num_gpus=gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            _temp_dir=directory,
+            _system_config=settings,
+        )
         yield
         ray.shutdown()
 

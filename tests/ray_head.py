@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from seva_ray.private.ray import CORE_SETTINGS
 from seva_ray.runtime import machine
 
 
@@ -40,7 +41,7 @@ def ray_head(port: int, *options: str, **environment: str) -> Iterator[dict[str,
                 "--disable-usage-stats", f"--temp-dir={directory}/t",
                 f"--num-gpus={machine.num_gpus()}", *options,
             ],
-            env=os.environ | joining | environment,
+            env=os.environ | CORE_SETTINGS | joining | environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

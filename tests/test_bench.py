@@ -1,12 +1,15 @@
 """Benchmarks: what becomes of the figures. The figures themselves are no test."""
 
 import json
+import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
 
 from bench.figures import Figure, keep, table
+from bench.job import family, kind_of, stages_of
 from bench.paced import steady_rate
 from bench.start import cpu_s, cpu_s_to_first_line
 
@@ -47,3 +50,40 @@ def test_the_time_to_the_first_line_leaves_out_what_comes_after_it():
     code = "import sys; print('first', file=sys.stderr, flush=True); sum(range(10**8))"
     command = [sys.executable, "-c", code]
     assert cpu_s_to_first_line(command) < cpu_s(command, 1) / 2
+
+
+def test_a_process_is_of_one_kind_whatever_it_was_before():
+    worker = "python -u ray/_private/workers/default_worker.py --node-ip-address=127.0.0.1"
+    engine = "ray::MapWorker(MapBatches(UnitWorker)).__init__"
+    assert kind_of([worker, "ray::IDLE", engine]) == "engine"
+    assert kind_of([worker, "ray::IDLE"]) == "processes that Ray started ahead"
+    assert kind_of(["ray/core/src/ray/raylet/raylet --raylet_socket_name=/tmp/ray"]) == "the Ray cluster"
+
+
+def test_a_stage_lasts_from_the_last_line_of_the_stage_before_it_and_may_come_twice():
+    lines = [
+        (1.0, "full toy: root runs"),
+        (2.0, "prepare toy: 3 prompts"),
+        (20.0, "generate: waiting for an engine, 15 s so far"),
+        (25.0, "generate: 1/4 units"),
+        (30.0, "generate: 4/4 units"),
+        (31.0, "reference toy: 12 shards to do"),
+        (40.0, "train: step 2/2"),
+        (60.0, "generate: 2/2 units"),
+    ]
+    expected = {"full": 1.0, "prepare": 1.0, "generate": 28.0, "train": 10.0, "generate, time 2": 20.0}
+    assert stages_of(lines) == expected
+
+
+def test_the_family_of_a_process_is_all_that_it_and_its_children_have_started():
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'input()'], check=True)"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        while len(found := family(parent.pid)) < 2:
+            assert time.monotonic() < deadline, found
+            time.sleep(0.05)
+        assert len(found) == 2
+        assert all(seconds >= 0 for _, seconds in found.values())
+    finally:
+        parent.communicate(b"\n")

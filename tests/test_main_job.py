@@ -22,14 +22,14 @@ from seva_ray.vlm.views import Viewer
 from tests.kept import read_pairs
 
 JOBS = Path(__file__).parent.parent / "jobs"
-NUM_IMAGES = 100
-VIEW = "diffusion-600"  # strong enough for some hundred pairs from a hundred images
+NUM_IMAGES = 60
+VIEW = "diffusion-600"  # strong enough for two pairs from an image
 
 
 def command(root: Path, model: str, *extra: str) -> list[str]:
     return [
         sys.executable, str(JOBS / "full.py"), "--root", str(root), "--model", model, "--views", VIEW,
-        "--benchmarks.toy-images", "30", "--prepare.shard-size", "64", "--train.num-pairs", "192",
+        "--benchmarks.toy-images", "20", "--prepare.shard-size", "64", "--train.num-pairs", "96",
         "--train.save-steps", "2", "--train.num-repeats", "4", "--controls", "control-batch", *extra,
         "source:toy-world", "--source.num-images", str(NUM_IMAGES),
     ]  # fmt: skip
@@ -117,8 +117,8 @@ def test_the_second_run_does_no_work(finished: Store, trained_toy: str):
     assert head == f"toy, aligned from {Path(trained_toy).name}:"
     value, difference = r"\d+\.\d", r"[+-]\d+\.\d"
     found = rf": {value} -> {value}, {difference} \[{difference}, {difference}\](: not distinguishable .*)?$"
-    assert re.match(r"  VQA accuracy on toy-test-clean-\d+-30" + found, clean)
-    assert re.match(r"  VQA accuracy on toy-test-deployment-\d+-30" + found, deployment)
+    assert re.match(r"  VQA accuracy on toy-test-clean-\d+-20" + found, clean)
+    assert re.match(r"  VQA accuracy on toy-test-deployment-\d+-20" + found, deployment)
     assert page.strip() == finished.uri("reports/toy/index.html")
     html = Path(page.strip()).read_text()
     assert html.index(clean.strip().partition(":")[0]) < html.index("<nav"), "the page begins with what was found"

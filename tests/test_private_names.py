@@ -36,8 +36,12 @@ NAMES = {
     "ray.train.v2._internal.execution.controller.state": [
         "InitializingState", "SchedulingState", "ReschedulingState", "RestartingState",
     ],
-    "ray.train.torch": ["TorchTrainer._register_sigint_handler", "TorchConfig"],
+    "ray.train.torch": [
+        "TorchTrainer._register_sigint_handler", "TorchTrainer._create_default_callbacks", "TorchConfig",
+    ],
     "ray.train.torch.config": ["_set_torch_distributed_env_vars", "_TorchBackend.on_start"],
+    "ray.train.v2._internal.callbacks.datasets": ["DatasetsCallback"],
+    "ray.train.v2._internal.callbacks.placement_group_callback": ["PlacementGroupCleanerCallback"],
     "trl": [
         "DPOTrainer._prepare_dataset", "DPOTrainer._precompute_ref_logps", "DPOTrainer._compute_loss",
         "DPOTrainer._get_train_sampler", "DPOTrainer._prepare_inputs",
@@ -154,12 +158,18 @@ def test_strings_that_ray_gives_a_meaning_to_are_those_of_the_installed_version(
     from ray._common.constants import HEAD_NODE_RESOURCE_NAME
     from ray._private.runtime_env.constants import RAY_JOB_CONFIG_JSON_ENV_VAR
     from ray.autoscaler._private import commands
-    from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+    from ray.train.v2._internal.constants import (
+        CHECKPOINT_MANAGER_SNAPSHOT_FILENAME,
+        ENABLE_PREEMPTION_WATCHER_ENV_VAR,
+        HEALTH_CHECK_INTERVAL_S_ENV_VAR,
+    )
 
     assert repr(HEAD_NODE_RESOURCE_NAME).strip("'\"") in inspect.getsource(private_ray.live_nodes)
     assert private_ray.SUBMISSION == RAY_JOB_CONFIG_JSON_ENV_VAR
     assert private_ray.BOOTSTRAP_CONFIG in inspect.getsource(commands)
     assert private_ray.CHECKPOINT_INDEX == CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+    assert private_ray.POLL_VARIABLE == HEALTH_CHECK_INTERVAL_S_ENV_VAR
+    assert private_ray.PREEMPTION_VARIABLE == ENABLE_PREEMPTION_WATCHER_ENV_VAR
 
 
 def test_rays_core_reads_the_variables_that_set_it():

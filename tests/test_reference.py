@@ -3,15 +3,21 @@
 import json
 import re
 import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
+from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import FingerprintMismatch, InputError, UserError
 from seva_ray.core.shards import shards_in
-from seva_ray.core.storage import names_in
+from seva_ray.core.storage import names_in, read_table
 from seva_ray.dpo.batch import PreferenceCollator
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.logps import response_logps
@@ -19,22 +25,27 @@ from seva_ray.dpo.policy import load_model
 from seva_ray.pairs.files import lineage
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import shard_name
-from seva_ray.stages.training.reference import reference, references, with_reference
-from seva_ray.toy.model import build, save
+from seva_ray.stages.training.reference import Group, open_logps, score, scoring
 from seva_ray.vlm.encoding import Encoder
-from seva_ray.vlm.models import Model, model_at
+from seva_ray.vlm.models import Model
 from seva_ray.vlm.views import Viewer
 from tests.kept import read_pairs
-from tests.small_run import SmallRun
+from tests.small_run import SmallRun, scored
 
 CONFIG = Train(dtype="float32", num_workers=1, per_device_batch_size=4, global_batch_size=4)
+
+
+def with_logps(pairs: pa.Table, logps: Artifact) -> pa.Table:
+    found = pa.concat_tables([read_table(logps.path(shard)) for shard in shards_in(logps.uri)])
+    assert found["prompt_id"].equals(pairs["prompt_id"])
+    return pairs.append_column("ref_logps", found["ref_logps"])
 
 
 def test_they_are_the_starting_models_own_in_either_layout(run: SmallRun, toy_model: str):
     pairs = read_pairs(run.pairs)
     assert len(pairs) > 10
     found = [
-        with_reference(pairs, reference(config, run.store, run.model, run.pairs)).to_pylist()
+        with_logps(pairs, scored(config, run.store, run.model, run.pairs)).to_pylist()
         for config in (CONFIG, replace(CONFIG, shared_prefix=False))
     ]
     viewer = Viewer(encoder=Encoder(toy_model), image_root=None, max_pixels=10**6)
@@ -48,15 +59,15 @@ def test_they_are_the_starting_models_own_in_either_layout(run: SmallRun, toy_mo
 
 
 def test_every_loss_and_beta_shares_them_and_a_restart_computes_what_is_missing(run: SmallRun):
-    logps = reference(CONFIG, run.store, run.model, run.pairs)
+    logps = scored(CONFIG, run.store, run.model, run.pairs)
     files = {path: path.stat().st_mtime_ns for path in Path(logps.uri).glob("shard-*.parquet")}
     assert len(files) == run.prompts.counts["num_shards"] > 1
-    assert reference(replace(CONFIG, beta=0.4, learning_rate=1.0), run.store, run.model, run.pairs) == logps
+    assert scored(replace(CONFIG, beta=0.4, learning_rate=1.0), run.store, run.model, run.pairs) == logps
     Path(logps.path("record.json")).unlink()
     lost = Path(logps.path(shard_name(1)))
     content = lost.read_bytes()
     lost.unlink()
-    again = reference(CONFIG, run.store, run.model, run.pairs)
+    again = scored(CONFIG, run.store, run.model, run.pairs)
     assert again.counts == logps.counts
     assert lost.read_bytes() == content
     assert {path for path in files if path.stat().st_mtime_ns != files[path]} == {lost}
@@ -66,33 +77,43 @@ def test_shards_without_pairs_are_not_computed(run: SmallRun):
     prompts, chosen, rejected = lineage(run.store, run.pairs)
     config = Pair(name="one", max_per_source={"toy": 1})
     pairs = pair(config, run.store, prompts, chosen, rejected)
-    logps = reference(CONFIG, run.store, run.model, pairs)
+    logps = scored(CONFIG, run.store, run.model, pairs)
     assert len(shards_in(logps.uri)) == 1 < prompts.counts["num_shards"]
-    assert len(with_reference(read_pairs(pairs), logps)) == logps.counts["num_pairs"] == 1
+    assert len(with_logps(read_pairs(pairs), logps)) == logps.counts["num_pairs"] == 1
 
 
-def test_pairs_of_several_models_go_through_one_pool_each_read_by_its_own(
-    run: SmallRun, toy_model: str, tmp_path: Path
-):
-    save(build(seed=9), tmp_path / "other")
+def test_two_workers_score_a_share_each_in_the_layout_that_the_first_has_tried(run: SmallRun):
     prompts, chosen, rejected = lineage(run.store, run.pairs)
-    directories = [toy_model, str(tmp_path / "other")]
-    work = [
-        (model_at(directory), pair(Pair(name=name, max_per_source={"toy": 4}), run.store, prompts, chosen, rejected))
-        for directory, name in zip(directories, ("first", "second"), strict=True)
-    ]
-    found = []
-    for directory, (_, pairs), logps in zip(directories, work, references(CONFIG, run.store, work), strict=True):
-        rows = with_reference(read_pairs(pairs), logps).to_pylist()
-        viewer = Viewer(encoder=Encoder(directory), image_root=None, max_pixels=10**6)
-        with torch.no_grad():
-            batch = PreferenceCollator(viewer=viewer, packed=False)(rows)
-            alone = response_logps(load_model(directory, "float32"), batch).tolist()
-        assert logps.counts["num_pairs"] == len(rows) == 4
-        for row, expected in zip(rows, alone, strict=True):
-            assert row["ref_logps"] == pytest.approx(expected, rel=1e-5, abs=1e-4)
-        found.append([row["ref_logps"] for row in rows])
-    assert found[0] != found[1]
+    pairs = pair(Pair(name="shared"), run.store, prompts, chosen, rejected)
+    alone = scored(CONFIG, run.store, run.model, pairs)
+    files = {shard: read_table(alone.path(shard)) for shard in shards_in(alone.uri)}
+    shutil.rmtree(alone.uri)
+    given = scoring(CONFIG, run.store, run.model, pairs, open_logps(CONFIG, run.store, run.model, pairs))
+    assert list(given.missing) == list(files)
+    meeting, lines, first = threading.Barrier(2), list[str](), dict[int, Any]()
+
+    def agreed(rank: int) -> Callable[[Any], Any]:
+        def wait(value: Any) -> Any:
+            meeting.wait(60)
+            if rank == 0:
+                first[0] = value
+            meeting.wait(60)
+            return first[0]
+
+        return wait
+
+    with ThreadPoolExecutor(2) as workers:
+        groups = [Group(rank=rank, size=2, agreed=agreed(rank), say=lines.append) for rank in (0, 1)]
+        list(workers.map(lambda group: score(given, CONFIG, group), groups))
+    for shard, table in files.items():
+        for row, before in zip(read_table(alone.path(shard)).to_pylist(), table.to_pylist(), strict=True):
+            assert row == before | {"ref_logps": pytest.approx(before["ref_logps"], rel=1e-5)}
+    again = open_logps(CONFIG, run.store, run.model, pairs)
+    assert (again.counts, given.is_packed) == (alone.counts, True)
+    assert lines[-1] == f"reference: {(len(files) + 1) // 2}/{(len(files) + 1) // 2} shards of worker 0"
+    written = {path: path.stat().st_mtime_ns for path in Path(alone.uri).iterdir()}
+    score(given, CONFIG)  # as a group does that starts again
+    assert {path: path.stat().st_mtime_ns for path in Path(alone.uri).iterdir()} == written
 
 
 def test_a_model_that_is_not_scored_exactly_is_one_line_and_nothing_is_scored(
@@ -107,7 +128,7 @@ def test_a_model_that_is_not_scored_exactly_is_one_line_and_nothing_is_scored(
     unchecked = Model(name="older", directory=str(directory), fingerprint="")  # `model_at` would refuse it
     for config in (CONFIG, replace(CONFIG, shared_prefix=False)):
         with pytest.raises(UserError) as caught:
-            reference(config, run.store, unchecked, pairs)
+            scored(config, run.store, unchecked, pairs)
         assert re.search(
             r"model \S+/older: model type 'llava' cannot be scored exactly: .* not match", str(caught.value)
         )
@@ -119,11 +140,11 @@ def test_no_pair_is_one_line(run: SmallRun):
     inputs = [run.prompts, chosen, chosen]
     empty = run.store.open("pairs/m/toy/control-repeat", config={}, inputs=inputs).finish({"verdicts": {"kept": 0}})
     with pytest.raises(InputError, match=r"pairs/m/toy/control-repeat: there is no pair in it to train on"):
-        reference(CONFIG, run.store, run.model, empty)
+        scored(CONFIG, run.store, run.model, empty)
 
 
 def test_those_of_another_model_are_refused(run: SmallRun):
-    reference(CONFIG, run.store, run.model, run.pairs)
+    scored(CONFIG, run.store, run.model, run.pairs)
     other = replace(run.model, fingerprint="another")
     with pytest.raises(FingerprintMismatch, match="model"):
-        reference(CONFIG, run.store, other, run.pairs)
+        scored(CONFIG, run.store, other, run.pairs)

@@ -20,7 +20,7 @@ from seva_ray.stages.pair import PART_BYTES
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.training import scheduled as stage
 from seva_ray.stages.training.reference import LOGPS_SCHEMA, open_logps
-from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator, scheduled
+from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator, scheduled, with_reference
 from seva_ray.stages.training.train import Training, counts_of, job_of
 from seva_ray.stages.training.worker import Job
 from seva_ray.vlm.models import Model
@@ -85,6 +85,12 @@ def job(root: Path | str, training: Training) -> Job:
     return job_of(store, training, training.open(store), relay=None)
 
 
+def pairs_of(root: Path | str, training: Training) -> Scheduled:
+    """As a worker trains on them."""
+    given = job(root, training)
+    return with_reference(given.pairs, given.scoring.logps.uri)
+
+
 def collator(pairs: Scheduled, config: Train = CONFIG, stride: int = 2) -> ScheduledCollator:
     return ScheduledCollator(pairs, config, stride, collate=list)
 
@@ -104,7 +110,7 @@ def test_a_pair_is_its_whole_row_with_its_reference_and_weight_in_files_of_one_p
 ):
     made = training(tmp_path, 37, 400, part_bytes)
     config = replace(CONFIG, swap_sides=swap, num_pairs=30)
-    pairs = job(tmp_path, replace(made, config=config)).pairs
+    pairs = pairs_of(tmp_path, replace(made, config=config))
     assert {pq.ParquetFile(uri).num_row_groups > 1 for uri in pairs.files[:2]} == {part_bytes is not None}
     assert (len(pairs.rows), pairs.num_pairs) == (64, 30)
     rows = collator(pairs, config).read(range(64))
@@ -126,7 +132,7 @@ def test_what_a_worker_is_given_does_not_grow_with_the_images_and_texts_of_the_p
 
 def test_the_pairs_of_the_next_step_are_read_before_they_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stage, "KEPT_BYTES", 0)
-    pairs = job(tmp_path, training(tmp_path, 16, 400, part_bytes=1)).pairs  # each pair is a part
+    pairs = pairs_of(tmp_path, training(tmp_path, 16, 400, part_bytes=1))  # each pair is a part
     (file,) = pairs.files
     expected = collator(pairs).read(range(len(pairs.rows)))
     second = collator(pairs, stride=4)  # as the second of two workers has it: a step is 2, 3 and 6, 7
@@ -146,7 +152,7 @@ def test_the_pairs_of_the_next_step_are_read_before_they_are_drawn(tmp_path: Pat
 
 def test_a_worker_keeps_what_it_read_last_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stage, "KEPT_BYTES", 20_000)
-    pairs = job(tmp_path, training(tmp_path, 128, 1_000, part_bytes=4_000)).pairs
+    pairs = pairs_of(tmp_path, training(tmp_path, 128, 1_000, part_bytes=4_000))
     reading = collator(pairs)
     for place in range(len(pairs.rows)):
         (row,) = reading.read([place])
@@ -164,7 +170,7 @@ def test_of_an_object_store_the_driver_reads_no_image_and_a_worker_the_part_of_a
     with s3_bucket("scheduled") as root, caplog.at_level("DEBUG", "s3fs"):
         made = training(root, 2_500, NOISE, size=2_500)
         caplog.clear()
-        pairs = job(root, made).pairs
+        pairs = pairs_of(root, made)
         assert bytes_asked() < 2**17  # of 5 MB
         caplog.clear()
         (row,) = collator(pairs).read([5])
@@ -177,7 +183,7 @@ def test_reference_log_probabilities_of_other_pairs_are_refused(tmp_path: Path):
     more = training(tmp_path / "other", 21, 10)
     logps = open_logps(CONFIG, Store(str(tmp_path / "other")), MODEL, more.pairs)
     with pytest.raises(AssertionError, match="is not of these pairs"):
-        scheduled(CONFIG, made.pairs, logps)
+        with_reference(scheduled(CONFIG, made.pairs), logps.uri)
 
 
 NUM_LARGE, LARGE = 22_000, 100_000
@@ -187,7 +193,7 @@ NUM_LARGE, LARGE = 22_000, 100_000
 def peaks(root: Path, training: Training) -> dict[str, float]:
     """MB: of this process before and after it ordered the pairs, and when it had drawn some hundred batches."""
     found = {"start": peak_mb()}
-    pairs = job(root, training).pairs
+    pairs = pairs_of(root, training)
     found["driver"] = peak_mb()
     assert len(pairs.rows) == 2 * NUM_LARGE
     draw = collator(pairs)

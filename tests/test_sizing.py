@@ -17,7 +17,7 @@ from seva_ray.dpo.config import Train
 from seva_ray.engines import FakeEngine, TransformersEngine, VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.runtime.resources import total
-from seva_ray.runtime.sizing import engines_at_once, num_engines, num_workers, workers_at_once
+from seva_ray.runtime.sizing import engines_at_once, num_engines, num_workers
 from tests.test_places import POOLS
 
 BOX = {number: {"CPU": 96.0, "GPU": float(number)} for number in (1, 2, 4, 8)}
@@ -33,7 +33,6 @@ def test_a_machine_trains_and_generates_on_all_its_gpus(there: dict[str, float])
     assert num_workers(LLAVA_13B_TRAIN, there) == there["GPU"]
     assert num_engines(LLAVA_GENERATE, there) == there["GPU"]
     assert engines_at_once(LLAVA_GENERATE, there, there) == there["GPU"]
-    assert workers_at_once(LLAVA_TRAIN, there, there) == there["GPU"]
 
 
 def test_the_toy_trains_with_two_workers_at_most():
@@ -74,7 +73,6 @@ def test_a_cluster_with_nodes_of_kinds_uses_those_of_the_right_kind():
 def test_nodes_that_are_still_to_come_are_counted_but_no_engine_is_held_back_for_them():
     now = total(POOLS[:1])
     assert engines_at_once(LLAVA_GENERATE, CLUSTER, now) == 1
-    assert workers_at_once(LLAVA_TRAIN, CLUSTER, now) == 1
     some = total([*POOLS[:2], replace(POOLS[2], number=3)])
     assert engines_at_once(LLAVA_GENERATE, CLUSTER, some) == 3
     assert engines_at_once(replace(LLAVA_GENERATE, max_engines=2), CLUSTER, some) == 2

@@ -155,19 +155,34 @@ def test_the_best_policy_is_exported_and_its_command_finds_the_same_policy(root:
     assert not re.search(r"^(train|reference|pair)", again.stderr, re.MULTILINE), again.stderr
 
 
+def run_here(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> tuple[int, str]:
+    """Runs the job in this process, on its cluster; its exit code, and the last line of standard error."""
+    monkeypatch.setattr(sys, "argv", words[1:])
+    capsys.readouterr()
+    code = 0
+    try:
+        cli.run(sweep.main, sweep.PRESETS, "test")
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    return code, capsys.readouterr().err.splitlines()[-1]
+
+
 def test_another_beta_generates_nothing_but_the_answers_to_the_benchmark_though_a_first_run_failed(
-    root: Path, trained_toy: str
+    root: Path,
+    trained_toy: str,
+    ray_cluster: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ):
     training = root / "responses" / Path(trained_toy).name
     before = {path: path.stat().st_mtime_ns for path in training.rglob("*")}
     words = one_more_point(root, trained_toy, "other", "0.2")
     with in_the_way(root / "policies"):
-        failed = run(words)
-    assert failed.returncode == 2
-    last = failed.stderr.splitlines()[-1]
+        code, last = run_here(words, monkeypatch, capsys)
+    assert code == 2
     assert last.startswith("error: studies/other: 1 of 1 points failed, and are tried again by the same command"), last
-    done = run(words)
-    assert done.returncode == 0, done.stderr
+    code, last = run_here(words, monkeypatch, capsys)
+    assert code == 0, last
     assert {path: path.stat().st_mtime_ns for path in training.rglob("*")} == before
     counts = Store(str(root)).find("studies/other").counts
     assert counts["num_failed"] == 0
@@ -216,12 +231,18 @@ def in_the_way(directory: Path) -> Iterator[None]:
         away.rename(directory)
 
 
-def test_what_another_recipe_made_is_told_before_anything_runs(root: Path, trained_toy: str):
+def test_what_another_recipe_made_is_told_before_anything_runs(
+    root: Path,
+    trained_toy: str,
+    ray_cluster: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+):
     before = policies(root)
     other = ("--generate.decoding.max-new-tokens", "5", "--no-test-time")
-    done = run(command(root, trained_toy, "mismatch", *other))
-    assert done.returncode == 2
-    assert re.match(r"error: responses/.*: made by another recipe", done.stderr.splitlines()[-1]), done.stderr
+    code, last = run_here(command(root, trained_toy, "mismatch", *other), monkeypatch, capsys)
+    assert code == 2
+    assert re.match(r"error: responses/.*: made by another recipe", last), last
     assert policies(root) == before
 
 
@@ -285,11 +306,8 @@ def test_what_cannot_work_is_said_in_one_line_before_anything_runs(
     words,
     line,
 ):
-    monkeypatch.setattr(sys, "argv", command(tmp_path, trained_toy, "wrong", *words)[1:])
-    with pytest.raises(SystemExit) as exit_:
-        cli.run(sweep.main, sweep.PRESETS, "test")
-    assert exit_.value.code == 2
-    said = capsys.readouterr().err
-    assert re.match(line, said.splitlines()[-1]), said
+    code, last = run_here(command(tmp_path, trained_toy, "wrong", *words), monkeypatch, capsys)
+    assert code == 2
+    assert re.match(line, last), last
     assert not (tmp_path / "responses").exists()
     assert not (tmp_path / "studies").exists()

@@ -22,10 +22,9 @@ from seva_ray.core.errors import ConfigError, InputError, NothingLeft
 from seva_ray.core.storage import exists, read_bytes
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.policy import Lora
-from seva_ray.stages.training.reference import reference
 from seva_ray.stages.training.train import Training, check_training, group_size, train, train_all
 from seva_ray.vlm.models import model_at
-from tests.small_run import VIEWS, SmallRun
+from tests.small_run import VIEWS, SmallRun, scored
 
 CONFIG = Train(
     dtype="float32",
@@ -113,7 +112,7 @@ def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses_and_so_do_th
 
 
 def test_in_bfloat16_it_starts_where_the_reference_is_and_learns_what_float32_does(run: SmallRun, alone: list[dict]):
-    config = replace(CONFIG, num_workers=2, per_device_batch_size=2, zero_stage=2, dtype="bfloat16")
+    config = replace(CONFIG, zero_stage=2, dtype="bfloat16")
     log = log_of(run, "bfloat16", replace(config, gradient_checkpointing=True))
     for row in log[:2]:  # the learning rate of the first step is 0
         # Log-probabilities of -34 nats on average, which rounded to bfloat16 would be off by up to an eighth each.
@@ -186,7 +185,7 @@ def test_training_that_fails_before_its_first_step_is_not_tried_again_and_leaves
 ):
     shutil.copytree(run.model.directory, tmp_path / "model")
     model = replace(run.model, directory=str(tmp_path / "model"))
-    reference(CONFIG, run.store, model, run.pairs)
+    scored(CONFIG, run.store, model, run.pairs)
     (tmp_path / "model" / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(Exception, match="header"):
         train(CONFIG, run.store, "broken", model, run.pairs)

@@ -31,10 +31,6 @@ UNITS_PER_CALL = 100_000
 """Largest number of units in one Ray Data job, which keeps about 11 KB per unit in the driver. The next job starts new
 engines."""
 
-PAIRS_PER_UNIT = 64
-"""Approximate number of pairs that the reference scores in one unit. Shards with few pairs are scored together, but
-each still gets its own file."""
-
 CONTROL_BATCH_SIZE = 8
 """Number of requests that the engine gets at once in the view `control-batch`."""
 

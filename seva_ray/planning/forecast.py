@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seva_ray.core.errors import ConfigError
-from seva_ray.engines.units import PAIRS_PER_UNIT, UNITS_PER_CALL
+from seva_ray.engines.units import UNITS_PER_CALL
 from seva_ray.planning.rates import Fleet, Rates
 from seva_ray.planning.simulation import Crew, Faults, SimulatedRun, Units, simulate
 
@@ -240,9 +240,9 @@ def reference(work: RemainingWork, rates: Rates, fleet: Fleet) -> Stage:
         unknown = ("kept_share", *missing(rates, "reference_pairs_per_s"))
         return Stage(name="reference", work="pairs", unknown=unknown)
     seconds, unknown = spent(rates, reference_pairs_per_s=kept)
-    units = min(work.num_files(rates), math.ceil(kept / PAIRS_PER_UNIT))
-    wall_s = max(seconds / work.num_workers, units / (rates.commits_per_s or math.inf))
-    return on_workers("reference", f"{kept:,} pairs in {units:,} units", wall_s, unknown, work, fleet)
+    files = work.num_files(rates)
+    wall_s = seconds / min(work.num_workers, files)
+    return on_workers("reference", f"{kept:,} pairs in {files:,} files", wall_s, unknown, work, fleet)
 
 
 def train(work: RemainingWork, rates: Rates, fleet: Fleet) -> Stage:

@@ -15,6 +15,10 @@ BOOTSTRAP_CONFIG = "~/ray_bootstrap_config.yaml"
 CHECKPOINT_INDEX = "checkpoint_manager_snapshot.json"
 """Ray Train's file in a run that has a checkpoint. The public way to look, restoring the run, needs a cluster."""
 
+POLL_VARIABLE = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+PREEMPTION_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+"""Variables that Ray Train's controller reads when it starts. Its public API has no arguments for them."""
+
 QUIET_LOGGERS = ("ray.data", "ray._private.authentication")
 """Loggers that report plans, and that token authentication is on. Ray's public logging level is one for all of Ray."""
 
@@ -151,16 +155,49 @@ def raised_in_constructor(error: BaseException, module: str) -> str | None:
     return found[-1] if found else None
 
 
-def trainer(*arguments: Any, **options: Any) -> Any:
+def trainer(*arguments: Any, one_node: bool = False, **options: Any) -> Any:
     """A `ray.train.torch.TorchTrainer` without its handler for Ctrl-C, so that Ctrl-C ends the job as everywhere else.
-    Ray's handler prints nothing, stays for the rest of the process, and no option turns it off."""
+    Ray's handler prints nothing, stays for the rest of the process, and no option turns it off.
+
+    It also starts no process that hands out data sets of Ray Data, because we give it none. `one_node`: the cluster is
+    one node. Then Ray starts no process that cleans up after a controller which was lost with its node.
+    """
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    unused = (DatasetsCallback, PlacementGroupCleanerCallback) if one_node else (DatasetsCallback,)
 
     class Trainer(TorchTrainer):
         def _register_sigint_handler(self, controller: Any) -> None:
             """Do nothing."""
 
+        def _create_default_callbacks(self) -> list[Any]:
+            return [item for item in super()._create_default_callbacks() if not isinstance(item, unused)]
+
     return Trainer(*arguments, **options)
+
+
+def controller_settings(poll_s: float, one_node: bool) -> Any:
+    """A callback for Ray Train's `RunConfig` that sets variables in the controller's process before the controller
+    reads them. Ray passes such variables only from the driver's own environment, which is one for all runs.
+
+    `poll_s`: The controller takes one report from each worker in this time, in seconds. A worker that saves a
+    checkpoint waits for it. `one_node`: no process watches whether a node will be taken away.
+    """
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+
+    class Settings(ControllerCallback):
+        def __init__(self) -> None:
+            self.variables = {POLL_VARIABLE: str(poll_s)} | ({PREEMPTION_VARIABLE: "0"} if one_node else {})
+
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            """The controller's process runs this when it receives its callbacks."""
+            self.__dict__ |= state
+            for name, value in self.variables.items():
+                os.environ.setdefault(name, value)
+
+    return Settings()
 
 
 def torch_config(

@@ -93,6 +93,11 @@ def node_types() -> list[NodeType]:
     return there + can_be_added(stored_node_groups() or [], Counter(node.name for node in there))
 
 
+def is_one_node() -> bool:
+    """Whether the cluster is one node and can add no other."""
+    return sum(item.number for item in node_types()) == 1
+
+
 def can_be_added(groups: Sequence[NodeGroup], there: Mapping[str, int]) -> list[NodeType]:
     """The node types that can still grow. `there`: number of live nodes by type."""
     types = [

@@ -31,14 +31,6 @@ def num_workers(config: Train, there: Amounts) -> int:
     return number
 
 
-def workers_at_once(config: Train, there: Amounts, now: Amounts) -> int:
-    """Of the workers that compute the reference, those that start together. On CPUs one, and others as they are
-    needed."""
-    if not (there.get("GPU") or TRAINING in there):
-        return 1
-    return max(1, int(min(num_workers(config, there), room_for_workers(there, now))))
-
-
 def room_for_workers(there: Amounts, of: Amounts) -> float:
     """Training workers that have a place in `of`: each takes a GPU, or a CPU in a cluster without GPUs."""
     room = of.get("GPU" if there.get("GPU") else "CPU", 0)

@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from seva_ray.core.errors import InputError
+from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
 from seva_ray.engines import Decoding, Engine, VllmEngine
 from seva_ray.engines.config import Generate
@@ -139,7 +140,8 @@ def check_memory(config: Generate, directory: str) -> None:
 @lru_cache(maxsize=8)
 def encoder(engine: Engine, directory: str, system: str) -> Encoder:
     """The encoder of a model, made once per worker process."""
-    return engine.encoder(local_directory(directory), system)
+    with quick_imports():
+        return engine.encoder(local_directory(directory), system)
 
 
 @told()
@@ -161,7 +163,8 @@ class UnitWorker:
 
     @told()
     def __init__(self, engine: Engine, decoding: Decoding, directory: str):
-        self.generator = engine.load(local_directory(directory), decoding)
+        with quick_imports():
+            self.generator = engine.load(local_directory(directory), decoding)
         metrics.watch(self.generator)
         self.directory = directory
         self.num_running = 0

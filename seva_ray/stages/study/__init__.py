@@ -25,8 +25,9 @@ How a request travels. Threads are named here as in the comments of the files:
 2. It starts a seed thread for each training seed. That asks `GenerationQueue` for the responses and waits.
 3. The generation thread, of which there is one, collects the requests of a second, holds the resources of a pool of
    engines, generates everything in one call, and answers each request as soon as its last response is written.
-4. The seed thread makes the pairs. The trial's thread then scores them by the reference and asks `WorkerGroups` to
-   train. The thread that gets the resources of a group trains a share of everything that waits, for other trials too.
+4. The seed thread makes the pairs. The trial's thread then asks `WorkerGroups` to train. The thread that gets the
+   resources of a group trains a share of everything that waits, for other trials too. The group scores the pairs by
+   the reference before it trains on them.
 5. The trial's thread asks `GenerationQueue` for the answers to the benchmarks, scores them, and returns the gain.
 After the search the driver makes a second server in its own process and measures every point again: by then everything
 exists, so it is only read.
@@ -41,8 +42,9 @@ Which lock protects what:
 What a change must keep:
 - Resources are taken only by `ResourceQueue.hold`, all of a request at once. A thread that holds resources never waits
   for a response or for another training: those need resources too.
-- Locks of pairs, log-probabilities and scores are taken before resources. Locks of policies are taken after them, and
-  only by threads that hold a group's resources. Several names are taken in sorted order.
+- Locks of pairs and scores are taken before resources. Locks of policies are taken after them, and only by threads that
+  hold a group's resources. Several names are taken in sorted order. Two groups that need the same reference do not
+  make it twice: `train_all` owns it in the store until it is complete.
 - Every request is answered, by a result or by an error; otherwise its trial waits for ever. If a batch fails, each of
   its requests is tried alone, so that one bad point harms no other.
 - An artifact's name follows from its recipe. That is why restarts, other trials and other studies find it.

@@ -27,7 +27,6 @@ from seva_ray.stages.study.named_locks import NamedLocks
 from seva_ray.stages.study.resource_queue import OnRelease, ResourceQueue
 from seva_ray.stages.study.study_context import MeasuredPoint, StudyContext
 from seva_ray.stages.study.worker_groups import GROUP, WorkerGroups
-from seva_ray.stages.training.reference import open_logps, references
 from seva_ray.stages.training.train import Training
 from seva_ray.studies.space import Point
 from seva_ray.vlm.models import Model, model_of
@@ -48,12 +47,12 @@ class StudyServer:
         """`report` is called with every point that was measured and a sentence of what was found, by one thread at a
         time."""
         self.context, self.report = context, report
-        self.request = training_request(context.train, context.capacity)
         one_group = {} if context.on_gpus else {GROUP: 1.0}
         self.resources = ResourceQueue({**context.capacity, **one_group}, on_release)
         self.locks = NamedLocks()
         self.generation = GenerationQueue(context, self.resources)
-        self.groups = WorkerGroups(context.store, self.resources, {**self.request, **one_group}, self.locks)
+        request = training_request(context.train, context.capacity)
+        self.groups = WorkerGroups(context.store, self.resources, {**request, **one_group}, self.locks)
         self.seed_threads = ThreadPoolExecutor(NUM_SEED_THREADS)
         self.failed: dict[Point, str] = {}
         self.reporting = threading.Lock()
@@ -95,7 +94,6 @@ class StudyServer:
         """Trains and scores the point once for each seed. What exists is only read. The trial's thread runs this."""
         context = self.context
         trainings = list(self.seed_threads.map(lambda index: self.training_of(point, index), range(len(context.seeds))))
-        self.score_by_reference(trainings)
         policies = self.groups.train(trainings)
         score_files = self.score_files_of([model_of(policy) for policy in policies])
         return MeasuredPoint(
@@ -118,15 +116,6 @@ class StudyServer:
             pairs = pair(context.pair, context.store, prompts, chosen, rejected)
         config = capped(point.train(context.train, context.seeds[index]), pairs)
         return Training(config=config, name=policy_name(config, model, pairs), model=model, pairs=pairs)
-
-    def score_by_reference(self, trainings: Sequence[Training]) -> None:
-        """Makes the reference log-probabilities of all these pairs. The trial's thread runs this."""
-        work = {training.pairs.name: (training.model, training.pairs) for training in trainings}
-        config, store = trainings[0].config, self.context.store
-        with self.locks.hold(*(f"logps of {name}" for name in work)):
-            if not all(open_logps(config, store, *item).complete for item in work.values()):
-                with self.resources.hold(self.request, "reference"):
-                    references(config, store, list(work.values()))
 
     def score_files_of(self, policies: Sequence[Model]) -> dict[str, list[Artifact]]:
         """The scores of each seed by benchmark, each policy beside its own base model. The trial's thread runs this."""

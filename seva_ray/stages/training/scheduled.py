@@ -5,21 +5,21 @@ and reads a pair when it is due. So the memory of both hardly grows with the num
 images or texts is ever put together: Arrow takes no rows from a binary or string column of more than 2 GiB.
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from seva_ray.core.artifacts import Artifact
-from seva_ray.core.shards import read_each
-from seva_ray.core.storage import read_columns, read_part
+from seva_ray.core.shards import read_each, shards_in
+from seva_ray.core.storage import read_columns, read_part, read_table
 from seva_ray.dpo.config import Train, lengths_of, schedule, swapped
 from seva_ray.pairs.files import files_of
-from seva_ray.stages.training.reference import with_reference
 
 KEPT_BYTES = 2**27
 """A worker keeps the parts of files that it read last, up to this size, so that small pairs are read only once. Arrow
@@ -33,8 +33,11 @@ class Scheduled:
     files: Sequence[str]
     """URIs of the pairs' shards."""
     rows: pa.Table
-    """A pair is row `row` of the part (row group) `part` of `files[file]`; these columns are int32. The pair's
-    `ref_logps` and `weight` go with it."""
+    """A pair is row `row` of the part (row group) `part` of `files[file]`, and number `number` of all pairs in the
+    files' order; these columns are integers. The pair's `weight` goes with it, and its `ref_logps` once they are
+    known."""
+    ids: str
+    """A digest of the prompt_ids of all pairs in the files' order."""
 
     @property
     def num_pairs(self) -> int:
@@ -42,17 +45,34 @@ class Scheduled:
         return len(self.rows.group_by(["file", "part", "row"]).aggregate([]))
 
 
-def scheduled(config: Train, pairs: Artifact, logps: Artifact) -> Scheduled:
-    """The pairs that `config` trains on, with their reference log-probabilities."""
+def scheduled(config: Train, pairs: Artifact) -> Scheduled:
+    """The pairs that `config` trains on, without their reference log-probabilities."""
     files = files_of(pairs)
     outlines = [
         outline.append_column("file", pa.array(np.full(len(outline), number, np.int32)))
         for number, outline in enumerate(read_each(outline_of, files))
     ]
-    every = with_reference(pa.concat_tables(outlines), logps)
+    every = pa.concat_tables(outlines)
     places, weights = schedule(every["prompt_id"].to_pylist(), every["length"].to_numpy(), config)
-    rows = every.select(["file", "part", "row", "ref_logps"]).combine_chunks().take(pa.array(places))
-    return Scheduled(files=files, rows=rows.append_column("weight", pa.array(weights)))
+    every = every.append_column("number", pa.array(range(len(every))))
+    rows = every.select(["file", "part", "row", "number"]).combine_chunks().take(pa.array(places))
+    rows = rows.append_column("weight", pa.array(weights))
+    return Scheduled(files=files, rows=rows, ids=digest_of(every["prompt_id"]))
+
+
+def with_reference(pairs: Scheduled, uri: str) -> Scheduled:
+    """The pairs with the reference log-probabilities in the shards at `uri`."""
+    scored = pa.concat_tables(read_each(read_table, [f"{uri}/{shard}" for shard in shards_in(uri)]))
+    assert digest_of(scored["prompt_id"]) == pairs.ids, f"{uri} is not of these pairs"
+    of_rows = scored["ref_logps"].combine_chunks().take(pairs.rows["number"].combine_chunks())
+    return replace(pairs, rows=pairs.rows.append_column("ref_logps", of_rows))
+
+
+def digest_of(ids: pa.ChunkedArray) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for chunk in ids.chunks:
+        digest.update("".join(f"{name}\n" for name in chunk.to_pylist()).encode())
+    return digest.hexdigest()
 
 
 def outline_of(uri: str) -> pa.Table:
@@ -97,7 +117,7 @@ class ScheduledCollator:
         """The pairs in these rows of the schedule, with their `ref_logps` and `weight`."""
         return [self.pair(**self.pairs.rows.slice(place, 1).to_pylist()[0]) for place in places]
 
-    def pair(self, file: int, part: int, row: int, **columns: Any) -> dict[str, Any]:
+    def pair(self, file: int, part: int, row: int, number: int, **columns: Any) -> dict[str, Any]:
         (pair,) = self.part(file, part).slice(row, 1).to_pylist()
         pair |= columns
         return swapped(pair, self.config.seed) if self.config.swap_sides else pair

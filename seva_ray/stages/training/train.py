@@ -3,7 +3,9 @@
 Ray Train runs one worker per GPU (or per CPU), see worker.py. A run that was killed continues from its last checkpoint.
 """
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,20 +13,27 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError, NothingLeft
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.ownership import owned
+from seva_ray.core.recipe_files import RECORD
 from seva_ray.core.storage import exists, locate, read_bytes, remove, write_bytes
 from seva_ray.dpo.config import Train
-from seva_ray.pairs.files import lineage
 from seva_ray.planning.memory import training_refusal
-from seva_ray.private.ray import CHECKPOINT_INDEX, restart_callback, start_callback, torch_config, trainer
+from seva_ray.private.ray import (
+    CHECKPOINT_INDEX,
+    controller_settings,
+    restart_callback,
+    start_callback,
+    torch_config,
+    trainer,
+)
 from seva_ray.runtime import metrics, preflight
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.log_relay import log_relay
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import check_policy, to_be_made
-from seva_ray.runtime.resources import TRAINING, Need, capacity, check_places, has_gpus, listed
+from seva_ray.runtime.resources import TRAINING, Need, capacity, check_places, has_gpus, is_one_node, kind, listed
 from seva_ray.runtime.sizing import num_workers
 from seva_ray.stages.training.node_wait import Waiting
-from seva_ray.stages.training.reference import reading_of, reference, worker_need
+from seva_ray.stages.training.reference import open_logps, scoring
 from seva_ray.stages.training.retries import Retries
 from seva_ray.stages.training.scheduled import scheduled
 from seva_ray.stages.training.worker import DIVERGED, LOG, Job, work
@@ -69,13 +78,39 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
 
     A policy whose training diverged (nan or infinite numbers) stays incomplete; see `stop_if_diverged`.
     """
-    names = [policy.name for policy in (training.open(store) for training in trainings) if not policy.complete]
-    with owned(store.root, names):
+    missing = [training for training in trainings if not training.open(store).complete]
+    logps = [open_logps(training.config, store, training.model, training.pairs) for training in missing]
+    with (
+        owned(store.root, [training.open(store).name for training in missing]),
+        owned_until_complete(store, [artifact.name for artifact in logps if not artifact.complete]),
+    ):
         return train_all_alone(store, trainings)
 
 
+@contextmanager
+def owned_until_complete(store: Store, names: Sequence[str]) -> Iterator[None]:
+    """Own these artifacts until they are complete. Other jobs may need them long before this block ends."""
+    ended = threading.Event()
+
+    def release() -> None:
+        while not ended.wait(2.0):
+            if all(exists(store.uri(f"{name}/{RECORD}")) for name in names):
+                owners.close()
+                return
+
+    with ExitStack() as owners:
+        owners.enter_context(owned(store.root, names))
+        thread = threading.Thread(target=release, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
 def train_all_alone(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
-    """The same as `train_all`, while no other job trains any of these policies."""
+    """The same as `train_all`, while no other job trains any of these policies or scores their pairs."""
     policies = [training.open(store) for training in trainings]
     for place, policy in enumerate(policies):
         if policy.complete:
@@ -181,23 +216,29 @@ def group_size(config: Train, uri: str) -> int:
 
 def job_of(store: Store, training: Training, policy: Artifact, relay: Any) -> Job:
     config, pairs = training.config, training.pairs
-    prompts, chosen, _ = lineage(store, pairs)
-    logps = reference(config, store, training.model, pairs)
+    logps = open_logps(config, store, training.model, pairs)
+    logps = metrics.reused(logps) if logps.complete else to_be_made(logps)
     remove(policy.path(DIVERGED))
     job = Job(
         config=config,
-        pairs=scheduled(config, pairs, logps),
-        reading=reading_of(config, training.model, prompts, chosen),
-        packed=logps.counts["plain_because"] is None,
+        pairs=scheduled(config, pairs),
+        scoring=scoring(config, store, training.model, pairs, logps),
         views=tuple(pairs.counts["views"]) if len(pairs.counts["views"]) > 1 else (),
         policy_uri=policy.uri,
         relay=relay,
     )
     counts = counts_of(training, job)
+    if job.scoring.missing:
+        say(f"reference {pairs.name.removeprefix('pairs/')}: {len(job.scoring.missing):,} shards to do")
     say(f"train {training.name}: {counts['num_pairs']:,} pairs, {counts['num_steps']:,} steps")
     if UNCHANGED in counts:
         say(f"train {training.name}: the adapter does not change the {counts[UNCHANGED]:,} weights of the experts")
     return job
+
+
+def worker_need() -> dict[str, float]:
+    """The resources that a training worker takes of its node."""
+    return ({"CPU": 0, "GPU": 1} if has_gpus() else {"CPU": 1}) | kind(TRAINING)
 
 
 def counts_of(training: Training, job: Job) -> dict[str, Any]:
@@ -225,8 +266,11 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
     retries = Retries(relay=jobs[0].relay, limit=config.max_failures)
     groups = {(job.config.num_workers, job.config.min_workers, job.config.max_failures) for job in jobs}
     assert len(groups) == 1, f"one group cannot be all of {groups}"
+    alone = is_one_node()
+    settings = controller_settings(poll_s=min(2.0, 0.1 * number), one_node=alone)
     training = trainer(
         work,
+        one_node=alone,
         train_loop_config={"jobs": ray.put(list(jobs))},
         scaling_config=ray.train.ScalingConfig(
             num_workers=number if config.min_workers is None else (config.min_workers, number),
@@ -238,7 +282,7 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
             storage_path=uri,
             # A failed start counts as a failure of the controller. `Waiting` decides how long it may try again.
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=-1),
-            callbacks=[restart_callback(retries.notice), start_callback(waiting.notice)],
+            callbacks=[settings, restart_callback(retries.notice), start_callback(waiting.notice)],
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             worker_runtime_env={"env_vars": {} if use_gpu else {"DS_ACCELERATOR": "cpu"}},
         ),

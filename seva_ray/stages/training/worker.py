@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from seva_ray.core.durations import duration
+from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import exists, is_local, write_bytes, write_directory
 from seva_ray.dpo.config import Train, deepspeed_config
@@ -32,8 +33,8 @@ from seva_ray.private.deepspeed import skip_compiled_collectives
 from seva_ray.private.transformers import forget_deepspeed
 from seva_ray.runtime import metrics
 from seva_ray.stages.training.failures import explained
-from seva_ray.stages.training.reference import Reading
-from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator
+from seva_ray.stages.training.reference import Group, Scoring, score
+from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator, with_reference
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.views import Viewer
 
@@ -51,9 +52,8 @@ class Job:
 
     config: Train
     pairs: Scheduled
-    reading: Reading
-    packed: bool
-    """Whether image and question are computed once per pair instead of once per response."""
+    scoring: Scoring
+    """The reference log-probabilities, which the workers complete before they train."""
     views: Sequence[str]
     """The rejected views, or empty if there is only one."""
     policy_uri: str
@@ -62,17 +62,38 @@ class Job:
 
 
 def work(loop_config: dict[str, Any]) -> None:
-    """The work of one worker: one job after the other, without those that an earlier group has finished."""
+    """The work of one worker: the reference log-probabilities of all jobs, and then one job after the other, without
+    those that an earlier group has finished."""
     import ray
 
-    for job in ray.get(loop_config["jobs"]):
-        if not any(exists(f"{job.policy_uri}/{name}") for name in (LOG, DIVERGED)):
-            reports = reporter(job)
+    with quick_imports():
+        reports = [(job, reporter(job)) for job in ray.get(loop_config["jobs"])]
+    left = [item for item in reports if not any(exists(f"{item[0].policy_uri}/{name}") for name in (LOG, DIVERGED))]
+    for step in (score_reference, do):
+        for job, report in left:
             try:
-                do(job, reports)
+                step(job, report)
             except Exception as error:
-                raise explained(error, job.config.trackers, reports.stepped) from None
+                raise explained(error, job.config.trackers, report.stepped) from None
             forget()
+
+
+def score_reference(job: Job, callback: Any) -> None:
+    """Score the worker's share of the job's reference log-probabilities, unless they are complete."""
+    import ray.train
+    import ray.train.torch
+    from ray.train.collective import broadcast_from_rank_zero
+
+    context = ray.train.get_context()
+    job.relay.wait_for.remote("reference: loading the model and scoring the pairs")
+    group = Group(
+        rank=context.get_world_rank(),
+        size=context.get_world_size(),
+        device=str(ray.train.torch.get_device()),
+        agreed=broadcast_from_rank_zero,
+        say=job.relay.send.remote,
+    )
+    score(job.scoring, job.config, group)
 
 
 def forget() -> None:
@@ -89,18 +110,19 @@ def do(job: Job, callback: Any) -> None:
     import torch
 
     config, rank = job.config, ray.train.get_context().get_world_rank()
-    directory = local_directory(job.reading.directory)
-    encoder = Encoder(directory, job.reading.system)
+    directory = local_directory(job.scoring.reading.directory)
+    encoder = Encoder(directory, job.scoring.reading.system)
     if not torch.cuda.is_available():
         skip_compiled_collectives()
     with tempfile.TemporaryDirectory(prefix="seva-train-") as scratch:
         curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
         os.environ["TENSORBOARD_LOGGING_DIR"] = curves
-        model = load_model(directory, config.dtype)
-        without_image_gradients(model)
-        if config.full:
-            freeze_all_but_language(model)
-        trainer = trainer_of(job, model, encoder, scratch, callback)
+        with quick_imports():
+            model = load_model(directory, config.dtype)
+            without_image_gradients(model)
+            if config.full:
+                freeze_all_but_language(model)
+            trainer = trainer_of(job, model, encoder, scratch, callback)
         trainer.train(resume_from_checkpoint=last_checkpoint(job, scratch))
         if callback.diverged:
             if rank == 0:
@@ -132,7 +154,7 @@ def trainer_of(job: Job, model: Any, encoder: Encoder, scratch: str, callback: A
     from seva_ray.dpo.batch import PreferenceCollator
     from seva_ray.stages.training.trainer import PreferenceTrainer
 
-    config, reading, context = job.config, job.reading, ray.train.get_context()
+    config, reading, context = job.config, job.scoring.reading, ray.train.get_context()
     rows_at_once = context.get_world_size() * config.per_device_batch_size
     viewer = Viewer(encoder=encoder, image_root=reading.image_root, max_pixels=reading.max_image_pixels)
     trainer = PreferenceTrainer(
@@ -167,10 +189,10 @@ def trainer_of(job: Job, model: Any, encoder: Encoder, scratch: str, callback: A
         train_dataset=datasets.Dataset(pa.table({"place": range(len(job.pairs.rows))}), fingerprint="places"),
         processing_class=encoder.processor,
         data_collator=ScheduledCollator(
-            job.pairs,
+            with_reference(job.pairs, job.scoring.logps.uri),
             config,
             stride=rows_at_once,
-            collate=PreferenceCollator(viewer=viewer, packed=job.packed, views=job.views),
+            collate=PreferenceCollator(viewer=viewer, packed=job.scoring.is_packed, views=job.views),
         ),
         peft_config=None if config.full else config.lora.peft(model),
         callbacks=[callback],
