@@ -1,7 +1,9 @@
 """Responses to a judged benchmark become scores with intervals, spread and verdicts, over a real socket."""
 
 import json
+import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +95,24 @@ def test_what_is_judged_is_never_asked_again_not_even_for_another_policy(store: 
         )
     assert len(server.calls) == 6
     assert artifact.counts["judging"]["num_calls"] == 1
+
+
+def test_two_jobs_that_judge_the_same_answers_at_once_pay_for_each_verdict_once(store: Store, mm_vet: MmVet):
+    prompts = prepare(Prepare(), store, mm_vet.name, mm_vet)
+    sides = [responses(store, prompts, name, texts) for name, texts in (("start", START), ("policy", BETTER))]
+    together = threading.Barrier(2)
+
+    with JudgeServer(says(grades)) as server:
+
+        def job(_: int) -> Artifact:
+            endpoint = Endpoint(server.judge())
+            together.wait()
+            return compare(Evaluate(num_resamples=100), store, mm_vet, prompts, *sides, POLICY, endpoint)
+
+        with ThreadPoolExecutor(2) as jobs:
+            first_job, second_job = jobs.map(job, range(2))
+    assert len(server.calls) == 5
+    assert first_job.record == second_job.record
 
 
 def test_repeats_that_differ_are_averaged_and_their_spread_is_kept(store: Store, mm_vet: MmVet):

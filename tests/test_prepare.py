@@ -19,7 +19,7 @@ from seva_ray.core.records import Prompt
 from seva_ray.core.storage import write_bytes
 from seva_ray.runtime import cli as job
 from seva_ray.sources import Table, ToyWorld
-from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.prepare import SHARD_BYTES, Prepare, batches, prepare
 
 DIGEST_OF_OLD = "74508370e643cda1"
 """What the version that named a directory's files by their sizes wrote for `table_in` of one red question."""
@@ -289,3 +289,14 @@ def test_the_job_ends_with_2_and_the_corrected_command_under_the_same_name_is_do
     ]
     columns = ("--source.question-column", "text", "--source.image-column", "image_path")
     assert run(*columns) == [first_line, "prepare v: 12 prompts in 1 shards, 0 unusable"]
+
+
+def test_a_shard_ends_early_if_its_images_are_large_and_no_row_is_lost():
+    large = bytes(SHARD_BYTES // 4)
+    rows = [
+        Prompt(prompt_id=str(n), image_id="i", question="q", source="s", image_bytes=large if n < 6 else b"x")
+        for n in range(20)
+    ]
+    shards = list(batches(iter(rows), 8))
+    assert [len(shard) for shard in shards] == [4, 8, 8]
+    assert [row.prompt_id for shard in shards for row in shard] == [row.prompt_id for row in rows]

@@ -1,8 +1,26 @@
 """What becomes of an artifact that was complete, but whose inputs were made anew or whose files were damaged."""
 
-from seva_ray.core.artifacts import Artifact
+from collections.abc import Callable
+
+from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError
+from seva_ray.core.ownership import owned
+from seva_ray.runtime import metrics
 from seva_ray.runtime.progress import say
+
+
+def made_once(
+    store: Store, opened: Callable[[], Artifact], make: Callable[[Artifact], Artifact], counted: bool = True
+) -> Artifact:
+    """The artifact that `opened` opens: as it is if it is complete, otherwise completed by `make`. If another job is
+    making it, wait for that job. `counted`: an artifact that exists is counted as reused."""
+    artifact = opened()
+    if not artifact.complete:
+        with owned(store.root, [artifact.name]):
+            artifact = opened()  # another job may have made it meanwhile
+            if not artifact.complete:
+                return make(to_be_made(artifact))
+    return metrics.reused(artifact) if counted else artifact
 
 
 def to_be_made(artifact: Artifact) -> Artifact:

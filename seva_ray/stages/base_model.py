@@ -9,14 +9,13 @@ from typing import Any
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.node_cache import local_directory
-from seva_ray.core.ownership import owned
 from seva_ray.core.storage import absolute, exists, write_directory
 from seva_ray.runtime.actors import results_of
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.log_relay import log_relay
 from seva_ray.runtime.progress import say
-from seva_ray.runtime.renewal import to_be_made
+from seva_ray.runtime.renewal import made_once
 from seva_ray.runtime.resources import TASK, Need, check_places
 from seva_ray.toy.recipe import ToyRecipe
 from seva_ray.vlm.families import check_served
@@ -113,23 +112,18 @@ def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable
         with waiting(f"{model}: reading its files"):
             return as_named_before(store, model_at(model))
     recipe = of_seed(recipe, model)
-    artifact = open_toy(store, recipe)
-    if not artifact.complete:
-        with owned(store.root, [artifact.name]):
-            artifact = trained_toy(store, recipe, report)
-    return model_of(artifact)
+    toy = made_once(
+        store, lambda: open_toy(store, recipe), lambda artifact: trained_toy(artifact, recipe, report), counted=False
+    )
+    return model_of(toy)
 
 
-def trained_toy(store: Store, recipe: ToyRecipe, report: Callable[[str], None]) -> Artifact:
-    """The toy base, trained if no other job has done it meanwhile."""
-    artifact = open_toy(store, recipe)
-    if not artifact.complete:
-        artifact = to_be_made(artifact)
-        with waiting(TRAINING), tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
-            from seva_ray.toy.sft import train  # imports torch and transformers, which takes seconds
+def trained_toy(artifact: Artifact, recipe: ToyRecipe, report: Callable[[str], None]) -> Artifact:
+    """Train the toy base, while no other job does it."""
+    with waiting(TRAINING), tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
+        from seva_ray.toy.sft import train  # imports torch and transformers, which takes seconds
 
-            counts = train(recipe, f"{scratch}/model", report=report)
-            artifact = artifact.begin()
-            write_directory(artifact.path("model"), f"{scratch}/model")
-        artifact = artifact.finish(counts)
-    return artifact
+        counts = train(recipe, f"{scratch}/model", report=report)
+        artifact = artifact.begin()
+        write_directory(artifact.path("model"), f"{scratch}/model")
+    return artifact.finish(counts)

@@ -26,7 +26,7 @@ from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import read_table
 from seva_ray.pairs.filters import word_overlap, words_of
 from seva_ray.runtime.progress import say
-from seva_ray.runtime.renewal import to_be_made
+from seva_ray.runtime.renewal import made_once
 from seva_ray.scoring.intervals import paired_bootstrap
 from seva_ray.scoring.right_wrong import agreement
 from seva_ray.stages.generate import name_of, read_responses
@@ -125,15 +125,25 @@ def compare_again(
     """
     of_start, of_policy = ([answers[name_of(model, part, view)] for view in config.views()] for model in contest)
     asked, policy = part.name.removeprefix("prompts/"), contest[1].name
-    artifact = store.open(
-        f"consistency/{asked}/{policy}",
-        config={"evaluate": evaluate, "consistency": config},
-        inputs=[*of_start, *of_policy],
-        later_is_new=True,
+    recipe, inputs = {"evaluate": evaluate, "consistency": config}, [*of_start, *of_policy]
+    return made_once(
+        store,
+        lambda: store.open(f"consistency/{asked}/{policy}", config=recipe, inputs=inputs, later_is_new=True),
+        lambda artifact: compared(config, evaluate, artifact, part, of_start, of_policy),
+        counted=False,
     )
-    if artifact.complete:
-        return artifact
-    artifact = to_be_made(artifact)
+
+
+def compared(
+    config: Consistency,
+    evaluate: Evaluate,
+    artifact: Artifact,
+    part: Artifact,
+    of_start: Sequence[Artifact],
+    of_policy: Sequence[Artifact],
+) -> Artifact:
+    """Compare both models' answers to `part`, while no other job does it."""
+    asked = part.name.removeprefix("prompts/")
     before, after, num_usable = tallies_of(part, of_start, of_policy)
     rows = paired_bootstrap(before, after, metrics, num_resamples=evaluate.num_resamples, seed=evaluate.seed)
     artifact = artifact.begin()

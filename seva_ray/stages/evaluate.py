@@ -24,10 +24,9 @@ from seva_ray.core.errors import ConfigError
 from seva_ray.core.records import Response
 from seva_ray.core.storage import write_table
 from seva_ray.engines.config import Generate
-from seva_ray.runtime import metrics
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
-from seva_ray.runtime.renewal import to_be_made
+from seva_ray.runtime.renewal import made_once
 from seva_ray.scoring.intervals import paired_bootstrap
 from seva_ray.scoring.right_wrong import AsksInParts, Decides, NamesObjects, flips_of
 from seva_ray.stages.consistency import OFF, Consistency, compare_again, part_of
@@ -108,14 +107,26 @@ def compare(
 ) -> Artifact:
     """Score both models' responses to a benchmark, as the artifact `scores/<benchmark>/<name>`."""
     recipe = recipe_of(config, benchmark, judge)
-    inputs = [start_responses, policy_responses]
-    artifact = store.open(f"scores/{benchmark.name}/{name}", config=recipe, inputs=inputs, later_is_new=True)
-    if artifact.complete:
-        return metrics.reused(artifact)
-    artifact = to_be_made(artifact)
+    inputs = (start_responses, policy_responses)
+    return made_once(
+        store,
+        lambda: store.open(f"scores/{benchmark.name}/{name}", config=recipe, inputs=inputs, later_is_new=True),
+        lambda artifact: scored(config, store, artifact, benchmark, prompts, inputs, judge),
+    )
+
+
+def scored(
+    config: Evaluate,
+    store: Store,
+    artifact: Artifact,
+    benchmark: Benchmark | JudgedBenchmark,
+    prompts: Artifact,
+    of_models: tuple[Artifact, Artifact],
+    judge: Endpoint | None,
+) -> Artifact:
+    """Score both models' responses, while no other job does it."""
     responses: list[Mapping[str, Response]] = [
-        {response.prompt_id: response for response in read_responses(prompts, of_model)}
-        for of_model in (start_responses, policy_responses)
+        {response.prompt_id: response for response in read_responses(prompts, of_model)} for of_model in of_models
     ]
     counts: dict[str, Any] = {"protocol": protocol_of(benchmark)}
     if isinstance(benchmark, JudgedBenchmark):
@@ -137,7 +148,7 @@ def compare(
     write_comparisons(artifact, comparisons)
     say(f"evaluate {benchmark.name}: {len(comparisons)} metrics on {len(start.image_ids):,} images")
     sizes = {"num_images": len(start.image_ids), "num_metrics": len(comparisons)}
-    failed = failures(prompts, (start_responses, policy_responses), responses, fate_of("judging" in counts))
+    failed = failures(prompts, of_models, responses, fate_of("judging" in counts))
     return artifact.finish(sizes | failed | counts)
 
 

@@ -19,12 +19,13 @@ from pathlib import Path
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.node_cache import local_directory
+from seva_ray.core.ownership import owned
 from seva_ray.core.storage import names_in, read_bytes, write_bytes
 from seva_ray.runtime.cli import users_line
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
-from seva_ray.runtime.renewal import to_be_made
+from seva_ray.runtime.renewal import made_once, to_be_made
 from seva_ray.runtime.resources import GENERATION, Need, check_places, has_gpus, kind, options
 from seva_ray.scoring.lmms_eval import (
     NAME,
@@ -61,6 +62,13 @@ def score_tasks(
 
 def run_all(config: Harness, store: Store, work: Sequence[tuple[str, Model]]) -> dict[tuple[str, str], Artifact]:
     """The runs, by task and model name. Missing runs are made side by side if the cluster has room."""
+    opened = [open_run(config, store, task, model) for task, model in work]
+    with owned(store.root, [run.name for run in opened if not run.complete]):
+        return run_alone(config, store, work)
+
+
+def run_alone(config: Harness, store: Store, work: Sequence[tuple[str, Model]]) -> dict[tuple[str, str], Artifact]:
+    """The same as `run_all`, while no other job makes any of these runs."""
     runs = {(task, model.name): open_run(config, store, task, model) for task, model in work}
     missing = {(task, model.name): model for task, model in work if not runs[task, model.name].complete}
     if not missing:
@@ -163,10 +171,18 @@ def compare_runs(
 ) -> Artifact:
     """Compare the scores of both runs."""
     recipe = {"evaluate": evaluate, "harness": NAME, "version": VERSION, "task": task}
-    artifact = store.open(f"scores/{NAME}-{task}/{name}", config=recipe, inputs=[start, policy], later_is_new=True)
-    if artifact.complete:
-        return artifact
-    artifact = to_be_made(artifact)
+    return made_once(
+        store,
+        lambda: store.open(f"scores/{NAME}-{task}/{name}", config=recipe, inputs=[start, policy], later_is_new=True),
+        lambda artifact: compared_runs(config, evaluate, artifact, task, start, policy),
+        counted=False,
+    )
+
+
+def compared_runs(
+    config: Harness, evaluate: Evaluate, artifact: Artifact, task: str, start: Artifact, policy: Artifact
+) -> Artifact:
+    """Compare the scores of both runs, while no other job does it."""
     of_start, of_policy = scores_of_run(start.uri), scores_of_run(policy.uri)
     try:
         rows = compare_scores(of_start, of_policy, num_resamples=evaluate.num_resamples, seed=evaluate.seed)

@@ -16,7 +16,6 @@ from seva_ray.augmentations import CONTROLS
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, NothingLeft
 from seva_ray.core.fingerprints import execution
-from seva_ray.core.ownership import owned
 from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import PAIR_SCHEMA, VERDICT_SCHEMA, Response, table
 from seva_ray.core.shards import read_each
@@ -29,7 +28,7 @@ from seva_ray.runtime import metrics
 from seva_ray.runtime.actors import results_of
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import say
-from seva_ray.runtime.renewal import to_be_made
+from seva_ray.runtime.renewal import made_once
 from seva_ray.runtime.resources import TASK, Need, check_places
 from seva_ray.stages.prepare import shard_name
 
@@ -72,14 +71,11 @@ def pair(config: Pair, store: Store, prompts: Artifact, chosen: Artifact, reject
 
     Raises: NothingLeft if no pair is left, unless all views are controls.
     """
-    artifact = open_pairs(config, store, prompts, chosen, rejected)
-    if artifact.complete:
-        return metrics.reused(artifact)
-    with owned(store.root, [artifact.name]):
-        artifact = open_pairs(config, store, prompts, chosen, rejected)  # another job may have made it meanwhile
-        if artifact.complete:
-            return metrics.reused(artifact)
-        return pair_alone(config, to_be_made(artifact), prompts, chosen, rejected)
+    return made_once(
+        store,
+        lambda: open_pairs(config, store, prompts, chosen, rejected),
+        lambda artifact: pair_alone(config, artifact, prompts, chosen, rejected),
+    )
 
 
 def pair_alone(

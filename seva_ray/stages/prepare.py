@@ -20,6 +20,9 @@ from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.image_digests import check_moved, digests, sample_of
 
+SHARD_BYTES = 128 * 2**20
+"""Bytes of images in a shard of prompts, after which it ends: a task that reads the shard holds some copies of it."""
+
 
 class HasPrompts(Protocol):
     """A source or a benchmark. The recipe has the contents of the files in its fields `path` and `..._path`, and of a
@@ -38,7 +41,8 @@ class Prepare:
     kind: ClassVar[str] = "Prepare"
 
     shard_size: int = 256
-    """Number of prompts per shard. A shard is the unit that is generated, committed, and redone after a crash."""
+    """Number of prompts per shard, or fewer if they hold large images. A shard is the unit that is generated,
+    committed, and redone after a crash."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "shard_size")
@@ -167,6 +171,15 @@ def images_in_recipe(source: HasPrompts, known: Mapping[str, str]) -> dict[str, 
     return {"images": fingerprint_of(known)} if known else {"image_root": source.image_root}
 
 
-def batches(rows: Iterator[Prompt], size: int) -> Iterator[list[Prompt]]:
-    while batch := list(itertools.islice(rows, size)):
+def batches(rows: Iterator[Prompt], size: int, max_bytes: int = SHARD_BYTES) -> Iterator[list[Prompt]]:
+    """The rows in lists of `size` rows, or of fewer if the images inside them have `max_bytes` bytes."""
+    batch: list[Prompt] = []
+    num_bytes = 0
+    for row in rows:
+        batch.append(row)
+        num_bytes += len(row.image_bytes or b"")
+        if len(batch) == size or num_bytes >= max_bytes:
+            yield batch
+            batch, num_bytes = [], 0
+    if batch:
         yield batch

@@ -15,7 +15,7 @@ from seva_ray.benchmarks.judged import JudgedBenchmark
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.storage import read_table
 from seva_ray.runtime.progress import say
-from seva_ray.runtime.renewal import to_be_made
+from seva_ray.runtime.renewal import made_once
 from seva_ray.scoring.intervals import Repeated, repeated_bootstrap
 from seva_ray.scoring.right_wrong import repeated_flips
 from seva_ray.stages.judge import SIDES
@@ -26,12 +26,18 @@ def repeats(
     config: Evaluate, store: Store, benchmark: Benchmark | JudgedBenchmark, scores: Sequence[Artifact], name: str
 ) -> Artifact:
     """Combine `scores`, which has one artifact for each policy."""
-    artifact = store.open(
-        f"repeats/{benchmark.name}/{name}", config={"evaluate": config}, inputs=scores, later_is_new=True
-    )
-    if artifact.complete:
-        return artifact
-    artifact = to_be_made(artifact)
+
+    def opened() -> Artifact:
+        recipe = {"evaluate": config}
+        return store.open(f"repeats/{benchmark.name}/{name}", config=recipe, inputs=scores, later_is_new=True)
+
+    return made_once(store, opened, lambda artifact: combined(config, artifact, benchmark, scores), counted=False)
+
+
+def combined(
+    config: Evaluate, artifact: Artifact, benchmark: Benchmark | JudgedBenchmark, scores: Sequence[Artifact]
+) -> Artifact:
+    """Combine the scores, while no other job does it."""
     rows = repeated(config, benchmark, scores)
     artifact = artifact.begin()
     write_comparisons(artifact, rows)
