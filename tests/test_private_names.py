@@ -45,7 +45,7 @@ NAMES = {
     "accelerate.state": ["AcceleratorState._reset_state", "GradientState._reset_state"],
     "transformers.integrations.deepspeed": ["unset_hf_deepspeed_config"],
     "deepspeed.ops": ["__compatible_ops__"],
-    "transformers": ["PretrainedConfig._attn_implementation"],
+    "transformers": ["PretrainedConfig._attn_implementation", "AutoModelForImageTextToText._model_mapping"],
     "transformers.models.auto.modeling_auto": ["MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"],
     "vllm.inputs.engine": ["mm_input"],
     "vllm.multimodal.inputs": ["MultiModalKwargsItems.from_hf_inputs", "PlaceholderRange.is_embed"],

@@ -1,6 +1,8 @@
 """Rows: what a model reads of a question and an image, with and without noise, and rows as a batch."""
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,3 +163,34 @@ def test_a_batch_joins_images_and_fills_up_tiles_and_sizes_with_zeros():
     both = stacked([wide, tall])["x"]
     assert both.dtype == np.float32
     assert both.tolist() == [[[1, 1, 1], [1, 1, 1], [0, 0, 0]], [[2, 2, 0], [2, 2, 0], [2, 2, 0]]]
+
+
+# Pictures to look at
+
+
+def prompt_about(image: Image.Image, directory: Path) -> dict[str, Any]:
+    image.save(directory / "a.png")
+    return {"prompt_id": "a", "question": QUESTION, "image_path": "a.png", "image_bytes": None}
+
+
+def test_the_picture_of_a_row_of_llava_is_what_the_model_saw(toy_model, tmp_path):
+    prompt = prompt_about(photograph(60, 90), tmp_path)
+    viewer = Viewer(encoder=Encoder(toy_model), image_root=str(tmp_path), max_pixels=10**6)
+    for view in ("clean", "diffusion-500"):
+        assert np.array_equal(viewer.picture(prompt, view)[None], viewer.row(prompt, view).features["pixel_values"])
+    levels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert np.array_equal(viewer.encoder.levels(viewer.encoder.normalised(levels)), levels)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_next", "internvl"])
+def test_the_picture_of_patches_or_tiles_is_a_likeness_of_the_image(name, tmp_path):
+    image = photograph(600, 900)
+    prompt = prompt_about(image, tmp_path)
+    encoder = Encoder(save_family(name, tmp_path / name))
+    viewer = Viewer(encoder=encoder, image_root=str(tmp_path), max_pixels=10**6)
+    clean, noisy = (viewer.picture(prompt, view) for view in ("clean", "diffusion-500"))
+    small = image.copy()
+    small.thumbnail((448, 448))
+    assert np.array_equal(encoder.levels(clean), np.asarray(small))
+    share = alpha_bar()[500]
+    assert abs((noisy - np.sqrt(share) * clean).std() / np.sqrt(1 - share) - 1) < 0.02

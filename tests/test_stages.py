@@ -16,18 +16,19 @@ from seva_ray.core.records import Prompt
 from seva_ray.core.storage import exists, read_table
 from seva_ray.core.system_texts import VICUNA_V1
 from seva_ray.dpo.config import Train
-from seva_ray.engines import Decoding, FakeEngine, TransformersEngine
+from seva_ray.engines import Decoding, FakeEngine, TransformersEngine, VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.engines.units import Unit
 from seva_ray.pairs.files import lineage
 from seva_ray.runtime.cli import users_line
 from seva_ray.sources import Table, ToyWorld
-from seva_ray.stages.engine_pool import commits, encoding_need, run_units
+from seva_ray.stages.engine_pool import commits, encoder, encoding_need, row_bytes, run_units
 from seva_ray.stages.generate import generate, missing_units, open_responses
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.stages.training.reference import open_logps, reading_of
 from seva_ray.vlm.models import Model, model_at
+from tests.tiny_models import save_family
 
 SYSTEM = "Answer in short."
 
@@ -254,3 +255,30 @@ def test_failed_rows_are_answered_again_when_their_images_are_there_and_what_fol
     assert after[2]["error"] is None
     assert made(retry) == (second, again), "a row that cannot be used is not tried again"
     assert [before[place] for place in (0, 1, 3)] == [after[place] for place in (0, 1, 3)]
+
+
+def test_memory_for_a_row_follows_what_the_model_reads_of_a_photograph(toy_model: str, tmp_path: Path) -> None:
+    """Tiles and patches of one photograph may take more than a hundred times what LLaVA-1.5 reads."""
+
+    def asked(directory: str) -> float:
+        of_model = Unit(
+            model="m",
+            model_directory=directory,
+            prompts_uri="",
+            responses_uri="",
+            view="clean",
+            image_root=None,
+            system="",
+            num_rows=1,
+        )
+        return row_bytes(Generate(engine=VllmEngine()), of_model)
+
+    assert asked(toy_model) == 2 * 2**20
+    qwen = save_family("qwen2_5_vl", tmp_path / "qwen")
+    settings = tmp_path / "qwen" / "processor_config.json"
+    read = json.loads(settings.read_text())
+    read["image_processor"]["size"] = {"shortest_edge": 3136, "longest_edge": 12_845_056}
+    settings.write_text(json.dumps(read))
+    encoder.cache_clear()
+    num_pixels = 1288 * 952  # 1280 x 960 at multiples of 28
+    assert asked(qwen) >= 1.5 * num_pixels * 3 * 2 * 4

@@ -1,5 +1,6 @@
 """The internals of transformers."""
 
+import inspect
 from typing import Any
 
 
@@ -8,6 +9,14 @@ def vision_language_model_types() -> frozenset[str]:
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     return frozenset(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+
+
+def arguments_of_forward(config: Any) -> set[str]:
+    """The names of what a vision-language model's forward pass reads. In public, a model must be built to be asked."""
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText._model_mapping[type(config)]
+    return {*inspect.signature(model.forward).parameters}
 
 
 def forget_deepspeed() -> None:

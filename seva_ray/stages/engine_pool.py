@@ -12,6 +12,8 @@ from dataclasses import asdict
 from functools import lru_cache
 from typing import Any
 
+from PIL import Image
+
 from seva_ray.core.errors import InputError
 from seva_ray.core.node_cache import local_directory
 from seva_ray.engines import Decoding, Engine, VllmEngine
@@ -25,11 +27,13 @@ from seva_ray.runtime.progress import Progress, say
 from seva_ray.runtime.resources import GENERATION, Need, capacity, check_places, kind, nodes, options, total
 from seva_ray.runtime.sizing import engines_at_once, gpus_each, num_engines
 from seva_ray.vlm.encoding import Encoder
-from seva_ray.vlm.model_shape import shape_of
+from seva_ray.vlm.model_shape import PHOTOGRAPH, shape_of
 from seva_ray.vlm.views import Viewer
 
 ROW_BYTES = 2 * 2**20
-"""Memory to request per row when encoding images, in bytes. The pixels of one 336 px image take 1.35 MB."""
+"""Least memory to request per row when encoding images, in bytes. The pixels of one 336 px image take 1.35 MB."""
+ROW_SHARE = 1.5
+"""Memory to request per row, as a multiple of what the model reads of a photograph."""
 LEAST_BYTES = 512 * 2**20
 """Least memory to request for a unit, in bytes: even a small unit decodes each image at its full size."""
 
@@ -50,7 +54,7 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
     import ray.data
 
     join()
-    need = encoding_need(max(unit.num_rows for unit in units))
+    need = encoding_need(max(unit.num_rows for unit in units), row_bytes(config, units[0]))
     check_engines(config, need)
     check_memory(config, units[0].model_directory)
     there = capacity()
@@ -92,9 +96,15 @@ def engine_need(config: Generate) -> dict[str, float]:
     return {"CPU": 1, "GPU": gpus} | kind(GENERATION, max(1, gpus))
 
 
-def encoding_need(num_rows: int) -> dict[str, float]:
+def row_bytes(config: Generate, unit: Unit) -> float:
+    """Memory to request per row, which follows from what the model's processor makes of a photograph."""
+    row = encoder(config.engine, unit.model_directory, unit.system).row("", Image.new("RGB", PHOTOGRAPH))
+    return max(ROW_BYTES, ROW_SHARE * sum(values.nbytes for values in row.features.values()))
+
+
+def encoding_need(num_rows: int, bytes_each: float = ROW_BYTES) -> dict[str, float]:
     """The resources that a task takes of its node to encode a unit of `num_rows` rows."""
-    return {"CPU": 1, "memory": max(LEAST_BYTES, num_rows * ROW_BYTES)}
+    return {"CPU": 1, "memory": max(LEAST_BYTES, num_rows * bytes_each)}
 
 
 def check_engines(config: Generate, encoding: Mapping[str, float]) -> None:

@@ -130,7 +130,7 @@ def samples(
     for place, row in enumerate(rows[: config.num_samples]):
         answer = row["rejected"][place % len(row["rejected"])]
         try:
-            clean, augmented = (png(viewer, viewer.pixels(row, view)) for view in (CLEAN, answer["view"]))
+            clean, augmented = (png(viewer, viewer.picture(row, view)) for view in (CLEAN, answer["view"]))
         except (UserError, OSError) as error:
             say(f"report: sample {row['prompt_id']} is left out ({error})")
             missing.append(row["prompt_id"])
@@ -166,7 +166,7 @@ def picture(
     """The picture of one prompt as PNG. If its image cannot be read, it is empty, and `missing` gets its prompt_id."""
     viewer = viewer_of(encoder, recipe, prompts)
     try:
-        return png(viewer, viewer.pixels(row, CLEAN))
+        return png(viewer, viewer.picture(row))
     except (UserError, OSError) as error:
         say(f"report: there is no picture of {row['prompt_id']} ({error})")
         missing.append(row["prompt_id"])
@@ -174,10 +174,7 @@ def picture(
 
 
 def png(viewer: Viewer, pixels: np.ndarray) -> bytes:
-    """The pixels that the model saw, as an 8-bit PNG image to look at."""
-    processor = viewer.encoder.image_processor
-    scale, shift = (np.array(getattr(processor, name))[:, None, None] for name in ("image_std", "image_mean"))
-    levels = np.clip(np.rint((pixels * scale + shift) * 255), 0, 255).astype(np.uint8)
+    """A normalised picture as an 8-bit PNG image."""
     file = io.BytesIO()
-    Image.fromarray(levels.transpose(1, 2, 0)).save(file, "PNG")
+    Image.fromarray(viewer.encoder.levels(pixels)).save(file, "PNG")
     return file.getvalue()

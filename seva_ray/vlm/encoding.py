@@ -95,6 +95,23 @@ class Encoder:
     def num_image_tokens(self) -> int:
         return list(self.row("?", Image.new("RGB", (64, 64))).ids).count(self.image_token_id)
 
+    def normalised(self, levels: np.ndarray) -> np.ndarray:
+        """8-bit levels of an RGB image, uint8 (H, W, 3), as the processor normalises pixels: float32 (3, H, W)."""
+        return ((levels.astype(np.float32) / 255 - self.mean) / self.std).transpose(2, 0, 1)
+
+    def levels(self, pixels: np.ndarray) -> np.ndarray:
+        """The inverse of `normalised`, cut off at black and white."""
+        levels = (pixels.transpose(1, 2, 0) * self.std + self.mean) * 255
+        return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+    @property
+    def mean(self) -> np.ndarray:
+        return np.array(getattr(self.image_processor, "image_mean", None) or (0.0,) * 3, np.float32)
+
+    @property
+    def std(self) -> np.ndarray:
+        return np.array(getattr(self.image_processor, "image_std", None) or (1.0,) * 3, np.float32)
+
     def prompt_text(self, question: str) -> str:
         """The prompt up to where the response begins, with one image placeholder."""
         return self.processor.apply_chat_template(self.messages(question), add_generation_prompt=True)

@@ -1,31 +1,36 @@
-"""Which models are served exactly: those of whose own processor the encoding makes the same.
+"""Which models are served exactly: those of whose own processor the rows are what it makes of a chat.
 
-The encoding treats all models alike: each image is padded to a square, and has the same number of tokens and the same
-shape of pixels. That is LLaVA-1.5's way. A model of another family may load, answer and train all the same, but on
-other tokens, other pixels or less of the image than it was made for. So it is refused before anything is taken.
+No family is named here. A model is asked for what every family does that follows the conventions of transformers, with
+its own files: so a new family needs no line of code, and one that does otherwise is refused before anything is taken.
 """
 
 import copy
 import json
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from seva_ray.core.errors import InputError, line_of
-from seva_ray.vlm.encoding import Encoder
-from seva_ray.vlm.images import pad_to_square
+from seva_ray.private.transformers import arguments_of_forward
+from seva_ray.vlm.encoding import MADE_FOR_A_BATCH, Encoder
 from seva_ray.vlm.model_files import check_model, weight_headers
+from seva_ray.vlm.rows import Row, stacked
 
-SERVED = "LLaVA-1.5"
-"""The families that are served today."""
+SERVED = (
+    "LLaVA, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL, SmolVLM, Idefics3, Gemma 3, "
+    "PaliGemma, Mistral 3 and Pixtral"
+)
+"""The families that are known to be served."""
 
 SHAPES = ((224, 224), (336, 112), (112, 336))
 """Width and height of the images that are tried: a square, a wide and a tall one."""
 
-READ = ("attention_mask", "pixel_values")
-"""What a model reads of a processor's output beside the tokens, where the encoding makes all that it reads."""
+QUESTIONS = ("What is in the image?", "Is it?")
+"""Of different lengths: what a processor makes of an image may not depend on its question."""
 
 
 @lru_cache(maxsize=16)
@@ -43,95 +48,189 @@ def check_served(directory: str) -> None:
     if found:
         model_type = json.loads(Path(directory, "config.json").read_text())["model_type"]
         raise InputError(
-            f"model {directory}: model type {model_type!r} cannot be served exactly: {found}; served today: {SERVED}"
+            f"model {directory}: model type {model_type!r} cannot be served exactly: {found}; families that are "
+            f"served: {SERVED}"
         )
-    check_image_tokens(directory, encoder)
+    check_config(directory, encoder)
     weight_headers(directory)
 
 
-def check_image_tokens(directory: str, encoder: Encoder) -> None:
-    """Check that the vision tower makes a feature for each image token, from pixels of the size that the processor
-    makes. Raises: InputError."""
+# What the model's own processor makes
+
+
+def difference(encoder: Encoder) -> str | None:
+    """How rows differ from what the model's own processor makes of a chat about an image of each of SHAPES, or why they
+    cannot be batched or noised; None where all is well."""
+    images = [noise(*shape) for shape in SHAPES]
+    for image in images:
+        try:
+            found = compare(encoder, image)
+        except Exception as error:  # a processor may raise anything
+            found = f"its processor fails ({line_of(error)})"
+        if found:
+            return f"for a question about an image of {image.width} x {image.height} pixels {found}"
+    try:
+        return compare_batch(encoder, images)
+    except Exception as error:
+        return f"its processor fails on several images at once ({line_of(error)})"
+
+
+def noise(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def compare(encoder: Encoder, image: Image.Image) -> str | None:
+    """As `difference`, for one image."""
+    row, other = (encoder.row(question, image) for question in QUESTIONS)
+    theirs = processed(encoder, QUESTIONS[0], as_seen(encoder, image))
+    ids = theirs["input_ids"][0].tolist()
+    if len(ids) != len(row.ids):
+        return f"its processor makes {len(ids)} tokens of a chat, and {len(row.ids)} of its text"
+    if ids != list(row.ids):
+        return "its processor makes other tokens of a chat than of its text"
+    if not np.all(theirs["attention_mask"]):
+        return "its processor hides tokens of a prompt from the model"
+    ours = {name: values[None] for name, values in row.tokens.items()} | dict(row.features)
+    if found := unequal(ours, theirs):
+        return f"its processor makes {found} of a chat than of its text"
+    if not row.num_image_tokens:
+        return f"its prompt does not have the token {encoder.image_token_id} for the image"
+    if unequal(row.features, other.features):
+        return "what its processor makes of an image depends on the question"
+    if not one_picture(encoder, row):
+        return "the frames that its processor makes of an image differ"
+    return None
+
+
+def compare_batch(encoder: Encoder, images: Sequence[Image.Image]) -> str | None:
+    """As `difference`, for several images at once."""
+    theirs = processed_batch(encoder, [(QUESTIONS[0], as_seen(encoder, image)) for image in images])
+    ours = stacked([encoder.row(QUESTIONS[0], image).features for image in images])
+    found = unequal(ours, {name: values for name, values in theirs.items() if name in ours})
+    return f"its processor makes {found} of several images than of one after the other" if found else None
+
+
+def unequal(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]) -> str | None:
+    """What differs between two sets of arrays."""
+    names = {*ours} ^ ({*theirs} - {*MADE_FOR_A_BATCH})
+    if names:
+        return f"other arrays ({' and '.join(sorted(names))})"
+    for name, values in ours.items():
+        if values.shape != theirs[name].shape:
+            return f"{name} of another shape ({theirs[name].shape} and {values.shape})"
+        if not np.array_equal(values, theirs[name]):
+            return f"other {name}"
+    return None
+
+
+def one_picture(encoder: Encoder, row: Row) -> bool:
+    """Whether a change of pixels that changes nothing leaves the row as it is: it reads one of several equal frames."""
+    return not unequal(encoder.changed(row, lambda pixels: pixels).features, row.features)
+
+
+def as_seen(encoder: Encoder, image: Image.Image) -> Image.Image:
+    """The image of which the model's own processor must make what a row is.
+
+    It is the image itself, with one known deviation: where the processor would cut an image's sides off, as LLaVA-1.5's
+    does, a row is of the image padded to a square, as SeVa does (arXiv 2404.10501).
+    """
+    return encoder.as_seen(image)
+
+
+def processed(encoder: Encoder, question: str, image: Image.Image) -> dict[str, np.ndarray]:
+    """All that the model's own processor and chat template make of a question about an image, as a batch of one.
+    Nothing of the encoding is in it but the choice of Pillow and of the image processor's options."""
+    return processed_batch(encoder, [(question, image)])
+
+
+def processed_batch(encoder: Encoder, prompts: Sequence[tuple[str, Image.Image]]) -> dict[str, np.ndarray]:
+    processor = copy.copy(encoder.processor)
+    processor.image_processor = encoder.image_processor
+    chats = [encoder.messages(question, image=image) for question, image in prompts]
+    made = processor.apply_chat_template(
+        chats if len(chats) > 1 else chats[0],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="np",
+        **({"processor_kwargs": {"padding": True}} if len(chats) > 1 else {}),
+    )
+    return {name: np.asarray(values) for name, values in made.items()}
+
+
+# What the model's configuration says
+
+
+AGREEING = {
+    "patch_size": ("patch_size",),
+    "merge_size": ("spatial_merge_size",),
+    "spatial_merge_size": ("spatial_merge_size",),
+    "temporal_patch_size": ("temporal_patch_size",),
+    "image_seq_length": ("image_seq_length", "mm_tokens_per_image"),
+}
+"""Settings of processors, and the names by which the same setting stands in config.json."""
+
+
+def check_config(directory: str, encoder: Encoder) -> None:
+    """Check that config.json and the processor are of one model. Raises: InputError."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(directory)
-    side, patch = config.vision_config.image_size, config.vision_config.patch_size
-    if encoder.pixels_shape[1:] != (side, side):
-        height, width = encoder.pixels_shape[1:]
-        raise InputError(
-            f"model {directory}: its processor makes images of {width} x {height} pixels, and its vision tower reads "
-            f"{side} x {side}"
-        )
-    whole = getattr(config, "vision_feature_select_strategy", "default") == "full"
-    num_features = (side // patch) ** 2 + whole
-    if encoder.num_image_tokens != num_features:
-        raise InputError(
-            f"model {directory}: its processor makes {encoder.num_image_tokens} tokens of an image, and its vision "
-            f"tower {num_features} features; processor_config.json needs the num_additional_image_tokens, patch_size "
-            "and vision_feature_select_strategy that belong to this model (older files lack them)"
-        )
     if encoder.image_token_id != config.image_token_id:
         raise InputError(
             f"model {directory}: the image token is {encoder.image_token_id} in its tokenizer, and "
             f"{config.image_token_id} in config.json"
         )
+    for part in (encoder.processor, encoder.image_processor):
+        for name, names in AGREEING.items():
+            theirs = whole_number(getattr(part, name, None))
+            for place in (config.vision_config, config):
+                for other in names:
+                    ours = whole_number(getattr(place, other, None))
+                    if None not in (theirs, ours) and theirs != ours:
+                        raise InputError(
+                            f"model {directory}: {name} is {theirs} for its processor, and {other} {ours} in "
+                            "config.json"
+                        )
+    if hasattr(encoder.processor, "num_additional_image_tokens"):
+        check_image_tokens(directory, encoder, config)
+    read_by_model = arguments_of_forward(config)
+    row = encoder.row(QUESTIONS[0], noise(*SHAPES[0]))
+    if unread := {*row.tokens, *row.features} - read_by_model:
+        raise InputError(
+            f"model {directory}: model type {config.model_type!r} does not read {' and '.join(sorted(unread))}, which "
+            "its processor makes"
+        )
 
 
-def difference(encoder: Encoder) -> str | None:
-    """How the encoding differs from what the model's own processor makes of a question about an image of each of
-    SHAPES; None where it does not."""
-    for width, height in SHAPES:
-        noise = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        image = Image.fromarray(noise)
-        seen = as_seen(encoder, image)
-        try:
-            found = compare(encoder, image, seen is image) or compare(encoder, seen, True)
-        except Exception as error:  # a processor may raise anything
-            found = f"its processor fails ({line_of(error)})"
-        if found:
-            return f"for a question about an image of {width} x {height} pixels {found}"
-    return None
+def whole_number(value: Any) -> int | None:
+    """A setting that may be written as one number, or as height and width."""
+    if isinstance(value, Mapping):
+        value = value.get("height")
+    if isinstance(value, list | tuple):
+        (value,) = {*value} if len({*value}) == 1 else {None}
+    return value if isinstance(value, int) else None
 
 
-def compare(encoder: Encoder, image: Image.Image, exact: bool) -> str | None:
-    """As `difference`, for one image. `exact`: its pixels must be equal too, not only as many."""
-    question = "What is in the image?"
-    theirs = processed(encoder, question, image)
-    ids, pixels = encoder.expand(encoder.prompt_ids(question)), encoder.pixels(image)
-    their_ids, their_pixels = list(theirs.pop("input_ids")[0]), theirs["pixel_values"]
-    if len(their_ids) != len(ids):
-        return f"its processor makes {len(their_ids)} tokens, and the encoding {len(ids)}"
-    if their_ids != ids:
-        return "its processor makes other tokens than the encoding"
-    if more := [name for name, values in theirs.items() if name not in READ and np.any(values)]:
-        return f"its processor makes {' and '.join(more)}, which the encoding does not"
-    if their_pixels.shape != (1, *pixels.shape):
-        return f"its processor makes pixels of shape {their_pixels.shape[1:]}, and the encoding {pixels.shape}"
-    if exact and not np.array_equal(their_pixels[0], pixels):
-        return "its processor makes other pixels than the encoding"
-    return None
-
-
-def as_seen(encoder: Encoder, image: Image.Image) -> Image.Image:
-    """The image of which the model's own processor must make what the encoding makes.
-
-    It is the image itself, with one known deviation: where the processor would cut an image's sides off, as LLaVA-1.5's
-    does, the encoding pads the image to a square first, as SeVa does (arXiv 2404.10501).
-    """
-    crops = getattr(encoder.image_processor, "do_center_crop", False)
-    return pad_to_square(image, encoder.background) if crops else image
-
-
-def processed(encoder: Encoder, question: str, image: Image.Image) -> dict[str, np.ndarray]:
-    """All that the model's own processor and chat template make of a question about an image, as a batch of one.
-    Nothing of the encoding is in it but the choice of Pillow."""
-    processor = copy.copy(encoder.processor)
-    processor.image_processor = encoder.image_processor
-    made = processor.apply_chat_template(
-        encoder.messages(question, image=image),
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="np",
-    )
-    return {name: np.asarray(values) for name, values in made.items()}
+def check_image_tokens(directory: str, encoder: Encoder, config: Any) -> None:
+    """Check that LLaVA's vision tower makes a feature for each image token, from pixels of the size that the processor
+    makes. Raises: InputError."""
+    side, patch = config.vision_config.image_size, config.vision_config.patch_size
+    height, width = encoder.features["pixel_values"].shape[-2:]
+    if (height, width) != (side, side):
+        raise InputError(
+            f"model {directory}: its processor makes images of {width} x {height} pixels, and its vision tower reads "
+            f"{side} x {side}"
+        )
+    if encoder.features["pixel_values"].ndim > 4:
+        return  # tiles: the number of tokens depends on the image
+    of_image = 1 if config.vision_config.model_type == "clip_vision_model" else 0
+    cut = getattr(config, "vision_feature_select_strategy", "default") == "default"
+    num_features = (side // patch) ** 2 + of_image - cut
+    num_tokens = encoder.row(QUESTIONS[0], noise(*SHAPES[0])).num_image_tokens
+    if num_tokens != num_features:
+        raise InputError(
+            f"model {directory}: its processor makes {num_tokens} tokens of an image, and its vision tower "
+            f"{num_features} features; processor_config.json needs the num_additional_image_tokens, patch_size and "
+            "vision_feature_select_strategy that belong to this model (older files lack them)"
+        )

@@ -1,9 +1,16 @@
-"""The sizes of a LLaVA model on which its memory depends, read without loading it."""
+"""The sizes of a vision-language model on which its memory depends, read without loading it."""
 
 import math
 from dataclasses import dataclass
 
+from PIL import Image
+
+from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.model_files import weight_headers
+
+PHOTOGRAPH = (1280, 960)
+"""Width and height of the photograph by which a model's images are measured, in px. Most photographs of the data sets
+that models are trained on are smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +28,9 @@ class ModelShape:
     head_size: int
     vocabulary_size: int
     num_image_tokens: int
-    """Number of tokens of one image."""
+    """Number of tokens of one photograph; see PHOTOGRAPH."""
+    image_bytes: int
+    """Bytes of what a processor makes of one photograph, in float32."""
 
     def adapter_weights(self, rank: int) -> int:
         """Number of weights of a LoRA adapter on every linear of the language model."""
@@ -52,6 +61,7 @@ LLAVA_7B = ModelShape(
     head_size=128,
     vocabulary_size=32064,
     num_image_tokens=576,
+    image_bytes=3 * 336 * 336 * 4,
 )
 LLAVA_13B = ModelShape(
     num_weights=13_350_839_296,
@@ -63,6 +73,7 @@ LLAVA_13B = ModelShape(
     head_size=128,
     vocabulary_size=32064,
     num_image_tokens=576,
+    image_bytes=3 * 336 * 336 * 4,
 )
 
 
@@ -71,7 +82,8 @@ def shape_of(directory: str) -> ModelShape:
     from transformers import AutoConfig  # takes seconds, which `--help` must not wait for
 
     config, headers = AutoConfig.from_pretrained(directory), weight_headers(directory)
-    text, vision = config.get_text_config(), config.vision_config
+    text = config.get_text_config()
+    photograph = Encoder(directory).row("", Image.new("RGB", PHOTOGRAPH))
     return ModelShape(
         num_weights=sum(math.prod(entry["shape"]) for header in headers.values() for entry in header.values()),
         num_layers=text.num_hidden_layers,
@@ -81,5 +93,6 @@ def shape_of(directory: str) -> ModelShape:
         num_key_value_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
         head_size=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
         vocabulary_size=text.vocab_size,
-        num_image_tokens=(vision.image_size // vision.patch_size) ** 2,
+        num_image_tokens=photograph.num_image_tokens,
+        image_bytes=sum(values.nbytes for values in photograph.features.values()),
     )

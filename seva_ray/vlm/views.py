@@ -15,7 +15,10 @@ from seva_ray.augmentations import CLEAN, parse_view
 from seva_ray.core.seeds import generator
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import load_image
-from seva_ray.vlm.rows import Row
+from seva_ray.vlm.rows import PIXELS, Row
+
+LIKENESS_PX = 448
+"""Largest side of a likeness of an image, in px."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,24 @@ class Viewer:
         random = generator(self.seed, prompt["prompt_id"], view)
         row = self.encoder.row(prompt["question"], augmentation.image(image, random))
         return self.encoder.changed(row, lambda pixels: augmentation.pixels(pixels, random))
+
+    def picture(self, prompt: Mapping[str, Any], view: str = CLEAN) -> np.ndarray:
+        """What the model saw of a prompt with a question, as one normalised picture to look at, float32 (3, H, W).
+
+        Where a model reads an image as patches or tiles, it is a likeness: the image at a smaller size, with the view's
+        augmentation and other draws of noise. Raises: as `row`.
+        """
+        image = self.image(prompt)
+        pixels = self.row(prompt, view, image).features[PIXELS]
+        if pixels.ndim == 4 and len(pixels) == 1:
+            return pixels[0]
+        augmentation, random = parse_view(view), generator(self.seed, prompt["prompt_id"], view)
+        if augmentation is not None:
+            image = augmentation.image(image, random)
+        image = image.copy()
+        image.thumbnail((LIKENESS_PX, LIKENESS_PX))
+        normalised = self.encoder.normalised(np.asarray(image))
+        return normalised if augmentation is None else augmentation.pixels(normalised, random)
 
     def image(self, row: Mapping[str, Any]) -> Image.Image:
         """The row's image as it is. Raises: InputError, OSError where it cannot be read."""
