@@ -4,7 +4,7 @@ changes."""
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 import transformers
 import trl
 from PIL import Image
+from safetensors.torch import load_file
 
 from seva_ray.core.errors import InputError
 from seva_ray.dpo import logps
@@ -23,7 +24,7 @@ from seva_ray.dpo.batch import NOTHING, PreferenceCollator
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.layout_check import check_layouts, generated
 from seva_ray.dpo.logps import response_logps
-from seva_ray.dpo.policy import Lora, freeze_all_but_language, load_model, without_image_gradients
+from seva_ray.dpo.policy import Lora, export, freeze_all_but_language, load_model, load_policy, without_image_gradients
 from seva_ray.stages.training.trainer import PreferenceTrainer
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import MAX_PIXELS
@@ -242,3 +243,29 @@ def test_full_training_lowers_the_loss_and_changes_the_language_model_alone(fami
     inside = ("model.language_model.", "model.text_model.", "lm_head.")
     assert changed == {name for name in before if name.startswith(inside)}
     assert unwrapped(policy) is policy
+
+
+# What is exported
+
+
+def test_merged_weights_have_the_published_names_and_answer_as_the_adapter_does(family, pairs, tmp_path):
+    policy, _ = trained(family, pairs, str(tmp_path / "trainer"), full=False)
+    policy.save_pretrained(tmp_path / "adapter")
+    rows = [pair | {"chosen_token_ids": [100, 101, 102], "rejected": [{"token_ids": [103]}]} for pair in pairs]
+    batch = PreferenceCollator(viewer=family.viewer)(rows)
+    again = load_policy(family.directory, str(tmp_path / "adapter"), "float32").eval()
+    with torch.no_grad():
+        expected = response_logps(policy.eval(), batch)
+        start = response_logps(load_model(family.directory, "float32").eval(), batch)
+        torch.testing.assert_close(response_logps(again, batch), expected)
+    assert (expected - start).abs().mean() > 0.02, "the adapter does nothing"
+    export(again, family.directory, str(tmp_path / "merged"))
+    viewer = replace(family.viewer, encoder=Encoder(str(tmp_path / "merged")))
+    batch = PreferenceCollator(viewer=viewer)(rows)
+    with torch.no_grad():
+        found = response_logps(load_model(str(tmp_path / "merged"), "float32").eval(), batch)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
+    before, after = (load_file(Path(place, "model.safetensors")) for place in (family.directory, tmp_path / "merged"))
+    assert after.keys() == before.keys()
+    changed = [name for name in before if not torch.equal(before[name], after[name])]
+    assert len(changed) == len(language_linears(load_model(family.directory, "float32")))

@@ -1,5 +1,6 @@
 """The policy: what the adapter touches and how large it is, and that its export is the same model, same names."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def exported(toy_model, tmp_path_factory):
             start = policy(**inputs).logits
     directory = tmp_path_factory.mktemp("policy") / "model"
     policy.save_pretrained(directory.with_name("adapter"))
-    export(policy, encoder, str(directory))
+    export(policy, toy_model, str(directory))
     return directory, inputs, logits, start
 
 
@@ -197,6 +198,25 @@ def test_the_export_is_a_model_that_any_stage_reads(exported, toy_model):
     assert np.array_equal(encoder.pixels(image), start.pixels(image))
     assert load_model(str(directory), "float32").generation_config.eos_token_id == start.tokenizer.eos_token_id
     assert model_at(str(directory)).fingerprint != model_at(toy_model).fingerprint
+
+
+def test_the_settings_of_the_start_are_copied_as_they_are(toy_model, tmp_path):
+    """What transformers would write differently, leave out or add is the same as before."""
+    start = Path(shutil.copytree(toy_model, tmp_path / "start"))
+    settings = json.loads((start / "processor_config.json").read_text())
+    (start / "processor_config.json").write_text(json.dumps(settings | {"of_another_program": [1]}))
+    (start / "generation_config.json").write_text('{"eos_token_id": [2, 3], "max_length": 99}')
+    (start / "vocab.txt").write_text("a")
+    (start / "README.md").write_text("of the start")
+    (start / "additional_chat_templates").mkdir()
+    (start / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
+    policy = adapted(load_model(str(start), "float32"), Lora(rank=4, alpha=8))
+    export(policy, str(start), str(tmp_path / "model"))
+    names = {file.relative_to(start) for file in start.rglob("*") if file.is_file()}
+    made = {file.relative_to(tmp_path / "model") for file in (tmp_path / "model").rglob("*") if file.is_file()}
+    assert made == names - {Path("README.md")}
+    for name in made - {Path("config.json"), Path("model.safetensors")}:
+        assert (tmp_path / "model" / name).read_bytes() == (start / name).read_bytes(), name
 
 
 def test_a_model_with_pickled_weights_only_is_not_loaded(toy_model, tmp_path):

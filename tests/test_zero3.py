@@ -58,7 +58,7 @@ trainer.train()
 assert trainer.model_wrapped.get_data_types() == (getattr(torch, dtype), torch.float32)
 if stage == "3":
     assert all(parameter.numel() == 0 for parameter in trainer.model.parameters()), "nothing is sharded"
-save_merged(trainer, model, encoder)
+save_merged(trainer, model)
 """
 
 

@@ -4,11 +4,12 @@ DPO's reference is the starting model without the adapter. Vision tower, project
 """
 
 import re
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from seva_ray.core.checks import check_least
-from seva_ray.vlm.encoding import Encoder
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -102,10 +103,32 @@ def merge(model: Any, device: Any = "cpu") -> Any:
     return model.unload()
 
 
-def export(model: Any, encoder: Encoder, directory: str, device: Any = "cpu") -> None:
-    """Merge the adapter and save everything that vLLM and transformers need to load the policy.
+def export(model: Any, start: str, directory: str, device: Any = "cpu") -> None:
+    """Merge the adapter and save everything that vLLM and transformers need to load the policy. `start`: the local
+    directory of the starting model.
 
     A model that was loaded from the published key names is saved under them again, because vLLM reads those names.
     """
     merge(model, device).save_pretrained(directory)
-    encoder.processor.save_pretrained(directory)
+    copy_settings(start, directory)
+
+
+SETTINGS = (".json", ".jinja", ".model", ".txt")
+"""Suffixes of the files of a tokenizer, a processor, and of how to generate."""
+
+
+def is_of_weights(name: str) -> bool:
+    """Whether a file is saved with a model's weights."""
+    return name == "config.json" or name.endswith((".safetensors", ".index.json"))
+
+
+def copy_settings(start: str, directory: str) -> None:
+    """Copy all settings of the starting model that training does not change as they are: those of its tokenizer, its
+    processor, and its generation. To load and save them would write what this version of transformers makes of them,
+    and leave out files that only other programs read."""
+    templates = "additional_chat_templates"  # where transformers looks for those with a name
+    for file in [*Path(start).iterdir(), *Path(start, templates).glob("*.jinja")]:
+        if file.suffix in SETTINGS and not is_of_weights(file.name):
+            target = Path(directory, file.relative_to(start))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
