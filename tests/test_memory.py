@@ -1,6 +1,7 @@
 """Memory of a GPU, estimated before it is spent: the figures that are known, and lines with options that would fit."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from seva_ray.planning.memory import (
     training_refusal,
 )
 from seva_ray.vlm.model_shape import LLAVA_7B, LLAVA_13B, ModelShape, shape_of
+from tests.tiny_models import save_family
 
 L4, A100, H100 = ("NVIDIA L4", 22.0), ("NVIDIA A100-SXM4-40GB", 39.4), ("NVIDIA H100 80GB HBM3", 79.1)
 RANK_128 = replace(LLAVA_TRAIN, lora=Lora(rank=128, alpha=256))
@@ -107,9 +109,23 @@ def test_the_sizes_of_a_model_are_read_from_its_files(toy_model: str):
     assert shape.num_weights == sum(weight.numel() for weight in model.parameters())
     assert shape.num_image_tokens == model.config.image_seq_length
     language = [weight for name, weight in model.named_parameters() if "language_model" in name or "lm_head" in name]
-    assert shape.language_weights() == pytest.approx(sum(weight.numel() for weight in language), rel=0.01)
+    assert shape.num_language_weights == sum(weight.numel() for weight in language)
+    assert shape.num_expert_weights == 0
     with torch.device("meta"):
         adapter = get_peft_model(model, Lora(rank=4, alpha=8).peft(model))
     trained = sum(weight.numel() for weight in adapter.parameters() if weight.requires_grad)
     assert shape.adapter_weights(4) == trained
     assert LLAVA_7B.adapter_weights(1024) == 2_558_525_440
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl_moe"])
+def test_the_sizes_of_another_family_are_read_from_its_structure(name: str, tmp_path: Path):
+    directory = save_family(name, tmp_path / name, weights=True)
+    shape, model = shape_of(directory), load_model(directory, "float32")
+    assert shape.num_weights == sum(weight.numel() for weight in model.parameters())
+    inside = [weight for part in (model.model.language_model, model.lm_head) for weight in part.parameters()]
+    assert shape.num_language_weights == sum(weight.numel() for weight in inside)
+    experts = [weight for key, weight in model.named_parameters() if ".experts." in key]
+    assert shape.num_expert_weights == sum(weight.numel() for weight in experts)
+    adapter = get_peft_model(model, Lora(rank=4, alpha=8).peft(model))
+    assert shape.adapter_weights(4) == sum(weight.numel() for weight in adapter.parameters() if weight.requires_grad)

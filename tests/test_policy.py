@@ -17,6 +17,8 @@ from seva_ray.dpo.policy import Lora, export, load_model, load_policy, merge, wi
 from seva_ray.toy.model import build
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.model_files import check_model
+from seva_ray.vlm.model_parts import language_weights
+from seva_ray.vlm.model_shape import LLAVA_7B, LLAVA_13B
 from seva_ray.vlm.models import model_at
 
 
@@ -84,7 +86,10 @@ def test_the_papers_rank_trains_the_papers_number_of_parameters(hidden, intermed
     )
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(LlavaConfig(vision_config=vision, text_config=text))
+        language = sum(weight.numel() for weight in language_weights(model))
         number = sum(trainable(adapted(model, Lora())).values())
+    shape = {32: LLAVA_7B, 40: LLAVA_13B}[layers]
+    assert (shape.num_language_weights, shape.adapter_weights(1024)) == (language, number)
     assert number == layers * 1024 * (4 * (hidden + hidden) + 3 * (hidden + intermediate))
     assert round(number / 1e9, 2) == billions
 

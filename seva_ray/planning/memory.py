@@ -53,7 +53,7 @@ def training_memory(shape: ModelShape, config: Train, num_workers: int) -> Train
     ZeRO shards the optimiser from stage 1, gradients from stage 2 and weights in stage 3. Without it, the adapter, its
     gradients and torch's buffers are float32 and whole on every worker.
     """
-    trained = shape.language_weights() if config.full else shape.adapter_weights(config.lora.rank)
+    trained = shape.num_language_weights if config.full else shape.adapter_weights(config.lora.rank)
     width = 2 if config.dtype == "bfloat16" else 4
     stage, share = config.zero_stage, 1 / num_workers
     held = share if stage == 3 else 1.0
@@ -61,7 +61,7 @@ def training_memory(shape: ModelShape, config: Train, num_workers: int) -> Train
     gradients = 4 * trained * (share if stage >= 2 else 1) + (4 * trained * share if stage else 0)
     buffers = 4 * trained if stage == 0 else 2 * min(BUCKET, trained) * width
     if stage == 3:
-        buffers += 2 * width * shape.language_weights() / shape.num_layers  # the layers that are gathered at a time
+        buffers += 2 * width * shape.num_language_weights / shape.num_layers  # the layers that are gathered at a time
     return TrainingMemory(
         weights=shape.num_weights * width * held / GIB,
         adapter=adapter / GIB,

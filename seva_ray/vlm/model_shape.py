@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 from PIL import Image
 
@@ -19,11 +20,15 @@ class ModelShape:
 
     num_weights: int
     """Number of all weights."""
+    num_language_weights: int
+    """Number of weights of the language model with its head, which full training changes."""
+    num_expert_weights: int = 0
+    """Number of weights of its experts that an adapter does not change; see `expert_weights`."""
+    adapter_width: int
+    """Sum of the inputs and outputs of the linears that an adapter changes."""
     num_layers: int
-    """Number of layers of the language model. The fields below are the language model's too, but for the last."""
+    """Number of layers of the language model. The fields below are the language model's too, but for the last two."""
     hidden_size: int
-    intermediate_size: int
-    num_heads: int
     num_key_value_heads: int
     head_size: int
     vocabulary_size: int
@@ -33,18 +38,8 @@ class ModelShape:
     """Bytes of what a processor makes of one photograph, in float32."""
 
     def adapter_weights(self, rank: int) -> int:
-        """Number of weights of a LoRA adapter on every linear of the language model."""
-        hidden, inner = self.hidden_size, self.num_heads * self.head_size
-        keys = self.num_key_value_heads * self.head_size
-        attention = 2 * (hidden + inner) + 2 * (hidden + keys)
-        return self.num_layers * rank * (attention + 3 * (hidden + self.intermediate_size))
-
-    def language_weights(self) -> int:
-        """Number of weights of the language model with its head, which full training changes."""
-        hidden, inner = self.hidden_size, self.num_heads * self.head_size
-        keys = self.num_key_value_heads * self.head_size
-        layer = 2 * hidden * inner + 2 * hidden * keys + 3 * hidden * self.intermediate_size
-        return self.num_layers * layer + 2 * self.vocabulary_size * hidden
+        """Number of weights of a LoRA adapter."""
+        return rank * self.adapter_width
 
     def cache_bytes(self, bytes_each: int) -> int:
         """Bytes of the keys and values of one token."""
@@ -53,10 +48,10 @@ class ModelShape:
 
 LLAVA_7B = ModelShape(
     num_weights=7_063_427_072,
+    num_language_weights=6_738_939_904,
+    adapter_width=2_498_560,
     num_layers=32,
     hidden_size=4096,
-    intermediate_size=11008,
-    num_heads=32,
     num_key_value_heads=32,
     head_size=128,
     vocabulary_size=32064,
@@ -65,10 +60,10 @@ LLAVA_7B = ModelShape(
 )
 LLAVA_13B = ModelShape(
     num_weights=13_350_839_296,
+    num_language_weights=13_016_519_680,
+    adapter_width=3_911_680,
     num_layers=40,
     hidden_size=5120,
-    intermediate_size=13824,
-    num_heads=40,
     num_key_value_heads=40,
     head_size=128,
     vocabulary_size=32064,
@@ -77,19 +72,27 @@ LLAVA_13B = ModelShape(
 )
 
 
+@lru_cache(maxsize=16)
 def shape_of(directory: str) -> ModelShape:
     """The sizes of the model in a local directory, which `check_served` accepts."""
-    from transformers import AutoConfig  # takes seconds, which `--help` must not wait for
+    import torch  # takes seconds, which `--help` must not wait for
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from seva_ray.vlm.model_parts import expert_weights, language_linears, language_weights
 
     config, headers = AutoConfig.from_pretrained(directory), weight_headers(directory)
+    with torch.device("meta"):  # its structure, without memory for its weights
+        model = AutoModelForImageTextToText.from_config(config)
     text = config.get_text_config()
     photograph = Encoder(directory).row("", Image.new("RGB", PHOTOGRAPH))
+    linears = language_linears(model).values()
     return ModelShape(
         num_weights=sum(math.prod(entry["shape"]) for header in headers.values() for entry in header.values()),
+        num_language_weights=sum(weight.numel() for weight in language_weights(model)),
+        num_expert_weights=sum(weight.numel() for weight in expert_weights(model)),
+        adapter_width=sum(linear.in_features + linear.out_features for linear in linears),
         num_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
-        intermediate_size=text.intermediate_size,
-        num_heads=text.num_attention_heads,
         num_key_value_heads=getattr(text, "num_key_value_heads", None) or text.num_attention_heads,
         head_size=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
         vocabulary_size=text.vocab_size,

@@ -34,6 +34,9 @@ from seva_ray.vlm.models import Model
 NUM_WORKERS = "num_workers.txt"
 """A policy's file that says how many workers wrote the checkpoints of its run."""
 
+UNCHANGED = "num_unchanged_expert_weights"
+"""The count of a policy that says how many weights of experts its adapter leaves as they were."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
@@ -192,15 +195,19 @@ def job_of(store: Store, training: Training, policy: Artifact, relay: Any) -> Jo
     )
     counts = counts_of(training, job)
     say(f"train {training.name}: {counts['num_pairs']:,} pairs, {counts['num_steps']:,} steps")
+    if UNCHANGED in counts:
+        say(f"train {training.name}: the adapter does not change the {counts[UNCHANGED]:,} weights of the experts")
     return job
 
 
 def counts_of(training: Training, job: Job) -> dict[str, Any]:
-    return {
+    counts = {
         "num_pairs": job.pairs.num_pairs,
         "num_steps": len(job.pairs.rows) // training.config.global_batch_size,
         "start": asdict(training.model),
     }
+    num_experts = shape_of(local_directory(training.model.directory)).num_expert_weights
+    return counts | ({UNCHANGED: num_experts} if num_experts and not training.config.full else {})
 
 
 def run_workers(jobs: Sequence[Job], uri: str) -> None:
