@@ -30,6 +30,7 @@ from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import MAX_PIXELS
 from seva_ray.vlm.model_parts import expert_weights, image_parts, language_linears, unwrapped
 from seva_ray.vlm.views import Viewer
+from tests.family_pictures import picture
 from tests.tiny_models import FAMILIES, save_family
 
 USUAL = ("qwen2_5_vl", "llava_next", "gemma3", "paligemma")
@@ -57,13 +58,9 @@ def made(name: str, tmp_path_factory: pytest.TempPathFactory) -> Family:
     return Family(name, directory, Viewer(encoder=Encoder(directory), image_root=None, max_pixels=MAX_PIXELS))
 
 
-def picture(seed: int) -> bytes:
-    """A small image of a shape of its own."""
-    random = np.random.default_rng(seed)
-    width, height = random.integers(40, 100, 2).tolist()
-    colours = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+def png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    colours.resize((width, height), Image.Resampling.BICUBIC).save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
@@ -71,7 +68,7 @@ def picture(seed: int) -> bytes:
 def pairs() -> list[dict[str, Any]]:
     """Three prompts of different lengths about images of different shapes, without answers."""
     return [
-        {"image_path": None, "image_bytes": picture(seed), "question": "What is it?" + " And why?" * seed}
+        {"image_path": None, "image_bytes": png(picture(seed)), "question": "What is it?" + " And why?" * seed}
         for seed in range(3)
     ]
 

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
+from transformers import AutoModel, LlamaConfig
 
 from presets import LLAVA_13B_TRAIN, LLAVA_TRAIN
+from seva_ray.core.errors import InputError
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.policy import Lora, load_model
 from seva_ray.engines import VllmEngine
@@ -19,6 +21,7 @@ from seva_ray.planning.memory import (
     training_memory,
     training_refusal,
 )
+from seva_ray.vlm.model_parts import decoder_name
 from seva_ray.vlm.model_shape import LLAVA_7B, LLAVA_13B, ModelShape, shape_of
 from tests.tiny_models import save_family
 
@@ -129,3 +132,10 @@ def test_the_sizes_of_another_family_are_read_from_its_structure(name: str, tmp_
     assert shape.num_expert_weights == sum(weight.numel() for weight in experts)
     adapter = get_peft_model(model, Lora(rank=4, alpha=8).peft(model))
     assert shape.adapter_weights(4) == sum(weight.numel() for weight in adapter.parameters() if weight.requires_grad)
+
+
+def test_a_model_whose_language_model_cannot_be_found_is_one_line():
+    with torch.device("meta"):
+        model = AutoModel.from_config(LlamaConfig(hidden_size=8, num_attention_heads=1, num_hidden_layers=1))
+    with pytest.raises(InputError, match=r"^model .*: transformers does not say which part is the language model$"):
+        decoder_name(model)

@@ -167,9 +167,10 @@ def check_training(config: Train, store: Store, name: str) -> None:
 
 def check_training_memory(config: Train, store: Store, name: str, model: Model) -> None:
     """Check this before the earlier stages run. Raises: InputError if the policy is missing and does not fit into the
-    memory of the GPUs."""
+    memory of the GPUs, or if the part of the model that is trained cannot be found."""
     uri = store.uri(f"policies/{name}")
     if not exists(f"{uri}/record.json"):
+        shape_of(local_directory(model.directory))
         check_memory(config, model.directory, uri)
 
 
