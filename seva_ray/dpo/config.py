@@ -18,7 +18,7 @@ from seva_ray.core.seeds import key_of
 from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.dpo.policy import Lora
 
-LossName = Literal["sigmoid", "softmax", "ipo", "hinge", "robust", "rpo", "length_normalised"]
+LossName = Literal["sigmoid", "softmax", "ipo", "hinge", "robust", "rpo", "length_normalised", "sft"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class Loss:
 
     name: LossName = "sigmoid"
     """Name of the loss: sigmoid is DPO, softmax puts all rejected views of a pair into one softmax, rpo adds an SFT
-    term."""
+    term, sft is fine-tuning on the chosen responses alone."""
     label_smoothing: float = 0.0
     """Only for robust: the assumed share of pairs whose sides are exchanged, at least 0 and below 0.5."""
     sft_weight: float = 1.0

@@ -97,6 +97,14 @@ def rpo(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
     return sigmoid(loss, answers, beta) - loss.sft_weight * answers.logps[:, 0] / answers.num_tokens[:, 0]
 
 
+def sft(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
+    """-log pi(y_c|x) / |y_c|: continual fine-tuning on the chosen responses alone, which SeVa is compared with.
+
+    Source: SeVa (arXiv 2404.10501), table 3. Each response counts the same. In TRL's SFTTrainer each token does.
+    """
+    return -answers.logps[:, 0] / answers.num_tokens[:, 0]
+
+
 def length_normalised(loss: Loss, answers: ResponseLogps, beta: float) -> Tensor:
     """-log sigmoid(beta * (log-ratio_c / |y_c| - log-ratio_k / |y_k|)), mean over k.
 
@@ -119,5 +127,6 @@ LOSSES: dict[LossName, Callable[[Loss, ResponseLogps, float], Tensor]] = {
     "hinge": hinge,
     "robust": robust,
     "rpo": rpo,
+    "sft": sft,
     "length_normalised": length_normalised,
 }

@@ -1,0 +1,76 @@
+"""test time: a model on benchmarks in augmented views, without training -> `scores/<benchmark>/<model>+<view>`.
+
+python jobs/test_time.py --views diffusion-300 diffusion-500
+python jobs/test_time.py llava-7b --benchmarks.pope path/to/pope --benchmarks.pope-images path/to/val2014
+"""
+
+from dataclasses import dataclass, field, replace
+
+from presets import LLAVA_GENERATE, TOY_GENERATE, USUAL, ModelJob
+from seva_ray.augmentations import parse_view
+from seva_ray.benchmarks import Benchmark, Benchmarks
+from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
+from seva_ray.benchmarks.judged.endpoint import Judge
+from seva_ray.core.errors import ConfigError
+from seva_ray.engines.config import Generate
+from seva_ray.runtime.cli import run
+from seva_ray.runtime.cluster import cluster
+from seva_ray.stages.base_model import check_start, starting_model
+from seva_ray.stages.evaluate import prepare_benchmarks
+from seva_ray.stages.judge import open_judge
+from seva_ray.stages.prepare import Prepare
+from seva_ray.stages.results import result_table
+from seva_ray.stages.score_files import Evaluate
+from seva_ray.stages.test_time import seen_in_views
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestTime(ModelJob):
+    """Scores of a model in augmented views, beside its scores on the clean images."""
+
+    model: str
+    """A model directory, a policy of this root (`policies/<name>`), or `toy`."""
+    views: tuple[str, ...] = ("diffusion-500", "diffusion-800", "moco")
+    """The views in which the model sees the images of the benchmarks."""
+    benchmarks: Benchmarks = field(default_factory=Benchmarks)
+    judged: JudgedBenchmarks = field(default_factory=JudgedBenchmarks)
+    judge: Judge = field(default_factory=Judge)
+    prepare: Prepare = field(default_factory=Prepare)
+    generate: Generate = field(default_factory=Generate)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def __post_init__(self) -> None:
+        if not self.views or any(parse_view(view) is None for view in self.views):
+            raise ConfigError(f"views {' '.join(self.views)}: at least one, and all augmented ones")
+
+
+def main(config: TestTime) -> None:
+    store = config.store()
+    system = config.benchmarks.system_of_llava(config.generate.system)
+    benchmarks: list[Benchmark | JudgedBenchmark] = [
+        *config.benchmarks.chosen(config.generate.system),
+        *config.judged.chosen(system),
+    ]
+    judge = open_judge(config.judge, benchmarks)
+    if not benchmarks:
+        raise ConfigError("benchmarks: none is chosen")
+    check_start(store, config.model)
+    model = starting_model(store, config.model, config.toy)
+    with cluster():
+        tests = prepare_benchmarks(config.prepare, store, benchmarks)
+        scores = seen_in_views(config.evaluate, config.generate, store, model, config.views, benchmarks, tests, judge)
+    for item in scores:
+        print(item.name, *result_table(item), sep="\n", flush=True)
+
+
+LLAVA_7B = TestTime(model="llava-1.5-7b-hf", generate=LLAVA_GENERATE)
+PRESETS = {
+    "toy": TestTime(
+        model="toy", views=("diffusion-300",), generate=TOY_GENERATE, benchmarks=Benchmarks(toy_images=300)
+    ),
+    "llava-7b": LLAVA_7B,
+    "llava-13b": replace(LLAVA_7B, model="llava-1.5-13b-hf"),
+}
+
+if __name__ == "__main__":
+    run(main, PRESETS, "A model on benchmarks in augmented views.", USUAL)
