@@ -199,7 +199,8 @@ def test_the_exported_adapter_in_vllm_answers_as_the_merged_policy(finished: Sto
     done = run(sys.executable, str(JOBS / "export.py"), *words)
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert {"README.md", "adapter_config.json", "adapter_model.safetensors", "tokenizer_config.json"} <= names
+    assert "model.safetensors" not in names
     prompts = next(name for name in finished.names("prompts") if "deployment" in name)
     responses = finished.find(f"responses/toy/{prompts.removeprefix('prompts/')}/clean")
     limit = responses.recipe["config"]["decoding"]["max_new_tokens"]

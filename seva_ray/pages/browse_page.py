@@ -1,0 +1,16 @@
+"""The page on which all pairs can be looked through. Its script shows texts as texts: none of them is trusted."""
+
+import base64
+import hashlib
+from pathlib import Path
+
+from markupsafe import Markup
+
+from seva_ray.pages.templates import page
+
+
+def render(name: str) -> str:
+    """The page about the pairs `name`. It may run its own script and the data files beside it, and nothing else."""
+    script = Path(__file__).with_name("browse_page.js").read_text()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return page("browse_page.html.j2", name=name, script=Markup(script), digest=digest)

@@ -1,0 +1,112 @@
+"""browse: every verdict of an artifact of pairs -> static pages to look through, which need no server.
+
+    index.html          the page: filters, and 40 prompts at a time
+    index.js            what the filters ask about each row, as numbers
+    rows/000000.js      the texts of the rows of one shard, which the page loads if it shows one of them
+    images/             small copies of the images, which the page loads one by one
+
+Rows are read and written shard by shard. Browsers open the page from a disk too, where they refuse to fetch JSON: so
+the data are scripts that hand it over.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.checks import check_least
+from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.storage import exists, read_table, write_directory
+from seva_ray.core.submission import check_lasts
+from seva_ray.pages.browse_page import render
+from seva_ray.pairs.files import lineage
+from seva_ray.runtime.heartbeat import waiting
+from seva_ray.runtime.progress import say
+from seva_ray.stages.prepare import shard_name
+from seva_ray.vlm.images import load_image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Browse:
+    """How pairs are shown."""
+
+    to: str
+    """The target: a local directory or an fsspec URI that does not exist yet."""
+    image_px: int = 336
+    """Largest width and height of the images, in pixels. 0: no images."""
+
+    def __post_init__(self) -> None:
+        if not self.to:
+            raise ConfigError("to '': must name a directory")
+        check_least(self, 0, "image_px")
+
+
+def browse(config: Browse, store: Store, name: str) -> str:
+    """Write the pages and return where they are. Raises: InputError if the pairs are missing or the target exists."""
+    check_lasts("to", config.to)
+    pairs = store.find(name)
+    prompts, _, _ = lineage(store, pairs)
+    if exists(config.to):
+        raise InputError(f"to {config.to}: already exists; choose another place or remove it")
+    with waiting(f"browse {name}: writing the pages"), tempfile.TemporaryDirectory(prefix="seva-browse-") as scratch:
+        directory = Path(scratch, "pages")
+        (directory / "rows").mkdir(parents=True)
+        (directory / "images").mkdir()
+        index = write_rows(config, directory, prompts, pairs)
+        (directory / "index.js").write_text(f"hold({json.dumps(index)});\n")
+        (directory / "index.html").write_text(render(name.removeprefix("pairs/")))
+        write_directory(config.to, str(directory))
+    say(f"browse {name}: {len(index['rows']):,} rows in {config.to}/index.html")
+    return config.to
+
+
+def write_rows(config: Browse, directory: Path, prompts: Artifact, pairs: Artifact) -> dict[str, Any]:
+    """Write the rows of every shard, and return what the filters ask: for each row the places of its verdict, source
+    and view in their lists, and the lengths of both answers in characters."""
+    names: dict[str, dict[str, int]] = {"verdicts": {}, "sources": {}, "views": {}}
+    numbers: list[list[int]] = []
+    sizes: list[int] = []
+    for place in range(prompts.counts["num_shards"]):
+        texts = []
+        for row in rows_of(prompts, pairs, shard_name(place)):
+            codes = [
+                names[kind].setdefault(row[kind[:-1]], len(names[kind])) for kind in ("verdicts", "sources", "views")
+            ]
+            numbers.append([*codes, len(row["chosen"]), len(row["rejected"])])
+            image = small(config, directory, row, prompts.counts["image_root"])
+            texts.append([row["prompt_id"], row["question"], row["chosen"], row["rejected"], image, row["error"] or ""])
+        sizes.append(len(texts))
+        (directory / "rows" / f"{place:06d}.js").write_text(f"hold_rows({place}, {json.dumps(texts)});\n")
+    return {"rows": numbers, "sizes": sizes} | {kind: list(known) for kind, known in names.items()}
+
+
+def rows_of(prompts: Artifact, pairs: Artifact, shard: str) -> Iterator[dict[str, Any]]:
+    """Each verdict of a shard, with the question and the image of its prompt."""
+    columns = ["prompt_id", "question", "image_path", "image_bytes"]
+    asked = {row["prompt_id"]: row for row in read_table(prompts.path(shard), columns=columns).to_pylist()}
+    for row in read_table(pairs.path("verdicts", shard)).to_pylist():
+        yield asked[row["prompt_id"]] | row
+
+
+def small(config: Browse, directory: Path, row: dict[str, Any], image_root: str | None) -> str:
+    """Write a small copy of the row's image, and return its path; empty if there is none. A row that failed may have
+    an image that cannot be read, so that is no error here."""
+    if not config.image_px:
+        return ""
+    try:
+        image = load_image(path=row["image_path"], data=row["image_bytes"], image_root=image_root)
+    except InputError:
+        return ""
+    image.thumbnail((config.image_px, config.image_px))
+    file = BytesIO()
+    image.save(file, "JPEG", quality=85)
+    digest = hashlib.sha256(file.getvalue()).hexdigest()[:24]
+    path = f"images/{digest[:2]}/{digest}.jpg"
+    (directory / path).parent.mkdir(exist_ok=True)
+    (directory / path).write_bytes(file.getvalue())
+    return path
