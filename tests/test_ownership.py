@@ -16,7 +16,7 @@ import pytest
 
 from seva_ray.core import ownership
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.ownership import identity_of_process, is_dead, numbers, owned, started, uri_of
+from seva_ray.core.ownership import identity_of_process, is_dead, numbers, owned, owned_until, started, uri_of
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import read_bytes, write_bytes
 from seva_ray.stages.prepare import Prepare, prepare
@@ -68,6 +68,19 @@ def test_jobs_that_name_the_same_artifacts_in_another_order_do_not_wait_for_each
 
     with ThreadPoolExecutor(4) as jobs:
         list(jobs.map(job, [["a", "b"], ["b", "a"]] * 2, timeout=120))
+
+
+def test_what_is_done_is_given_up_though_the_block_that_owns_it_goes_on(tmp_path: Path):
+    done, deadline = threading.Event(), time.monotonic() + 60
+    with owned_until(str(tmp_path), [NAME, "prompts/q"], done.is_set):
+        assert numbers(str(tmp_path), NAME)
+        done.set()
+        while numbers(str(tmp_path), NAME) or numbers(str(tmp_path), "prompts/q"):
+            assert time.monotonic() < deadline, "they are kept"
+            time.sleep(0.02)
+    with owned_until(str(tmp_path), [NAME], lambda: False):
+        assert numbers(str(tmp_path), NAME)
+    assert not numbers(str(tmp_path), NAME)
 
 
 def test_a_mark_of_a_process_of_this_machine_that_has_ended_is_taken_over_at_once(tmp_path: Path):

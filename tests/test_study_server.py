@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from seva_ray.dpo.config import Train
 from seva_ray.engines import FakeEngine, VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.sources import ToyWorld
+from seva_ray.stages import generate as stage
+from seva_ray.stages.generate import GenerationTask
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.score_files import Evaluate
@@ -66,6 +69,25 @@ def test_what_several_ask_for_at_once_is_generated_once(context: StudyContext, j
         assert [artifact.name.rsplit("/", 1)[-1] for artifact in artifacts] == [view for _, _, view in work]
     served = Counter(line.split()[2] for line in journal.read_text().splitlines())
     assert set(served.values()) == {len(views)}, "each prompt once in each view"
+
+
+def test_what_the_study_needs_at_its_end_is_made_by_the_engines_of_the_first_point(
+    context: StudyContext, monkeypatch: pytest.MonkeyPatch
+):
+    prompts = context.prompts[None]
+    server = StudyServer(context, ahead=[(MODEL, prompts, "moco")])
+    monkeypatch.setattr(server.groups, "train", lambda trainings: [])
+    served: list[list[str]] = []
+
+    def generated(config: Generate, store: Store, tasks: Sequence[GenerationTask]) -> Iterator[Artifact]:
+        served.append([view for _, _, view in tasks])
+        return stage.generated(config, store, tasks)
+
+    monkeypatch.setattr("seva_ray.stages.study.generation_queue.generated", generated)
+    for beta in (0.1, 0.2):
+        server.measure_point(Point(**studies.point("diffusion-600", beta)))
+    assert [sorted(views) for views in served] == [["clean", "diffusion-600", "moco"]]
+    assert context.store.find("responses/fake/toy/moco").complete
 
 
 def test_a_request_that_fails_reports_to_its_trial_and_the_others_get_their_responses(context: StudyContext):

@@ -12,11 +12,12 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from seva_ray.core.errors import UserError
 from seva_ray.core.storage import names_in, read_bytes, remove, write_bytes, write_new
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,29 @@ def owned(root: str, names: Sequence[str]) -> Iterator[None]:
         for name in sorted(set(names)):
             stack.enter_context(owned_alone(root, name))
         yield
+
+
+@contextmanager
+def owned_until(root: str, names: Sequence[str], done: Callable[[], bool]) -> Iterator[None]:
+    """Own these artifacts until they are done, also if the block goes on after that: other jobs may need them."""
+    ended = threading.Event()
+
+    def release() -> None:
+        with suppress(UserError):  # if the storage does not answer, the block says it
+            while not ended.wait(LOOKS_EVERY_S):
+                if done():
+                    owners.close()
+                    return
+
+    with ExitStack() as owners:
+        owners.enter_context(owned(root, names))
+        thread = threading.Thread(target=release, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
 
 @contextmanager

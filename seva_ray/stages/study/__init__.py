@@ -23,8 +23,8 @@ How a request travels. Threads are named here as in the comments of the files:
 1. A trial (a process of Tune) calls `StudyServer.measure`. Ray runs each call in a thread of the server's process: the
    trial's thread.
 2. It starts a seed thread for each training seed. That asks `GenerationQueue` for the responses and waits.
-3. The generation thread, of which there is one, collects the requests of a second, holds the resources of a pool of
-   engines, generates everything in one call, and answers each request as soon as its last response is written.
+3. The generation thread, of which there is one, collects the requests of three seconds, holds the resources of a pool
+   of engines, generates everything in one call, and answers each request as soon as its last response is written.
 4. The seed thread makes the pairs. The trial's thread then asks `WorkerGroups` to train. The thread that gets the
    resources of a group trains a share of everything that waits, for other trials too. The group scores the pairs by
    the reference before it trains on them.

@@ -28,6 +28,7 @@ from seva_ray.stages.study.study_statistics import (
     Passes,
     passes_of,
     test_time_scores,
+    test_time_tasks,
     tokens_of,
     view_facts,
 )
@@ -135,7 +136,9 @@ def outcomes_of(definition: StudyDefinition, artifact: Artifact, record: Resourc
     uri = artifact.path("trials.json")
     if artifact.complete:
         return [outcome_of(item) for item in json.loads(read_bytes(uri))]
-    outcomes = sweep(definition.search, definition.space, definition.context, definition.name, artifact.uri, record)
+    context, space = definition.context, definition.space
+    ahead = test_time_tasks(context, space.plain_views()) if definition.test_time else []
+    outcomes = sweep(definition.search, space, context, definition.name, artifact.uri, record, ahead)
     write_bytes(uri, json.dumps([asdict(item) for item in outcomes], indent=1).encode())
     return outcomes
 

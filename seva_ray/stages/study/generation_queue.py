@@ -42,6 +42,13 @@ class GenerationQueue:
         self.requests: queue.SimpleQueue[GenerationRequest] = queue.SimpleQueue()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
+    def ask(self, tasks: Sequence[GenerationTask]) -> None:
+        """Let the responses of these tasks be made too, if the next pool of engines starts soon. Nobody waits for them,
+        so an error is seen by whoever asks for them later."""
+        opened = [open_responses(self.context.generate, self.context.store, *task) for task in tasks]
+        if not all(artifact.complete for artifact in opened):
+            self.requests.put(GenerationRequest(tasks=tasks))
+
     def responses(self, tasks: Sequence[GenerationTask]) -> list[Artifact]:
         """The responses of each task, read if they all exist. Any thread may call it, and waits for the answer."""
         opened = [open_responses(self.context.generate, self.context.store, *task) for task in tasks]

@@ -18,6 +18,7 @@ from seva_ray.dpo.config import Train
 from seva_ray.runtime.cli import users_line
 from seva_ray.scoring.intervals import Repeated, repeated_bootstrap
 from seva_ray.stages.evaluate import compare
+from seva_ray.stages.generate import GenerationTask
 from seva_ray.stages.pair import pair
 from seva_ray.stages.repeats import repeated
 from seva_ray.stages.score_files import read_tallies
@@ -43,10 +44,11 @@ class StudyServer:
         context: StudyContext,
         report: Callable[[Point, str], None] = lambda point, found: None,
         on_release: OnRelease = lambda purpose, request, seconds: None,
+        ahead: Sequence[GenerationTask] = (),
     ):
         """`report` is called with every point that was measured and a sentence of what was found, by one thread at a
-        time."""
-        self.context, self.report = context, report
+        time. `ahead`: the study needs these responses at its end, so the engines of the first point make them too."""
+        self.context, self.report, self.ahead = context, report, ahead
         one_group = {} if context.on_gpus else {GROUP: 1.0}
         self.resources = ResourceQueue({**context.capacity, **one_group}, on_release)
         self.locks = NamedLocks()
@@ -93,7 +95,9 @@ class StudyServer:
     def measure_point(self, point: Point) -> MeasuredPoint:
         """Trains and scores the point once for each seed. What exists is only read. The trial's thread runs this."""
         context = self.context
-        trainings = list(self.seed_threads.map(lambda index: self.training_of(point, index), range(len(context.seeds))))
+        begun = self.seed_threads.map(lambda index: self.training_of(point, index), range(len(context.seeds)))
+        self.generation.ask(self.ahead)
+        trainings = list(begun)
         policies = self.groups.train(trainings)
         score_files = self.score_files_of([model_of(policy) for policy in policies])
         return MeasuredPoint(

@@ -13,7 +13,7 @@ from seva_ray.core.storage import read_table
 from seva_ray.pairs.files import files_of
 from seva_ray.scoring.intervals import Comparison
 from seva_ray.stages.evaluate import compare
-from seva_ray.stages.generate import open_responses
+from seva_ray.stages.generate import GenerationTask, open_responses
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.score_files import read_comparisons
 from seva_ray.stages.study.study_context import MeasuredPoint, StudyContext
@@ -121,14 +121,20 @@ def tokens_of(store: Store, context: StudyContext, model: str) -> list[int]:
     return by_length(lengths)
 
 
+def test_time_tasks(context: StudyContext, views: Sequence[str]) -> list[GenerationTask]:
+    """The first base model on the objective's benchmark: the clean images, and each view."""
+    (place,) = (n for n, benchmark in enumerate(context.benchmarks) if benchmark.name == context.objective[0])
+    return [(context.base_models[0], context.tests[place], view) for view in (CLEAN, *views)]
+
+
 def test_time_scores(server: StudyServer, views: Sequence[str]) -> dict[str, list[Comparison]]:
     """Augmentation without training: the first base model on the objective's benchmark in each view, against itself on
     the clean images. Source: SeVa (arXiv 2404.10501), figure 2."""
     context = server.context
     model = context.base_models[0]
-    (place,) = (n for n, benchmark in enumerate(context.benchmarks) if benchmark.name == context.objective[0])
-    benchmark, tests = context.benchmarks[place], context.tests[place]
-    clean, *answers = server.generation.responses([(model, tests, view) for view in (CLEAN, *views)])
+    (benchmark,) = (benchmark for benchmark in context.benchmarks if benchmark.name == context.objective[0])
+    (_, tests, _), *_ = tasks = test_time_tasks(context, views)
+    clean, *answers = server.generation.responses(tasks)
     return {
         view: read_comparisons(
             compare(context.evaluate, context.store, benchmark, tests, clean, responses, f"{model.name}+{view}")

@@ -19,6 +19,7 @@ from seva_ray.core.errors import ConfigError, UserError
 from seva_ray.core.fingerprints import execution
 from seva_ray.dpo.config import Train
 from seva_ray.runtime.log_relay import here, log_relay
+from seva_ray.stages.generate import GenerationTask
 from seva_ray.stages.study.resource_queue import OnRelease
 from seva_ray.stages.study.study_context import StudyContext
 from seva_ray.stages.study.study_server import StudyServer
@@ -87,14 +88,20 @@ class TrialOutcome:
 
 
 def sweep(
-    search: Search, space: Space, context: StudyContext, name: str, uri: str, on_release: OnRelease
+    search: Search,
+    space: Space,
+    context: StudyContext,
+    name: str,
+    uri: str,
+    on_release: OnRelease,
+    ahead: Sequence[GenerationTask] = (),
 ) -> list[TrialOutcome]:
-    """Tries the points. Tune's state is kept under `uri`. `on_release` is the one of a `StudyServer`."""
+    """Tries the points. Tune's state is kept under `uri`. `on_release` and `ahead` are those of a `StudyServer`."""
     # Otherwise Tune treats an interrupt as the end of the search, and returns the trials so far as all of them.
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     with log_relay("sweep: waiting for the next result") as relay:
         progress = PointProgress(relay, space.axes(context.train), max_measurements(search, space, context))
-        with study_server(context, progress, on_release, name) as server:
+        with study_server(context, progress, on_release, ahead, name) as server:
             results = tuner(search, space, context, server, uri).fit()
     outcomes = [outcome(result) for result in results]
     if len(outcomes) < num_trials(search, space, context) or not all(item.num_pairs or item.error for item in outcomes):
@@ -134,13 +141,15 @@ class PointProgress:
 
 
 @contextmanager
-def study_server(context: StudyContext, progress: PointProgress, on_release: OnRelease, name: str) -> Iterator[str]:
+def study_server(
+    context: StudyContext, progress: PointProgress, on_release: OnRelease, ahead: Sequence[GenerationTask], name: str
+) -> Iterator[str]:
     """Runs a study server as an actor while the context lasts. Gives the name by which trials find it."""
     import ray
 
     found_as = f"server of {name}"
     options = {"name": found_as, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here()}
-    actor = ray.remote(StudyServer).options(**options).remote(context, progress, on_release)
+    actor = ray.remote(StudyServer).options(**options).remote(context, progress, on_release, ahead)
     try:
         ray.get(actor.ready.remote())
         yield found_as

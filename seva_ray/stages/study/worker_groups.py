@@ -20,8 +20,9 @@ from seva_ray.stages.training.train import Training, stop_if_diverged, train_all
 
 GROUP = "group of training workers"
 """A resource that a machine without GPUs has one of, so that one group runs at a time."""
-GATHERING_S = 1.0
-"""Requests that arrive within this time are served together, in s."""
+GATHERING_S = 3.0
+"""Requests that arrive within this time are served together, in s. It is a tenth of what a group, or a pool of engines,
+takes to start."""
 ENOUGH_PAIRS = 10_000
 """A group with this many pairs takes no more trainings: its start is then little of its time. So a training with as
 many pairs has a group of its own, which finds its last checkpoint again after the study was killed."""

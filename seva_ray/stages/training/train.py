@@ -3,16 +3,14 @@
 Ray Train runs one worker per GPU (or per CPU), see worker.py. A run that was killed continues from its last checkpoint.
 """
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError, NothingLeft
 from seva_ray.core.node_cache import local_directory
-from seva_ray.core.ownership import owned
+from seva_ray.core.ownership import owned, owned_until
 from seva_ray.core.recipe_files import RECORD
 from seva_ray.core.storage import exists, locate, read_bytes, remove, write_bytes
 from seva_ray.dpo.config import Train
@@ -80,33 +78,16 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
     """
     missing = [training for training in trainings if not training.open(store).complete]
     logps = [open_logps(training.config, store, training.model, training.pairs) for training in missing]
+    unscored = [artifact for artifact in logps if not artifact.complete]
+
+    def all_scored() -> bool:
+        return all(exists(artifact.path(RECORD)) for artifact in unscored)
+
     with (
         owned(store.root, [training.open(store).name for training in missing]),
-        owned_until_complete(store, [artifact.name for artifact in logps if not artifact.complete]),
+        owned_until(store.root, [artifact.name for artifact in unscored], all_scored),
     ):
         return train_all_alone(store, trainings)
-
-
-@contextmanager
-def owned_until_complete(store: Store, names: Sequence[str]) -> Iterator[None]:
-    """Own these artifacts until they are complete. Other jobs may need them long before this block ends."""
-    ended = threading.Event()
-
-    def release() -> None:
-        while not ended.wait(2.0):
-            if all(exists(store.uri(f"{name}/{RECORD}")) for name in names):
-                owners.close()
-                return
-
-    with ExitStack() as owners:
-        owners.enter_context(owned(store.root, names))
-        thread = threading.Thread(target=release, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
 
 
 def train_all_alone(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
