@@ -28,7 +28,7 @@ from seva_ray.planning.rates import Fleet, Rates
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.progress import say
 from seva_ray.scoring.paper_numbers import beside
-from seva_ray.sources import ToyWorld
+from seva_ray.sources import LlavaJson, ToyWorld
 from seva_ray.stages.consistency import Consistency
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.results import change, headlines, number
@@ -91,8 +91,9 @@ def part_of(config: Run, part: str) -> Run:
     """The run of one part: a data set, or a model."""
     counts = getattr(config.source, "counts", {})
     if part in counts:
-        source = replace(config.source, counts={name: 4000 * (name == part) for name in counts})  # type: ignore[call-arg]
-        asked = 4000 * config.source.questions_per_image[part]  # type: ignore[union-attr]
+        assert isinstance(config.source, LlavaJson)
+        source = replace(config.source, counts={name: 4000 * (name == part) for name in counts})
+        asked = 4000 * config.source.questions_per_image[part]
         named = {"name": f"{config.name}-{part}", "prompts": f"llava-{part}"}
         return replace(config, parts=(), source=source, num_prompts=asked, **named)  # type: ignore[arg-type]
     trained, last = LLAVA_13B_TRAIN if "13b" in part else config.train, part.rstrip("/").rpartition("/")[2]

@@ -99,7 +99,7 @@ def test_what_is_judged_is_never_asked_again_not_even_for_another_policy(store: 
 
 def test_two_jobs_that_judge_the_same_answers_at_once_pay_for_each_verdict_once(store: Store, mm_vet: MmVet):
     prompts = prepare(Prepare(), store, mm_vet.name, mm_vet)
-    sides = [responses(store, prompts, name, texts) for name, texts in (("start", START), ("policy", BETTER))]
+    before, after = responses(store, prompts, "start", START), responses(store, prompts, "policy", BETTER)
     together = threading.Barrier(2)
 
     with JudgeServer(says(grades)) as server:
@@ -107,7 +107,7 @@ def test_two_jobs_that_judge_the_same_answers_at_once_pay_for_each_verdict_once(
         def job(_: int) -> Artifact:
             endpoint = Endpoint(server.judge())
             together.wait()
-            return compare(Evaluate(num_resamples=100), store, mm_vet, prompts, *sides, POLICY, endpoint)
+            return compare(Evaluate(num_resamples=100), store, mm_vet, prompts, before, after, POLICY, endpoint)
 
         with ThreadPoolExecutor(2) as jobs:
             first_job, second_job = jobs.map(job, range(2))

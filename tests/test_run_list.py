@@ -5,6 +5,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,7 +90,8 @@ def test_an_empty_root_and_a_metric_without_a_value_have_a_page_too(tmp_path: Pa
     assert lines == []
     assert "No policy was trained here yet." in Path(uri).read_text()
     nothing = Store(str(tmp_path / "nothing"))
-    values = dict.fromkeys(("start", "policy", "difference", "difference_low", "difference_high"), math.nan)
+    names = ("start", "policy", "difference", "difference_low", "difference_high")
+    values: dict[str, Any] = dict.fromkeys(names, math.nan)
     trained(nothing, "mine", 1_700_000_000, replace(SCORE, **values))
     assert "nan" not in Path(list_runs(nothing)[1]).read_text().replace("nowrap", "")
 
