@@ -63,7 +63,7 @@ def test_each_row_has_a_small_copy_of_its_image(pages: Path):
         _, rows = handed(pages / "rows" / f"{place:06d}.js", "hold_rows")
         image = Image.open(pages / rows[0][4])
         assert image.size == (20, 14)
-        assert all(abs(a - b) < 12 for a, b in zip(np.asarray(image)[7, 9], COLOURS[place], strict=True))
+        assert all(abs(a - b) < 12 for a, b in zip(np.asarray(image, int)[7, 9], COLOURS[place], strict=True))
 
 
 def test_the_page_runs_its_own_script_and_the_files_beside_it_and_loads_nothing_else(pages: Path):

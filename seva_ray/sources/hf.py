@@ -78,7 +78,7 @@ class Hf:
 
     def _prompts(self) -> Iterator[Prompt]:
         for number, row in enumerate(self._rows()):
-            yield from self._of_row(row, str(number))
+            yield from self.of_row(row, str(number))
 
     def _rows(self) -> Iterator[Any]:
         if self.path.endswith((".json", *LINES)):
@@ -87,7 +87,7 @@ class Hf:
             return csv_rows(self.path)
         return streamed(self.path, self.split, self.subset)
 
-    def _of_row(self, row: Any, number: str) -> Iterator[Prompt]:
+    def of_row(self, row: Any, number: str) -> Iterator[Prompt]:
         """The prompts of a row: one for each question."""
         prompt_id, source = number, self.source
         try:

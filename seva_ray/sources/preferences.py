@@ -40,10 +40,10 @@ class Preferences(Hf):
             except InputError as error:
                 yield "", "", str(error)
 
-    def _of_row(self, row: Any, number: str) -> Iterator[Prompt]:
+    def of_row(self, row: Any, number: str) -> Iterator[Prompt]:
         if isinstance(row, Mapping):
             row = as_asked(row)
-        found = list(super()._of_row(row, number))
+        found = list(super().of_row(row, number))
         if len(found) > 1:
             error = f"row {number}: has {len(found)} questions; rows with one question are read"
             yield failed(number, error, self.source)
