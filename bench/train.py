@@ -14,6 +14,7 @@ from bench.figures import Figure, keep, read, table
 from bench.fresh import in_fresh_process
 from bench.train_step import Case, Measured, ours, stock
 from bench.train_workers import Steps, steps_of
+from bench.workload import QWEN_SHAPED
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.progress import say
 
@@ -31,6 +32,8 @@ class BenchTrain:
     """Tokens of every response, with one rejected response."""
     rejected: tuple[int, ...] = (2, 4)
     """Numbers of rejected responses, at 100 tokens."""
+    qwen_lengths: tuple[int, ...] = (100,)
+    """The same as `lengths`, for a model of Qwen2.5-VL's shape and pictures of different sizes."""
     workers: bool = True
     """Also one worker against two."""
 
@@ -38,6 +41,7 @@ class BenchTrain:
 def main(config: BenchTrain) -> None:
     cases = [Case(num_tokens=length, num_rejected=1) for length in config.lengths]
     cases += [Case(num_tokens=100, num_rejected=number) for number in config.rejected]
+    cases += [Case(num_tokens=length, num_rejected=1, workload=QWEN_SHAPED) for length in config.qwen_lengths]
     for case in cases:
         sides = in_fresh_process(ours, case), in_fresh_process(stock, case)
         say(f"{case}: {sides[0].step_s:.2f} s against {sides[1].step_s:.2f} s")

@@ -12,18 +12,22 @@ import numpy as np
 from PIL import Image
 
 from bench.fresh import peak_mb
-from bench.workload import LLAVA_SHAPED
+from bench.workload import LLAVA_SHAPED, Workload
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.policy import Lora, load_model
 from seva_ray.toy.model import VOCABULARY
 from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.rows import stacked
 from seva_ray.vlm.views import Viewer
 
 NUM_STEPS = 5
 """The first two are left out: they hold the start of everything."""
 NUM_PAIRS = 2
 """Per step."""
-NUM_IMAGE_TOKENS = 576
+SIDES_PX = {"llava-shaped": (336, 337), "qwen-shaped": (448, 561)}
+"""Smallest and largest side of the pictures, the latter exclusive."""
+NUM_IMAGE_TOKENS = {"llava-shaped": 576, "qwen-shaped": 324}
+"""In the mean. Qwen2.5-VL has one for 28 x 28 px."""
 LORA = Lora(rank=16, alpha=32)
 
 
@@ -33,9 +37,11 @@ class Case:
 
     num_tokens: int
     num_rejected: int
+    workload: Workload = LLAVA_SHAPED
 
     def __str__(self) -> str:
-        return f"{self.num_tokens} tokens, {self.num_rejected} rejected"
+        named = "" if self.workload == LLAVA_SHAPED else f"{self.workload.name}, "
+        return f"{named}{self.num_tokens} tokens, {self.num_rejected} rejected"
 
     @property
     def bound(self) -> float:
@@ -44,7 +50,7 @@ class Case:
         A backward pass costs one forward here, as only the adapter's weights have gradients. TRL computes prompt and
         response for each side of each of K pairs: forward, backward, and forward again for the reference.
         """
-        prompt, response = NUM_IMAGE_TOKENS + 20, self.num_tokens
+        prompt, response = NUM_IMAGE_TOKENS[self.workload.name] + 20, self.num_tokens
         trl = 3 * 2 * self.num_rejected * (prompt + response)
         return trl / (2 * (prompt + (1 + self.num_rejected) * response))
 
@@ -64,7 +70,8 @@ def rows_of(case: Case, number: int = NUM_PAIRS * NUM_STEPS) -> list[dict[str, A
     rows = []
     for index in range(number):
         file = BytesIO()
-        Image.fromarray(random.integers(0, 255, (336, 336, 3), np.uint8)).save(file, "PNG")
+        height, width = random.integers(*SIDES_PX[case.workload.name], 2).tolist()
+        Image.fromarray(random.integers(0, 255, (height, width, 3), np.uint8)).save(file, "PNG")
         tokens = random.integers(5, len(VOCABULARY), (1 + case.num_rejected, case.num_tokens)).tolist()
         row: dict[str, Any] = {"prompt_id": str(index), "question": "how many objects are there ?"}
         row |= {"image_path": None, "image_bytes": file.getvalue(), "chosen_token_ids": tokens[0]}
@@ -80,11 +87,10 @@ def ours(case: Case) -> Measured:
     from seva_ray.dpo.logps import response_logps
     from seva_ray.stages.training.trainer import PreferenceTrainer
 
-    viewer = viewer_of()
-    collator, rows = PreferenceCollator(viewer=viewer), rows_of(case)
-    step_s, trainer = timed(
-        PreferenceTrainer, rows, collator, batch_size=NUM_PAIRS, config=Train(lora=LORA, dtype="float32")
-    )
+    directory = case.workload.model.directory
+    collator, rows = PreferenceCollator(viewer=viewer_of(directory)), rows_of(case)
+    config = Train(lora=LORA, dtype="float32")
+    step_s, trainer = timed(PreferenceTrainer, directory, rows, collator, batch_size=NUM_PAIRS, config=config)
     peak = peak_mb()
     batch, began = collator(rows[:NUM_PAIRS]), time.perf_counter()
     with torch.no_grad():
@@ -100,12 +106,14 @@ def stock(case: Case) -> Measured:
         for row in rows_of(case)
         for number, rejected in enumerate(row["rejected"])
     ]
-    step_s, _ = timed(trl.DPOTrainer, rows, StockCollator(viewer_of()), batch_size=NUM_PAIRS * case.num_rejected)
+    directory = case.workload.model.directory
+    collator, batch_size = StockCollator(viewer_of(directory)), NUM_PAIRS * case.num_rejected
+    step_s, _ = timed(trl.DPOTrainer, directory, rows, collator, batch_size=batch_size)
     return Measured(step_s=step_s, peak_mb=peak_mb())
 
 
-def viewer_of() -> Viewer:
-    return Viewer(encoder=Encoder(LLAVA_SHAPED.model.directory), image_root=None, max_pixels=10**7)
+def viewer_of(directory: str) -> Viewer:
+    return Viewer(encoder=Encoder(directory), image_root=None, max_pixels=10**7)
 
 
 @dataclass(frozen=True)
@@ -117,33 +125,33 @@ class StockCollator:
     def __call__(self, pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         import torch
 
-        encoder = self.viewer.encoder
-        prompts = [encoder.expand(encoder.prompt_ids(pair["question"])) for pair in pairs] * 2
+        prompts = [self.viewer.row(pair) for pair in pairs] * 2
         responses = [pair["chosen_token_ids"] for pair in pairs]
         responses += [pair["rejected"][0]["token_ids"] for pair in pairs]
         both = list(zip(prompts, responses, strict=True))
-        width = max(len(prompt) + len(response) for prompt, response in both)
+        width = max(len(prompt.ids) + len(response) for prompt, response in both)
 
-        def padded(rows: list[list[int]], value: int) -> torch.Tensor:
+        def padded(rows: list[list[int]], value: int = 0) -> torch.Tensor:
             return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
-        pixels = torch.stack([torch.from_numpy(self.viewer.pixels(pair)) for pair in pairs])
+        features = stacked([prompt.features for prompt in prompts])
         return {
-            "input_ids": padded([prompt + response for prompt, response in both], encoder.pad_id),
-            "attention_mask": padded([[1] * (len(prompt) + len(response)) for prompt, response in both], 0),
-            "completion_mask": padded([[0] * len(prompt) + [1] * len(response) for prompt, response in both], 0),
-            "pixel_values": torch.cat([pixels, pixels]),
+            "input_ids": padded([[*prompt.ids, *response] for prompt, response in both], self.viewer.encoder.pad_id),
+            "attention_mask": padded([[1] * (len(prompt.ids) + len(response)) for prompt, response in both]),
+            "completion_mask": padded([[0] * len(prompt.ids) + [1] * len(response) for prompt, response in both]),
+            **{name: padded([prompt.tokens[name].tolist() for prompt in prompts]) for name in prompts[0].tokens},
+            **{name: torch.from_numpy(values) for name, values in features.items()},
         }
 
 
-def timed(kind: Any, rows: list[dict[str, Any]], collator: Any, batch_size: int, **arguments: Any) -> tuple[float, Any]:
+def timed(
+    kind: Any, directory: str, rows: list[dict[str, Any]], collator: Any, batch_size: int, **arguments: Any
+) -> tuple[float, Any]:
     """Median time of a step, s; and the trainer."""
     import datasets
     import pyarrow as pa
     import transformers
     import trl
-
-    directory = LLAVA_SHAPED.model.directory
 
     class Clock(transformers.TrainerCallback):
         ends: list[float] = []  # noqa: RUF012

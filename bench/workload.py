@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig, LlavaForConditionalGeneration
 
+from bench.qwen_shaped import save_qwen_shaped
 from seva_ray.core.records import Prompt
 from seva_ray.engines import Decoding, VllmEngine
 from seva_ray.toy.model import BOS, EOS, PAD, build, processor, save, shape
@@ -61,7 +62,7 @@ class Workload:
     def model(self) -> Model:
         directory = MODELS / self.name
         if not (directory / "config.json").exists():
-            {"toy": save_toy, "llava-shaped": save_llava_shaped}[self.name](directory)
+            {"toy": save_toy, "llava-shaped": save_llava_shaped, "qwen-shaped": save_qwen_shaped}[self.name](directory)
         return model_at(str(directory.resolve()))
 
     @property
@@ -72,6 +73,9 @@ class Workload:
 TOY = Workload(name="toy", side_px=64, num_prompts=3072, shard_size=256, max_model_len=256)
 LLAVA_SHAPED = Workload(name="llava-shaped", side_px=400, num_prompts=288, shard_size=16, max_model_len=1024)
 """336 px, 576 image tokens, a language model of hidden size 512 and 8 layers."""
+
+QWEN_SHAPED = Workload(name="qwen-shaped", side_px=560, num_prompts=288, shard_size=16, max_model_len=1024)
+"""Up to 400 image tokens, and a language model of the same size."""
 
 
 def save_toy(directory: Path) -> None:
