@@ -89,13 +89,12 @@ class Listing:
 
 def part_of(config: Run, part: str) -> Run:
     """The run of one part: a data set, or a model."""
-    counts = getattr(config.source, "counts", {})
-    if part in counts:
-        assert isinstance(config.source, LlavaJson)
-        source = replace(config.source, counts={name: 4000 * (name == part) for name in counts})
-        asked = 4000 * config.source.questions_per_image[part]
+    source = config.source
+    if isinstance(source, LlavaJson) and part in source.counts:
+        alone = replace(source, counts={name: 4000 * (name == part) for name in source.counts})
+        asked = 4000 * source.questions_per_image[part]
         named = {"name": f"{config.name}-{part}", "prompts": f"llava-{part}"}
-        return replace(config, parts=(), source=source, num_prompts=asked, **named)  # type: ignore[arg-type]
+        return replace(config, parts=(), source=alone, num_prompts=asked, **named)  # type: ignore[arg-type]
     trained, last = LLAVA_13B_TRAIN if "13b" in part else config.train, part.rstrip("/").rpartition("/")[2]
     return replace(config, parts=(), name=f"{config.name}-{last}", model=part, train=trained)
 
@@ -216,7 +215,12 @@ def experiments() -> dict[str, Run | Study | Views]:
             Run, seven, name="llava-7b-moco", views=("moco",), row="SeVa-7B moco",
             claim="Main table, 7B, pairs by MoCo's augmentation.",
         ),
-        "main-13b": made(Run, thirteen, claim="Main table, 13B: the paper has +5.6 in MM-Vet."),
+        "main-13b": made(Run, thirteen, claim="Main table, 13B, noise of step 500: the paper has +5.6 in MM-Vet."),
+        "main-13b-diffusion800": made(
+            Run, thirteen, name="llava-13b-diffusion800", views=("diffusion-800",), pair=cut,
+            claim="13B, noise of step 800, cut as for 7B.",
+        ),
+        "main-13b-moco": made(Run, thirteen, name="llava-13b-moco", views=("moco",), claim="13B, MoCo's augmentation."),
         "table-size": made(
             Run, seven, name="llava-size", parts=("llava-1.5-7b-hf", "llava-1.5-13b-hf"),
             claim="Model size: the same recipe at 7B and at 13B, on one page.",

@@ -61,8 +61,8 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *words:
 
 def test_without_a_word_all_experiments_are_listed_and_a_part_of_a_name_finds_some(monkeypatch, capsys):
     assert len(said(monkeypatch, capsys).splitlines()) == 2 * len(AT_FULL_SIZE)
-    shown = said(monkeypatch, capsys, "--name", "13b")
-    assert [line.split()[0] for line in shown.splitlines()] == ["main-13b", "toy-main-13b"]
+    shown = said(monkeypatch, capsys, "--name", "7b-moco")
+    assert [line.split()[0] for line in shown.splitlines()] == ["main-7b-moco", "toy-main-7b-moco"]
     with pytest.raises(ConfigError, match="name nothing: no experiment has it in its name"):
         paper.main(paper.Listing(name="nothing"))
 

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -54,7 +55,8 @@ def run(
             raise ConfigError(f"{name}: there is no preset of this name; the presets are {', '.join(presets)}")
         file, words = taken(words, "--config", "name a file")
         preset, words = with_choices(presets[name] if file is None else load(file, presets[name]), words)
-        about = f"{description}\n\nPresets (first word): {', '.join(presets)}; shown: {name}."
+        known = f"Presets (first word): {', '.join(presets)}; shown: {name}."
+        about = f"{description}\n\n{textwrap.fill(known, 108, break_on_hyphens=False)}"
 
         def parse(words: Sequence[str]) -> Config:
             return tyro.cli(type(preset), default=preset, args=words, description=about)
