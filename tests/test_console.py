@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -51,15 +52,18 @@ def test_an_unknown_job_is_one_line_with_the_jobs_that_there_are(
     assert capsys.readouterr().err.startswith("error: fulll: there is no such job; the jobs are browse, check, ")
 
 
-def test_in_a_wheel_the_jobs_are_found_where_it_puts_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    import tomllib
+def test_in_an_installation_the_jobs_are_found_beside_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(console.seva_ray, "__file__", str(tmp_path / "seva_ray" / "__init__.py"))
+    assert console.job_folder() == tmp_path / "jobs"
+    (tmp_path / "seva_ray_jobs").mkdir()
+    assert console.job_folder() == tmp_path / "seva_ray_jobs"
 
-    files = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
-    (place,) = files
-    monkeypatch.setattr(console.sysconfig, "get_path", lambda name: str(tmp_path / name))
-    monkeypatch.setattr(console.seva_ray, "__file__", str(tmp_path / "site-packages" / "seva_ray" / "__init__.py"))
-    assert console.job_folder() == tmp_path / "data" / place
-    assert files[place] == ["jobs/*.py"]
+
+def test_a_wheel_has_every_package_and_the_jobs():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {".".join(file.parent.relative_to(ROOT).parts) for file in ROOT.glob("seva_ray/**/__init__.py")}
+    assert set(settings["packages"]) == found | {"seva_ray_jobs"}
+    assert settings["package-dir"] == {"seva_ray_jobs": "jobs"}
 
 
 def test_the_help_names_the_command_that_asked_for_it(

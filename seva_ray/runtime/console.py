@@ -1,12 +1,11 @@
 """The console script `seva`: `seva full ...` runs the same job as `python jobs/full.py ...`.
 
-In a checkout the jobs lie beside the package; in a wheel they are installed with it, under `share/seva_ray/jobs`.
+The jobs lie beside the package: in a checkout in `jobs`, in an installation in `seva_ray_jobs`.
 """
 
 import ast
 import os
 import sys
-import sysconfig
 from pathlib import Path
 from typing import NoReturn
 
@@ -31,9 +30,8 @@ def main() -> NoReturn:
 
 
 def job_folder() -> Path:
-    """The folder of the jobs, in a checkout or where the wheel put them."""
-    beside = Path(seva_ray.__file__).parent.parent / "jobs"
-    return beside if beside.is_dir() else Path(sysconfig.get_path("data")) / "share" / "seva_ray" / "jobs"
+    beside = Path(seva_ray.__file__).parent.parent
+    return beside / "seva_ray_jobs" if (beside / "seva_ray_jobs").is_dir() else beside / "jobs"
 
 
 def jobs_in(folder: Path) -> dict[str, Path]:
