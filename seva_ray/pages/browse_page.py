@@ -4,8 +4,6 @@ import base64
 import hashlib
 from pathlib import Path
 
-from markupsafe import Markup
-
 from seva_ray.pages.templates import page
 
 
@@ -13,4 +11,4 @@ def render(name: str) -> str:
     """The page about the pairs `name`. It may run its own script and the data files beside it, and nothing else."""
     script = Path(__file__).with_name("browse_page.js").read_text()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return page("browse_page.html.j2", name=name, script=Markup(script), digest=digest)
+    return page("browse_page.html.j2", name=name, script=script, digest=digest)

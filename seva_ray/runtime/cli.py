@@ -22,6 +22,7 @@ from seva_ray.core.device_errors import device_line
 from seva_ray.core.errors import ConfigError, UserError
 from seva_ray.private.ray import errors_within, raised_in_constructor
 from seva_ray.runtime.config_file import load, text_of
+from seva_ray.runtime.console import COMMAND
 from seva_ray.runtime.fields import choices_in, default_of, hints_of, kebab, members_of
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.home import use_other_places
@@ -50,6 +51,7 @@ def run(
     words = sys.argv[1:]
     name = words.pop(0) if words and re.fullmatch(r"\w[\w-]*", words[0]) else next(iter(presets))
     script = Path(sys.argv[0])
+    command = os.environ.pop(COMMAND, "") or f"python jobs/{script.name}"
     try:
         if name not in presets:
             raise ConfigError(f"{name}: there is no preset of this name; the presets are {', '.join(presets)}")
@@ -66,11 +68,11 @@ def run(
             if "--help-all" in words:
                 show_help(parse, sources, preset)
             if {"--help", "-h"}.intersection(words) and not set(sources).intersection(words):
-                print(short_help(f"python jobs/{script.name}", about, preset, usual))
+                print(short_help(command, about, preset, usual))
                 sys.exit(0)
             config = parse([word for word in words if word != "--print-config"])
             if "--print-config" in words:
-                print(text_of(config, f"python jobs/{script.name} --config THIS_FILE"))
+                print(text_of(config, f"{command} --config THIS_FILE"))
                 sys.exit(0)
         if root := getattr(config, "root", ""):
             place = root if "://" in root else Path(root).expanduser().resolve()

@@ -1,0 +1,82 @@
+"""The console script `seva`: the same jobs by other words, in a checkout and in a wheel."""
+
+import os
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from seva_ray.runtime import cli, console
+
+ROOT = Path(__file__).parent.parent
+JOBS = console.jobs_in(ROOT / "jobs")
+
+
+def started(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[list[str]]:
+    """What the script runs in its place."""
+    begun: list[list[str]] = []
+    monkeypatch.setattr(sys, "argv", ["seva", *words])
+    monkeypatch.setattr(os, "execv", lambda path, words: begun.append([path, *words]))
+    monkeypatch.delenv(console.COMMAND, raising=False)
+    console.main()
+    return begun
+
+
+def test_a_word_is_a_job_and_the_other_words_are_its_own(monkeypatch: pytest.MonkeyPatch):
+    (begun,) = started(monkeypatch, "import-pairs", "toy", "--name", "x")
+    assert begun == [sys.executable, sys.executable, str(ROOT / "jobs" / "import_pairs.py"), "toy", "--name", "x"]
+    assert os.environ.pop(console.COMMAND) == "seva import-pairs"
+
+
+def test_every_job_is_listed_with_its_first_line_and_what_jobs_share_is_none(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["seva"])
+    with pytest.raises(SystemExit) as exit_:
+        console.main()
+    assert exit_.value.code == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert set(JOBS) == {file.stem for file in (ROOT / "jobs").glob("*.py")} - {"presets"}
+    assert any(line.split()[:1] == ["full"] and "prompts and a starting model in" in line for line in shown)
+    assert len(shown) == len(JOBS) + 4
+
+
+def test_an_unknown_job_is_one_line_with_the_jobs_that_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(sys, "argv", ["seva", "fulll"])
+    with pytest.raises(SystemExit) as exit_:
+        console.main()
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith("error: fulll: there is no such job; the jobs are browse, check, ")
+
+
+def test_in_an_installation_the_jobs_are_found_beside_the_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(console.seva_ray, "__file__", str(tmp_path / "seva_ray" / "__init__.py"))
+    assert console.job_folder() == tmp_path / "jobs"
+    (tmp_path / "seva_ray_jobs").mkdir()
+    assert console.job_folder() == tmp_path / "seva_ray_jobs"
+
+
+def test_a_wheel_has_every_package_and_the_jobs():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {".".join(file.parent.relative_to(ROOT).parts) for file in ROOT.glob("seva_ray/**/__init__.py")}
+    assert set(settings["packages"]) == found | {"seva_ray_jobs"}
+    assert settings["package-dir"] == {"seva_ray_jobs": "jobs"}
+
+
+def test_the_help_names_the_command_that_asked_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    import prepare as job
+
+    for command, usage in (
+        ("seva prepare", "usage: seva prepare [PRESET]"),
+        ("", "usage: python jobs/prepare.py [PRE"),
+    ):
+        monkeypatch.setenv(console.COMMAND, command)
+        monkeypatch.setattr(sys, "argv", ["jobs/prepare.py", "--help"])
+        with pytest.raises(SystemExit):
+            cli.run(job.main, job.PRESETS, "About the job.")
+        assert capsys.readouterr().out.startswith(usage)
