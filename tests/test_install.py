@@ -211,3 +211,25 @@ def test_the_first_screen_of_the_readme_says_what_is_needed_and_what_was_never_r
     screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:25])
     said = ("Linux", f"Python {PROJECT['requires-python'][2:6]}", "No run on a GPU", "Apache-2.0", "minutes", "GB")
     assert [words for words in said if words not in screen] == []
+
+
+HOOK = """
+import importlib.util, runpy, sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if getattr(finder, "__name__", "") != "_DeclareOperators"]
+runpy.run_path(sys.argv[1])
+for _ in range(2):
+    assert importlib.util.find_spec("torchvision")
+assert "torch" not in sys.modules, "it was imported while Python held the lock of all imports"
+import torchvision, torch
+assert torch.ops.torchvision.nms and torch.ops.torchvision.qnms
+assert "_DeclareOperators" not in [getattr(finder, "__name__", "") for finder in sys.meta_path]
+"""
+
+
+@pytest.mark.skipif("_torchvision_ops" not in sys.modules, reason="torchvision has its operators here")
+def test_operators_are_declared_when_torchvision_is_imported_and_not_when_it_is_looked_for():
+    """Two threads waited for each other for ever: one imported torch, the other asked whether torchvision is there."""
+    done = subprocess.run(
+        [sys.executable, "-c", HOOK, str(IMAGES / "_torchvision_ops.py")], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

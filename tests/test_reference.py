@@ -114,6 +114,12 @@ def test_two_workers_score_a_share_each_in_the_layout_that_the_first_has_tried(r
     written = {path: path.stat().st_mtime_ns for path in Path(alone.uri).iterdir()}
     score(given, CONFIG)  # as a group does that starts again
     assert {path: path.stat().st_mtime_ns for path in Path(alone.uri).iterdir()} == written
+    lost = Path(alone.path(next(iter(files))))
+    for path in (lost, Path(alone.path("record.json"))):  # as if the group had been killed before them
+        path.unlink()
+    score(given, CONFIG)
+    now = {path for path in Path(alone.uri).iterdir() if path.stat().st_mtime_ns != written[path]}
+    assert now == {lost, Path(alone.path("record.json"))}
 
 
 def test_a_model_that_is_not_scored_exactly_is_one_line_and_nothing_is_scored(

@@ -8,6 +8,7 @@ nothing here calls them. Only where torchvision fails that way, install.sh puts 
 
 import sys
 from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
@@ -16,8 +17,27 @@ class _DeclareOperators:
     library: Any = None
 
     @classmethod
-    def find_spec(cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> None:
+    def find_spec(
+        cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Python calls this while it holds the lock of all imports. So nothing may be imported here: a thread that is
+        importing torch would wait for that lock, and this thread would wait for torch, for ever."""
         if name != "torchvision":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def declare_and_execute(module: ModuleType) -> None:
+                cls.declare()
+                execute(module)
+
+            setattr(spec.loader, "exec_module", declare_and_execute)  # noqa: B010
+        return spec
+
+    @classmethod
+    def declare(cls) -> None:
+        if cls not in sys.meta_path:
             return
         sys.meta_path.remove(cls)
         import torch

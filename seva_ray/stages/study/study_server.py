@@ -14,6 +14,7 @@ from seva_ray.augmentations import CLEAN
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import NothingLeft, UserError
 from seva_ray.core.fingerprints import fingerprint_of, identity
+from seva_ray.core.imports import quick_imports
 from seva_ray.dpo.config import Train
 from seva_ray.runtime.cli import users_line
 from seva_ray.scoring.intervals import Repeated, repeated_bootstrap
@@ -60,7 +61,14 @@ class StudyServer:
         self.reporting = threading.Lock()
 
     def ready(self) -> None:
-        """Returns as soon as the server's process runs; the driver waits for it before it starts trials."""
+        """Returns as soon as the server's process runs; the driver waits for it before it starts trials.
+
+        It imports what several threads will need at once. Large libraries are not made to be imported by two threads at
+        the same time.
+        """
+        with quick_imports():
+            import torch  # noqa: F401
+            import transformers  # noqa: F401
 
     def measure(self, values: Mapping[str, Any], num_pairs: int | None) -> dict[str, Any]:
         """What the trial reports to Tune. An error that belongs to the point is a result. The trial's thread runs this.
