@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -47,14 +48,15 @@ def run(
     use_other_places()
     stop_on_signals()
     words = sys.argv[1:]
-    name = words.pop(0) if words and re.fullmatch(r"\w[\w-]*", words[0]) else next(iter(presets))
+    name = words.pop(0) if words and re.fullmatch(r"\w[\w.-]*", words[0]) else next(iter(presets))
     script = Path(sys.argv[0])
     try:
         if name not in presets:
             raise ConfigError(f"{name}: there is no preset of this name; the presets are {', '.join(presets)}")
         file, words = taken(words, "--config", "name a file")
         preset, words = with_choices(presets[name] if file is None else load(file, presets[name]), words)
-        about = f"{description}\n\nPresets (first word): {', '.join(presets)}; shown: {name}."
+        listed = f"Presets (first word): {', '.join(presets)}; shown: {name}."
+        about = f"{description}\n\n{textwrap.fill(listed, 100, break_on_hyphens=False)}"
 
         def parse(words: Sequence[str]) -> Config:
             return tyro.cli(type(preset), default=preset, args=words, description=about)
