@@ -29,14 +29,14 @@ class GatedEngine(VllmEngine):
     gate: str = execution("")
     """A file whose time is when it was ready."""
 
-    def encoder(self, directory: str, system: str) -> Encoder:
-        encoder = super().encoder(directory, system)
+    def encoder(self, directory: str, system: str, image_options: str = "") -> Encoder:
+        encoder = super().encoder(directory, system, image_options)
         while not Path(self.gate).exists():
             time.sleep(0.02)
         return encoder
 
-    def load(self, directory: str, decoding: Decoding) -> VllmGenerator:
-        generator = super().load(directory, decoding)
+    def load(self, directory: str, decoding: Decoding, image_options: str = "") -> VllmGenerator:
+        generator = super().load(directory, decoding, image_options)
         Path(self.gate).touch()
         return generator
 

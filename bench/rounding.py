@@ -22,7 +22,7 @@ from seva_ray.dpo.batch import PreferenceCollator
 from seva_ray.dpo.logps import response_logps
 from seva_ray.dpo.policy import load_model, merge
 from seva_ray.pairs.files import lineage
-from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.encoding import Encoder, image_options_of
 from seva_ray.vlm.views import Viewer
 
 
@@ -46,7 +46,7 @@ def main(root: str, name: str, num_pairs: int) -> None:
     def norm(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], keys: list[str]) -> float:
         return sum(float((one[key] - other[key]).double().square().sum()) for key in keys) ** 0.5
 
-    encoder = Encoder(directory, chosen.recipe["config"]["system"])
+    encoder = Encoder(directory, chosen.recipe["config"]["system"], image_options_of(chosen.recipe["config"]))
     viewer = Viewer(
         encoder=encoder,
         image_root=prompts.counts["image_root"],

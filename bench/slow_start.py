@@ -12,6 +12,6 @@ from seva_ray.engines.fake import FakeGenerator
 class SlowStart(FakeEngine):
     load_s: float = execution(6.0)
 
-    def load(self, directory: str, decoding: Decoding) -> FakeGenerator:
+    def load(self, directory: str, decoding: Decoding, image_options: str = "") -> FakeGenerator:
         time.sleep(self.load_s)
-        return super().load(directory, decoding)
+        return super().load(directory, decoding, image_options)

@@ -16,7 +16,17 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob, prompts_of
+from presets import (
+    LLAVA_13B_TRAIN,
+    LLAVA_GENERATE,
+    LLAVA_TRAIN,
+    PUBLISHED,
+    TOY_GENERATE,
+    TOY_TRAIN,
+    USUAL,
+    ModelJob,
+    prompts_of,
+)
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
@@ -107,6 +117,10 @@ PRESETS = {
     ),
     "llava-7b": LLAVA_7B,
     "llava-13b": replace(LLAVA_7B, name="llava-13b", model="llava-1.5-13b-hf", train=LLAVA_13B_TRAIN),
+    **{
+        name: replace(LLAVA_7B, name=name, model=other.model, generate=other.generate, train=other.train)
+        for name, other in PUBLISHED.items()
+    },
 }
 
 

@@ -5,7 +5,7 @@ python jobs/generate.py --prompts toy --views clean diffusion-300 diffusion-500
 
 from dataclasses import dataclass, field, replace
 
-from presets import LLAVA_GENERATE, TOY_GENERATE, USUAL, ModelJob
+from presets import LLAVA_GENERATE, PUBLISHED, TOY_GENERATE, USUAL, ModelJob
 from seva_ray.augmentations import CLEAN, parse_view
 from seva_ray.core.errors import ConfigError
 from seva_ray.engines.config import Generate
@@ -47,6 +47,7 @@ PRESETS = {
     "toy": GenerateJob(prompts="toy", model="toy", views=(CLEAN, "diffusion-300"), generate=TOY_GENERATE),
     "llava-7b": LLAVA_7B,
     "llava-13b": replace(LLAVA_7B, model="llava-1.5-13b-hf"),
+    **{name: replace(LLAVA_7B, model=other.model, generate=other.generate) for name, other in PUBLISHED.items()},
 }
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@
 It reads the forms of TRL, LLaMA-Factory, ms-swift and the official SeVa JSON, in every file that source:hf reads.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from presets import USUAL, ModelJob
+from presets import PUBLISHED, USUAL, ModelJob
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.sources.preferences import Preferences
@@ -48,6 +48,12 @@ PRESETS = {
     "toy": ImportJob(name="imported", model="toy", data=Preferences(path="pairs.json"), reading=Reading(system="")),
     "llava-7b": LLAVA_7B,
     "llava-13b": ImportJob(name="imported", model="llava-1.5-13b-hf", data=Preferences(path="pairs.json")),
+    **{
+        name: replace(
+            LLAVA_7B, model=other.model, reading=Reading(system="", image_options=other.generate.image_options)
+        )
+        for name, other in PUBLISHED.items()
+    },
 }
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
-from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
+from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, PUBLISHED, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_least
@@ -155,7 +155,7 @@ def memory(config: PlanJob) -> list[str]:
     model, known = config.model, {"llava-1.5-7b-hf": LLAVA_7B_SHAPE, "llava-1.5-13b-hf": LLAVA_13B_SHAPE}
     shape = known.get(model.rstrip("/").rpartition("/")[2])
     if not is_toy(model) and not is_policy(model) and (place := found(model)):
-        shape = shape_of(local_directory(place))
+        shape = shape_of(local_directory(place), config.generate.image_options)
     if shape is None or not config.fleet.gpus_per_node:
         return []
     engine = config.generate.engine if isinstance(config.generate.engine, VllmEngine) else None
@@ -263,6 +263,21 @@ PRESETS = {
             trained_parameters=40 * LLAVA_13B_TRAIN.lora.rank * (4 * (5120 + 5120) + 3 * (5120 + 13824)),
         ),
     ),
+    **{
+        name: replace(
+            LLAVA_7B,
+            name=name,
+            model=other.model,
+            generate=other.generate,
+            train=other.train,
+            sizes=Sizes(
+                pixel_bytes=other.pixel_bytes,
+                model_bytes=other.model_bytes,
+                trained_parameters=other.trained_parameters,
+            ),
+        )
+        for name, other in PUBLISHED.items()
+    },
 }
 
 if __name__ == "__main__":

@@ -15,7 +15,17 @@ from typing import Any
 
 from full import PRESETS as FULL_PRESETS
 from full import Full
-from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob, prompts_of
+from presets import (
+    LLAVA_13B_TRAIN,
+    LLAVA_GENERATE,
+    LLAVA_TRAIN,
+    PUBLISHED,
+    TOY_GENERATE,
+    TOY_TRAIN,
+    USUAL,
+    ModelJob,
+    prompts_of,
+)
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.checks import check_least
@@ -222,6 +232,16 @@ PRESETS = {
     "llava-13b": replace(
         LLAVA_7B, name="llava-13b", models=("llava-1.5-13b-hf",), train=replace(LLAVA_13B_TRAIN, num_pairs=8000)
     ),
+    **{
+        name: replace(
+            LLAVA_7B,
+            name=name,
+            models=(other.model,),
+            generate=other.generate,
+            train=replace(other.train, num_pairs=8000),
+        )
+        for name, other in PUBLISHED.items()
+    },
 }
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ python jobs/train.py --name beta02 --pairs toy-1/toy/diffusion-300 --train.beta 
 
 from dataclasses import dataclass, field
 
-from presets import LLAVA_13B_TRAIN, LLAVA_TRAIN, TOY_TRAIN, USUAL, ModelJob
+from presets import LLAVA_13B_TRAIN, LLAVA_TRAIN, PUBLISHED, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.dpo.config import Train
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
@@ -45,6 +45,10 @@ PRESETS = {
         model="llava-1.5-13b-hf",
         train=LLAVA_13B_TRAIN,
     ),
+    **{
+        name: TrainJob(name=name, pairs=f"{other.name}/llava-mix/diffusion-500", model=other.model, train=other.train)
+        for name, other in PUBLISHED.items()
+    },
 }
 
 if __name__ == "__main__":

@@ -10,9 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from seva_ray.core.errors import ConfigError
+from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import identity
 from seva_ray.engines import Decoding, FakeEngine, Request, TransformersEngine, VllmEngine
+from seva_ray.engines.vllm import check_architecture
+from seva_ray.private import vllm as private_vllm
 from seva_ray.toy.model import EOS, VOCABULARY
 from seva_ray.toy.world import make_scene, render
 from seva_ray.vlm.encoding import Encoder
@@ -270,3 +272,18 @@ def test_half_precision_pixels_are_not_needed_to_run_a_half_precision_model(toy_
         TransformersEngine(dtype="bfloat16").load(toy_model, Decoding(max_new_tokens=2)).generate(requests[:1])
     )
     assert len(response.token_ids) == 2
+
+
+def test_a_model_that_vllm_has_not_is_one_line_before_an_engine_starts(tmp_path):
+    known = private_vllm.architectures()
+    assert {"LlavaForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"} <= known
+    assert not {"VipLlavaForConditionalGeneration", "MllamaForConditionalGeneration"} & known
+    config = tmp_path / "config.json"
+    for architectures in (["LlavaForConditionalGeneration"], None):
+        config.write_text(json.dumps({"architectures": architectures}))
+        check_architecture(str(tmp_path))
+    config.write_text(json.dumps({"architectures": ["VipLlavaForConditionalGeneration"]}))
+    with pytest.raises(
+        InputError, match=r"vLLM [\d.]+ has no model for VipLlavaForConditionalGeneration; choose another"
+    ):
+        check_architecture(str(tmp_path))

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import pytest
 
-from presets import USUAL
+from presets import PUBLISHED, USUAL
 from seva_ray.runtime import cli
 from seva_ray.runtime.config_file import load
 from seva_ray.runtime.fields import options_of
@@ -71,16 +71,26 @@ def test_every_usual_option_is_one_of_some_job():
     assert set(USUAL) - sources <= known
 
 
-def test_every_job_that_has_llava_7b_has_llava_13b():
+def test_every_job_that_has_llava_7b_has_every_other_model():
     presets = {job: importlib.import_module(job).PRESETS for job in JOBS}
     assert sum("llava-7b" in of for of in presets.values()) >= 7
     for job, of in presets.items():
-        assert ("llava-7b" in of) == ("llava-13b" in of), job
+        for name in ("llava-13b", *PUBLISHED):
+            assert ("llava-7b" in of) == (name in of), job
+
+
+def test_only_llava_is_asked_with_the_system_text_of_llava():
+    for job in JOBS:
+        for name, preset in importlib.import_module(job).PRESETS.items():
+            if hasattr(preset, "generate") and name in ("toy", *PUBLISHED):
+                assert preset.generate.system == "", (job, name)
 
 
 def test_the_help_of_the_main_job_shows_what_people_set_and_counts_the_rest(monkeypatch, capsys):
     shown = output(monkeypatch, capsys, "full", "llava-13b", "--help")
-    assert "Presets (first word): toy, llava-7b, llava-13b; shown: llava-13b." in shown
+    assert f"Presets (first word): toy, llava-7b, llava-13b, {', '.join(PUBLISHED)}; shown: llava-13b." in " ".join(
+        shown.split()
+    )
     for option in ("--train.beta FLOAT", "--train.lora.rank INT", "--benchmarks.pope STR", "source:folder"):
         assert option in shown
     assert re.search(r"and \d+ more of --benchmarks\.\*", shown)

@@ -144,7 +144,7 @@ class OnGpu(FakeEngine):
     kind = "OnGpu"
     gpus = 1
 
-    def load(self, directory, decoding):
+    def load(self, directory, decoding, image_options):
         with open(self.journal + ".gpus", "a") as file:
             file.write(f"{ray.get_gpu_ids()[0]} ")
         time.sleep(2)

@@ -282,3 +282,18 @@ def test_memory_for_a_row_follows_what_the_model_reads_of_a_photograph(toy_model
     encoder.cache_clear()
     num_pixels = 1288 * 952  # 1280 x 960 at multiples of 28
     assert asked(qwen) >= 1.5 * num_pixels * 3 * 2 * 4
+
+
+def test_settings_of_the_image_processor_are_in_the_recipe_and_training_reads_with_them(run: Run, tmp_path: Path):
+    """Without any, the recipe is that of before."""
+    prompts, chosen, _ = lineage(run.store, run.pairs)
+    assert "image_options" not in chosen.recipe["config"]
+    assert reading_of(Train(), run.model, prompts, chosen).image_options == ""
+    options = '{"size": {"longest_edge":56}}'
+    bound = replace(run.config, image_options=options)
+    other = open_responses(bound, Store(str(tmp_path)), run.model, prompts, "clean")
+    assert other.fingerprint != chosen.fingerprint
+    assert other.recipe["config"]["image_options"] == json.loads(options)
+    assert json.loads(reading_of(Train(), run.model, prompts, other).image_options) == json.loads(options)
+    spaced = replace(run.config, image_options=options.replace(":", " : "))
+    assert open_responses(spaced, Store(str(tmp_path)), run.model, prompts, "clean").fingerprint == other.fingerprint

@@ -156,10 +156,10 @@ class Engine(Protocol):
         """GPUs that one replica takes, in a cluster that has GPUs."""
         ...
 
-    def encoder(self, directory: str, system: str) -> Encoder:
+    def encoder(self, directory: str, system: str, image_options: str = "") -> Encoder:
         """The encoder that makes this engine's requests from questions and images. It works in any process."""
         ...
 
-    def load(self, directory: str, decoding: Decoding) -> Generator:
-        """Load the model in this process."""
+    def load(self, directory: str, decoding: Decoding, image_options: str = "") -> Generator:
+        """Load the model in this process. `image_options`: those of the encoder that makes its requests."""
         ...

@@ -10,6 +10,7 @@ from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.system_texts import LLAVA_V1
 from seva_ray.engines import AnyEngine, Decoding, VllmEngine
+from seva_ray.vlm.encoding import options_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,10 @@ class Generate:
     """Units that an engine works on at once. With 2 the engine stays busy while the last answers of a unit finish."""
     max_image_pixels: int = 64_000_000
     """Largest number of pixels of an image, counted after padding to a square. A larger image is a `failed` row."""
+    image_options: str = ""
+    """Settings of the model's own image processor, as JSON (empty: as its files say), such as
+    '{"size": {"longest_edge": 1003520}}' for Qwen-VL, which counts pixels, or '{"max_patches": 6}' for InternVL. They
+    bound what an image becomes, and so time and memory. Training and benchmarks use the same ones."""
     max_unreadable: float = execution(1.0)
     """Largest share of images that cannot be opened, in a sample of 64 that is tried before a model loads. With 1 it is
     an error only if all of them cannot be opened."""
@@ -44,6 +49,7 @@ class Generate:
     Prompts that cannot be used are not tried."""
 
     def __post_init__(self) -> None:
+        options_of(self.image_options)
         check_least(self, 1, "min_engines", "max_engines", "units_per_engine")
         if not 0 <= self.max_unreadable <= 1:
             raise ConfigError(f"max_unreadable {self.max_unreadable}: must be 0 to 1")

@@ -48,10 +48,10 @@ class FakeEngine:
     def gpus(self) -> int:
         return 0
 
-    def encoder(self, directory: str, system: str) -> "FakeEncoder":
+    def encoder(self, directory: str, system: str, image_options: str = "") -> "FakeEncoder":
         return FakeEncoder(system)
 
-    def load(self, directory: str, decoding: Decoding) -> "FakeGenerator":
+    def load(self, directory: str, decoding: Decoding, image_options: str = "") -> "FakeGenerator":
         return FakeGenerator(self, decoding)
 
 

@@ -41,16 +41,16 @@ class TransformersEngine:
     def gpus(self) -> int:
         return 1
 
-    def encoder(self, directory: str, system: str) -> Encoder:
-        return Encoder(directory, system)
+    def encoder(self, directory: str, system: str, image_options: str = "") -> Encoder:
+        return Encoder(directory, system, image_options)
 
-    def load(self, directory: str, decoding: Decoding) -> "TransformersGenerator":
-        return TransformersGenerator(self, directory, decoding)
+    def load(self, directory: str, decoding: Decoding, image_options: str = "") -> "TransformersGenerator":
+        return TransformersGenerator(self, directory, decoding, image_options)
 
 
 class TransformersGenerator:
-    def __init__(self, engine: TransformersEngine, directory: str, decoding: Decoding):
-        self.engine, self.decoding = engine, decoding
+    def __init__(self, engine: TransformersEngine, directory: str, decoding: Decoding, image_options: str = ""):
+        self.engine, self.decoding, self.image_options = engine, decoding, image_options
         self.lock, self.counting = threading.Lock(), threading.Lock()
         self.num_unanswered = 0
         self.switch(directory)
@@ -59,7 +59,7 @@ class TransformersGenerator:
         import torch
         from transformers import AutoModelForImageTextToText
 
-        self.encoder = Encoder(directory)
+        self.encoder = Encoder(directory, image_options=self.image_options)
         self.model = AutoModelForImageTextToText.from_pretrained(
             directory, dtype=self.engine.dtype, use_safetensors=True
         )

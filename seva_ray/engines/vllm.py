@@ -6,6 +6,7 @@ reads.
 """
 
 import itertools
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -15,11 +16,13 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from seva_ray.core.checks import check_least
-from seva_ray.core.errors import ConfigError, line_of
+from seva_ray.core.errors import ConfigError, InputError, line_of
 from seva_ray.core.fingerprints import execution
+from seva_ray.core.provenance import versions
 from seva_ray.core.records import Response
 from seva_ray.engines.base import Decoding, Refused, Request, check_request, decoding_of, plain_request, refusal
 from seva_ray.private import vllm as private_vllm
@@ -60,21 +63,34 @@ class VllmEngine:
     def gpus(self) -> int:
         return self.tensor_parallel_size
 
-    def encoder(self, directory: str, system: str) -> Encoder:
-        return Encoder(directory, system)
+    def encoder(self, directory: str, system: str, image_options: str = "") -> Encoder:
+        return Encoder(directory, system, image_options)
 
-    def load(self, directory: str, decoding: Decoding) -> "VllmGenerator":
-        return VllmGenerator(self, directory, decoding)
+    def load(self, directory: str, decoding: Decoding, image_options: str = "") -> "VllmGenerator":
+        return VllmGenerator(self, directory, decoding, image_options)
+
+
+def check_architecture(directory: str) -> None:
+    """Raises: InputError if vLLM, where it is installed on this machine, has no model for this one."""
+    config = json.loads(Path(directory, "config.json").read_text())
+    asked, known = config.get("architectures") or [], private_vllm.architectures()
+    if known and asked and not known & {*asked}:
+        installed = {name: version for name, version in versions().items() if name.startswith("vllm")}
+        raise InputError(
+            f"model {directory}: vLLM {' '.join(installed.values())} has no model for {asked[0]}; choose another "
+            "engine with --generate.engine transformers-engine"
+        )
 
 
 class VllmGenerator:
     """One thread runs vLLM's steps. Callers prepare their requests in their own threads and wait for the answers."""
 
-    def __init__(self, engine: VllmEngine, directory: str, decoding: Decoding):
+    def __init__(self, engine: VllmEngine, directory: str, decoding: Decoding, image_options: str = ""):
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if engine.own_process else "0"
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(engine.cpu_kv_cache_gb))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        self.engine, self.decoding, self.encoder = engine, decoding, Encoder(directory)
+        self.engine, self.decoding, self.image_options = engine, decoding, image_options
+        self.encoder = Encoder(directory, image_options=image_options)
         self.intake = threading.Lock()
         self.inbox: queue.SimpleQueue[tuple[Any, Future[Any]]] = queue.SimpleQueue()
         """Rendered prompts with their sampling parameters, or the directory of a model whose weights to load."""
@@ -123,7 +139,7 @@ class VllmGenerator:
         if self.error:
             self.fail(self.error)
         taken.result()
-        self.encoder = Encoder(directory)
+        self.encoder = Encoder(directory, image_options=self.image_options)
 
     def response(self, request: Request, future: "Future[Any]") -> Response:
         try:
@@ -142,7 +158,7 @@ class VllmGenerator:
     def run(self, engine: VllmEngine, directory: str, decoding: Decoding, loaded: "Future[None]") -> None:
         """Run the engine's thread. It also loads vLLM, because on a CPU vLLM's threads belong to the loading thread."""
         try:
-            self.llm, self.sampling = load(engine, directory, decoding)
+            self.llm, self.sampling = load(engine, directory, decoding, self.encoder)
         except BaseException as error:
             loaded.set_exception(error)
             return
@@ -197,11 +213,12 @@ def refused(error: Exception) -> Refused | None:
     return Refused(line_of(error)) if private_vllm.is_refusal(error) else None
 
 
-def load(engine: VllmEngine, directory: str, decoding: Decoding) -> tuple[Any, Any]:
+def load(engine: VllmEngine, directory: str, decoding: Decoding, encoder: Encoder) -> tuple[Any, Any]:
     """Load the model into vLLM. Return it with the sampling parameters."""
     from vllm import LLM
 
-    llm = LLM(**options_of(engine, directory, decoding))
+    # vLLM makes room for the largest image that the model's image processor makes, so it must know its settings.
+    llm = LLM(**options_of(engine, directory, decoding), mm_processor_kwargs=encoder.image_settings or None)
     private_vllm.pass_rows(llm)
     return llm, sampling_of(decoding)
 

@@ -1,7 +1,10 @@
 """vLLM's internals. The engine steps vLLM itself, because vLLM's public `LLM.generate` takes no request while it runs,
 and its public `AsyncLLM` runs the engine in another process."""
 
+import importlib.util
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -86,6 +89,17 @@ def load_weights(llm: Any, directory: str) -> None:
     if not llm.reset_prefix_cache():  # it clears nothing while any request holds a part of the cache
         raise RuntimeError("vLLM could not clear its prefix cache, which holds what the old weights computed")
     llm.llm_engine.reset_encoder_cache()
+
+
+def architectures() -> frozenset[str]:
+    """The architectures that vLLM has a model for; empty where vLLM is not installed. In public it says so only after
+    its import, which takes ten seconds; so its list is read as text."""
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:
+        return frozenset()
+    registry = Path(found.origin).parent / "model_executor" / "models" / "registry.py"
+    now, _, _ = registry.read_text().partition("_PREVIOUSLY_SUPPORTED_MODELS")
+    return frozenset(re.findall(r'^    "(\w+)": ', now, re.MULTILINE))
 
 
 def is_refusal(error: Exception) -> bool:

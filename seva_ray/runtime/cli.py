@@ -49,7 +49,7 @@ def run(
     use_other_places()
     stop_on_signals()
     words = sys.argv[1:]
-    name = words.pop(0) if words and re.fullmatch(r"\w[\w-]*", words[0]) else next(iter(presets))
+    name = words.pop(0) if words and re.fullmatch(r"\w[\w.-]*", words[0]) else next(iter(presets))
     script = Path(sys.argv[0])
     command = os.environ.pop(COMMAND, "") or f"python jobs/{script.name}"
     try:

@@ -20,6 +20,7 @@ from seva_ray.core.node_cache import local_directory
 from seva_ray.engines import Decoding, Engine, VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.engines.units import UNITS_PER_CALL, Encoded, Unit, answer, encode
+from seva_ray.engines.vllm import check_architecture
 from seva_ray.planning.memory import engine_refusal, sequences_held
 from seva_ray.runtime import metrics, preflight
 from seva_ray.runtime.actors import rows_of, told
@@ -55,6 +56,8 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
     import ray.data
 
     join()
+    if isinstance(config.engine, VllmEngine):
+        check_architecture(local_directory(units[0].model_directory))
     need = encoding_need(max(unit.num_rows for unit in units), row_bytes(config, units[0]))
     check_engines(config, need)
     check_memory(config, units[0].model_directory)
@@ -83,7 +86,7 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
                     max_concurrent_calls_per_actor=config.units_per_engine,
                     enable_true_multi_threading=True,
                 ),
-                fn_constructor_args=(config.engine, config.decoding, units[0].model_directory),
+                fn_constructor_args=(config.engine, config.decoding, units[0].model_directory, config.image_options),
             )
         ),
         first="generate: waiting for an engine to load the model and answer the first unit",
@@ -99,7 +102,8 @@ def engine_need(config: Generate) -> dict[str, float]:
 
 def row_bytes(config: Generate, unit: Unit) -> float:
     """Memory to request per row, which follows from what the model's processor makes of a photograph."""
-    row = encoder(config.engine, unit.model_directory, unit.system).row("", Image.new("RGB", PHOTOGRAPH))
+    reads = encoder(config.engine, unit.model_directory, unit.system, config.image_options)
+    row = reads.row("", Image.new("RGB", PHOTOGRAPH))
     return max(ROW_BYTES, ROW_SHARE * sum(values.nbytes for values in row.features.values()))
 
 
@@ -129,7 +133,8 @@ def check_memory(config: Generate, directory: str) -> None:
     cards = preflight.cards(GENERATION) if gpus_each(config, capacity()) else []
     if not cards or not isinstance(config.engine, VllmEngine):
         return
-    shape, longest = shape_of(local_directory(directory)), config.decoding.max_new_tokens
+    shape = shape_of(local_directory(directory), config.image_options)
+    longest = config.decoding.max_new_tokens
     for card in cards:
         if line := engine_refusal(shape, config.engine, card.name, card.gib):
             raise InputError(line)
@@ -138,10 +143,10 @@ def check_memory(config: Generate, directory: str) -> None:
 
 
 @lru_cache(maxsize=8)
-def encoder(engine: Engine, directory: str, system: str) -> Encoder:
+def encoder(engine: Engine, directory: str, system: str, image_options: str) -> Encoder:
     """The encoder of a model, made once per worker process."""
     with quick_imports():
-        return engine.encoder(local_directory(directory), system)
+        return engine.encoder(local_directory(directory), system, image_options)
 
 
 @told()
@@ -149,7 +154,7 @@ def encode_unit(batch: dict[str, Any], config: Generate) -> dict[str, Any]:
     """The task of Ray Data that encodes the unit in the batch's only row."""
     unit = Unit(**json.loads(batch["unit"][0]))
     viewer = Viewer(
-        encoder=encoder(config.engine, unit.model_directory, unit.system),
+        encoder=encoder(config.engine, unit.model_directory, unit.system, config.image_options),
         image_root=unit.image_root,
         max_pixels=config.max_image_pixels,
         seed=config.seed,
@@ -162,9 +167,9 @@ class UnitWorker:
     """The actor of Ray Data that holds an engine with a loaded model, answers units and commits them."""
 
     @told()
-    def __init__(self, engine: Engine, decoding: Decoding, directory: str):
+    def __init__(self, engine: Engine, decoding: Decoding, directory: str, image_options: str = ""):
         with quick_imports():
-            self.generator = engine.load(local_directory(directory), decoding)
+            self.generator = engine.load(local_directory(directory), decoding, image_options)
         metrics.watch(self.generator)
         self.directory = directory
         self.num_running = 0

@@ -28,6 +28,7 @@ from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.engine_pool import run_units
 from seva_ray.stages.image_check import check_images
 from seva_ray.stages.prepare import own_system, shard_name
+from seva_ray.vlm.encoding import options_of
 from seva_ray.vlm.models import Model, architecture
 
 GenerationTask = tuple[Model, Artifact, str]
@@ -121,6 +122,8 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
         "max_image_pixels": config.max_image_pixels,
         "augmentation": augmentation and {"seed": config.seed, "augmentation": augmentation},
     }
+    if config.image_options:
+        recipe["image_options"] = options_of(config.image_options)
     if view in CONTROLS:
         recipe["control"] = view
     if undrawn(view) != view:

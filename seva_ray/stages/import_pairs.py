@@ -26,7 +26,7 @@ from seva_ray.sources.preferences import Preferences
 from seva_ray.stages.generate import finish_responses
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.encoding import Encoder, options_of
 from seva_ray.vlm.models import Model
 
 
@@ -40,6 +40,11 @@ class Reading:
     """System text before the question (empty: none)."""
     max_image_pixels: int = 64_000_000
     """Largest number of pixels of an image, counted after padding to a square."""
+    image_options: str = ""
+    """Settings of the model's own image processor, as JSON (empty: as its files say); see `generate.image_options`."""
+
+    def __post_init__(self) -> None:
+        options_of(self.image_options)
 
 
 def import_pairs(
@@ -60,6 +65,8 @@ def answered(
 
     def opened() -> list[Artifact]:
         recipe = {"model": model.fingerprint, "system": reading.system, "max_image_pixels": reading.max_image_pixels}
+        if reading.image_options:
+            recipe["image_options"] = options_of(reading.image_options)
         of = prompts.name.removeprefix("prompts/")
         return [
             store.open(f"responses/{model.name}/{of}/{view}", config=recipe | {"imported": view}, inputs=[prompts])

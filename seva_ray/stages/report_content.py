@@ -25,7 +25,7 @@ from seva_ray.stages.pair import ANY
 from seva_ray.stages.report_inputs import Report, ReportInputs
 from seva_ray.stages.results import headlines
 from seva_ray.stages.score_files import protocol_of, read_comparisons, title_of
-from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.encoding import Encoder, image_options_of
 from seva_ray.vlm.models import Model
 from seva_ray.vlm.views import Viewer
 
@@ -38,7 +38,7 @@ def content_of(
     missing: list[str] = []
     chosen, *rejected = shown.responses
     start, recipe = Model(**shown.policy.counts["start"]), chosen.recipe["config"]
-    encoder = Encoder(local_directory(start.directory), recipe["system"])
+    encoder = Encoder(local_directory(start.directory), recipe["system"], image_options_of(recipe))
     draw = partial(picture, encoder, recipe, missing)
     answered = [item for item in shown.scores if "harness" not in item.counts]
     made = {"prepare": shown.prompts, "generate": rejected[-1], "pair": shown.pairs, "train": shown.policy}

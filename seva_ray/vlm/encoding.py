@@ -6,16 +6,69 @@ template of the model's own processor. Images are padded to a square as in LLaVA
 """
 
 import copy
+import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from dataclasses import asdict, is_dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from seva_ray.core.errors import InputError, is_of_the_machine, line_of
+from seva_ray.core.errors import ConfigError, InputError, is_of_the_machine, line_of
 from seva_ray.vlm.images import pad_to_square
 from seva_ray.vlm.rows import PIXELS, Row, with_pixels
+
+
+def options_of(image_options: str) -> dict[str, Any]:
+    """Settings of an image processor that are written as JSON. Raises: ConfigError."""
+    if not image_options:
+        return {}
+    try:
+        options = json.loads(image_options)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict) or not options:
+        raise ConfigError(
+            f"image_options {image_options!r}: must be settings of the model's image processor as JSON, such as "
+            '{"size": {"longest_edge": 1003520}}'
+        )
+    return options
+
+
+def image_options_of(recipe: Mapping[str, Any]) -> str:
+    """The settings with which the responses of this recipe were made, as JSON."""
+    options = recipe.get("image_options")
+    return json.dumps(options) if options else ""
+
+
+def is_setting(name: str, value: Any) -> bool:
+    return value is not None and not name.startswith("_") and not name.endswith("_type") and not callable(value)
+
+
+OF_THE_MODEL = ("image_grid_pinpoints", "merge_size", "patch_size", "temporal_patch_size")
+"""Settings that the model has too."""
+
+
+def settings_of(image_processor: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with all parts of the settings that they change a part of. Raises: InputError."""
+    settings = {}
+    for name, value in options.items():
+        if name in OF_THE_MODEL:
+            raise InputError(f"image_options: {name} is what the model was made for, and cannot be changed")
+        now = getattr(image_processor, name, None)
+        if not is_setting(name, now):
+            known = sorted(name for name, value in vars(image_processor).items() if is_setting(name, value))
+            raise InputError(f"image_options: its image processor has no {name}; it has {', '.join(known)}")
+        if is_dataclass(now) and not isinstance(now, type):
+            now = asdict(now)
+        if isinstance(value, Mapping) and isinstance(now, Mapping):
+            parts = {part: setting for part, setting in now.items() if setting is not None}
+            if unknown := {*value} - {*parts}:
+                raise InputError(f"image_options: {name} has no {min(unknown)}; it has {', '.join(sorted(parts))}")
+            value = {**parts, **value}
+        settings[name] = value
+    return settings
 
 
 class OneImage:
@@ -57,14 +110,20 @@ def placeholders_of(processor: Any) -> list[str]:
 class Encoder:
     """The processor of one model directory: its chat template, tokenizer and image processor."""
 
-    def __init__(self, directory: str, system: str = ""):
-        """`system` is put before the question if it is not empty. Raises: InputError for an unusable processor."""
+    def __init__(self, directory: str, system: str = "", image_options: str = ""):
+        """`system` is put before the question if it is not empty. `image_options`: other settings of the image
+        processor, as JSON. Raises: InputError for an unusable processor, or for settings that it does not have."""
         from transformers import AutoImageProcessor, AutoProcessor  # takes seconds, which `--help` must not wait for
 
         self.system = system
+        settings = options_of(image_options)
         try:
             self.processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
-            self.image_processor = AutoImageProcessor.from_pretrained(directory, backend="pil", trust_remote_code=False)
+            load = partial(AutoImageProcessor.from_pretrained, directory, backend="pil", trust_remote_code=False)
+            self.image_processor = load()
+            self.image_settings = settings_of(self.image_processor, settings)
+            if settings:
+                self.image_processor = load(**self.image_settings)
             self.tokenizer = self.processor.tokenizer
             if getattr(self.processor, "chat_template", None) is None:
                 raise InputError("it has no chat template, which belongs into chat_template.jinja")

@@ -73,8 +73,9 @@ LLAVA_13B = ModelShape(
 
 
 @lru_cache(maxsize=16)
-def shape_of(directory: str) -> ModelShape:
-    """The sizes of the model in a local directory, which `check_served` accepts."""
+def shape_of(directory: str, image_options: str = "") -> ModelShape:
+    """The sizes of the model in a local directory, which `check_served` accepts, with these settings of its image
+    processor."""
     import torch  # takes seconds, which `--help` must not wait for
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -84,7 +85,7 @@ def shape_of(directory: str) -> ModelShape:
     with torch.device("meta"):  # its structure, without memory for its weights
         model = AutoModelForImageTextToText.from_config(config)
     text = config.get_text_config()
-    photograph = Encoder(directory).row("", Image.new("RGB", PHOTOGRAPH))
+    photograph = Encoder(directory, image_options=image_options).row("", Image.new("RGB", PHOTOGRAPH))
     linears = language_linears(model).values()
     return ModelShape(
         num_weights=sum(math.prod(entry["shape"]) for header in headers.values() for entry in header.values()),

@@ -25,6 +25,7 @@ from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.core.verification import whole_shards
 from seva_ray.dpo.config import Train, num_response_tokens
 from seva_ray.pairs.files import lineage
+from seva_ray.vlm.encoding import image_options_of
 from seva_ray.vlm.models import Model
 
 REPORT_EVERY_S = 10.0
@@ -44,6 +45,7 @@ class Reading:
     system: str
     image_root: str | None
     max_image_pixels: int
+    image_options: str = ""
 
 
 def reading_of(config: Train, model: Model, prompts: Artifact, chosen: Artifact) -> Reading:
@@ -53,6 +55,7 @@ def reading_of(config: Train, model: Model, prompts: Artifact, chosen: Artifact)
         system=SYSTEM_TEXTS.get(config.system, recipe["system"]),
         image_root=prompts.counts["image_root"],
         max_image_pixels=recipe["max_image_pixels"],
+        image_options=image_options_of(recipe),
     )
 
 
@@ -163,7 +166,7 @@ class Scorer:
             gc.collect()  # frees another model first: two large models may not fit into memory
             self.model = load_model(directory, config.dtype).eval().to(device)
             self.viewer = Viewer(
-                encoder=Encoder(directory, reading.system),
+                encoder=Encoder(directory, reading.system, reading.image_options),
                 image_root=reading.image_root,
                 max_pixels=reading.max_image_pixels,
             )

@@ -111,7 +111,7 @@ def do(job: Job, callback: Any) -> None:
 
     config, rank = job.config, ray.train.get_context().get_world_rank()
     directory = local_directory(job.scoring.reading.directory)
-    encoder = Encoder(directory, job.scoring.reading.system)
+    encoder = Encoder(directory, job.scoring.reading.system, job.scoring.reading.image_options)
     if not torch.cuda.is_available():
         skip_compiled_collectives()
     with tempfile.TemporaryDirectory(prefix="seva-train-") as scratch:

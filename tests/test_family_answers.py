@@ -1,0 +1,45 @@
+"""Every family's answers in vLLM are those of transformers alone on what the model's own processor makes."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def compared(name: str, number: int, directory: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.family_answers", name, str(number), str(directory)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+def test_a_model_of_images_of_any_size_answers_in_vllm_as_in_transformers(tmp_path: Path) -> None:
+    found = compared("qwen2_5_vl", 16, tmp_path / "model")
+    assert (found["clean"], found["noised"]) == (16, 16)
+    assert min(found["clean_distinct"], found["noised_distinct"]) > 12, "many answers are equal: little is tested"
+    assert found["changed_by_noise"] > 12, "the noise changes too little to be tested"
+
+
+FAMILIES = [
+    *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "llava", "llava_next", "llava_onevision"),
+    *("llava_interleave", "pixtral", "internvl", "idefics3", "smolvlm", "gemma3", "paligemma", "mistral3"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_answers_in_vllm_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    """Ties between two tokens may fall either way: 99 of 100."""
+    if name == "smolvlm" and find_spec("num2words") is None:
+        pytest.skip("SmolVLM's processor needs num2words")
+    found = compared(name, 100, tmp_path / "model")
+    assert found["clean"] >= 99
+    assert found["noised"] >= 99
+    assert found["changed_by_noise"] >= 50
