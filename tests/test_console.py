@@ -3,7 +3,9 @@
 import os
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,8 @@ def started(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[list[str]]:
     monkeypatch.setattr(sys, "argv", ["seva", *words])
     monkeypatch.setattr(os, "execv", lambda path, words: begun.append([path, *words]))
     monkeypatch.delenv(console.COMMAND, raising=False)
-    console.main()
+    main: Callable[[], Any] = console.main  # it does not return, where a process is replaced
+    main()
     return begun
 
 

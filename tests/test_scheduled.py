@@ -27,7 +27,14 @@ from seva_ray.vlm.models import Model
 from tests.s3_server import s3_bucket
 
 CONFIG = Train(num_workers=1, global_batch_size=8, per_device_batch_size=2)
-MODEL = Model(name="m", directory="nowhere", fingerprint="none")
+MODEL = Model(name="m", directory="m", fingerprint="none")
+
+
+@pytest.fixture(autouse=True)
+def model(toy_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of which only the shape is asked."""
+    monkeypatch.chdir(tmp_path)
+    Path(MODEL.directory).symlink_to(toy_model)
 
 
 NOISE = 2_000

@@ -136,7 +136,7 @@ def encoding(config: Generate, units: Sequence[Unit], num_rows: int) -> dict[str
     batches = [{"unit": [json.dumps(asdict(unit))]} for unit in units]
     encode_unit(batches[0], config)  # loads the processor
     began = time.perf_counter()
-    num_bytes = sum(encode_unit(batch, config)["pixels"].nbytes for batch in batches)
+    num_bytes = sum(encode_unit(batch, config)["arrays"].nbytes for batch in batches)
     seconds = time.perf_counter() - began
     return {"encode_rows_per_s": round(num_rows / seconds, 3), "pixel_bytes": round(num_bytes / num_rows, 1)}
 
