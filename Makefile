@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 PRESET := toy
 ROOT := $(CURDIR)/runs
 .DEFAULT_GOAL := help
-.PHONY: help install demo submit stop-head study harness test test-all chaos gpu-check check format lock clean
+.PHONY: help install demo submit stop-head study harness test test-all chaos families gpu-check check format lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -39,8 +39,11 @@ test-all: dev ## also the tests that take minutes each
 chaos: dev ## generation while everything dies, by turns and often: 44 kills
 	CHAOS_ROUNDS=6 $(PYTHON) -m pytest -m "slow or not slow" tests/chaos
 
-bench-%: install ## a benchmark: bench-generate, bench-train, bench-sweep, bench-plan, bench-start measure against named rivals (20, 10, 25, 3, 4 minutes); bench-job shows where a job's time goes (2)
+bench-%: install ## a benchmark: bench-generate, bench-train, bench-sweep, bench-plan, bench-start measure against named rivals (20, 10, 25, 3, 4 minutes); bench-encode measures encoding against each family's processor (3); bench-job shows where a job's time goes (2)
 	$(PYTHON) -m bench.$*
+
+families: dev ## docs/MODELS.md: what holds for each family of models, 10 minutes
+	$(PYTHON) -m tests.families_table
 
 gpu-check: ## with one GPU and its environment (cluster/images/install.sh gpu .venv): what it makes of training, and its tests, 8 minutes
 	$(PYTHON) -m bench.gpu

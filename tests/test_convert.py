@@ -20,6 +20,7 @@ from seva_ray.vlm.convert import convert
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.llava_format import Checkpoint, write_weights
 from seva_ray.vlm.llava_names import port_name
+from tests import llava_by_hand
 from tests.llava_checkpoints import (
     NUM_TOKENS,
     copied,
@@ -59,8 +60,8 @@ def logits(model: Any, tokens: list[int], image_token: int, pixels: torch.Tensor
 def test_the_model_computes_what_the_original_computes(folder: Path, model: Any):
     made = LlavaForConditionalGeneration.from_pretrained(str(folder / "made"), dtype="float32").eval()
     encoder = Encoder(str(folder / "made"), VICUNA_V1)
-    tokens = encoder.expand(encoder.prompt_ids(QUESTION))
-    pixels = torch.from_numpy(encoder.pixels(Image.new("RGB", (40, 28), (200, 30, 90))))[None]
+    tokens = llava_by_hand.token_ids(encoder, QUESTION)
+    pixels = torch.from_numpy(llava_by_hand.pixels(encoder, Image.new("RGB", (40, 28), (200, 30, 90))))[None]
     image = NUM_TOKENS - 1
     in_original = [image if token == encoder.image_token_id else token for token in tokens]
     assert image not in tokens, "the original has no token for the image, so it borrows its last one"
@@ -75,7 +76,12 @@ def test_prompts_have_the_tokens_that_llava_makes_with_sentencepiece(folder: Pat
     encoder = Encoder(str(folder / "made"), VICUNA_V1)
     before, after = f"{VICUNA_V1} USER: ", f"\n{QUESTION} ASSISTANT:"
     # LLaVA tokenises the text before the image and the text behind it one by one (tokenizer_image_token).
-    assert encoder.prompt_ids(QUESTION) == [1, *pieces.encode(before), encoder.image_token_id, *pieces.encode(after)]
+    assert llava_by_hand.prompt_ids(encoder, QUESTION) == [
+        1,
+        *pieces.encode(before),
+        encoder.image_token_id,
+        *pieces.encode(after),
+    ]
     assert (encoder.image_token_id, encoder.pad_id) == (NUM_TOKENS, NUM_TOKENS + 1)
 
 

@@ -48,6 +48,14 @@ def change(path: Path, **values: object) -> None:
 
 # Tokens
 
+
+def prompt_ids(encoder: Encoder, question: str) -> list[int]:
+    """The prompt's tokens, with one in place of all that stand for its image."""
+    ids = list(encoder.row(question, Image.new("RGB", (28, 28))).ids)
+    first = ids.index(encoder.image_token_id)
+    return [*ids[: first + 1], *(token for token in ids[first + 1 :] if token != encoder.image_token_id)]
+
+
 CASES = {
     # Whole text of prompt and answer as the model was trained on it, and the answer's tokens by hand.
     "toy": (
@@ -84,14 +92,14 @@ def test_prompt_response_and_end_are_the_tokens_of_the_joined_text(name, encoder
     tokenizer = encoder.tokenizer
     response_ids = [*tokenizer.convert_tokens_to_ids(response), tokenizer.eos_token_id]
     assert tokenizer.unk_token_id is None or tokenizer.unk_token_id not in response_ids
-    assert encoder.prompt_ids(question) + response_ids == tokenizer(joined)["input_ids"]
+    assert prompt_ids(encoder, question) + response_ids == tokenizer(joined)["input_ids"]
     assert encoder.text(response_ids) == text
 
 
 @pytest.mark.parametrize(("name", "begins"), [("toy", True), ("llama", True), ("legacy", True), ("chatml", False)])
 def test_a_prompt_begins_with_bos_once_where_the_tokenizer_has_one(name, begins, encoders):
     encoder = encoders[name]
-    ids = encoder.prompt_ids("What is it?")
+    ids = prompt_ids(encoder, "What is it?")
     if begins:
         assert ids[0] == encoder.tokenizer.bos_token_id
         assert ids.count(encoder.tokenizer.bos_token_id) == 1
@@ -103,37 +111,35 @@ def test_a_template_that_writes_bos_itself_gives_one_bos(directories, encoders, 
     directory = Path(shutil.copytree(directories["llama"], tmp_path / "llama"))
     template = directory / "chat_template.jinja"
     template.write_text("{{ bos_token }}" + template.read_text())
-    ids = Encoder(str(directory)).prompt_ids("What is it?")
+    ids = prompt_ids(Encoder(str(directory)), "What is it?")
     assert ids.count(ids[0]) == 1
     assert encoders["llama"].tokenizer.decode(ids).startswith("<s>")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_expanded_prompts_are_what_the_processor_gives_the_model(name, encoders):
+def test_the_tokens_of_a_row_are_what_the_processor_gives_the_model(name, encoders):
     encoder = encoders[name]
     image = Image.new("RGB", (50, 40))
     theirs = encoder.processor(images=image, text=encoder.prompt_text("What is it?"))["input_ids"][0]
-    assert encoder.expand(encoder.prompt_ids("What is it?")) == list(theirs)
+    assert encoder.row("What is it?", image).ids == list(theirs)
 
 
 @pytest.mark.parametrize(("name", "number"), [("toy", 36), ("llama", 4), ("legacy", 4), ("chatml", 4)])
 def test_an_image_takes_as_many_tokens_as_it_has_patches(name, number, encoders):
-    encoder = encoders[name]
-    assert encoder.num_image_tokens == number
-    assert encoder.expand([1, encoder.image_token_id, 2]) == [1, *[encoder.image_token_id] * number, 2]
-    assert encoder.expand([7, 8]) == [7, 8]
+    row = encoders[name].row("What is it?", Image.new("RGB", (50, 40)))
+    assert row.num_image_tokens == list(row.ids).count(encoders[name].image_token_id) == number
 
 
 @pytest.mark.parametrize("name", ["toy", "llama", "legacy"])
 def test_the_system_text_stands_before_the_question_as_in_vicuna_v1(name, directories):
     encoder = Encoder(directories[name], VICUNA_V1)
     assert encoder.prompt_text("Q") == f"{VICUNA_V1} USER: <image>\nQ ASSISTANT:"
-    assert encoder.prompt_ids("Q")[1:] != Encoder(directories[name]).prompt_ids("Q")[1:]
+    assert prompt_ids(encoder, "Q")[1:] != prompt_ids(Encoder(directories[name]), "Q")[1:]
 
 
 def test_a_question_cannot_bring_a_second_image(encoders):
     with pytest.raises(InputError, match="holds the image placeholder <image>"):
-        encoders["llama"].prompt_ids("What is <image>?")
+        prompt_ids(encoders["llama"], "What is <image>?")
 
 
 def test_text_is_without_special_tokens_and_outer_space(encoders):
@@ -166,9 +172,9 @@ def test_pixels_are_those_of_a_square_of_the_mean_colour_around_the_image(size, 
     canvas[:] = (122, 116, 104)  # CLIP's mean x 255, rounded down as in LLaVA
     top, left = (side - height) // 2, (side - width) // 2
     canvas[top : top + height, left : left + width] = noise
-    ours = encoders["llama"].pixels(Image.fromarray(noise))
+    (ours,) = encoders["llama"].row("What is it?", Image.fromarray(noise)).features["pixel_values"]
     assert ours.dtype == np.float32
-    assert ours.shape == encoders["llama"].pixels_shape == (3, 28, 28)
+    assert ours.shape == (3, 28, 28)
     np.testing.assert_allclose(ours, by_hand(Image.fromarray(canvas), 28), atol=2e-6)
 
 
@@ -177,7 +183,7 @@ def test_pixels_are_not_what_the_model_s_own_processor_would_crop(encoders):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8))
     stock = encoders["llama"].image_processor(images=image, return_tensors="np")["pixel_values"][0]
     assert stock.shape == (3, 28, 28)
-    assert np.abs(stock - encoders["llama"].pixels(image)).max() > 0.5
+    assert np.abs(stock - encoders["llama"].row("What is it?", image).features["pixel_values"]).max() > 0.5
 
 
 # What is not a model

@@ -20,6 +20,7 @@ from seva_ray.vlm.model_files import check_model
 from seva_ray.vlm.model_parts import language_weights
 from seva_ray.vlm.model_shape import LLAVA_7B, LLAVA_13B
 from seva_ray.vlm.models import model_at
+from tests import llava_by_hand
 
 
 def adapted(model, lora):
@@ -104,9 +105,10 @@ def exported(toy_model, tmp_path_factory):
         for name, parameter in policy.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(0.05 * torch.randn(parameter.shape, generator=random))
+    red = Image.new("RGB", (48, 48), (200, 30, 30))
     inputs = {
-        "input_ids": torch.tensor([encoder.expand(encoder.prompt_ids("how many objects are there ?"))]),
-        "pixel_values": torch.from_numpy(encoder.pixels(Image.new("RGB", (48, 48), (200, 30, 30))))[None],
+        "input_ids": torch.tensor([llava_by_hand.token_ids(encoder, "how many objects are there ?")]),
+        "pixel_values": torch.from_numpy(llava_by_hand.pixels(encoder, red))[None],
     }
     with torch.inference_mode():
         logits = policy(**inputs).logits
@@ -167,9 +169,10 @@ def test_a_model_stored_in_half_precision_is_merged_in_float32_and_rounded_once(
 
 def test_image_features_are_computed_without_gradients_and_the_adapters_gradients_are_the_same(toy_model):
     encoder = Encoder(toy_model)
+    red = Image.new("RGB", (48, 48), (200, 30, 30))
     inputs = {
-        "input_ids": torch.tensor([encoder.expand(encoder.prompt_ids("how many objects are there ?"))]),
-        "pixel_values": torch.from_numpy(encoder.pixels(Image.new("RGB", (48, 48), (200, 30, 30))))[None],
+        "input_ids": torch.tensor([llava_by_hand.token_ids(encoder, "how many objects are there ?")]),
+        "pixel_values": torch.from_numpy(llava_by_hand.pixels(encoder, red))[None],
     }
     found = {}
     for without in (False, True):
@@ -197,10 +200,10 @@ def test_the_export_is_a_model_that_any_stage_reads(exported, toy_model):
     check_model(str(directory))
     encoder, start = Encoder(str(directory)), Encoder(toy_model)
     question = "how many objects are there ?"
-    assert encoder.prompt_ids(question) == start.prompt_ids(question)
-    assert encoder.num_image_tokens == start.num_image_tokens
+    assert llava_by_hand.prompt_ids(encoder, question) == llava_by_hand.prompt_ids(start, question)
+    assert llava_by_hand.num_image_tokens(encoder) == llava_by_hand.num_image_tokens(start)
     image = Image.effect_noise((70, 41), 50).convert("RGB")
-    assert np.array_equal(encoder.pixels(image), start.pixels(image))
+    assert np.array_equal(llava_by_hand.pixels(encoder, image), llava_by_hand.pixels(start, image))
     assert load_model(str(directory), "float32").generation_config.eos_token_id == start.tokenizer.eos_token_id
     assert model_at(str(directory)).fingerprint != model_at(toy_model).fingerprint
 

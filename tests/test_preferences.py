@@ -24,6 +24,7 @@ from seva_ray.toy.world import make_scene, render
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import MAX_PIXELS
 from seva_ray.vlm.views import Viewer
+from tests import llava_by_hand
 from tests.processors import llama_style
 
 BETA = 0.2
@@ -83,18 +84,18 @@ def test_a_plain_row_is_prompt_and_response(viewer, encoder, pairs):
     expected = [(pair, response) for pair in pairs for response in responses_of(pair)]
     assert len(batch["input_ids"]) == len(expected) == 7
     for row, (pair, response) in enumerate(expected):
-        prompt = encoder.expand(encoder.prompt_ids(pair["question"]))
+        prompt = llava_by_hand.token_ids(encoder, pair["question"])
         found = parts(batch, row)
-        assert found[0][0] + found[1][0] == prompt + response
-        assert found[0][1] + found[1][1] == list(range(len(prompt + response)))
-        assert prompt.count(IMAGE) == encoder.num_image_tokens
+        assert found[0][0] + found[1][0] == prompt + list(response)
+        assert found[0][1] + found[1][1] == list(range(len(prompt + list(response))))
+        assert prompt.count(IMAGE) == llava_by_hand.num_image_tokens(encoder)
 
 
 def test_a_packed_row_is_the_prompt_once_and_each_response_behind_its_last_token(viewer, encoder, pairs):
     batch = PreferenceCollator(viewer=viewer)(pairs)
     assert len(batch["input_ids"]) == len(batch["pixel_values"]) == len(pairs)
     for row, pair in enumerate(pairs):
-        prompt = encoder.expand(encoder.prompt_ids(pair["question"]))
+        prompt = llava_by_hand.token_ids(encoder, pair["question"])
         found = parts(batch, row)
         assert found.pop(0) == (prompt[:-1], list(range(len(prompt) - 1)))
         assert [ids for ids, _ in found.values()] == [[prompt[-1], *response] for response in responses_of(pair)]
@@ -131,7 +132,7 @@ def test_every_response_is_scored_on_the_clean_image(viewer, encoder, pairs):
     for packed, copies in ((True, [1, 1, 1]), (False, [2, 2, 3])):
         pixels = PreferenceCollator(viewer=viewer, packed=packed)(pairs)["pixel_values"]
         clean = [
-            torch.from_numpy(encoder.pixels(Image.open(io.BytesIO(pair["image_bytes"])).convert("RGB")))
+            torch.from_numpy(llava_by_hand.pixels(encoder, Image.open(io.BytesIO(pair["image_bytes"])).convert("RGB")))
             for pair, count in zip(pairs, copies, strict=True)
             for _ in range(count)
         ]
@@ -144,7 +145,7 @@ def test_the_stock_collator_would_train_on_other_tokens(tmp_path):
     encoder = Encoder(str(tmp_path))
     question, answer, image = "What colour is the cat?", "The cat is black.", Image.new("RGB", (28, 28))
     joined = encoder.tokenizer(f"USER: <image>\n{question} ASSISTANT: {answer}</s>")["input_ids"]
-    response = joined[len(encoder.prompt_ids(question)) :]
+    response = joined[len(llava_by_hand.prompt_ids(encoder, question)) :]
 
     file = io.BytesIO()
     image.save(file, "PNG")
@@ -152,7 +153,7 @@ def test_the_stock_collator_would_train_on_other_tokens(tmp_path):
     pair |= {"chosen_token_ids": response, "rejected": [{"token_ids": response}]}
     viewer = Viewer(encoder=encoder, image_root=None, max_pixels=MAX_PIXELS)
     ours = PreferenceCollator(viewer=viewer, packed=False)([pair])["input_ids"][0].tolist()
-    assert ours == encoder.expand(joined)
+    assert ours == llava_by_hand.expand(encoder, joined)
 
     answers = [{"role": "assistant", "content": answer}]
     example = {"images": [image], "prompt": [{"role": "user", "content": question}]}
@@ -329,15 +330,15 @@ def test_the_loss_and_its_gradients_are_those_of_the_formula(toy_model, encoder,
 
     losses = []
     for pair in pairs:
-        prompt = encoder.expand(encoder.prompt_ids(pair["question"]))
+        prompt = llava_by_hand.token_ids(encoder, pair["question"])
         image = Image.open(io.BytesIO(pair["image_bytes"])).convert("RGB")
-        pixels = torch.from_numpy(encoder.pixels(image))
+        pixels = torch.from_numpy(llava_by_hand.pixels(encoder, image))
         chosen, *rejected = responses_of(pair)
         of_pair = []
         for response in rejected:
             policy, reference = (
-                exact_logps(model, weights, prompt + chosen, len(prompt), pixels)
-                - exact_logps(model, weights, prompt + response, len(prompt), pixels)
+                exact_logps(model, weights, prompt + list(chosen), len(prompt), pixels)
+                - exact_logps(model, weights, prompt + list(response), len(prompt), pixels)
                 for weights in (merged, {})
             )
             of_pair.append(-logsigmoid(BETA * (policy - reference.detach())))

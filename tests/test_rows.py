@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from seva_ray.augmentations import parse_view
 from seva_ray.augmentations.diffusion import Diffusion, alpha_bar
 from seva_ray.core.errors import InputError
 from seva_ray.core.seeds import generator
@@ -16,6 +17,7 @@ from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.families import processed
 from seva_ray.vlm.rows import Row, stacked
 from seva_ray.vlm.views import Viewer
+from tests import llava_by_hand
 from tests.tiny_models import save_family
 
 QUESTION = "How many are there?"
@@ -31,11 +33,11 @@ def photograph(width: int, height: int) -> Image.Image:
 def test_a_row_of_llava_has_the_tokens_and_the_pixels_of_the_padded_square(size, toy_model):
     encoder, image = Encoder(toy_model, VICUNA_V1), photograph(*size)
     row = encoder.row(QUESTION, image)
-    assert row.ids == encoder.expand(encoder.prompt_ids(QUESTION))
+    assert row.ids == llava_by_hand.token_ids(encoder, QUESTION)
     assert row.tokens == {}
     assert list(row.features) == ["pixel_values"]
-    assert row.features["pixel_values"].tobytes() == encoder.pixels(image).tobytes()
-    assert row.features["pixel_values"].shape == (1, *encoder.pixels(image).shape)
+    assert row.features["pixel_values"].tobytes() == llava_by_hand.pixels(encoder, image).tobytes()
+    assert row.features["pixel_values"].shape == (1, *llava_by_hand.pixels(encoder, image).shape)
     assert row.size == (max(size), max(size))
 
 
@@ -44,9 +46,12 @@ def test_a_row_of_llava_in_a_view_has_the_pixels_that_it_always_had(toy_model, t
     prompt = {"prompt_id": "a", "question": QUESTION, "image_path": "a.png", "image_bytes": None}
     viewer = Viewer(encoder=Encoder(toy_model), image_root=str(tmp_path), max_pixels=10**6, seed=3)
     for view in ("clean", "diffusion-500", "pad-20", "rand_flip+diffusion-300"):
-        assert viewer.row(prompt, view).features["pixel_values"].tobytes() == viewer.pixels(prompt, view).tobytes()
-    by_hand = Diffusion(noise_step=500).pixels(viewer.pixels(prompt), generator(3, "a", "diffusion-500"))
-    assert viewer.row(prompt, "diffusion-500").features["pixel_values"].tobytes() == by_hand.tobytes()
+        augmentation, random = parse_view(view), generator(3, "a", view)
+        image = photograph(60, 90) if augmentation is None else augmentation.image(photograph(60, 90), random)
+        pixels = llava_by_hand.pixels(viewer.encoder, image)
+        if augmentation is not None:
+            pixels = augmentation.pixels(pixels, random)
+        assert viewer.row(prompt, view).features["pixel_values"].tobytes() == pixels.tobytes()
 
 
 FAMILIES = ["qwen2_5_vl", "llava_next", "internvl", "idefics3", "gemma3", "paligemma", "mistral3"]

@@ -149,7 +149,13 @@ def qwen3_vl() -> Made:
 
 def qwen3_vl_moe() -> Made:
     """Four experts, two of which read a token."""
-    experts = {"moe_intermediate_size": 64, "num_experts": 4, "num_experts_per_tok": 2, "decoder_sparse_step": 1}
+    experts: dict[str, Any] = {
+        "norm_topk_prob": True,
+        "moe_intermediate_size": 64,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "decoder_sparse_step": 1,
+    }
     return qwen(
         tf.Qwen3VLMoeConfig,
         tf.Qwen3VLProcessor,

@@ -1,8 +1,8 @@
-"""From (image, question) to exactly what the model reads: prompt token ids and normalised pixels.
+"""From (image, question) to exactly what the model reads: a row, which the model's own processor makes.
 
 Generation and training share this file, so both see the same tokens and the same pixels. The text comes from the chat
-template of the model's own processor. Images are padded to a square as in LLaVA, then preprocessed by the PIL backend
-(the torchvision backend differs by up to 0.015).
+template of the processor, and images are preprocessed by the PIL backend (the torchvision backend differs by up to
+0.015).
 """
 
 import copy
@@ -146,14 +146,6 @@ class Encoder:
     features: Mapping[str, np.ndarray]
     """The features of a plain image: their names, types and shapes are those that the model reads."""
 
-    @cached_property
-    def pixels_shape(self) -> tuple[int, ...]:
-        return self.pixels(Image.new("RGB", (64, 64))).shape
-
-    @cached_property
-    def num_image_tokens(self) -> int:
-        return list(self.row("?", Image.new("RGB", (64, 64))).ids).count(self.image_token_id)
-
     def normalised(self, levels: np.ndarray) -> np.ndarray:
         """8-bit levels of an RGB image, uint8 (H, W, 3), as the processor normalises pixels: float32 (3, H, W)."""
         return ((levels.astype(np.float32) / 255 - self.mean) / self.std).transpose(2, 0, 1)
@@ -180,15 +172,6 @@ class Encoder:
         content = [{"type": "image", **image}, {"type": "text", "text": question}]
         system = [{"role": "system", "content": [{"type": "text", "text": self.system}]}] if self.system else []
         return [*system, {"role": "user", "content": content}]
-
-    def prompt_ids(self, question: str) -> list[int]:
-        """Token ids of the prompt, with one image token, and with BOS if the tokenizer has one.
-
-        Raises: InputError if the question itself contains the image placeholder.
-        """
-        self.check_question(question)
-        text = self.prompt_text(question)
-        return list(self.tokenizer(text, add_special_tokens=not self.has_bos(text))["input_ids"])
 
     def check_question(self, question: str) -> None:
         """Raises: InputError if the question itself contains a placeholder of an image or a video."""
@@ -251,19 +234,6 @@ class Encoder:
         other[:, :16] = other[:, -16:] = 255
         one, two = (self.image_processor(images=Image.fromarray(array))[PIXELS] for array in (wide, other))
         return np.array_equal(np.asarray(one), np.asarray(two))
-
-    def expand(self, prompt_ids: Sequence[int]) -> list[int]:
-        """The prompt as the model's forward pass reads it, with one image token per image position."""
-        return [
-            copy
-            for token in prompt_ids
-            for copy in ([token] * self.num_image_tokens if token == self.image_token_id else [token])
-        ]
-
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        """Normalised pixels, float32 (C, H, W), of an RGB image, after padding it to a square with the mean colour."""
-        square = pad_to_square(image, self.background)
-        return np.asarray(self.image_processor(images=square, return_tensors="np")["pixel_values"][0], dtype=np.float32)
 
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of a response's token ids, without special tokens and without white space around it."""

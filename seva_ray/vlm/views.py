@@ -31,18 +31,6 @@ class Viewer:
     seed: int = 0
     """Seed of the augmentations."""
 
-    def pixels(self, row: Mapping[str, Any], view: str = CLEAN) -> np.ndarray:
-        """Normalised pixels, float32 (C, H, W), of a row with prompt_id, image_path and image_bytes.
-
-        Raises: InputError or OSError if the image cannot be read.
-        """
-        image = self.image(row)
-        augmentation = parse_view(view)
-        if augmentation is None:
-            return self.encoder.pixels(image)
-        random = generator(self.seed, row["prompt_id"], view)
-        return augmentation.pixels(self.encoder.pixels(augmentation.image(image, random)), random)
-
     def row(self, prompt: Mapping[str, Any], view: str = CLEAN, image: Image.Image | None = None) -> Row:
         """What the model reads of a prompt with prompt_id, question, image_path and image_bytes, in a view. `image`:
         the prompt's image, if it is open already.
