@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 PRESET := toy
 ROOT := $(CURDIR)/runs
 .DEFAULT_GOAL := help
-.PHONY: help install demo submit stop-head study harness test test-all chaos gpu-check check format lock clean
+.PHONY: help install demo submit stop-head study harness test test-all chaos families gpu-check check format lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -41,6 +41,9 @@ chaos: dev ## generation while everything dies, by turns and often: 44 kills
 
 bench-%: install ## a benchmark: bench-generate, bench-train, bench-sweep, bench-plan, bench-start measure against named rivals (20, 10, 25, 3, 4 minutes); bench-job shows where a job's time goes (2)
 	$(PYTHON) -m bench.$*
+
+families: dev ## how exactly each family of models is trained, on tiny checkpoints -> docs/MODELS.md (a few minutes)
+	$(PYTHON) -m bench.families
 
 gpu-check: ## with one GPU and its environment (cluster/images/install.sh gpu .venv): what it makes of training, and its tests, 8 minutes
 	$(PYTHON) -m bench.gpu
