@@ -8,6 +8,7 @@ The models are the tests': a real configuration and the family's real processor,
 
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ def answered_alike(directory: str, rows: Any) -> str:
     encoder, noise = Encoder(directory), parse_view("diffusion-500")
     assert noise is not None
     noised = [
-        encoder.changed(row, lambda pixels, number=number: noise.pixels(pixels, generator(0, str(number), "noise")))
+        encoder.changed(row, partial(noise.pixels, generator=generator(0, str(number), "noise")))
         for number, row in enumerate(rows)
     ]
     engine = VllmEngine(dtype="float32", max_model_len=512, max_num_seqs=16, enforce_eager=True)
