@@ -42,8 +42,8 @@ chaos: dev ## generation while everything dies, by turns and often: 44 kills
 bench-%: install ## a benchmark: bench-generate, bench-train, bench-sweep, bench-plan, bench-start measure against named rivals (20, 10, 25, 3, 4 minutes); bench-encode measures encoding against each family's processor (3); bench-job shows where a job's time goes (2)
 	$(PYTHON) -m bench.$*
 
-families: dev ## docs/MODELS.md: what holds for each family of models, 10 minutes
-	$(PYTHON) -m tests.families_table
+families: dev ## how exactly each family of models is trained, on tiny checkpoints -> docs/MODELS.md (a few minutes)
+	$(PYTHON) -m bench.families
 
 gpu-check: ## with one GPU and its environment (cluster/images/install.sh gpu .venv): what it makes of training, and its tests, 8 minutes
 	$(PYTHON) -m bench.gpu

@@ -239,6 +239,7 @@ def test_full_training_lowers_the_loss_and_changes_the_language_model_alone(fami
     changed = {name for name, weight in policy.state_dict().items() if not torch.equal(weight, before[name])}
     inside = ("model.language_model.", "model.text_model.", "lm_head.")
     assert changed == {name for name in before if name.startswith(inside)}
+    assert changed >= {name for name, weight in policy.named_parameters() if weight.requires_grad}
     assert unwrapped(policy) is policy
 
 

