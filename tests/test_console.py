@@ -3,6 +3,7 @@
 import os
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ def started(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[list[str]]:
     monkeypatch.setattr(sys, "argv", ["seva", *words])
     monkeypatch.setattr(os, "execv", lambda path, words: begun.append([path, *words]))
     monkeypatch.delenv(console.COMMAND, raising=False)
-    console.main()
+    begin: Callable[[], None] = console.main  # it never comes back, except here
+    begin()
     return begun
 
 
