@@ -20,7 +20,8 @@ USUAL = (
     "source.question-column", "source.image-column", "pair.name", "pair.filters.length-ratio", "space.views",
     "space.betas", "space.learning-rates", "space.curve", "search.method", "search.scheduler", "search.num-points",
     "probe.name", "rates.rows-per-s", "rates.start-s", "rates.step-s", "fleet.nodes", "fleet.gpus-per-node",
-    "export.to", "export.what", "export.push", "harness.download",
+    "export.to", "export.what", "export.push", "export.base", "export.license", "harness.download", "browse.to",
+    "data.path", "data.image-root", "data.columns", "ladder.num-prompts", "ladder.only-flips",
 )  # fmt: skip
 """Options of a job's parts that `--help` shows, if the job has them; `--help-all` shows the others too."""
 

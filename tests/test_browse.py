@@ -61,7 +61,7 @@ def test_every_verdict_is_a_row_with_its_texts_and_the_index_says_the_same(made:
 def test_each_row_has_a_small_copy_of_its_image(pages: Path):
     for place in (0, NUM_IMAGES - 1):
         _, rows = handed(pages / "rows" / f"{place:06d}.js", "hold_rows")
-        image = Image.open(pages / rows[0][4])
+        image: Any = Image.open(pages / rows[0][4])
         assert image.size == (20, 14)
         assert all(abs(a - b) < 12 for a, b in zip(np.asarray(image, int)[7, 9], COLOURS[place], strict=True))
 

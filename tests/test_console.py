@@ -5,7 +5,6 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,8 +20,8 @@ def started(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[list[str]]:
     monkeypatch.setattr(sys, "argv", ["seva", *words])
     monkeypatch.setattr(os, "execv", lambda path, words: begun.append([path, *words]))
     monkeypatch.delenv(console.COMMAND, raising=False)
-    main: Callable[[], Any] = console.main  # it does not return, where a process is replaced
-    main()
+    begin: Callable[[], None] = console.main  # it never comes back, except here
+    begin()
     return begun
 
 

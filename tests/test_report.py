@@ -440,3 +440,11 @@ def test_pictures_are_described_in_words() -> None:
     texts = [attrs["alt"] for tag, attrs in page.tags if tag == "img"]
     assert "The image that is asked about: what is there" in texts
     assert all(len(text.split()) > 4 for text in texts)
+
+
+def test_imported_pairs_are_not_said_to_come_from_a_view_of_the_image() -> None:
+    imported = Funnel(view="imported", num_prompts=3, verdicts={"kept": 3})
+    text = Page(render(replace(full_content(), funnels=[imported]))).text
+    assert "Both answers were made elsewhere" in text
+    assert "on the augmented image" not in text
+    assert "on the augmented image" in Page(render(full_content())).text

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from seva_ray.sources import AnySource, Folder, ToyWorld
 from seva_ray.stages import report as stage
 from seva_ray.stages.report import report
 from seva_ray.stages.report_inputs import Report
+from seva_ray.stages.run_list import list_runs
 from tests.finished_run import finish
 
 SMALL = Report(num_samples=1, num_flips=1)
@@ -90,3 +92,15 @@ def test_a_page_on_which_a_picture_is_missing_is_drawn_again(
     (photos / "b.png").rename(photos / "a.png")
     assert draws(store, two)
     assert not draws(store, two)
+
+
+def test_the_page_links_to_what_lies_beside_it_and_to_nothing_that_does_not(store: Store):
+    page = Path(store.root, "reports", "toy", "index.html")
+    links = re.findall(r'<a href="([^"#]+)">', page.read_text())
+    assert len(links) >= 2
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert not any("tensorboard" in link or link.endswith("/index.html") for link in links), "there are none here"
+    list_runs(store)
+    page.unlink()
+    assert draws(store)
+    assert "../../index.html" in re.findall(r'<a href="([^"#]+)">', page.read_text())

@@ -111,5 +111,7 @@ class ReportContent:
     config: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
+    places: Sequence[tuple[str, str]] = ()
+    """What lies elsewhere under the root, as words, with the path from the page."""
     drawn_from: str = ""
     """Fingerprint of everything that the page depends on; empty if it is to be drawn again."""

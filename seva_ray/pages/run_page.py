@@ -13,6 +13,7 @@ from seva_ray.pages.pair_cards import Answer, Picture, data_uri, sample_view
 from seva_ray.pages.run_content import Flip, Funnel, Hallucinated, ReportContent, Sample, ScoreTable
 from seva_ray.pages.settings import setting_rows
 from seva_ray.pages.templates import forest, page
+from seva_ray.pairs.files import IMPORTED
 from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS
 
 NUM_SHOWN = 6
@@ -38,6 +39,7 @@ def render(content: ReportContent) -> str:
         flips=[_flip_view(flip) for flip in content.flips],
         mixed=mixed_protocols(content.scores),
         settings=setting_rows(content.config),
+        imported=any(funnel.view == IMPORTED for funnel in content.funnels),
         smoothed=any(curve.smoothed for curve in curves),
     )
 

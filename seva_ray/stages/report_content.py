@@ -16,7 +16,7 @@ from seva_ray.core.errors import UserError
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.provenance import versions
 from seva_ray.core.seeds import key_of
-from seva_ray.core.storage import read_bytes, read_table
+from seva_ray.core.storage import exists, read_bytes, read_table
 from seva_ray.pages.run_content import Funnel, ReportContent, Sample, ScoreTable
 from seva_ray.pairs.files import IMPORTED, files_of
 from seva_ray.runtime.progress import say
@@ -74,9 +74,24 @@ def content_of(
         },
         versions=versions(),
         command=command,
+        places=places(store, name, shown),
         drawn_from=drawn_from,
     )
     return replace(content, drawn_from="") if missing else content
+
+
+def places(store: Store, name: str, shown: ReportInputs) -> list[tuple[str, str]]:
+    """What the page links to, if it is there: the list of runs, the pairs, the policy, its log and its curves."""
+    policy, pairs = shown.policy.name, shown.pairs.name
+    known = {
+        "All runs of this root": "index.html",
+        "Pairs, in the official JSON": f"{pairs}/pairs.json",
+        "Policy, to serve with vLLM or transformers": f"{policy}/model",
+        "Log of the training": f"{policy}/log.json",
+        "Curves of the training, for `tensorboard --logdir`": f"{policy}/tensorboard",
+    }
+    up = "../" * (name.count("/") + 2)
+    return [(what, up + path) for what, path in known.items() if exists(f"{store.root.rstrip('/')}/{path}")]
 
 
 def funnels(pairs: Artifact, floors: Sequence[Artifact]) -> list[Funnel]:
