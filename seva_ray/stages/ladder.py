@@ -92,7 +92,7 @@ def chosen(config: LadderPage, prompts: Artifact, responses: dict[int | None, Ar
             if len(kept) < len(answers) or (config.only_flips and len(set(kept.values())) == 1):
                 continue
             rungs = [
-                Rung(step=step, png=png(viewer, viewer.pixels(row, view_of(step))), text=text)
+                Rung(step=step, png=png(viewer, viewer.picture(row, view_of(step))), text=text)
                 for step, text in kept.items()
             ]
             found.append(Ladder(prompt_id=row["prompt_id"], question=row["question"], rungs=rungs))
