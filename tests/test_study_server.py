@@ -77,6 +77,7 @@ def test_what_the_study_needs_at_its_end_is_made_by_the_engines_of_the_first_poi
     prompts = context.prompts[None]
     server = StudyServer(context, ahead=[(MODEL, prompts, "moco")])
     monkeypatch.setattr(server.groups, "train", lambda trainings: [])
+    monkeypatch.setattr(server, "score_files_of", lambda policies: {})
     served: list[list[str]] = []
 
     def generated(config: Generate, store: Store, tasks: Sequence[GenerationTask]) -> Iterator[Artifact]:
