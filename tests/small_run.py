@@ -1,6 +1,5 @@
 """The start of a run, as small as training can be tried on: prompts in three shards, three views, pairs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seva_ray.core.artifacts import Artifact, Store
@@ -26,11 +25,11 @@ class SmallRun:
     pairs: Artifact
 
 
-def small_run(root: str, model_directory: str, num_images: int = 5, rejected_views: Sequence[str] = VIEWS) -> SmallRun:
+def small_run(root: str, model_directory: str) -> SmallRun:
     store, model = Store(root), model_at(model_directory)
-    prompts = prepare(Prepare(shard_size=16), store, "toy", ToyWorld(num_images=num_images))
+    prompts = prepare(Prepare(shard_size=16), store, "toy", ToyWorld(num_images=5))
     config = Generate(engine=TransformersEngine(), decoding=Decoding(max_new_tokens=12), system="")
-    chosen, *rejected = generate(config, store, model, [(prompts, view) for view in ("clean", *rejected_views)])
+    chosen, *rejected = generate(config, store, model, [(prompts, view) for view in ("clean", *VIEWS)])
     return SmallRun(store=store, model=model, prompts=prompts, pairs=pair(Pair(), store, prompts, chosen, rejected))
 
 

@@ -33,11 +33,11 @@ def check_policy(store: Store, name: str, directory: str) -> None:
     assert not any(part in key for key in changed for part in ("visual", "vision", "projector", "connector", "embed"))
 
 
+@pytest.mark.slow
 def test_qwen2_5_vl_is_generated_from_paired_and_trained(ray_cluster: None, tmp_path: Path):
     directory = save_family("qwen2_5_vl", tmp_path / "qwen", weights=True)
-    run = small_run(str(tmp_path / "runs"), directory, num_images=2, rejected_views=["diffusion-900"])
-    config = replace(CONFIG, learning_rate=1e-2, num_pairs=8, global_batch_size=4)
-    train(config, run.store, "qwen", run.model, run.pairs)
+    run = small_run(str(tmp_path / "runs"), directory)
+    train(replace(CONFIG, learning_rate=1e-2), run.store, "qwen", run.model, run.pairs)
     logps = run.store.find(f"logps/{run.pairs.name.removeprefix('pairs/')}/float32")
     assert logps.counts["plain_because"] is None, "image and question are computed once per pair"
     check_policy(run.store, "qwen", directory)
