@@ -19,21 +19,14 @@ from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import exists, is_local, write_bytes, write_directory
 from seva_ray.dpo.config import Train, deepspeed_config
-from seva_ray.dpo.policy import (
-    copy_settings,
-    export,
-    freeze_all_but_language,
-    is_of_weights,
-    load_model,
-    load_policy,
-    without_image_gradients,
-)
+from seva_ray.dpo.policy import freeze_all_but_language, load_model, without_image_gradients
 from seva_ray.private.accelerate import forget_trainer
 from seva_ray.private.deepspeed import skip_compiled_collectives
 from seva_ray.private.transformers import forget_deepspeed
 from seva_ray.runtime import metrics
 from seva_ray.stages.training.failures import explained
 from seva_ray.stages.training.reference import Group, Scoring, score
+from seva_ray.stages.training.saving import save_merged, save_whole
 from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator, with_reference
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.views import Viewer
@@ -206,32 +199,6 @@ def await_uploads() -> None:
     import ray.train
 
     ray.train.get_all_reported_checkpoints(ray.train.CheckpointConsistencyMode.COMMITTED)
-
-
-def save_merged(trainer: Any, start: str) -> str:
-    """Rank 0 writes the merged policy, in the own dtype of the model in the directory `start`; return its directory.
-    Every worker must call this, because under ZeRO-3 each holds a part of the weights."""
-    adapter, merged = (os.path.join(trainer.args.output_dir, name) for name in ("adapter", "merged"))
-    trainer.save_model(adapter)
-    if trainer.is_world_process_zero():
-        forget_deepspeed()  # otherwise the starting model would be loaded in parts under ZeRO-3
-        export(load_policy(start, adapter), start, merged, trainer.args.device)
-        for file in Path(adapter).iterdir():
-            if file.name not in ("adapter_config.json", "adapter_model.safetensors"):
-                file.unlink()  # one of these files is a pickle of the trainer's arguments
-    return merged
-
-
-def save_whole(trainer: Any, start: str) -> str:
-    """The same as `save_merged`, for a policy whose own weights were trained."""
-    directory = os.path.join(trainer.args.output_dir, "whole")
-    trainer.save_model(directory)
-    if trainer.is_world_process_zero():
-        for file in Path(directory).iterdir():
-            if not is_of_weights(file.name):
-                file.unlink()  # the trainer's settings as a pickle, and the processor as transformers writes it
-        copy_settings(start, directory)
-    return directory
 
 
 def reporter(job: Job) -> Any:

@@ -1,0 +1,34 @@
+"""What the workers save when a policy is trained: a model that vLLM and transformers load, without any pickle."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from seva_ray.dpo.policy import copy_settings, export, is_of_weights, load_policy
+from seva_ray.private.transformers import forget_deepspeed
+
+
+def save_merged(trainer: Any, start: str) -> str:
+    """Rank 0 writes the merged policy, in the own dtype of the model in the directory `start`; return its directory.
+    Every worker must call this, because under ZeRO-3 each holds a part of the weights."""
+    adapter, merged = (os.path.join(trainer.args.output_dir, name) for name in ("adapter", "merged"))
+    trainer.save_model(adapter)
+    if trainer.is_world_process_zero():
+        forget_deepspeed()  # otherwise the starting model would be loaded in parts under ZeRO-3
+        export(load_policy(start, adapter), start, merged, trainer.args.device)
+        for file in Path(adapter).iterdir():
+            if file.name not in ("adapter_config.json", "adapter_model.safetensors"):
+                file.unlink()  # one of these files is a pickle of the trainer's arguments
+    return merged
+
+
+def save_whole(trainer: Any, start: str) -> str:
+    """The same as `save_merged`, for a policy whose own weights were trained."""
+    directory = os.path.join(trainer.args.output_dir, "whole")
+    trainer.save_model(directory)
+    if trainer.is_world_process_zero():
+        for file in Path(directory).iterdir():
+            if not is_of_weights(file.name):
+                file.unlink()  # the trainer's settings as a pickle, and the processor as transformers writes it
+        copy_settings(start, directory)
+    return directory
