@@ -131,3 +131,9 @@ def test_a_main_job_that_only_reuses_loads_no_heavy_library(tmp_path: Path, toy_
         f"report: {tmp_path}/reports/toy/index.html (unchanged)",
     ]
     assert HEAVY & set(done.stdout.rpartition("loaded:")[2].split()) == set()
+
+
+def test_no_file_is_longer_than_300_lines():
+    files = [file for folder in ("seva_ray", "jobs", "bench") for file in ROOT.glob(f"{folder}/**/*.py")]
+    assert len(files) > 200
+    assert {str(file): lines for file in files if (lines := len(file.read_text().splitlines())) > 300} == {}
