@@ -93,6 +93,12 @@ class Encoded:
             if prompt.row is not None
         ]
 
+    @property
+    def num_pixel_bytes(self) -> int:
+        """Bytes of the images' features, each image counted once."""
+        images = {prompt.image_id: prompt.row.features for prompt in self.prompts if prompt.row is not None}
+        return sum(values.nbytes for features in images.values() for values in features.values())
+
     def packed(self) -> tuple[str, np.ndarray]:
         """The unit as it travels: a header in JSON, and its arrays in one flat buffer, uint8 (bytes,)."""
         rows = {prompt.prompt_id: prompt.row for prompt in self.prompts if prompt.row is not None}

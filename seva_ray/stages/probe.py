@@ -16,7 +16,7 @@ from seva_ray.core.checks import check_least
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import NUM_READERS, locate, read_table, write_table
 from seva_ray.engines.config import Generate
-from seva_ray.engines.units import Unit
+from seva_ray.engines.units import Encoded, Unit
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import say
 from seva_ray.stages.engine_pool import commits, encode_unit
@@ -136,8 +136,9 @@ def encoding(config: Generate, units: Sequence[Unit], num_rows: int) -> dict[str
     batches = [{"unit": [json.dumps(asdict(unit))]} for unit in units]
     encode_unit(batches[0], config)  # loads the processor
     began = time.perf_counter()
-    num_bytes = sum(encode_unit(batch, config)["arrays"].nbytes for batch in batches)
+    made = [encode_unit(batch, config) for batch in batches]
     seconds = time.perf_counter() - began
+    num_bytes = sum(Encoded.of(unit["header"][0], unit["arrays"][0]).num_pixel_bytes for unit in made)
     return {"encode_rows_per_s": round(num_rows / seconds, 3), "pixel_bytes": round(num_bytes / num_rows, 1)}
 
 
