@@ -61,7 +61,12 @@ This process on node 127.0.0.1 was started with:
 """
 
 
-@pytest.mark.parametrize("error", [RuntimeError(MISMATCH), ValueError("odd\naddress"), ConnectionError("none")])
+LATE = "The current node timed out during startup. This could happen because the raylet failed to startup\nor the GCS."
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError(MISMATCH), ValueError("odd\naddress"), ConnectionError("none"), Exception(LATE)]
+)
 def test_whatever_ray_says_at_the_start_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch):
     """Its messages, raised here: two versions of Ray are not at hand."""
 

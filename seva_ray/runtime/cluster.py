@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from seva_ray.core.errors import InputError
+from seva_ray.core.errors import InputError, UserError
 from seva_ray.core.patience import WAIT_S, WAIT_VARIABLE
 from seva_ray.private.ray import QUIET_LOGGERS, listen_on_loopback_only, set_core_settings
 from seva_ray.runtime import machine, metrics
@@ -71,7 +71,9 @@ def connect(spare_cpus: int) -> None:
                 logging_level=logging.WARNING,
                 log_to_driver=False,  # stages print what users need; workers' logs are in Ray's session directory
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of a start that takes too long, Ray raises an error of no class of its own
         said = " ".join(str(error).split())[:400]
         if address == "local":
             raise InputError(f"Ray cannot start here: {said}; its logs are in /tmp/ray/session_latest/logs") from error
