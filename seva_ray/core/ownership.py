@@ -45,9 +45,8 @@ def owned(root: str, names: Sequence[str]) -> Iterator[None]:
 @contextmanager
 def owned_until(root: str, names: Sequence[str], done: Callable[[], bool]) -> Iterator[None]:
     """Own these artifacts until they are done, also if the block goes on after that: other jobs may need them."""
-    ended = threading.Event()
 
-    def release() -> None:
+    def release(ended: threading.Event) -> None:
         with suppress(UserError):  # if the storage does not answer, the block says it
             while not ended.wait(LOOKS_EVERY_S):
                 if done():
@@ -56,22 +55,29 @@ def owned_until(root: str, names: Sequence[str], done: Callable[[], bool]) -> It
 
     with ExitStack() as owners:
         owners.enter_context(owned(root, names))
-        thread = threading.Thread(target=release, daemon=True)
-        thread.start()
-        try:
+        with beside(release):
             yield
-        finally:
-            ended.set()
-            thread.join()
+
+
+@contextmanager
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """While the block runs, `work` runs in a thread. The event tells it that the block has ended."""
+    ended = threading.Event()
+    thread = threading.Thread(target=work, args=(ended,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager
 def owned_alone(root: str, name: str) -> Iterator[None]:
     about = identity_of_process() | {"token": uuid.uuid4().hex}
     number = taken(root, name, about)
-    ended = threading.Event()
 
-    def renew() -> None:
+    def renew(ended: threading.Event) -> None:
         count = 0
         while not ended.wait(RENEWED_EVERY_S):
             if max(numbers(root, name), default=0) > number:
@@ -80,13 +86,10 @@ def owned_alone(root: str, name: str) -> Iterator[None]:
             count += 1
             write_bytes(uri_of(root, name, number), text_of(about, count))
 
-    thread = threading.Thread(target=renew, daemon=True)
-    thread.start()
     try:
-        yield
+        with beside(renew):
+            yield
     finally:
-        ended.set()
-        thread.join()
         remove(uri_of(root, name, number))
 
 

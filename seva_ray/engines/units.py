@@ -94,16 +94,20 @@ class Encoded:
         ]
 
     @property
+    def images(self) -> dict[str, Mapping[str, np.ndarray]]:
+        """The features of each image, by its `image_id`."""
+        return {prompt.image_id: prompt.row.features for prompt in self.prompts if prompt.row is not None}
+
+    @property
     def num_pixel_bytes(self) -> int:
         """Bytes of the images' features, each image counted once."""
-        images = {prompt.image_id: prompt.row.features for prompt in self.prompts if prompt.row is not None}
-        return sum(values.nbytes for features in images.values() for values in features.values())
+        return sum(values.nbytes for features in self.images.values() for values in features.values())
 
     def packed(self) -> tuple[str, np.ndarray]:
         """The unit as it travels: a header in JSON, and its arrays in one flat buffer, uint8 (bytes,)."""
         rows = {prompt.prompt_id: prompt.row for prompt in self.prompts if prompt.row is not None}
         texts = {name: {IDS: np.asarray(row.ids), **row.tokens} for name, row in rows.items()}
-        images = {prompt.image_id: prompt.row.features for prompt in self.prompts if prompt.row is not None}
+        images = self.images
         places, buffer = packed([*texts.values(), *images.values()])
         header = {
             "unit": asdict(self.unit),

@@ -88,12 +88,7 @@ def model_card(content: CardContent) -> str:
         "## What happened to the prompts",
         "",
         *funnel_lines(content.views),
-        "## Recipe",
-        "",
-        "| setting | value |",
-        "|---|---|",
-        *(f"| {name} | {plain(str(value))} |" for name, value in settings_of(content.recipe)),
-        "",
+        *recipe_lines(content.recipe),
         f"Fingerprint {content.fingerprint}; made with "
         + ", ".join(f"{name} {version}" for name, version in content.versions.items())
         + ".",
@@ -190,6 +185,12 @@ def funnel_lines(views: Mapping[str, Mapping[str, int]]) -> list[str]:
     for view, counts in views.items():
         lines.append(f"| {plain(view)} | {' | '.join(f'{counts.get(name, 0):,}' for name in verdicts)} |")
     return [*lines, ""]
+
+
+def recipe_lines(recipe: Mapping[str, Any]) -> list[str]:
+    """A table with every setting of a recipe."""
+    rows = (f"| {plain(name)} | {plain(str(value))} |" for name, value in settings_of(recipe))
+    return ["## Recipe", "", "| setting | value |", "|---|---|", *rows, ""]
 
 
 def plain(text: str) -> str:

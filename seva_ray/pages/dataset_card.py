@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seva_ray.pages.card import CITATION, front_matter, funnel_lines, plain, settings_of
+from seva_ray.pages.card import CITATION, front_matter, funnel_lines, plain, recipe_lines
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 NAMES = ("1K", "10K", "100K", "1M", "10M")
@@ -72,12 +72,7 @@ def dataset_card(content: DatasetContent) -> str:
         "## What happened to the prompts",
         "",
         *funnel_lines(content.views),
-        "## Recipe",
-        "",
-        "| setting | value |",
-        "|---|---|",
-        *(f"| {plain(name)} | {plain(str(value))} |" for name, value in settings_of(content.settings)),
-        "",
+        *recipe_lines(content.settings),
         "## Lineage",
         "",
         "| artifact | fingerprint |",

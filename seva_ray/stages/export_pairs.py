@@ -32,7 +32,7 @@ from seva_ray.pairs.files import files_of, lineage
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.stages.export import check_repository, push
-from seva_ray.vlm.images import MAX_PIXELS, METADATA_BYTES, read_image
+from seva_ray.vlm.images import read_image
 
 SHARDS_PER_FILE = 16
 """Number of shards of pairs in one parquet file. With 100 kB per image, a file has about 400 MB."""
@@ -129,7 +129,7 @@ def rows_of(uri: str, image_root: str | None) -> Iterator[tuple[dict[str, Any], 
         image = row["image_bytes"]
         if image is None:
             try:
-                image = read_image(row["image_path"], image_root, 4 * MAX_PIXELS + METADATA_BYTES)
+                image = read_image(row["image_path"], image_root)
             except OSError as error:
                 reason = error.strerror or error
                 raise InputError(f"image {row['image_path']}: {reason} (image_root {image_root})") from None

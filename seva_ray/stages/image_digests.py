@@ -13,7 +13,7 @@ from seva_ray.core.errors import FingerprintMismatch, InputError
 from seva_ray.core.seeds import key_of
 from seva_ray.core.shards import read_each, shards_in
 from seva_ray.core.storage import read_table
-from seva_ray.vlm.images import MAX_PIXELS, METADATA_BYTES, read_image
+from seva_ray.vlm.images import read_image
 
 NUM_IMAGES = 64
 """Number of images whose digests are recorded."""
@@ -29,7 +29,7 @@ def digests(image_root: str, sample: Iterable[str]) -> dict[str, str]:
 
     def digest(path: str) -> str | None:
         try:
-            data = read_image(path, image_root, 4 * MAX_PIXELS + METADATA_BYTES)
+            data = read_image(path, image_root)
         except (InputError, OSError, ValueError):  # the rows of this image will report it
             return None
         return hashlib.sha256(data).hexdigest()[:16]

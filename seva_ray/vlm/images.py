@@ -64,7 +64,7 @@ def load_image(
     Deviates: LLaVA ignores EXIF orientation, so it sees some photographs lying on their side.
     """
     name = "image bytes" if data is not None else f"image {_short(repr(path))}"
-    max_bytes = 4 * max_pixels + METADATA_BYTES
+    max_bytes = largest_file(max_pixels)
     if data is None:
         try:
             data = patiently(lambda: read_image(path, image_root, max_bytes), f"{image_root}/{path}", refusals=False)
@@ -133,7 +133,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_image(path: str | None, image_root: str | None, max_bytes: int) -> bytes:
+def largest_file(max_pixels: int) -> int:
+    """The largest number of bytes of a file with an image of `max_pixels` pixels: as raw RGBA, and its metadata."""
+    return 4 * max_pixels + METADATA_BYTES
+
+
+def read_image(path: str | None, image_root: str | None, max_bytes: int = largest_file(MAX_PIXELS)) -> bytes:
     """The first `max_bytes` + 1 bytes of the file `path` under `image_root`. Raises: InputError, OSError."""
     if path is None:
         raise InputError("the row has neither a path nor bytes")
