@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 import seva_ray.stages.training.train as stage
@@ -22,9 +23,10 @@ from bench.workload import LLAVA_SHAPED
 from seva_ray.core.artifacts import Store
 from seva_ray.core.storage import write_table
 from seva_ray.dpo.config import Train
+from seva_ray.dpo.order import Schedule
 from seva_ray.runtime.log_relay import log_relay
 from seva_ray.stages.training.reference import LOGPS_SCHEMA, Reading, Scoring
-from seva_ray.stages.training.scheduled import Scheduled, digest_of
+from seva_ray.stages.training.scheduled import Scheduled
 from seva_ray.stages.training.worker import Job
 
 CASE = Case(num_tokens=25, num_rejected=1)
@@ -94,9 +96,9 @@ def pairs_in(uri: str, logps_uri: str) -> Scheduled:
     rows = pa.Table.from_pylist(rows_of(CASE, GLOBAL_BATCH_SIZE * NUM_STEPS))
     write_table(uri, rows)
     write_table(logps_uri, rows.select(LOGPS_SCHEMA.names))
-    places = {"file": [0] * len(rows), "part": [0] * len(rows), "row": range(len(rows)), "number": range(len(rows))}
-    ids = digest_of(rows["prompt_id"])
-    return Scheduled(files=[uri], rows=pa.table(places | {"weight": rows["weight"]}), ids=ids)
+    order = Schedule(order=np.arange(len(rows)), step_size=GLOBAL_BATCH_SIZE, num_filling=0)
+    first = np.zeros(1, np.int64)
+    return Scheduled(files=[uri], starts=first, first_parts=first, order=order, num_pairs=len(rows))
 
 
 def clocked_work(loop_config: dict[str, Any]) -> None:

@@ -8,16 +8,7 @@ import pytest
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import identity
 from seva_ray.core.records import PAIR_SCHEMA, table
-from seva_ray.dpo.config import (
-    Train,
-    by_key,
-    choose,
-    deepspeed_config,
-    lengths_of,
-    num_response_tokens,
-    schedule,
-    swapped,
-)
+from seva_ray.dpo.config import Train, deepspeed_config, swapped
 
 # Configuration
 
@@ -116,50 +107,6 @@ def pairs(number: int) -> pa.Table:
     return table(rows, PAIR_SCHEMA)
 
 
-def ids(rows: pa.Table) -> list[str]:
-    return rows["prompt_id"].to_pylist()
-
-
-def chosen_ids(everything: pa.Table, config: Train) -> list[str]:
-    return [ids(everything)[place] for place in choose(ids(everything), config)]
-
-
-def test_all_pairs_are_taken_once_unless_fewer_are_wanted():
-    everything = pairs(50)
-    for number in (None, 50, 1000):
-        assert sorted(chosen_ids(everything, Train(num_pairs=number))) == sorted(ids(everything))
-
-
-def test_a_smaller_set_is_part_of_a_larger_one():
-    everything = pairs(200)
-    sets = [set(chosen_ids(everything, Train(num_pairs=number))) for number in (1, 10, 100, 150)]
-    assert [len(each) for each in sets] == [1, 10, 100, 150]
-    assert sets[0] < sets[1] < sets[2] < sets[3]
-
-
-def test_a_set_grows_with_new_pairs_only_where_they_come_first():
-    """More pairs in the pool may replace some of a set, but never reorder what stays."""
-    small, large = (chosen_ids(pairs(number), Train(num_pairs=50)) for number in (100, 200))
-    stayed = [each for each in large if each in small]
-    assert stayed == [each for each in small if each in large]
-
-
-def test_which_pairs_and_their_order_do_not_depend_on_the_rows_order():
-    everything = pairs(100)
-    backwards = everything.take(pa.array(range(99, -1, -1)))
-    assert chosen_ids(backwards, Train(num_pairs=40)) == chosen_ids(everything, Train(num_pairs=40))
-
-
-def test_another_seed_takes_other_pairs():
-    one, other = (set(chosen_ids(pairs(200), Train(num_pairs=50, seed=seed))) for seed in (1, 2))
-    assert one != other
-
-
-def test_keys_are_ordered_as_the_numbers_that_they_are():
-    keys = [256**power * times for power in (0, 1, 7, 8, 14, 15) for times in (255, 128, 127, 1)] + [0, 2**128 - 1]
-    assert by_key(keys, len(keys)).tolist() == sorted(range(len(keys)), key=keys.__getitem__)
-
-
 def test_swapping_exchanges_both_sides_of_about_half_of_the_pairs_and_nothing_else():
     number = 0
     for before in pairs(400).to_pylist():
@@ -184,74 +131,6 @@ def test_swapping_exchanges_the_reference_log_probabilities_too():
     for row in pairs(40).to_pylist():
         after = swapped(row | {"ref_logps": [-1.0, -2.0]}, seed=42)
         assert after["ref_logps"] == ([-1.0, -2.0] if after["chosen"] == row["chosen"] else [-2.0, -1.0])
-
-
-# The order of training
-
-
-def steps(config: Train, everything: pa.Table) -> list[list[dict]]:
-    """Rows, each with its weight."""
-    rows = everything.to_pylist()
-    places, weights = schedule(ids(everything), lengths_of(everything), config)
-    found = [rows[place] | {"weight": weight} for place, weight in zip(places, weights.tolist(), strict=True)]
-    return [found[start : start + config.global_batch_size] for start in range(0, len(found), config.global_batch_size)]
-
-
-def of_size(size: int, **values: object) -> Train:
-    return Train(global_batch_size=size, num_workers=1, per_device_batch_size=1, **values)  # type: ignore[arg-type]
-
-
-def test_every_pair_is_seen_as_often_as_wanted_and_the_last_step_is_filled_up_with_pairs_that_do_not_count():
-    found = steps(of_size(8, num_repeats=2), pairs(15))
-    assert [len(step) for step in found] == [8] * 4
-    seen = [row["prompt_id"] for step in found for row in step if row["weight"]]
-    assert sorted(seen) == sorted(2 * [f"p{index}" for index in range(15)])
-    assert [sum(row["weight"] > 0 for row in step) for step in found] == [8, 8, 8, 6]
-    assert all(sum(row["weight"] for row in step) == pytest.approx(8) for step in found), "each step's loss is a mean"
-
-
-def test_the_order_is_shuffled_by_the_seed_and_does_not_depend_on_the_rows_order():
-    def ids_of(config: Train, everything: pa.Table) -> list[set[str]]:
-        return [{row["prompt_id"] for row in step} for step in steps(config, everything)]
-
-    expected = ids_of(of_size(8), pairs(64))
-    assert ids_of(of_size(8), pairs(64)) == expected
-    assert ids_of(of_size(8, seed=7), pairs(64)) != expected
-    assert ids_of(of_size(8), pairs(64).take(pa.array(range(63, -1, -1)))) == expected
-
-
-def test_the_order_stays_what_it_was_so_that_a_run_begun_by_an_earlier_version_goes_on():
-    found = steps(of_size(4, num_pairs=5), pairs(9))
-    assert [[row["prompt_id"] for row in step] for step in found] == [
-        ["p2", "p5", "p7", "p5"],
-        ["p7", "p0", "p6", "p0"],
-        ["p6", "p2", "p6", "p6"],
-    ]
-
-
-def test_pairs_of_one_length_stand_together_within_a_step():
-    rows = pairs(64).to_pylist()
-    for index, row in enumerate(rows):
-        row["chosen_token_ids"] = [1] * (index % 7)
-    for step in steps(of_size(16, num_repeats=1), table(rows, PAIR_SCHEMA)):
-        lengths = [
-            len(row["question"]) + len(row["chosen_token_ids"]) + len(row["rejected"][0]["token_ids"]) for row in step
-        ]
-        assert lengths == sorted(lengths)
-
-
-def test_tokens_are_counted_in_every_chunk_of_pairs_whatever_their_number_of_rejected_responses():
-    rows = pairs(60).to_pylist()
-    for index, row in enumerate(rows):
-        row["chosen_token_ids"] = [1] * (index % 5)
-        row["rejected"] = [{"view": "v", "text": "", "token_ids": [1] * ((index + k) % 4)} for k in range(index % 3)]
-    whole = table(rows, PAIR_SCHEMA)
-    chunks = pa.concat_tables([whole.slice(0, 13), whole.slice(13, 0), whole.slice(13, 1), whole.slice(14)])
-    counted = [len(row["chosen_token_ids"]) + sum(len(item["token_ids"]) for item in row["rejected"]) for row in rows]
-    assert num_response_tokens(whole).tolist() == counted
-    assert num_response_tokens(chunks).tolist() == counted
-    assert num_response_tokens(whole.slice(7, 20)).tolist() == counted[7:27]
-    assert num_response_tokens(whole.slice(0, 0)).tolist() == []
 
 
 # DeepSpeed

@@ -13,14 +13,14 @@ import pytest
 from bench.fresh import in_fresh_process, peak_mb
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import InputError
-from seva_ray.core.records import PAIR_SCHEMA, table
+from seva_ray.core.records import PAIR_SCHEMA, RESPONSE_SCHEMA, table
 from seva_ray.core.storage import write_table
 from seva_ray.dpo.config import Train, swapped
 from seva_ray.stages.pair import PART_BYTES
 from seva_ray.stages.prepare import shard_name
-from seva_ray.stages.training import scheduled as stage
+from seva_ray.stages.training import reading as stage
+from seva_ray.stages.training.reading import Kept, PairReader, ReadAhead
 from seva_ray.stages.training.reference import LOGPS_SCHEMA, open_logps
-from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator, scheduled, with_reference
 from seva_ray.stages.training.train import Training, counts_of, job_of
 from seva_ray.stages.training.worker import Job
 from seva_ray.vlm.models import Model
@@ -92,14 +92,14 @@ def job(root: Path | str, training: Training) -> Job:
     return job_of(store, training, training.open(store), relay=None)
 
 
-def pairs_of(root: Path | str, training: Training) -> Scheduled:
-    """As a worker trains on them."""
+def reader(root: Path | str, training: Training) -> PairReader:
+    """As a worker has it."""
     given = job(root, training)
-    return with_reference(given.pairs, given.scoring.logps.uri)
+    return PairReader(pairs=given.pairs, logps_uri=given.scoring.logps.uri, config=training.config, kept=Kept())
 
 
-def collator(pairs: Scheduled, config: Train = CONFIG, stride: int = 2) -> ScheduledCollator:
-    return ScheduledCollator(pairs, config, stride, collate=list)
+def all_of(read: PairReader) -> list[dict[str, Any]]:
+    return [read(place) for place in range(len(read.pairs.order))]
 
 
 def drawn(*places: int) -> list[dict[str, int]]:
@@ -117,15 +117,15 @@ def test_a_pair_is_its_whole_row_with_its_reference_and_weight_in_files_of_one_p
 ):
     made = training(tmp_path, 37, 400, part_bytes)
     config = replace(CONFIG, swap_sides=swap, num_pairs=30)
-    pairs = pairs_of(tmp_path, replace(made, config=config))
-    assert {pq.ParquetFile(uri).num_row_groups > 1 for uri in pairs.files[:2]} == {part_bytes is not None}
-    assert (len(pairs.rows), pairs.num_pairs) == (64, 30)
-    rows = collator(pairs, config).read(range(64))
+    read = reader(tmp_path, replace(made, config=config))
+    assert {pq.ParquetFile(uri).num_row_groups > 1 for uri in read.pairs.files[:2]} == {part_bytes is not None}
+    assert (len(read.pairs.order), read.pairs.num_pairs) == (64, 30)
+    rows = all_of(read)
     assert len({number_of(row) for row in rows}) == 30
-    for row in rows:
+    for place, row in enumerate(rows):
         number = number_of(row)
         expected = pair_of(number, 400) | {"ref_logps": logps_of(number)}
-        assert row.pop("weight") in ([1.0] if row not in rows[56:] else [2.0, 0.0])
+        assert row.pop("weight") in ([1.0] if place < 56 else [2.0, 0.0])
         assert row == (swapped(expected, config.seed) if swap else expected)
 
 
@@ -139,13 +139,13 @@ def test_what_a_worker_is_given_does_not_grow_with_the_images_and_texts_of_the_p
 
 def test_the_pairs_of_the_next_step_are_read_before_they_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stage, "KEPT_BYTES", 0)
-    pairs = pairs_of(tmp_path, training(tmp_path, 16, 400, part_bytes=1))  # each pair is a part
-    (file,) = pairs.files
-    expected = collator(pairs).read(range(len(pairs.rows)))
-    second = collator(pairs, stride=4)  # as the second of two workers has it: a step is 2, 3 and 6, 7
+    read = reader(tmp_path, training(tmp_path, 16, 400, part_bytes=1))  # each pair is a part
+    (file,) = read.pairs.files
+    expected = all_of(read)
+    second = ReadAhead(read, stride=4, collate=list)  # as the second of two workers has it: a step is 2, 3 and 6, 7
     assert second(drawn(2, 3)) == expected[2:4]
-    for reading in second.begun.values():
-        reading.result()
+    for batch in second.batches.values():
+        batch.result()
     Path(file).rename(f"{file}.away")
     assert second(drawn(6, 7)) == expected[6:8]
     assert second(drawn(10, 11)) == expected[10:12]
@@ -154,18 +154,46 @@ def test_the_pairs_of_the_next_step_are_read_before_they_are_drawn(tmp_path: Pat
     Path(f"{file}.away").rename(file)
     assert second(drawn(26, 27)) == expected[26:28], "a run that goes on begins anywhere"
     assert second(drawn(30, 31)) == expected[30:32]
-    assert not second.begun, "there is no next step"
+    assert not second.batches, "there is no next step"
+    assert not second.begun
+
+
+def test_only_few_batches_are_made_ahead_because_they_hold_pixels(tmp_path: Path):
+    read = reader(tmp_path, training(tmp_path, 40, 10))
+    made = []
+    ahead = ReadAhead(read, stride=1, collate=lambda pairs: made.append(pairs) or pairs)
+    expected = all_of(read)
+    for place in range(len(read.pairs.order)):
+        assert ahead(drawn(place)) == [expected[place]]
+        assert len(ahead.batches) <= stage.BATCHES_AHEAD
+        assert len(made) <= place + 1 + stage.BATCHES_AHEAD
+        assert len(ahead.begun) <= CONFIG.global_batch_size
+
+
+def test_the_data_set_names_every_place_of_the_order_once():
+    places = stage.Places(5)
+    assert [places[n] for n in range(len(places))] == drawn(0, 1, 2, 3, 4)
 
 
 def test_a_worker_keeps_what_it_read_last_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(stage, "KEPT_BYTES", 20_000)
-    pairs = pairs_of(tmp_path, training(tmp_path, 128, 1_000, part_bytes=4_000))
-    reading = collator(pairs)
-    for place in range(len(pairs.rows)):
-        (row,) = reading.read([place])
+    read = reader(tmp_path, training(tmp_path, 128, 1_000, part_bytes=4_000))
+    for row in all_of(read):
         assert row["image_bytes"] == image_of(number_of(row), 1_000)
-        assert reading.num_bytes == sum(part.nbytes for part in reading.parts.values()) <= 20_000
-    assert len(reading.parts) > 2
+        assert read.kept.num_bytes == sum(table.nbytes for table in read.kept.tables.values()) <= 20_000
+    assert len(read.kept.tables) > 2
+
+
+def test_a_table_that_two_threads_read_at_the_same_time_is_counted_once():
+    kept = Kept()
+    small = table([{"prompt_id": "p", "text": "a"}], RESPONSE_SCHEMA)
+
+    def read() -> Any:
+        kept("a", 0, lambda: small)  # meanwhile another thread reads it
+        return small
+
+    assert kept("a", 0, read) is small
+    assert kept.num_bytes == small.nbytes
 
 
 def test_of_an_object_store_the_driver_reads_no_image_and_a_worker_the_part_of_a_pair(caplog: pytest.LogCaptureFixture):
@@ -177,20 +205,21 @@ def test_of_an_object_store_the_driver_reads_no_image_and_a_worker_the_part_of_a
     with s3_bucket("scheduled") as root, caplog.at_level("DEBUG", "s3fs"):
         made = training(root, 2_500, NOISE, size=2_500)
         caplog.clear()
-        pairs = pairs_of(root, made)
+        read = reader(root, made)
         assert bytes_asked() < 2**17  # of 5 MB
         caplog.clear()
-        (row,) = collator(pairs).read([5])
+        row = read(5)
         assert row["image_bytes"] == image_of(number_of(row), NOISE)
-        assert bytes_asked() < PART_BYTES + 2**17
+        assert bytes_asked() < PART_BYTES + 2**18
 
 
 def test_reference_log_probabilities_of_other_pairs_are_refused(tmp_path: Path):
     made = training(tmp_path / "one", 20, 10)
-    more = training(tmp_path / "other", 21, 10)
+    more = training(tmp_path / "other", 40, 10, size=32)
     logps = open_logps(CONFIG, Store(str(tmp_path / "other")), MODEL, more.pairs)
-    with pytest.raises(AssertionError, match="is not of these pairs"):
-        with_reference(scheduled(CONFIG, made.pairs), logps.uri)
+    read = replace(reader(tmp_path / "one", made), logps_uri=logps.uri)
+    with pytest.raises(InputError, match=r"shard-000001\.parquet: does not belong to .*; remove .* to score the pairs"):
+        all_of(read)
 
 
 NUM_LARGE, LARGE = 22_000, 100_000
@@ -200,11 +229,11 @@ NUM_LARGE, LARGE = 22_000, 100_000
 def peaks(root: Path, training: Training) -> dict[str, float]:
     """MB: of this process before and after it ordered the pairs, and when it had drawn some hundred batches."""
     found = {"start": peak_mb()}
-    pairs = pairs_of(root, training)
+    read = reader(root, training)
     found["driver"] = peak_mb()
-    assert len(pairs.rows) == 2 * NUM_LARGE
-    draw = collator(pairs)
-    for place in random.Random(0).sample(range(0, len(pairs.rows), 2), 400):
+    assert len(read.pairs.order) == 2 * NUM_LARGE
+    draw = ReadAhead(read, stride=2, collate=list)
+    for place in random.Random(0).sample(range(0, len(read.pairs.order), 2), 400):
         for row in draw(drawn(place, place + 1)):
             assert row["image_bytes"] == image_of(number_of(row), LARGE)
     return found | {"worker": peak_mb()}

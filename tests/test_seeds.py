@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 
-from seva_ray.core.seeds import generator, key_of
+from seva_ray.core.seeds import generator, key_of, keys_of
 
 
 def test_the_stream_follows_from_seed_and_keys_alone():
@@ -50,3 +50,10 @@ def test_a_key_is_the_same_as_a_number_or_as_its_text():
     """Row ids may be read as either; a seed of 1 and a key "1" are told apart by place."""
     assert key_of(0, 17) == key_of(0, "17")
     assert key_of(1, "0") != key_of(0, "1")
+
+
+def test_the_keys_of_many_ids_are_those_of_each():
+    ids = [f"prompt-{number}" for number in range(300)] + ["", "naïve"]
+    keys = np.array([key_of(7, "order", 1, name).to_bytes(16, "big") for name in ids], "S16")
+    assert keys_of(7, "order", 1, ids=ids).tobytes() == keys.tobytes()
+    assert any(key[0] == 0 or key[-1] == 0 for key in keys.view(np.uint8).reshape(-1, 16)), "keys with zeros at an end"

@@ -1,15 +1,11 @@
-"""How Direct Preference Optimization is done: its settings, the pairs that it sees, and DeepSpeed's settings.
+"""How Direct Preference Optimization is done: its settings, the exchange of sides, and DeepSpeed's settings.
 
 Source: Rafailov et al. 2023 (arXiv 2305.18290), with the settings of SeVa (arXiv 2404.10501) as defaults.
 """
 
 import importlib.util
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
-
-import numpy as np
-import pyarrow as pa
 
 from seva_ray.core.checks import check_choice, check_least, check_positive
 from seva_ray.core.errors import ConfigError
@@ -151,18 +147,6 @@ class Train:
         return self.global_batch_size % (number * self.per_device_batch_size) == 0
 
 
-def choose(ids: Sequence[str], config: Train) -> np.ndarray:
-    """Indices into `ids` of the pairs to train on, in an order that depends only on the ids and the seed."""
-    keys = (key_of(config.seed, "pairs", prompt_id) for prompt_id in ids)
-    return by_key(keys, len(ids))[: config.num_pairs]
-
-
-def by_key(keys: Iterable[int], number: int) -> np.ndarray:
-    """Indices that sort `number` 128-bit keys, smallest first. The keys are stored as bytes, because Python's integers
-    take four times the memory."""
-    return np.argsort(np.fromiter((key.to_bytes(16, "big") for key in keys), "S16", number), kind="stable")
-
-
 def swapped(pair: dict[str, Any], seed: int) -> dict[str, Any]:
     """The pair as it is, or in half of the cases with its chosen and first rejected response exchanged."""
     if key_of(seed, "swap", pair["prompt_id"]) % 2 == 0:
@@ -174,47 +158,6 @@ def swapped(pair: dict[str, Any], seed: int) -> dict[str, Any]:
         of_chosen, of_first, *of_others = pair["ref_logps"]
         sides["ref_logps"] = [of_first, of_chosen, *of_others]
     return pair | sides
-
-
-def schedule(ids: Sequence[str], lengths: np.ndarray, config: Train) -> tuple[np.ndarray, np.ndarray]:
-    """The order of training: every chosen pair `num_repeats` times, shuffled, with `global_batch_size` pairs per step.
-
-    Returns indices of the pairs in `ids`, int64 (N,), and their weights, float32 (N,). It does not move pairs, because
-    a column of all images or texts may be too large for Arrow (2 GiB) and for the driver's memory.
-    The order is the same for any number of workers. Within a step, pairs are sorted by length, so that one forward pass
-    needs little padding. The last step is filled up with pairs of weight 0, and the weight of its other pairs is raised
-    so that its loss is their mean.
-    """
-    chosen, size = choose(ids, config), config.global_batch_size
-    keys = (key_of(config.seed, "order", again, ids[place]) for again in range(config.num_repeats) for place in chosen)
-    times = np.tile(chosen, config.num_repeats)
-    times = times[by_key(keys, len(times))]
-    places, weights = [], []
-    for start in range(0, len(times), size):
-        step = times[start : start + size]
-        step = step[np.argsort(lengths[step], kind="stable")]
-        filling = size - len(step)
-        places += [step, np.repeat(step[:1], filling)]
-        weights += [np.full(len(step), size / len(step), np.float32), np.zeros(filling, np.float32)]
-    return np.concatenate(places), np.concatenate(weights)
-
-
-def lengths_of(pairs: pa.Table) -> np.ndarray:
-    """A measure of each pair's length: the bytes of its question plus the tokens of all its responses."""
-    import pyarrow.compute as pc
-
-    return pc.binary_length(pairs["question"]).to_numpy() + num_response_tokens(pairs)
-
-
-def num_response_tokens(pairs: pa.Table) -> np.ndarray:
-    """The number of tokens in all responses of each pair."""
-    import pyarrow.compute as pc
-
-    rejected = pairs["rejected"]
-    tokens = pc.list_value_length(pc.struct_field(pc.list_flatten(rejected), "token_ids")).to_numpy()
-    up_to = np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)])  # sums over the rejected responses of all pairs
-    ends = np.cumsum(pc.list_value_length(rejected).to_numpy(), dtype=np.int64)
-    return pc.list_value_length(pairs["chosen_token_ids"]).to_numpy() + np.diff(up_to[ends], prepend=0)
 
 
 def deepspeed_config(config: Train) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ TRL. If TRL renamed a hook, it would tokenise, shuffle or compute its own loss, 
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import datasets
 import trl
 from torch import Tensor
 from torch.utils.data import SequentialSampler
@@ -12,8 +13,13 @@ from torch.utils.data import SequentialSampler
 class HookedTrainer(trl.DPOTrainer):
     """A DPOTrainer that takes the data set's rows in their order to the collator, and the loss from `batch_loss`.
 
-    TRL has no arguments for its loss function, its order of rows, or for rows that are not texts.
+    TRL has no arguments for its loss function, its order of rows, or for rows that are not texts. It refuses
+    a data set that is not of the library datasets, which holds all rows, so at first it is given one row.
     """
+
+    def __init__(self, *, train_dataset: Any, **arguments: Any):
+        super().__init__(train_dataset=datasets.Dataset.from_dict({"row": [0]}), **arguments)
+        self.train_dataset = train_dataset
 
     exact_inputs: ClassVar[Sequence[str]] = ()
     """Names of inputs to keep in float32. Under DeepSpeed, transformers rounds floats to the model's dtype."""

@@ -23,7 +23,8 @@ from seva_ray.core.shards import shards_in
 from seva_ray.core.storage import exists, read_bytes, read_table, write_table
 from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.core.verification import whole_shards
-from seva_ray.dpo.config import Train, num_response_tokens
+from seva_ray.dpo.config import Train
+from seva_ray.dpo.order import num_response_tokens
 from seva_ray.pairs.files import lineage
 from seva_ray.vlm.encoding import image_options_of
 from seva_ray.vlm.models import Model

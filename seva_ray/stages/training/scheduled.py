@@ -1,133 +1,95 @@
 """scheduled: the pairs that training sees, step by step, as places in the pairs' files.
 
-The driver orders pairs by their ids and lengths, and never reads an image. A worker is given the place of every pair,
-and reads a pair when it is due. So the memory of both hardly grows with the number of pairs, and no column of all
-images or texts is ever put together: Arrow takes no rows from a binary or string column of more than 2 GiB.
+The driver orders pairs by their ids and lengths, file by file, and keeps 4 bytes for each time that a pair is seen. A
+worker gets this order, and reads a pair and its reference log-probabilities from their files when they are due. So the
+memory of both hardly grows with the number of pairs, and no column of all images or texts is ever put together.
 """
 
-import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from seva_ray.core.artifacts import Artifact
-from seva_ray.core.shards import read_each, shards_in
-from seva_ray.core.storage import read_columns, read_part, read_table
-from seva_ray.dpo.config import Train, lengths_of, schedule, swapped
+from seva_ray.core.shards import read_each
+from seva_ray.core.storage import read_columns
+from seva_ray.dpo.config import Train
+from seva_ray.dpo.order import Schedule, choose, lengths_of, schedule
 from seva_ray.pairs.files import files_of
 
-KEPT_BYTES = 2**27
-"""A worker keeps the parts of files that it read last, up to this size, so that small pairs are read only once. Arrow
-takes up to twice as much memory for them."""
+LENGTHS = ("question", "chosen_token_ids", "rejected.list.element.token_ids")
+"""The columns by which a pair's length is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a pair is stored."""
+
+    file: int
+    part: int
+    """The part (row group) of the file."""
+    row_of_part: int
+    row_of_file: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scheduled:
-    """Where to find the pairs, in the order of training. Each step sees the next `global_batch_size` of them."""
+    """Where to find the pairs, in the order of training."""
 
     files: Sequence[str]
     """URIs of the pairs' shards."""
-    rows: pa.Table
-    """A pair is row `row` of the part (row group) `part` of `files[file]`, and number `number` of all pairs in the
-    files' order; these columns are integers. The pair's `weight` goes with it, and its `ref_logps` once they are
-    known."""
-    ids: str
-    """A digest of the prompt_ids of all pairs in the files' order."""
+    starts: np.ndarray
+    """The number of the first pair of each part (row group) of all files. Pairs are numbered in the files' order."""
+    first_parts: np.ndarray
+    """For each file, the index of its first part in `starts`."""
+    order: Schedule
+    num_pairs: int
+    """The number of different pairs in the order."""
 
-    @property
-    def num_pairs(self) -> int:
-        """The number of different pairs among them."""
-        return len(self.rows.group_by(["file", "part", "row"]).aggregate([]))
+    def place(self, index: int) -> Place:
+        """The place of the pair that is number `index` in the order."""
+        number = int(self.order.order[index])
+        part = int(np.searchsorted(self.starts, number, "right")) - 1
+        file = int(np.searchsorted(self.first_parts, part, "right")) - 1
+        first = int(self.first_parts[file])
+        return Place(
+            file=file,
+            part=part - first,
+            row_of_part=number - int(self.starts[part]),
+            row_of_file=number - int(self.starts[first]),
+        )
 
 
 def scheduled(config: Train, pairs: Artifact) -> Scheduled:
-    """The pairs that `config` trains on, without their reference log-probabilities."""
+    """The pairs that `config` trains on."""
     files = files_of(pairs)
-    outlines = [
-        outline.append_column("file", pa.array(np.full(len(outline), number, np.int32)))
-        for number, outline in enumerate(read_each(outline_of, files))
-    ]
-    every = pa.concat_tables(outlines)
-    places, weights = schedule(every["prompt_id"].to_pylist(), every["length"].to_numpy(), config)
-    every = every.append_column("number", pa.array(range(len(every))))
-    rows = every.select(["file", "part", "row", "number"]).combine_chunks().take(pa.array(places))
-    rows = rows.append_column("weight", pa.array(weights))
-    return Scheduled(files=files, rows=rows, ids=digest_of(every["prompt_id"]))
+    chosen = None
+    if config.num_pairs is not None:
+        chosen = choose(read_each(ids_of, files), config)
+    sizes: list[list[int]] = []
 
+    def outlines() -> Iterator[tuple[list[str], np.ndarray]]:
+        for ids, lengths, of_parts in read_each(outline_of, files):
+            sizes.append(of_parts)
+            yield ids, lengths
 
-def with_reference(pairs: Scheduled, uri: str) -> Scheduled:
-    """The pairs with the reference log-probabilities in the shards at `uri`."""
-    scored = pa.concat_tables(read_each(read_table, [f"{uri}/{shard}" for shard in shards_in(uri)]))
-    assert digest_of(scored["prompt_id"]) == pairs.ids, f"{uri} is not of these pairs"
-    of_rows = scored["ref_logps"].combine_chunks().take(pairs.rows["number"].combine_chunks())
-    return replace(pairs, rows=pairs.rows.append_column("ref_logps", of_rows))
-
-
-def digest_of(ids: pa.ChunkedArray) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for chunk in ids.chunks:
-        digest.update("".join(f"{name}\n" for name in chunk.to_pylist()).encode())
-    return digest.hexdigest()
-
-
-def outline_of(uri: str) -> pa.Table:
-    """Columns `prompt_id` and `length`, by which pairs are ordered, and `part` and `row`, their places in the file."""
-    table, sizes = read_columns(uri, ["prompt_id", "question", "chosen_token_ids", "rejected"])
-    starts = np.cumsum(sizes) - sizes
-    return pa.table(
-        {
-            "prompt_id": table["prompt_id"],
-            "length": pa.array(lengths_of(table), pa.int64()),
-            "part": pa.array(np.repeat(np.arange(len(sizes)), sizes), pa.int32()),
-            "row": pa.array(np.arange(len(table)) - np.repeat(starts, sizes), pa.int32()),
-        }
+    order = schedule(outlines(), config, chosen)
+    of_parts = np.concatenate([np.array(of_file, np.int64) for of_file in sizes])
+    num_parts = np.array([len(of_file) for of_file in sizes], np.int64)
+    return Scheduled(
+        files=files,
+        starts=np.cumsum(of_parts) - of_parts,
+        first_parts=np.cumsum(num_parts) - num_parts,
+        order=order,
+        num_pairs=int(of_parts.sum()) if chosen is None else int(chosen.sum()),
     )
 
 
-class ScheduledCollator:
-    """Rows {"place": index of a row of the schedule} -> the batch that `collate` makes from their pairs.
+def ids_of(uri: str) -> list[str]:
+    return read_columns(uri, ["prompt_id"])[0]["prompt_id"].to_pylist()
 
-    A worker's batches are `stride` rows apart. A thread reads the pairs one step ahead, while the current step is
-    computed.
-    """
 
-    def __init__(self, pairs: Scheduled, config: Train, stride: int, collate: Callable[[list[dict[str, Any]]], Any]):
-        self.pairs, self.config, self.stride, self.collate = pairs, config, stride, collate
-        self.reader = ThreadPoolExecutor(1)
-        self.begun: dict[tuple[int, ...], Future[list[dict[str, Any]]]] = {}
-        self.parts: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
-        self.num_bytes = 0
-
-    def __call__(self, drawn: Sequence[Mapping[str, int]]) -> Any:
-        places = tuple(item["place"] for item in drawn)
-        if places not in self.begun:
-            self.begun.clear()  # this is the first batch; after a restart it may be any batch
-        for ahead in range(1 + self.config.global_batch_size // self.stride):
-            due = tuple(place + ahead * self.stride for place in places)
-            if due not in self.begun and due[-1] < len(self.pairs.rows):
-                self.begun[due] = self.reader.submit(self.read, due)
-        return self.collate(self.begun.pop(places).result())
-
-    def read(self, places: Sequence[int]) -> list[dict[str, Any]]:
-        """The pairs in these rows of the schedule, with their `ref_logps` and `weight`."""
-        return [self.pair(**self.pairs.rows.slice(place, 1).to_pylist()[0]) for place in places]
-
-    def pair(self, file: int, part: int, row: int, number: int, **columns: Any) -> dict[str, Any]:
-        (pair,) = self.part(file, part).slice(row, 1).to_pylist()
-        pair |= columns
-        return swapped(pair, self.config.seed) if self.config.swap_sides else pair
-
-    def part(self, file: int, part: int) -> pa.Table:
-        if (file, part) not in self.parts:
-            table = read_part(self.pairs.files[file], part)
-            self.num_bytes += table.nbytes
-            while self.parts and self.num_bytes > KEPT_BYTES:
-                self.num_bytes -= self.parts.popitem(last=False)[1].nbytes
-            self.parts[file, part] = table
-        self.parts.move_to_end((file, part))
-        return self.parts[file, part]
+def outline_of(uri: str) -> tuple[list[str], np.ndarray, list[int]]:
+    """The pairs' ids and lengths, and the number of rows in each part of the file."""
+    table, sizes = read_columns(uri, ["prompt_id", *LENGTHS])
+    return table["prompt_id"].to_pylist(), lengths_of(table), sizes

@@ -226,7 +226,7 @@ def worker_need() -> dict[str, float]:
 def counts_of(training: Training, job: Job) -> dict[str, Any]:
     counts = {
         "num_pairs": job.pairs.num_pairs,
-        "num_steps": len(job.pairs.rows) // training.config.global_batch_size,
+        "num_steps": job.pairs.order.num_steps,
         "start": asdict(training.model),
     }
     num_experts = shape_of(local_directory(training.model.directory)).num_expert_weights

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from seva_ray.core.durations import duration
 from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
@@ -25,9 +23,10 @@ from seva_ray.private.deepspeed import skip_compiled_collectives
 from seva_ray.private.transformers import forget_deepspeed
 from seva_ray.runtime import metrics
 from seva_ray.stages.training.failures import explained
+from seva_ray.stages.training.reading import Kept, PairReader, Places, ReadAhead
 from seva_ray.stages.training.reference import Group, Scoring, score
 from seva_ray.stages.training.saving import save_merged, save_whole
-from seva_ray.stages.training.scheduled import Scheduled, ScheduledCollator, with_reference
+from seva_ray.stages.training.scheduled import Scheduled
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.views import Viewer
 
@@ -37,6 +36,11 @@ DIVERGED = "diverged.txt"
 """Written instead of a model if training diverged. After an error Ray would try again, with the same result."""
 POLICY = "policy.txt"
 """The file in a checkpoint that says which policy it belongs to."""
+
+
+MAX_LOGGED = 20_000
+"""Largest number of lines in the training log. Each worker holds all of it, and every checkpoint has a copy. A longer
+training logs means over several steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +142,6 @@ def do(job: Job, callback: Any) -> None:
 
 def trainer_of(job: Job, model: Any, encoder: Encoder, scratch: str, callback: Any) -> Any:
     """The trainer of this worker, which writes its checkpoints under the local directory `scratch`."""
-    import datasets
     import ray.train
     import torch
     import transformers
@@ -172,18 +175,16 @@ def trainer_of(job: Job, model: Any, encoder: Encoder, scratch: str, callback: A
             max_length=None,
             remove_unused_columns=False,
             precompute_ref_log_probs=config.full,  # otherwise TRL would load a second model as the reference
-            logging_steps=1,
+            logging_steps=1 + job.pairs.order.num_steps // MAX_LOGGED,
             logging_nan_inf_filter=False,
             save_steps=config.save_steps,
             report_to=list(config.trackers) if context.get_world_rank() == 0 else "none",
             disable_tqdm=True,
         ),
-        # Without a given fingerprint, datasets would pickle the data to compute one.
-        train_dataset=datasets.Dataset(pa.table({"place": range(len(job.pairs.rows))}), fingerprint="places"),
+        train_dataset=Places(len(job.pairs.order)),
         processing_class=encoder.processor,
-        data_collator=ScheduledCollator(
-            with_reference(job.pairs, job.scoring.logps.uri),
-            config,
+        data_collator=ReadAhead(
+            PairReader(pairs=job.pairs, logps_uri=job.scoring.logps.uri, config=config, kept=Kept()),
             stride=rows_at_once,
             collate=PreferenceCollator(viewer=viewer, packed=job.scoring.is_packed, views=job.views),
         ),

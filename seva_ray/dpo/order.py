@@ -1,0 +1,145 @@
+"""The order of training: every chosen pair `num_repeats` times, shuffled by a hash of its prompt_id.
+
+In: the pairs' ids and lengths, file by file. Out: an array of the pairs' numbers, 4 bytes for each time that a pair is
+seen. Keys of 16 bytes decide the order. If there are many, they are sorted by way of temporary files, so that they
+never lie in memory together.
+"""
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import IO
+
+import numpy as np
+import pyarrow as pa
+
+from seva_ray.core.seeds import keys_of
+from seva_ray.dpo.config import Train
+
+NUM_BUCKETS = 64
+"""Number of parts that keys are sorted in. A key belongs to a part by its first bits."""
+SPOOLED_BYTES = 2**20
+"""Largest size of a part that is held in memory before it is moved to a file. 64 MiB in all are 2.8 million keys."""
+KEYED = np.dtype([("key", "S16"), ("number", "<u8")])
+
+
+class Sorter:
+    """Sorts numbers by their keys; see `sorter`."""
+
+    def __init__(self, buckets: Sequence[IO[bytes]]):
+        self.buckets, self.total = buckets, 0
+
+    def add(self, keys: np.ndarray, numbers: np.ndarray) -> None:
+        """`keys`: (N,) of S16; `numbers`: (N,), at least 0."""
+        keyed = np.empty(len(keys), KEYED)
+        keyed["key"], keyed["number"] = keys, numbers
+        buckets = np.ascontiguousarray(keys).view(np.uint8)[::16] // (256 // NUM_BUCKETS)
+        for bucket in np.unique(buckets).tolist():
+            self.buckets[bucket].write(keyed[buckets == bucket].tobytes())
+        self.total += len(keys)
+
+    def fill(self, numbers: np.ndarray) -> None:
+        """Write all numbers into `numbers`, (total,), smallest key first; numbers of equal keys as they were added."""
+        end = 0
+        for file in self.buckets:
+            file.seek(0)
+            keyed = np.frombuffer(file.read(), KEYED)
+            start, end = end, end + len(keyed)
+            numbers[start:end] = keyed["number"][np.argsort(keyed["key"], kind="stable")]
+
+
+@contextmanager
+def sorter() -> Iterator[Sorter]:
+    """A Sorter with its temporary files. It takes 24 bytes of disk for each number if there are many."""
+    with ExitStack() as stack:
+        yield Sorter([stack.enter_context(tempfile.SpooledTemporaryFile(SPOOLED_BYTES)) for _ in range(NUM_BUCKETS)])
+
+
+def choose(ids: Iterable[Sequence[str]], config: Train) -> np.ndarray:
+    """Which pairs to train on, as bool (N,): those with the smallest keys. `ids`: prompt_ids of all pairs, in parts."""
+    with sorter() as keyed:
+        for some in ids:
+            keyed.add(keys_of(config.seed, "pairs", ids=some), np.arange(keyed.total, keyed.total + len(some)))
+        by_key = np.empty(keyed.total, np.min_scalar_type(keyed.total))
+        keyed.fill(by_key)
+    chosen = np.zeros(len(by_key), bool)
+    chosen[by_key[: config.num_pairs]] = True
+    return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The order in which pairs are seen, with `step_size` pairs per step.
+
+    The order is the same for any number of workers. Within a step, pairs are sorted by length, so that one forward pass
+    needs little padding. The last step is filled up with pairs of weight 0, and the weight of its other pairs is raised
+    so that its loss is their mean.
+    """
+
+    order: np.ndarray
+    """Numbers of the pairs."""
+    step_size: int
+    num_filling: int
+    """How many pairs at the end have weight 0."""
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def num_steps(self) -> int:
+        return len(self.order) // self.step_size
+
+    def weight(self, place: int) -> float:
+        """How much the pair at this place of the order counts in the mean loss of its step."""
+        left, counted = len(self.order) - place, self.step_size - self.num_filling
+        if left > self.step_size:
+            return 1.0
+        return float(np.float32(self.step_size / counted)) if left > self.num_filling else 0.0
+
+
+def schedule(
+    pairs: Iterable[tuple[Sequence[str], np.ndarray]], config: Train, chosen: np.ndarray | None = None
+) -> Schedule:
+    """`pairs`: the prompt_ids and lengths of all pairs, in parts. A pair's number is its place among them. `chosen`:
+    bool (N,), or None for all. The order depends only on the ids, the lengths and the seed."""
+    lengths, start, size = [np.empty(0, np.int32)], 0, config.global_batch_size
+    with sorter() as keyed:
+        for ids, some in pairs:
+            lengths.append(some.astype(np.int32))
+            places = np.arange(len(ids)) if chosen is None else np.flatnonzero(chosen[start : start + len(ids)])
+            seen = [ids[place] for place in places.tolist()]
+            for again in range(config.num_repeats):
+                keyed.add(keys_of(config.seed, "order", again, ids=seen), start + places)
+            start += len(ids)
+        num_filling = -keyed.total % size
+        order = np.empty(keyed.total + num_filling, np.min_scalar_type(start))
+        keyed.fill(order[: keyed.total])
+    sort_steps(order[: len(order) - num_filling], np.concatenate(lengths), size)
+    order[len(order) - num_filling :] = order[len(order) - size :][:1].repeat(num_filling)
+    return Schedule(order=order, step_size=size, num_filling=num_filling)
+
+
+def sort_steps(order: np.ndarray, lengths: np.ndarray, size: int) -> None:
+    """Sort the pairs of each step by their lengths, in place."""
+    for start in range(0, len(order), size):
+        step = order[start : start + size]
+        step[:] = step[np.argsort(lengths[step], kind="stable")]
+
+
+def lengths_of(pairs: pa.Table) -> np.ndarray:
+    """A measure of each pair's length: the bytes of its question plus the tokens of all its responses."""
+    import pyarrow.compute as pc
+
+    return pc.binary_length(pairs["question"]).to_numpy() + num_response_tokens(pairs)
+
+
+def num_response_tokens(pairs: pa.Table) -> np.ndarray:
+    """The number of tokens in all responses of each pair."""
+    import pyarrow.compute as pc
+
+    rejected = pairs["rejected"]
+    tokens = pc.list_value_length(pc.struct_field(pc.list_flatten(rejected), "token_ids")).to_numpy()
+    up_to = np.concatenate([[0], np.cumsum(tokens, dtype=np.int64)])  # sums over the rejected responses of all pairs
+    ends = np.cumsum(pc.list_value_length(rejected).to_numpy(), dtype=np.int64)
+    return pc.list_value_length(pairs["chosen_token_ids"]).to_numpy() + np.diff(up_to[ends], prepend=0)

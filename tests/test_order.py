@@ -1,0 +1,162 @@
+"""Which pairs training sees, and in which order."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from seva_ray.core.records import PAIR_SCHEMA, table
+from seva_ray.core.seeds import key_of
+from seva_ray.dpo import order as module
+from seva_ray.dpo.config import Train
+from seva_ray.dpo.order import choose, lengths_of, num_response_tokens, schedule, sorter
+from tests.test_dpo import pairs
+
+
+def ids(rows: pa.Table) -> list[str]:
+    return rows["prompt_id"].to_pylist()
+
+
+def chosen_ids(everything: pa.Table, config: Train) -> list[str]:
+    chosen = choose([ids(everything)], config)
+    return [name for name, is_chosen in zip(ids(everything), chosen.tolist(), strict=True) if is_chosen]
+
+
+def test_all_pairs_are_taken_once_unless_fewer_are_wanted():
+    everything = pairs(50)
+    for number in (None, 50, 1000):
+        assert sorted(chosen_ids(everything, Train(num_pairs=number))) == sorted(ids(everything))
+
+
+def test_a_smaller_set_is_part_of_a_larger_one():
+    everything = pairs(200)
+    sets = [set(chosen_ids(everything, Train(num_pairs=number))) for number in (1, 10, 100, 150)]
+    assert [len(each) for each in sets] == [1, 10, 100, 150]
+    assert sets[0] < sets[1] < sets[2] < sets[3]
+
+
+def test_with_more_pairs_to_choose_from_no_pair_is_chosen_that_was_not_chosen_among_fewer():
+    small, large = (set(chosen_ids(pairs(number), Train(num_pairs=50))) for number in (100, 200))
+    assert large & set(ids(pairs(100))) < small
+
+
+def test_which_pairs_are_chosen_does_not_depend_on_the_rows_order():
+    everything = pairs(100)
+    backwards = everything.take(pa.array(range(99, -1, -1)))
+    assert chosen_ids(backwards, Train(num_pairs=40)) == chosen_ids(everything, Train(num_pairs=40))[::-1]
+
+
+def test_another_seed_takes_other_pairs():
+    one, other = (set(chosen_ids(pairs(200), Train(num_pairs=50, seed=seed))) for seed in (1, 2))
+    assert one != other
+
+
+# The order of training
+
+
+def in_parts(everything: pa.Table, size: int) -> Iterator[tuple[list[str], np.ndarray]]:
+    """As the files of `size` pairs give them."""
+    for start in range(0, len(everything), size):
+        some = everything.slice(start, size)
+        yield ids(some), lengths_of(some)
+
+
+def steps(config: Train, everything: pa.Table, size: int = 7) -> list[list[dict]]:
+    """Rows, each with its weight."""
+    rows = everything.to_pylist()
+    chosen = None if config.num_pairs is None else choose([ids(everything)], config)
+    order = schedule(in_parts(everything, size), config, chosen)
+    found = [rows[number] | {"weight": order.weight(place)} for place, number in enumerate(order.order.tolist())]
+    assert len(found) == len(order) == order.num_steps * config.global_batch_size
+    return [found[start : start + config.global_batch_size] for start in range(0, len(found), config.global_batch_size)]
+
+
+def of_size(size: int, **values: object) -> Train:
+    return Train(global_batch_size=size, num_workers=1, per_device_batch_size=1, **values)  # type: ignore[arg-type]
+
+
+def test_every_pair_is_seen_as_often_as_wanted_and_the_last_step_is_filled_up_with_pairs_that_do_not_count():
+    found = steps(of_size(8, num_repeats=2), pairs(15))
+    assert [len(step) for step in found] == [8] * 4
+    seen = [row["prompt_id"] for step in found for row in step if row["weight"]]
+    assert sorted(seen) == sorted(2 * [f"p{index}" for index in range(15)])
+    assert [sum(row["weight"] > 0 for row in step) for step in found] == [8, 8, 8, 6]
+    assert all(sum(row["weight"] for row in step) == pytest.approx(8) for step in found), "each step's loss is a mean"
+
+
+def test_the_order_is_shuffled_by_the_seed_and_does_not_depend_on_the_rows_order():
+    def ids_of(config: Train, everything: pa.Table) -> list[set[str]]:
+        return [{row["prompt_id"] for row in step} for step in steps(config, everything)]
+
+    expected = ids_of(of_size(8), pairs(64))
+    assert ids_of(of_size(8), pairs(64)) == expected
+    assert ids_of(of_size(8, seed=7), pairs(64)) != expected
+    assert ids_of(of_size(8), pairs(64).take(pa.array(range(63, -1, -1)))) == expected
+
+
+def test_the_order_stays_what_it_was_so_that_a_run_begun_by_an_earlier_version_goes_on():
+    found = steps(of_size(4, num_pairs=5), pairs(9))
+    assert [[row["prompt_id"] for row in step] for step in found] == [
+        ["p2", "p5", "p7", "p5"],
+        ["p7", "p0", "p6", "p0"],
+        ["p6", "p2", "p6", "p6"],
+    ]
+
+
+@pytest.mark.parametrize("spooled_bytes", [None, 200])  # 200: the keys lie in files
+@pytest.mark.parametrize("num_pairs", [None, 61])
+def test_the_order_is_that_of_the_pairs_keys(
+    spooled_bytes: int | None, num_pairs: int | None, monkeypatch: pytest.MonkeyPatch
+):
+    if spooled_bytes:
+        monkeypatch.setattr(module, "SPOOLED_BYTES", spooled_bytes)
+    everything, config = pairs(1_000), of_size(16, num_pairs=num_pairs)
+    chosen = sorted(ids(everything), key=lambda name: key_of(config.seed, "pairs", name))[:num_pairs]
+    keys = {(key_of(config.seed, "order", again, name), name) for again in range(2) for name in chosen}
+    expected = [name for _, name in sorted(keys)]
+    found = [row["prompt_id"] for step in steps(config, everything, 100) for row in step if row["weight"]]
+    for start in range(0, len(expected), 16):
+        assert sorted(found[start : start + 16]) == sorted(expected[start : start + 16])
+
+
+def test_numbers_are_sorted_by_their_keys_as_the_integers_that_they_are():
+    keys = [256**power * times for power in (0, 1, 7, 8, 14, 15) for times in (255, 128, 127, 1)] + [0, 2**128 - 1]
+    found = np.empty(2 * len(keys), np.uint8)
+    with sorter() as keyed:
+        for first in (0, len(keys)):  # each key comes twice, and the number that came first is the first
+            stored = np.array([key.to_bytes(16, "big") for key in keys], "S16")
+            keyed.add(stored, np.arange(first, first + len(keys)))
+        keyed.fill(found)
+    assert found.tolist() == sorted(range(2 * len(keys)), key=lambda number: (keys * 2)[number])
+
+
+def test_a_pair_takes_four_bytes_for_each_time_that_it_is_seen():
+    lengths = np.zeros(70_000, np.int64)
+    order = schedule([([str(n) for n in range(70_000)], lengths)], of_size(8, num_repeats=1))
+    assert order.order.nbytes == 4 * 70_000
+
+
+def test_pairs_of_one_length_stand_together_within_a_step():
+    rows = pairs(64).to_pylist()
+    for index, row in enumerate(rows):
+        row["chosen_token_ids"] = [1] * (index % 7)
+    for step in steps(of_size(16, num_repeats=1), table(rows, PAIR_SCHEMA)):
+        lengths = [
+            len(row["question"]) + len(row["chosen_token_ids"]) + len(row["rejected"][0]["token_ids"]) for row in step
+        ]
+        assert lengths == sorted(lengths)
+
+
+def test_tokens_are_counted_in_every_chunk_of_pairs_whatever_their_number_of_rejected_responses():
+    rows = pairs(60).to_pylist()
+    for index, row in enumerate(rows):
+        row["chosen_token_ids"] = [1] * (index % 5)
+        row["rejected"] = [{"view": "v", "text": "", "token_ids": [1] * ((index + k) % 4)} for k in range(index % 3)]
+    whole = table(rows, PAIR_SCHEMA)
+    chunks = pa.concat_tables([whole.slice(0, 13), whole.slice(13, 0), whole.slice(13, 1), whole.slice(14)])
+    counted = [len(row["chosen_token_ids"]) + sum(len(item["token_ids"]) for item in row["rejected"]) for row in rows]
+    assert num_response_tokens(whole).tolist() == counted
+    assert num_response_tokens(chunks).tolist() == counted
+    assert num_response_tokens(whole.slice(7, 20)).tolist() == counted[7:27]
+    assert num_response_tokens(whole.slice(0, 0)).tolist() == []
