@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from presets import (
-    LLAVA_13B_TRAIN,
+    LLAVA,
     LLAVA_GENERATE,
     LLAVA_TRAIN,
     PUBLISHED,
@@ -115,8 +115,10 @@ PRESETS = {
         train=TOY_TRAIN,
         benchmarks=Benchmarks(toy_images=300),
     ),
-    "llava-7b": LLAVA_7B,
-    "llava-13b": replace(LLAVA_7B, name="llava-13b", model="llava-1.5-13b-hf", train=LLAVA_13B_TRAIN),
+    **{
+        name: replace(LLAVA_7B, name=name, model=of.model, views=(of.view,), pair=of.pair, train=of.train)
+        for name, of in LLAVA.items()
+    },
     **{
         name: replace(LLAVA_7B, name=name, model=other.model, generate=other.generate, train=other.train)
         for name, other in PUBLISHED.items()

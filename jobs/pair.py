@@ -9,7 +9,7 @@ jobs/train.py takes either.
 
 from dataclasses import dataclass, field
 
-from presets import USUAL, Job
+from presets import LLAVA, PUBLISHED, USUAL, Job
 from seva_ray.augmentations import CLEAN
 from seva_ray.core.errors import ConfigError
 from seva_ray.runtime.cli import run
@@ -44,7 +44,13 @@ def main(config: PairJob) -> None:
         pair(config.pair, store, prompts, chosen, rejected)
 
 
-PRESETS = {"toy": PairJob(prompts="toy", model="toy-1", views=("diffusion-300",))}
+PRESETS = {
+    "toy": PairJob(prompts="toy", model="toy-1", views=("diffusion-300",)),
+    **{
+        name: PairJob(prompts="llava-mix", model=of.model, views=(of.view,), pair=of.pair) for name, of in LLAVA.items()
+    },
+    **{name: PairJob(prompts="llava-mix", model=of.name, views=("diffusion-500",)) for name, of in PUBLISHED.items()},
+}
 
 if __name__ == "__main__":
     run(main, PRESETS, "Pairs from responses.", USUAL)

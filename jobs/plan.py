@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple, TypeVar
 
-from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, PUBLISHED, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
+from presets import LLAVA, LLAVA_GENERATE, LLAVA_TRAIN, PUBLISHED, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_least
@@ -239,6 +239,11 @@ LLAVA_7B = PlanJob(
         trained_parameters=32 * LLAVA_TRAIN.lora.rank * (4 * (4096 + 4096) + 3 * (4096 + 11008)),
     ),
 )
+LLAVA_13B_SIZES = Sizes(
+    pixel_bytes=3 * 4 * 336**2,
+    model_bytes=2 * 13.35e9,
+    trained_parameters=40 * LLAVA_TRAIN.lora.rank * (4 * (5120 + 5120) + 3 * (5120 + 13824)),
+)
 PRESETS = {
     "toy": PlanJob(
         name="toy",
@@ -251,18 +256,18 @@ PRESETS = {
         generate=TOY_GENERATE,
         train=TOY_TRAIN,
     ),
-    "llava-7b": LLAVA_7B,
-    "llava-13b": replace(
-        LLAVA_7B,
-        name="llava-13b",
-        model="llava-1.5-13b-hf",
-        train=LLAVA_13B_TRAIN,
-        sizes=Sizes(
-            pixel_bytes=3 * 4 * 336**2,
-            model_bytes=2 * 13.35e9,
-            trained_parameters=40 * LLAVA_13B_TRAIN.lora.rank * (4 * (5120 + 5120) + 3 * (5120 + 13824)),
-        ),
-    ),
+    **{
+        name: replace(
+            LLAVA_7B,
+            name=name,
+            model=of.model,
+            views=(of.view,),
+            pair=of.pair,
+            train=of.train,
+            sizes=LLAVA_13B_SIZES if "13b" in of.model else LLAVA_7B.sizes,
+        )
+        for name, of in LLAVA.items()
+    },
     **{
         name: replace(
             LLAVA_7B,

@@ -16,14 +16,16 @@ from typing import Any
 from full import PRESETS as FULL_PRESETS
 from full import Full
 from presets import (
-    LLAVA_13B_TRAIN,
     LLAVA_GENERATE,
     LLAVA_TRAIN,
     PUBLISHED,
+    ROWS,
+    SIZES,
     TOY_GENERATE,
     TOY_TRAIN,
     USUAL,
     ModelJob,
+    PaperRun,
     prompts_of,
 )
 from seva_ray.benchmarks import Benchmark, Benchmarks
@@ -226,12 +228,19 @@ LLAVA_7B = Sweep(
     train=replace(LLAVA_TRAIN, num_pairs=8000),
     benchmarks=Benchmarks(pope="pope", pope_images="val2014"),
 )
+
+
+def of_row(row: PaperRun) -> Sweep:
+    """A study around a row of the paper's main table: the values of beta in its view."""
+    space, train = replace(LLAVA_7B.space, views=(row.view,)), replace(row.train, num_pairs=8000)
+    return replace(LLAVA_7B, models=(row.model,), space=space, pair=row.pair, train=train)
+
+
 PRESETS = {
     "toy": TOY,
     "llava-7b": LLAVA_7B,
-    "llava-13b": replace(
-        LLAVA_7B, name="llava-13b", models=("llava-1.5-13b-hf",), train=replace(LLAVA_13B_TRAIN, num_pairs=8000)
-    ),
+    "llava-13b": replace(of_row(SIZES["llava-13b"]), name="llava-13b", space=LLAVA_7B.space),
+    **{name: replace(of_row(of), name=name) for name, of in ROWS.items()},
     **{
         name: replace(
             LLAVA_7B,
