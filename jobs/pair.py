@@ -27,6 +27,8 @@ class PairJob(Job):
     """Name of the model that answered: the directory under `responses/`."""
     views: tuple[str, ...]
     """The rejected view; several are kept together in one pair per prompt."""
+    chosen: str = CLEAN
+    """The view of the chosen answers: clean, or ground-truth if jobs/full.py has stored the data set's own answers."""
     pair: Pair = field(default_factory=Pair)
 
     def __post_init__(self) -> None:
@@ -38,7 +40,7 @@ def main(config: PairJob) -> None:
     store = config.store()
     prompts = store.find(f"prompts/{config.prompts}")
     chosen, *rejected = (
-        store.find(f"responses/{config.model}/{config.prompts}/{view}") for view in (CLEAN, *config.views)
+        store.find(f"responses/{config.model}/{config.prompts}/{view}") for view in (config.chosen, *config.views)
     )
     with cluster():
         pair(config.pair, store, prompts, chosen, rejected)

@@ -10,7 +10,7 @@ probed is unknown, and so is what follows from it.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from presets import LLAVA, LLAVA_GENERATE, LLAVA_TRAIN, PUBLISHED, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
@@ -23,6 +23,7 @@ from seva_ray.dpo.config import Train
 from seva_ray.engines import VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.pages.plan_page import Plan, picture_of, text_of
+from seva_ray.pairs.files import GROUND_TRUTH
 from seva_ray.planning.footprint import Sizes, demands, parts
 from seva_ray.planning.forecast import forecast
 from seva_ray.planning.memory import memory_lines
@@ -70,6 +71,8 @@ class PlanJob(ModelJob):
     """Questions of all benchmarks: the starting model and the policy answer them."""
     views: tuple[str, ...] = ("diffusion-500",)
     """Rejected views."""
+    chosen: Literal["clean", "ground-truth"] = "clean"
+    """The chosen answers, as in jobs/full.py: the data set's own take no time."""
     controls: tuple[str, ...] = ()
     """Views that measure the engine's rounding."""
     probe: Probe = field(default_factory=Probe)
@@ -91,7 +94,8 @@ class PlanJob(ModelJob):
     train: Train = field(default_factory=Train)
 
     def __post_init__(self) -> None:
-        if not self.views or any(parse_view(view) is None for view in self.views):
+        augmented = [view for view in self.views if (self.chosen, view) != (GROUND_TRUTH, CLEAN)]
+        if not self.views or any(parse_view(view) is None for view in augmented):
             raise ConfigError(f"views {' '.join(self.views)}: at least one, and all augmented ones")
         for control in self.controls:
             if control not in CONTROLS:
@@ -141,6 +145,7 @@ def run_of(config: PlanJob) -> Run:
         name=config.name,
         views=config.views,
         controls=config.controls,
+        chosen=config.chosen,
         shard_size=config.prepare.shard_size,
         num_test_prompts=config.num_test_prompts,
         generate=config.generate,
