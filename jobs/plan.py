@@ -107,7 +107,7 @@ class PlanJob(ModelJob):
                 raise ConfigError(f"spot {pool}: must be among {', '.join(POOLS)}")
 
 
-def main(config: PlanJob) -> None:
+def main(config: PlanJob) -> Plan:
     store = Store(config.root)
     prices = read_prices(config.prices) if config.prices else None
     if found(config.model):
@@ -138,6 +138,7 @@ def main(config: PlanJob) -> None:
     if picture := picture_of(plan):
         write_bytes(f"{place}/plan.png", picture)
     say(f"plan: {place}/plan.json")
+    return plan
 
 
 def run_of(config: PlanJob) -> Run:

@@ -15,7 +15,7 @@ from seva_ray.runtime.config_file import load
 from seva_ray.runtime.fields import options_of
 from seva_ray.sources import AnySource
 
-JOBS = sorted(file.stem for file in Path(__file__).parent.parent.glob("jobs/*.py") if file.stem != "presets")
+JOBS = sorted(file.stem for file in Path(__file__).parent.parent.glob("jobs/*.py") if "__main__" in file.read_text())
 REQUIRED = {"gallery": ["--image", "photo.jpg"], "convert": ["--model", "llava-v1.5-7b", "--to", "llava-1.5-7b"]}
 """What a preset leaves open."""
 
