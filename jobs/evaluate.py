@@ -8,7 +8,7 @@ Several policies are several seeds of one training: `repeats/<benchmark>/<name>`
 
 from dataclasses import dataclass, field, replace
 
-from presets import LLAVA_GENERATE, PUBLISHED, TOY_GENERATE, USUAL, ModelJob
+from presets import LLAVA, LLAVA_GENERATE, PUBLISHED, TOY_GENERATE, USUAL, ModelJob
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
 from seva_ray.benchmarks.judged.endpoint import Judge
@@ -84,8 +84,7 @@ PRESETS = {
     "toy": EvaluateJob(
         start=("toy",), policy=("policies/toy",), benchmarks=Benchmarks(toy_images=300), generate=TOY_GENERATE
     ),
-    "llava-7b": LLAVA_7B,
-    "llava-13b": replace(LLAVA_7B, start=("llava-1.5-13b-hf",), policy=("policies/llava-13b",)),
+    **{name: replace(LLAVA_7B, start=(of.model,), policy=(f"policies/{name}",)) for name, of in LLAVA.items()},
     **{
         name: replace(LLAVA_7B, start=(other.model,), policy=(f"policies/{name}",), generate=other.generate)
         for name, other in PUBLISHED.items()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from presets import (
-    LLAVA_13B_TRAIN,
+    LLAVA,
     LLAVA_GENERATE,
     LLAVA_TRAIN,
     PUBLISHED,
@@ -35,6 +35,7 @@ from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import ConfigError
 from seva_ray.dpo.config import Train
 from seva_ray.engines.config import Generate
+from seva_ray.pairs.files import GROUND_TRUTH
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.runtime.progress import say
@@ -43,6 +44,7 @@ from seva_ray.stages.base_model import check_name, check_start, starting_model
 from seva_ray.stages.consistency import Consistency
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.generate import generate
+from seva_ray.stages.ground_truth import HasAnswers, ground_truth
 from seva_ray.stages.judge import open_judge
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
@@ -69,7 +71,11 @@ class Full(ModelJob):
     """Where prompts come from."""
     views: tuple[str, ...] = ("diffusion-500",)
     """The rejected view: an augmentation such as diffusion-500 or moco; jobs/gallery.py shows them all. Several stay
-    together in one pair per prompt."""
+    together in one pair per prompt. If chosen is ground-truth, it may also be clean."""
+    chosen: Literal["clean", "ground-truth"] = "clean"
+    """The chosen answers: the model's own on the clean image, as in SeVa; or those of the data set, which
+    source:llava-json and source:toy-world read. With ground-truth it is DPO against ground truth, and with
+    `--train.loss.name sft` too it is continual fine-tuning, which SeVa is compared with."""
     controls: tuple[str, ...] = ()
     """Measure how many pairs are unequal by the engine's rounding alone: answer the clean images once more
     (control-repeat), or in other batches (control-batch)."""
@@ -89,12 +95,18 @@ class Full(ModelJob):
     def __post_init__(self) -> None:
         if not self.views:
             raise ConfigError("views: at least one rejected view is needed")
+        if self.chosen == GROUND_TRUTH and not isinstance(self.source, HasAnswers):
+            raise ConfigError(f"chosen ground-truth: {type(self.source).__name__} reads no answers of a data set")
         for view in self.views:
-            if parse_view(view) is None:
+            if parse_view(view) is None and (self.chosen, view) != (GROUND_TRUTH, CLEAN):
                 raise ConfigError(f"view {view}: the rejected view must be an augmented one")
         for control in self.controls:
             if control not in CONTROLS:
                 raise ConfigError(f"control {control}: must be one of {', '.join(CONTROLS)}")
+
+    def clean(self) -> tuple[str, ...]:
+        """The clean view, if the run compares anything with it."""
+        return (CLEAN,) if self.chosen == CLEAN or self.controls else ()
 
 
 LLAVA_7B = Full(
@@ -115,8 +127,10 @@ PRESETS = {
         train=TOY_TRAIN,
         benchmarks=Benchmarks(toy_images=300),
     ),
-    "llava-7b": LLAVA_7B,
-    "llava-13b": replace(LLAVA_7B, name="llava-13b", model="llava-1.5-13b-hf", train=LLAVA_13B_TRAIN),
+    **{
+        name: replace(LLAVA_7B, name=name, model=of.model, views=(of.view,), pair=of.pair, train=of.train)
+        for name, of in LLAVA.items()
+    },
     **{
         name: replace(LLAVA_7B, name=name, model=other.model, generate=other.generate, train=other.train)
         for name, other in PUBLISHED.items()
@@ -166,14 +180,16 @@ def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
         if trains:
             check_training_memory(config.train, store, config.name, start)
         # One pool of engines answers the training prompts in every view and the benchmarks.
-        views = (CLEAN, *config.views, *config.controls)
+        views = tuple(dict.fromkeys((*config.clean(), *config.views, *config.controls)))
         work = [*((prompts, view) for view in views), *((test, CLEAN) for test in tests)]
         answers = generate(config.generate, store, start, work)
+        seen = dict(zip(views, answers, strict=False))
+        if isinstance(config.source, HasAnswers) and config.chosen == GROUND_TRUTH:
+            seen[GROUND_TRUTH] = ground_truth(config.generate, store, prompts, start, config.source)
+            answers = [seen[GROUND_TRUTH], *answers]
         yield "generate", answers
-        chosen, *others = answers[: len(views)]
-        rejected, controls = others[: len(config.views)], others[len(config.views) :]
-        compared = [pair(config.pair, store, prompts, chosen, [control]) for control in controls]
-        pairs = pair(config.pair, store, prompts, chosen, rejected)
+        compared = [pair(config.pair, store, prompts, seen[CLEAN], [seen[control]]) for control in config.controls]
+        pairs = pair(config.pair, store, prompts, seen[config.chosen], [seen[view] for view in config.views])
         yield "pair", [pairs, *compared]
         policy = train(config.train, store, config.name, start, pairs)
         yield "train", [policy]

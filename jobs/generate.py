@@ -5,7 +5,7 @@ python jobs/generate.py --prompts toy --views clean diffusion-300 diffusion-500
 
 from dataclasses import dataclass, field, replace
 
-from presets import LLAVA_GENERATE, PUBLISHED, TOY_GENERATE, USUAL, ModelJob
+from presets import LLAVA, LLAVA_GENERATE, PUBLISHED, TOY_GENERATE, USUAL, ModelJob
 from seva_ray.augmentations import CLEAN, parse_view
 from seva_ray.core.errors import ConfigError
 from seva_ray.engines.config import Generate
@@ -45,8 +45,7 @@ def main(config: GenerateJob) -> None:
 LLAVA_7B = GenerateJob(prompts="llava-mix", model="llava-1.5-7b-hf", generate=LLAVA_GENERATE)
 PRESETS = {
     "toy": GenerateJob(prompts="toy", model="toy", views=(CLEAN, "diffusion-300"), generate=TOY_GENERATE),
-    "llava-7b": LLAVA_7B,
-    "llava-13b": replace(LLAVA_7B, model="llava-1.5-13b-hf"),
+    **{name: replace(LLAVA_7B, model=run.model, views=(CLEAN, run.view)) for name, run in LLAVA.items()},
     **{name: replace(LLAVA_7B, model=other.model, generate=other.generate) for name, other in PUBLISHED.items()},
 }
 

@@ -6,7 +6,7 @@ python jobs/harness.py --start toy --policy policies/toy --tasks mme scienceqa_i
 
 from dataclasses import dataclass, field
 
-from presets import PUBLISHED, USUAL, ModelJob
+from presets import LLAVA, PUBLISHED, USUAL, ModelJob
 from seva_ray.core.errors import ConfigError
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
@@ -44,9 +44,7 @@ def main(config: HarnessJob) -> None:
 
 PRESETS = {
     "toy": HarnessJob(start="toy", policy="policies/toy"),
-    "llava-7b": HarnessJob(start="llava-1.5-7b-hf", policy="policies/llava-7b"),
-    "llava-13b": HarnessJob(start="llava-1.5-13b-hf", policy="policies/llava-13b"),
-    **{name: HarnessJob(start=other.model, policy=f"policies/{name}") for name, other in PUBLISHED.items()},
+    **{name: HarnessJob(start=of.model, policy=f"policies/{name}") for name, of in (LLAVA | PUBLISHED).items()},
 }
 
 if __name__ == "__main__":

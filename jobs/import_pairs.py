@@ -9,7 +9,7 @@ It reads the forms of TRL, LLaMA-Factory, ms-swift and the official SeVa JSON, i
 
 from dataclasses import dataclass, field, replace
 
-from presets import PUBLISHED, USUAL, ModelJob
+from presets import LLAVA, PUBLISHED, USUAL, ModelJob
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.sources.preferences import Preferences
@@ -46,8 +46,7 @@ def main(config: ImportJob) -> None:
 LLAVA_7B = ImportJob(name="imported", model="llava-1.5-7b-hf", data=Preferences(path="pairs.json"))
 PRESETS = {
     "toy": ImportJob(name="imported", model="toy", data=Preferences(path="pairs.json"), reading=Reading(system="")),
-    "llava-7b": LLAVA_7B,
-    "llava-13b": ImportJob(name="imported", model="llava-1.5-13b-hf", data=Preferences(path="pairs.json")),
+    **{name: replace(LLAVA_7B, model=of.model) for name, of in LLAVA.items()},
     **{
         name: replace(
             LLAVA_7B, model=other.model, reading=Reading(system="", image_options=other.generate.image_options)

@@ -9,7 +9,7 @@ jobs/train.py takes either.
 
 from dataclasses import dataclass, field
 
-from presets import USUAL, Job
+from presets import LLAVA, PUBLISHED, USUAL, Job
 from seva_ray.augmentations import CLEAN
 from seva_ray.core.errors import ConfigError
 from seva_ray.runtime.cli import run
@@ -27,6 +27,8 @@ class PairJob(Job):
     """Name of the model that answered: the directory under `responses/`."""
     views: tuple[str, ...]
     """The rejected view; several are kept together in one pair per prompt."""
+    chosen: str = CLEAN
+    """The view of the chosen answers: clean, or ground-truth if jobs/full.py has stored the data set's own answers."""
     pair: Pair = field(default_factory=Pair)
 
     def __post_init__(self) -> None:
@@ -38,13 +40,19 @@ def main(config: PairJob) -> None:
     store = config.store()
     prompts = store.find(f"prompts/{config.prompts}")
     chosen, *rejected = (
-        store.find(f"responses/{config.model}/{config.prompts}/{view}") for view in (CLEAN, *config.views)
+        store.find(f"responses/{config.model}/{config.prompts}/{view}") for view in (config.chosen, *config.views)
     )
     with cluster():
         pair(config.pair, store, prompts, chosen, rejected)
 
 
-PRESETS = {"toy": PairJob(prompts="toy", model="toy-1", views=("diffusion-300",))}
+PRESETS = {
+    "toy": PairJob(prompts="toy", model="toy-1", views=("diffusion-300",)),
+    **{
+        name: PairJob(prompts="llava-mix", model=of.model, views=(of.view,), pair=of.pair) for name, of in LLAVA.items()
+    },
+    **{name: PairJob(prompts="llava-mix", model=of.name, views=("diffusion-500",)) for name, of in PUBLISHED.items()},
+}
 
 if __name__ == "__main__":
     run(main, PRESETS, "Pairs from responses.", USUAL)

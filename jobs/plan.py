@@ -10,9 +10,9 @@ probed is unknown, and so is what follows from it.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from presets import LLAVA_13B_TRAIN, LLAVA_GENERATE, LLAVA_TRAIN, PUBLISHED, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
+from presets import LLAVA, LLAVA_GENERATE, LLAVA_TRAIN, PUBLISHED, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_least
@@ -23,6 +23,7 @@ from seva_ray.dpo.config import Train
 from seva_ray.engines import VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.pages.plan_page import Plan, picture_of, text_of
+from seva_ray.pairs.files import GROUND_TRUTH
 from seva_ray.planning.footprint import Sizes, demands, parts
 from seva_ray.planning.forecast import forecast
 from seva_ray.planning.memory import memory_lines
@@ -70,6 +71,8 @@ class PlanJob(ModelJob):
     """Questions of all benchmarks: the starting model and the policy answer them."""
     views: tuple[str, ...] = ("diffusion-500",)
     """Rejected views."""
+    chosen: Literal["clean", "ground-truth"] = "clean"
+    """The chosen answers, as in jobs/full.py: the data set's own take no time."""
     controls: tuple[str, ...] = ()
     """Views that measure the engine's rounding."""
     probe: Probe = field(default_factory=Probe)
@@ -91,7 +94,8 @@ class PlanJob(ModelJob):
     train: Train = field(default_factory=Train)
 
     def __post_init__(self) -> None:
-        if not self.views or any(parse_view(view) is None for view in self.views):
+        augmented = [view for view in self.views if (self.chosen, view) != (GROUND_TRUTH, CLEAN)]
+        if not self.views or any(parse_view(view) is None for view in augmented):
             raise ConfigError(f"views {' '.join(self.views)}: at least one, and all augmented ones")
         for control in self.controls:
             if control not in CONTROLS:
@@ -103,7 +107,7 @@ class PlanJob(ModelJob):
                 raise ConfigError(f"spot {pool}: must be among {', '.join(POOLS)}")
 
 
-def main(config: PlanJob) -> None:
+def main(config: PlanJob) -> Plan:
     store = Store(config.root)
     prices = read_prices(config.prices) if config.prices else None
     if found(config.model):
@@ -134,6 +138,7 @@ def main(config: PlanJob) -> None:
     if picture := picture_of(plan):
         write_bytes(f"{place}/plan.png", picture)
     say(f"plan: {place}/plan.json")
+    return plan
 
 
 def run_of(config: PlanJob) -> Run:
@@ -141,6 +146,7 @@ def run_of(config: PlanJob) -> Run:
         name=config.name,
         views=config.views,
         controls=config.controls,
+        chosen=config.chosen,
         shard_size=config.prepare.shard_size,
         num_test_prompts=config.num_test_prompts,
         generate=config.generate,
@@ -239,6 +245,11 @@ LLAVA_7B = PlanJob(
         trained_parameters=32 * LLAVA_TRAIN.lora.rank * (4 * (4096 + 4096) + 3 * (4096 + 11008)),
     ),
 )
+LLAVA_13B_SIZES = Sizes(
+    pixel_bytes=3 * 4 * 336**2,
+    model_bytes=2 * 13.35e9,
+    trained_parameters=40 * LLAVA_TRAIN.lora.rank * (4 * (5120 + 5120) + 3 * (5120 + 13824)),
+)
 PRESETS = {
     "toy": PlanJob(
         name="toy",
@@ -251,18 +262,18 @@ PRESETS = {
         generate=TOY_GENERATE,
         train=TOY_TRAIN,
     ),
-    "llava-7b": LLAVA_7B,
-    "llava-13b": replace(
-        LLAVA_7B,
-        name="llava-13b",
-        model="llava-1.5-13b-hf",
-        train=LLAVA_13B_TRAIN,
-        sizes=Sizes(
-            pixel_bytes=3 * 4 * 336**2,
-            model_bytes=2 * 13.35e9,
-            trained_parameters=40 * LLAVA_13B_TRAIN.lora.rank * (4 * (5120 + 5120) + 3 * (5120 + 13824)),
-        ),
-    ),
+    **{
+        name: replace(
+            LLAVA_7B,
+            name=name,
+            model=of.model,
+            views=(of.view,),
+            pair=of.pair,
+            train=of.train,
+            sizes=LLAVA_13B_SIZES if "13b" in of.model else LLAVA_7B.sizes,
+        )
+        for name, of in LLAVA.items()
+    },
     **{
         name: replace(
             LLAVA_7B,

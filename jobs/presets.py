@@ -10,6 +10,7 @@ from seva_ray.dpo.policy import Lora
 from seva_ray.engines import Decoding, VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.sources import AnySource, LlavaJson, ToyWorld
+from seva_ray.stages.pair import Pair
 from seva_ray.toy.recipe import ToyRecipe
 
 USUAL = (
@@ -79,6 +80,33 @@ TOY_TRAIN = Train(
 LLAVA_GENERATE = Generate()
 LLAVA_TRAIN = Train()
 LLAVA_13B_TRAIN = replace(LLAVA_TRAIN, zero_stage=3, per_device_batch_size=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperRun:
+    """A row of the paper's main table: LLaVA-1.5 of one size, with one rejected view."""
+
+    model: str
+    train: Train
+    view: str = "diffusion-500"
+    pair: Pair = field(default_factory=Pair)
+
+    @property
+    def pairs(self) -> str:
+        """The name under which the run's pairs are stored."""
+        return f"{self.model}/llava-mix/{self.view}" + (f"+{self.pair.name}" if self.pair.name else "")
+
+
+CUT = Pair(max_per_source={"ocr_vqa": 4300, "textvqa": 6500}, name="10800")
+"""Step 800 makes more pairs than step 500. The authors cut them to about as many."""
+SIZES = {
+    "llava-7b": PaperRun(model="llava-1.5-7b-hf", train=LLAVA_TRAIN),
+    "llava-13b": PaperRun(model="llava-1.5-13b-hf", train=LLAVA_13B_TRAIN),
+}
+ROWS = {f"{name}-diffusion800": replace(of, view="diffusion-800", pair=CUT) for name, of in SIZES.items()}
+ROWS |= {f"{name}-moco": replace(of, view="moco") for name, of in SIZES.items()}
+LLAVA = SIZES | ROWS
+"""The rows by the names of their presets. The paper does not say the settings of 13B."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,24 +9,31 @@ Every point is trained once for each seed and scored; the page has intervals, fi
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from full import PRESETS as FULL_PRESETS
 from full import Full
 from presets import (
-    LLAVA_13B_TRAIN,
     LLAVA_GENERATE,
     LLAVA_TRAIN,
     PUBLISHED,
+    ROWS,
+    SIZES,
     TOY_GENERATE,
     TOY_TRAIN,
     USUAL,
     ModelJob,
+    PaperRun,
     prompts_of,
 )
 from seva_ray.benchmarks import Benchmark, Benchmarks
+from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
+from seva_ray.benchmarks.judged.endpoint import Judge
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError
@@ -40,6 +47,7 @@ from seva_ray.runtime.sizing import num_workers
 from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_start, check_starts, is_toy, starting_models
 from seva_ray.stages.evaluate import prepare_benchmarks
+from seva_ray.stages.judge import open_judge
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.score_files import Evaluate
@@ -47,7 +55,7 @@ from seva_ray.stages.study.cluster_check import check_cluster
 from seva_ray.stages.study.driver import StudyDefinition, study
 from seva_ray.stages.study.study_context import StudyContext
 from seva_ray.stages.study.sweep import Search
-from seva_ray.studies.space import Point, Space
+from seva_ray.studies.space import Point, PromptSet, Space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +77,9 @@ class Sweep(ModelJob):
     space: Space = field(default_factory=Space)
     search: Search = field(default_factory=Search)
     benchmark: str = ""
-    """The objective's benchmark; empty for the first one."""
+    """The objective's benchmark, such as mm-vet-own-prompt; empty for the first one."""
     metric: str
-    """The objective: its gain over the starting model is sought."""
+    """The objective, such as MM-Vet: its gain over the starting model is sought."""
     test_time: bool = True
     """Also score the first starting model on the benchmark seen in every view, without training."""
     max_gpus: int | None = execution(None)
@@ -81,6 +89,8 @@ class Sweep(ModelJob):
     pair: Pair = field(default_factory=Pair)
     train: Train = field(default_factory=Train)
     benchmarks: Benchmarks = field(default_factory=Benchmarks)
+    judged: JudgedBenchmarks = field(default_factory=JudgedBenchmarks)
+    judge: Judge = field(default_factory=Judge)
     evaluate: Evaluate = field(default_factory=Evaluate)
 
     def __post_init__(self) -> None:
@@ -93,10 +103,12 @@ class Sweep(ModelJob):
             raise ConfigError(f"models: one, or one for each of the {len(self.seeds)} seeds, not {len(self.models)}")
         if self.space.prompt_seeds and not hasattr(self.source, "seed"):
             raise ConfigError(f"prompt_seeds: {type(self.source).__name__} samples nothing")
+        for prompt_set in self.space.prompt_sets():
+            source_of(self, prompt_set)
         self.search.check(self.space, self.train)
 
 
-def objective(config: Sweep, benchmarks: list[Benchmark]) -> tuple[str, str]:
+def objective(config: Sweep, benchmarks: Sequence[Benchmark | JudgedBenchmark]) -> tuple[str, str]:
     """Benchmark and metric. Raises: ConfigError."""
     named = {benchmark.name: benchmark for benchmark in benchmarks}
     if not named:
@@ -104,24 +116,38 @@ def objective(config: Sweep, benchmarks: list[Benchmark]) -> tuple[str, str]:
     name = config.benchmark or next(iter(named))
     if name not in named:
         raise ConfigError(f"benchmark {name}: must be one of {', '.join(named)}")
-    tally = named[name].tally({})
-    metrics = named[name].metrics(dict(zip(tally.names, tally.counts.sum(axis=0), strict=True)))
+    metrics = metrics_of(named[name])
     if config.metric not in metrics:
         raise ConfigError(f"metric {config.metric!r}: {name} has {', '.join(metrics)}")
     return name, config.metric
 
 
-def source_of(config: Sweep, seed: int | None) -> tuple[str, Any]:
-    """The name of the prompts, and their source with that seed."""
-    prompts = prompts_of(config.prompts, config.source, config.name, toy="toy-400")
-    if seed is None:
-        return prompts, config.source
-    return f"{prompts}-seed{seed}", replace(config.source, seed=seed)  # type: ignore[arg-type]
+def metrics_of(benchmark: Benchmark | JudgedBenchmark) -> list[str]:
+    """The names of a benchmark's metrics."""
+    if isinstance(benchmark, JudgedBenchmark):
+        names = benchmark.count_names
+    else:
+        names = benchmark.tally({}).names
+    return list(benchmark.metrics(dict.fromkeys(names, np.zeros(1))))
+
+
+def source_of(config: Sweep, prompt_set: PromptSet) -> tuple[str, Any]:
+    """The name of the prompts, and their source with that seed and that data set alone. Raises: ConfigError."""
+    prompts: str = prompts_of(config.prompts, config.source, config.name, toy="toy-400")
+    seed, only = prompt_set
+    source: Any = config.source
+    if only is not None:
+        if not hasattr(source, "alone"):
+            raise ConfigError(f"sources {only}: {type(source).__name__} is one data set")
+        prompts, source = f"{prompts}-{only}", source.alone(only)
+    if seed is not None:
+        prompts, source = f"{prompts}-seed{seed}", replace(source, seed=seed)
+    return prompts, source
 
 
 def command_of(config: Sweep, preset: str, point: Point, repeat: int, policy: Artifact) -> str:
     """What trains a point's policy again: it finds the study's own, where that is still there."""
-    prompts, source = source_of(config, point.prompt_seed)
+    prompts, source = source_of(config, point.prompt_set)
     settled = replace(point, num_pairs=policy.counts["num_pairs"])
     run = Full(
         name=policy.name.removeprefix("policies/"),
@@ -136,6 +162,8 @@ def command_of(config: Sweep, preset: str, point: Point, repeat: int, policy: Ar
         pair=config.pair,
         train=settled.train(config.train, config.seeds[repeat]),
         benchmarks=config.benchmarks,
+        judged=config.judged,
+        judge=config.judge,
         evaluate=config.evaluate,
     )
     return shlex.join(["python", "jobs/full.py", preset, *words_of(FULL_PRESETS[preset], run)])
@@ -147,12 +175,17 @@ def main(config: Sweep) -> None:
     check_starts(config.models, config.toy)
     for model in config.models:
         check_start(store, model)
-    benchmarks = config.benchmarks.chosen(config.generate.system)
+    system = config.benchmarks.system_of_llava(config.generate.system)
+    benchmarks: list[Benchmark | JudgedBenchmark] = [
+        *config.benchmarks.chosen(config.generate.system),
+        *config.judged.chosen(system),
+    ]
     sought = objective(config, benchmarks)
-    seeds = config.space.prompt_seeds or (None,)
-    prompts = {seed: prepare(config.prepare, store, *source_of(config, seed)) for seed in seeds}
+    judged = open_judge(config.judge, benchmarks) is not None  # its key is missed before anything runs
+    sets = config.space.prompt_sets()
+    prompts = {item: prepare(config.prepare, store, *source_of(config, item)) for item in sets}
     tests = prepare_benchmarks(config.prepare, store, benchmarks)
-    answers = {seed: source_of(config, seed)[1].answers() for seed in seeds if isinstance(config.source, ToyWorld)}
+    answers = {item: source_of(config, item)[1].answers() for item in sets if isinstance(config.source, ToyWorld)}
     with cluster():
         join(spare_cpus=1)  # for the tasks beside an engine and a training run, on two cores
         there, on_gpus = allowed(config)
@@ -174,6 +207,7 @@ def main(config: Sweep) -> None:
             objective=sought,
             capacity=there,
             on_gpus=on_gpus,
+            judge=config.judge if judged else None,
         )
         definition = StudyDefinition(
             name=config.name,
@@ -226,12 +260,19 @@ LLAVA_7B = Sweep(
     train=replace(LLAVA_TRAIN, num_pairs=8000),
     benchmarks=Benchmarks(pope="pope", pope_images="val2014"),
 )
+
+
+def of_row(row: PaperRun) -> Sweep:
+    """A study around a row of the paper's main table: the values of beta in its view."""
+    space, train = replace(LLAVA_7B.space, views=(row.view,)), replace(row.train, num_pairs=8000)
+    return replace(LLAVA_7B, models=(row.model,), space=space, pair=row.pair, train=train)
+
+
 PRESETS = {
     "toy": TOY,
     "llava-7b": LLAVA_7B,
-    "llava-13b": replace(
-        LLAVA_7B, name="llava-13b", models=("llava-1.5-13b-hf",), train=replace(LLAVA_13B_TRAIN, num_pairs=8000)
-    ),
+    "llava-13b": replace(of_row(SIZES["llava-13b"]), name="llava-13b", space=LLAVA_7B.space),
+    **{name: replace(of_row(of), name=name) for name, of in ROWS.items()},
     **{
         name: replace(
             LLAVA_7B,

@@ -6,7 +6,7 @@ python jobs/test_time.py llava-7b --benchmarks.pope path/to/pope --benchmarks.po
 
 from dataclasses import dataclass, field, replace
 
-from presets import LLAVA_GENERATE, PUBLISHED, TOY_GENERATE, USUAL, ModelJob
+from presets import LLAVA_GENERATE, PUBLISHED, ROWS, TOY_GENERATE, USUAL, ModelJob
 from seva_ray.augmentations import parse_view
 from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
@@ -70,6 +70,7 @@ PRESETS = {
     ),
     "llava-7b": LLAVA_7B,
     "llava-13b": replace(LLAVA_7B, model="llava-1.5-13b-hf"),
+    **{name: replace(LLAVA_7B, model=of.model, views=(of.view,)) for name, of in ROWS.items()},
     **{name: replace(LLAVA_7B, model=other.model, generate=other.generate) for name, other in PUBLISHED.items()},
 }
 

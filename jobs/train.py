@@ -5,7 +5,7 @@ python jobs/train.py --name beta02 --pairs toy-1/toy/diffusion-300 --train.beta 
 
 from dataclasses import dataclass, field
 
-from presets import LLAVA_13B_TRAIN, LLAVA_TRAIN, PUBLISHED, TOY_TRAIN, USUAL, ModelJob
+from presets import LLAVA, PUBLISHED, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.dpo.config import Train
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
@@ -36,15 +36,7 @@ def main(config: TrainJob) -> None:
 
 PRESETS = {
     "toy": TrainJob(name="toy", pairs="toy-1/toy/diffusion-300", model="toy", train=TOY_TRAIN),
-    "llava-7b": TrainJob(
-        name="llava-7b", pairs="llava-1.5-7b-hf/llava-mix/diffusion-500", model="llava-1.5-7b-hf", train=LLAVA_TRAIN
-    ),
-    "llava-13b": TrainJob(
-        name="llava-13b",
-        pairs="llava-1.5-13b-hf/llava-mix/diffusion-500",
-        model="llava-1.5-13b-hf",
-        train=LLAVA_13B_TRAIN,
-    ),
+    **{name: TrainJob(name=name, pairs=of.pairs, model=of.model, train=of.train) for name, of in LLAVA.items()},
     **{
         name: TrainJob(name=name, pairs=f"{other.name}/llava-mix/diffusion-500", model=other.model, train=other.train)
         for name, other in PUBLISHED.items()

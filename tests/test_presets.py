@@ -9,13 +9,13 @@ from typing import Any, get_args
 
 import pytest
 
-from presets import PUBLISHED, USUAL
+from presets import LLAVA, PUBLISHED, ROWS, USUAL
 from seva_ray.runtime import cli
 from seva_ray.runtime.config_file import load
 from seva_ray.runtime.fields import options_of
 from seva_ray.sources import AnySource
 
-JOBS = sorted(file.stem for file in Path(__file__).parent.parent.glob("jobs/*.py") if file.stem != "presets")
+JOBS = sorted(file.stem for file in Path(__file__).parent.parent.glob("jobs/*.py") if "__main__" in file.read_text())
 REQUIRED = {"gallery": ["--image", "photo.jpg"], "convert": ["--model", "llava-v1.5-7b", "--to", "llava-1.5-7b"]}
 """What a preset leaves open."""
 
@@ -56,7 +56,7 @@ def test_help_is_short_and_names_help_all_which_shows_every_option(monkeypatch, 
     short = output(monkeypatch, capsys, job, "--help")
     assert short.splitlines()[-1] == "--help-all shows every option."
     num_sources = len(get_args(AnySource))
-    assert len(short.splitlines()) < 115 + 7 * num_sources, "each source takes some lines, and nothing else may grow"
+    assert len(short.splitlines()) < 117 + 7 * num_sources, "each source takes some lines, and nothing else may grow"
     assert max(map(len, short.splitlines())) <= 110
     own = {name for name in options if "." not in name}
     assert own <= set(re.findall(r"--([\w.-]+)", short)), "a job's own options are always shown"
@@ -75,8 +75,27 @@ def test_every_job_that_has_llava_7b_has_every_other_model():
     presets = {job: importlib.import_module(job).PRESETS for job in JOBS}
     assert sum("llava-7b" in of for of in presets.values()) >= 7
     for job, of in presets.items():
-        for name in ("llava-13b", *PUBLISHED):
+        for name in (*LLAVA, *PUBLISHED):
             assert ("llava-7b" in of) == (name in of), job
+
+
+def test_a_row_of_the_papers_table_has_its_view_and_its_cut_in_every_job():
+    full, train = importlib.import_module("full").PRESETS, importlib.import_module("train").PRESETS
+    assert len(ROWS) == 4
+    for name in ROWS:
+        run = full[name]
+        assert ("13b" in run.model) == ("13b" in name)
+        assert (run.train.zero_stage, run.train.per_device_batch_size) == ((3, 1) if "13b" in name else (2, 2))
+        assert run.views == (("diffusion-800",) if "diffusion800" in name else ("moco",))
+        cut = {"ocr_vqa": 4300, "textvqa": 6500} if "diffusion800" in name else {}
+        for job in ("full", "sweep", "plan", "pair"):
+            assert importlib.import_module(job).PRESETS[name].pair.max_per_source == cut, job
+        for job in ("plan", "generate", "pair", "test_time"):
+            assert importlib.import_module(job).PRESETS[name].views[-1] == run.views[0], job
+        assert importlib.import_module("sweep").PRESETS[name].space.views == run.views
+        stored = f"{run.model}/llava-mix/{run.views[0]}" + (f"+{run.pair.name}" if run.pair.name else "")
+        assert (train[name].pairs, train[name].train) == (stored, run.train)
+        assert importlib.import_module("evaluate").PRESETS[name].policy == (f"policies/{name}",)
 
 
 def test_only_llava_is_asked_with_the_system_text_of_llava():
@@ -88,9 +107,8 @@ def test_only_llava_is_asked_with_the_system_text_of_llava():
 
 def test_the_help_of_the_main_job_shows_what_people_set_and_counts_the_rest(monkeypatch, capsys):
     shown = output(monkeypatch, capsys, "full", "llava-13b", "--help")
-    assert f"Presets (first word): toy, llava-7b, llava-13b, {', '.join(PUBLISHED)}; shown: llava-13b." in " ".join(
-        shown.split()
-    )
+    presets = ", ".join(["toy", *LLAVA, *PUBLISHED])
+    assert f"Presets (first word): {presets}; shown: llava-13b." in " ".join(shown.split())
     for option in ("--train.beta FLOAT", "--train.lora.rank INT", "--benchmarks.pope STR", "source:folder"):
         assert option in shown
     assert re.search(r"and \d+ more of --benchmarks\.\*", shown)

@@ -444,7 +444,7 @@ def test_pictures_are_described_in_words() -> None:
 
 def test_imported_pairs_are_not_said_to_come_from_a_view_of_the_image() -> None:
     imported = Funnel(view="imported", num_prompts=3, verdicts={"kept": 3})
-    text = Page(render(replace(full_content(), funnels=[imported]))).text
+    text = Page(render(replace(full_content(), funnels=[imported], origin="imported"))).text
     assert "Both answers were made elsewhere" in text
     assert "on the augmented image" not in text
     assert "on the augmented image" in Page(render(full_content())).text

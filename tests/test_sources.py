@@ -84,6 +84,30 @@ def test_a_turn_becomes_a_prompt_with_the_ids_of_its_row(photos: Path) -> None:
     assert rows["ocr_vqa/1597753939-0"].question == "Who wrote this book?"  # the published file has numbers as ids too
 
 
+def test_the_files_own_answers_belong_to_the_questions_before_them_and_to_the_ids_of_their_prompts(tmp_path: Path):
+    def row(row_id: str, image: str, *turns: str) -> dict[str, Any]:
+        talk = [{"from": turn[0], "value": turn[2:]} for turn in turns]
+        names = {"h": "human", "g": "gpt"}
+        return {
+            "id": row_id, "image": image, "conversations": [turn | {"from": names[turn["from"]]} for turn in talk],
+        }  # fmt: skip
+
+    rows = [
+        row("1", "gqa/a.jpg", "h <image>\nOne?", "g first ", "h Two?", "h Three?", "g third"),
+        row("1", "gqa/b.jpg", "h Of another image?", "g other"),
+        row("2", "gqa/c.jpg", "h Unanswered?"),
+    ]
+    (tmp_path / "mix.json").write_text(json.dumps(rows))
+    source = LlavaJson(
+        path=str(tmp_path / "mix.json"), image_root=str(tmp_path), counts={"gqa": 3}, questions_per_image={"gqa": 9}
+    )
+    asked = {prompt.prompt_id: prompt.question for prompt in source.prompts()}
+    answers = source.answers()
+    assert {asked[prompt_id]: answer for prompt_id, answer in answers.items()} == {
+        "One?": "first", "Three?": "third", "Of another image?": "other",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("source", "value", "question"),
     [

@@ -50,7 +50,7 @@ def context(ray_cluster: None, tmp_path: Path, journal: Path) -> StudyContext:
         evaluate=Evaluate(),
         benchmarks=[],
         tests=[],
-        prompts={None: prepare(Prepare(shard_size=8), store, "toy", ToyWorld(num_images=4))},
+        prompts={(None, None): prepare(Prepare(shard_size=8), store, "toy", ToyWorld(num_images=4))},
         base_models=[MODEL],
         seeds=[0],
         objective=("", ""),
@@ -60,7 +60,7 @@ def context(ray_cluster: None, tmp_path: Path, journal: Path) -> StudyContext:
 
 
 def test_what_several_ask_for_at_once_is_generated_once(context: StudyContext, journal: Path):
-    server, prompts = StudyServer(context), context.prompts[None]
+    server, prompts = StudyServer(context), context.prompts[None, None]
     views = ["clean", "diffusion-300", "diffusion-600"]
     with ThreadPoolExecutor(6) as trials:
         asked = [[(MODEL, prompts, view) for view in ("clean", views[1 + n % 2])] for n in range(6)]
@@ -74,7 +74,7 @@ def test_what_several_ask_for_at_once_is_generated_once(context: StudyContext, j
 def test_what_the_study_needs_at_its_end_is_made_by_the_engines_of_the_first_point(
     context: StudyContext, monkeypatch: pytest.MonkeyPatch
 ):
-    prompts = context.prompts[None]
+    prompts = context.prompts[None, None]
     server = StudyServer(context, ahead=[(MODEL, prompts, "moco")])
     monkeypatch.setattr(server.groups, "train", lambda trainings: [])
     monkeypatch.setattr(server, "score_files_of", lambda policies: {})
@@ -93,7 +93,7 @@ def test_what_the_study_needs_at_its_end_is_made_by_the_engines_of_the_first_poi
 
 
 def test_a_request_that_fails_reports_to_its_trial_and_the_others_get_their_responses(context: StudyContext):
-    server, prompts = StudyServer(context), context.prompts[None]
+    server, prompts = StudyServer(context), context.prompts[None, None]
     broken = replace(prompts, uri=f"{prompts.uri}-gone", name="prompts/gone")
     with ThreadPoolExecutor(2) as trials:
         bad = trials.submit(server.generation.responses, [(MODEL, broken, "clean")])
@@ -200,7 +200,7 @@ def test_engines_are_no_more_than_the_study_may_use(context: StudyContext, monke
     monkeypatch.setattr("seva_ray.stages.study.generation_queue.generated", generated)
     generate = Generate(engine=VllmEngine(), max_engines=8)
     many = replace(context, generate=generate, capacity={"CPU": 8, "GPU": 2}, on_gpus=True)
-    request = GenerationRequest(tasks=[(MODEL, context.prompts[None], "clean")])
+    request = GenerationRequest(tasks=[(MODEL, context.prompts[None, None], "clean")])
     StudyServer(many).generation.serve([request], last_try=False)
     assert used == [2]
 

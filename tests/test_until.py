@@ -1,5 +1,6 @@
 """The main job up to a stage: what it makes, what it leaves, and what it says of it."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import full
 from seva_ray.core.artifacts import Store
 from seva_ray.runtime import cli
+from seva_ray.sources import ToyWorld
 
 
 @pytest.fixture
@@ -53,3 +55,14 @@ def test_a_run_stops_after_a_stage_says_where_it_lies_and_goes_on_from_there(sai
     assert printed == ["mine, pair:", *places]
     assert lines == [f"full mine: root {root}", "reused: prompts, 3 responses, 2 pairs"]
     assert not (root / "policies").exists()
+
+
+def test_a_run_against_ground_truth_answers_only_in_its_own_view_and_stores_its_pairs_apart(said, tmp_path, toy_model):
+    root, model = tmp_path / "runs", Path(toy_model).name
+    printed, lines = said("--until", "pair", "--chosen", "ground-truth", "--controls")
+    (pairs,) = printed[1:]
+    assert pairs == f"  {root}/pairs/{model}/toy/ground-truth-vs-diffusion-900"
+    assert {path.name for path in (root / "responses" / model / "toy").iterdir()} == {"ground-truth", "diffusion-900"}
+    assert any("prompts have an answer of the data set" in line for line in lines)
+    rows = json.loads(Path(pairs.strip(), "pairs.json").read_text())
+    assert {row["chosen"] for row in rows} <= set(ToyWorld(num_images=5).answers().values())

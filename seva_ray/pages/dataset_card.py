@@ -6,9 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from seva_ray.pages.card import CITATION, front_matter, funnel_lines, plain, recipe_lines
+from seva_ray.pairs.files import Origin
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
 NAMES = ("1K", "10K", "100K", "1M", "10M")
+
+ORIGINS: Mapping[Origin, str] = {
+    "self": "They were made without labels by self-supervised visual preference alignment (SeVa, arXiv 2404.10501): "
+    "{model} answered every question about the image (chosen) and about a changed copy of it (rejected).",
+    "ground truth": "The chosen answers are those of the data set; the rejected ones are answers of {model}.",
+    "imported": "Both answers were made elsewhere.",
+}
+"""Where the answers are from. `{model}` is the model's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +26,8 @@ class DatasetContent:
 
     name: str
     model: str
-    """Name of the model that gave both answers."""
+    """Name of the model that the pairs are for."""
+    origin: Origin = "self"
     num_rows: int
     num_prompts: int
     license: str
@@ -46,10 +56,9 @@ def dataset_card(content: DatasetContent) -> str:
         *front_matter(data),
         f"# Preference pairs {plain(content.name)}",
         "",
-        f"{content.num_rows:,} pairs for Direct Preference Optimization of a vision-language model, made without "
-        f"labels by self-supervised visual preference alignment (SeVa, arXiv 2404.10501) from {content.num_prompts:,} "
-        f"prompts. {plain(content.model)} answered every question about the image (chosen) and about a changed copy "
-        "of it (rejected). Pairs with equal answers are left out. Both answers are to be scored on the image as it is.",
+        f"{content.num_rows:,} pairs for Direct Preference Optimization of a vision-language model, from "
+        f"{content.num_prompts:,} prompts. {ORIGINS[content.origin].format(model=plain(content.model))} Pairs with "
+        "equal answers are left out. Both answers are to be scored on the image as it is.",
         "",
         *license_lines(content.license),
         "## Use",

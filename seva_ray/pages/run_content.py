@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seva_ray.core.artifacts import StageTime
+from seva_ray.pairs.files import Origin
 from seva_ray.pairs.verdicts import VERDICTS
 from seva_ray.scoring.intervals import Comparison
 
@@ -98,6 +99,7 @@ class ReportContent:
     summary: Sequence[str] = ()
     """Sentences at the top of the page, the most important first."""
     funnels: Sequence[Funnel] = ()
+    origin: Origin = "self"
     samples: Sequence[Sample] = ()
     training: Sequence[Mapping[str, Any]] = ()
     """The rows that TRL logs: `step`, `loss`, `rewards/margins` and so on."""

@@ -4,7 +4,7 @@ In: plain data (run_content.py). Out: the page as text. Texts and images come fr
 is trusted: all of it is escaped, and the page forbids itself scripts and any request.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -13,7 +13,7 @@ from seva_ray.pages.pair_cards import Answer, Picture, data_uri, sample_view
 from seva_ray.pages.run_content import Flip, Funnel, Hallucinated, ReportContent, Sample, ScoreTable
 from seva_ray.pages.settings import setting_rows
 from seva_ray.pages.templates import forest, page
-from seva_ray.pairs.files import IMPORTED
+from seva_ray.pairs.files import Origin
 from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS
 
 NUM_SHOWN = 6
@@ -21,6 +21,12 @@ NUM_SHOWN = 6
 
 NUM_HALLUCINATED = 10
 """Largest number of things in the list of hallucinated things."""
+
+ORIGINS: Mapping[Origin, str] = {
+    "self": "The same model answers the same question on the image (chosen) and on the augmented image (rejected).",
+    "ground truth": "The chosen answer is the data set's own; the rejected answer is the model's on the image shown.",
+    "imported": "Both answers were made elsewhere, and nobody here knows what their model saw.",
+}
 
 
 def render(content: ReportContent) -> str:
@@ -39,7 +45,7 @@ def render(content: ReportContent) -> str:
         flips=[_flip_view(flip) for flip in content.flips],
         mixed=mixed_protocols(content.scores),
         settings=setting_rows(content.config),
-        imported=any(funnel.view == IMPORTED for funnel in content.funnels),
+        origin=ORIGINS[content.origin],
         smoothed=any(curve.smoothed for curve in curves),
     )
 

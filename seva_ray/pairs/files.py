@@ -1,10 +1,26 @@
 """The files of an artifact of pairs, and the artifacts that it was made from."""
 
+from typing import Literal
+
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.shards import shards_in
 
 IMPORTED = "imported"
 """The view of rejected answers that were made elsewhere: nobody here knows what their model saw."""
+
+GROUND_TRUTH = "ground-truth"
+"""The view of chosen answers that are the data set's own: no model gave them."""
+
+Origin = Literal["self", "ground truth", "imported"]
+"""Where answers are from: both from the model itself, as in SeVa; the chosen ones from the data set; or both from
+elsewhere."""
+
+
+def origin_of(pairs: Artifact) -> Origin:
+    _, chosen, *rejected = (name.rpartition("/")[2] for name in pairs.recipe["inputs"])
+    if chosen == GROUND_TRUTH:
+        return "ground truth"
+    return "imported" if IMPORTED in rejected else "self"
 
 
 def files_of(pairs: Artifact) -> list[str]:

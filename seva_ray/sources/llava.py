@@ -2,13 +2,13 @@
 
 In: rows {id, image, conversations: [{from: human | gpt, value}]}, as a JSON list or JSON lines. The source of a row is
 the first folder of its image path. Out: prompts in an order that does not depend on the file's order. The answers in
-the file are never used. Rows without `image` contain only text: they are skipped and counted in the log.
+the file are used only by `answers`. Rows without `image` contain only text: they are skipped and counted in the log.
 """
 
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from seva_ray.core.errors import ConfigError, InputError
@@ -29,6 +29,9 @@ OWN_FOLDER = "images"
 
 COUNTS = {"ocr_vqa": 4000, "textvqa": 8000, "gqa": 0, "vg": 0, "coco": 0}
 """Numbers of images that the released models were made from."""
+
+SOME_IMAGES = 4000
+"""Number of images of a data set that the released models were not made from, in the paper's ablation."""
 
 ANSWER_SHORTLY = "Answer the question using a single word or phrase."
 
@@ -81,12 +84,28 @@ class LlavaJson:
     def wanted(self) -> dict[str, int]:
         return {source: count for source, count in self.counts.items() if count}
 
+    def alone(self, name: str) -> "LlavaJson":
+        """The same with one data set of the file as the only one: as many of its images as were asked for, or else
+        4,000. Raises: ConfigError for an unknown name."""
+        known = self.folders or dict.fromkeys(SOURCES, SOME_IMAGES) | self.wanted
+        if name not in known:
+            raise ConfigError(f"source {name!r}: must be one of {', '.join(known)}")
+        asked = {name: known[name]}
+        return replace(self, folders=asked) if self.folders else replace(self, counts=asked)
+
     def prompts(self) -> Iterator[Prompt]:
         """All prompts, by source and then by image in the order of the draw. Rows of a wrong shape come last."""
         check_directory("image_root", self.image_root)
-        yield from checked(self._prompts())
+        yield from checked(prompt for prompt, _ in self._asked())
 
-    def _prompts(self) -> Iterator[Prompt]:
+    def answers(self) -> dict[str, str]:
+        """The file's own answers by prompt_id. Only `stages/ground_truth.py` reads them."""
+        asked = list(self._asked())
+        prompts = checked(prompt for prompt, _ in asked)
+        return {prompt.prompt_id: answer for prompt, (_, answer) in zip(prompts, asked, strict=True) if answer}
+
+    def _asked(self) -> Iterator[tuple[Prompt, str]]:
+        """Every prompt with the file's own answer, which may be empty."""
         rows = list(json_rows(self.path))  # they stay in memory while the sample is drawn
         wanted = self.folders or self.wanted
         own = bool(self.folders)
@@ -109,17 +128,19 @@ class LlavaJson:
         for source in wanted:
             for image, of_image in images[source].items():
                 yield from self._questions(source, image, of_image)
-        yield from bad
+        for prompt in bad:
+            yield prompt, ""
 
-    def _questions(self, source: str, image: str, rows: Sequence[Row]) -> Iterator[Prompt]:
+    def _questions(self, source: str, image: str, rows: Sequence[Row]) -> Iterator[tuple[Prompt, str]]:
         questions, repeats = human_turns(source, rows)
         order = generator(self.seed, image, "questions").permutation(len(questions))
         for index in sorted(order[: self.questions_per_image.get(source)]):
-            prompt_id, value = questions[index]
+            prompt_id, value, answer = questions[index]
             question = clean_question(value, source)
-            yield Prompt(prompt_id=prompt_id, image_id=image, question=question, source=source, image_path=image)
+            asked = Prompt(prompt_id=prompt_id, image_id=image, question=question, source=source, image_path=image)
+            yield asked, answer
         for prompt_id in repeats:
-            yield failed(prompt_id, "the file has this row a second time", source)
+            yield failed(prompt_id, "the file has this row a second time", source), ""
 
 
 def clean_question(value: str, source: str) -> str:
@@ -135,15 +156,16 @@ def clean_question(value: str, source: str) -> str:
     return value.replace(PLACEHOLDER, "").replace(ANSWER_SHORTLY, "").replace("\n", "")
 
 
-def human_turns(source: str, rows: Sequence[Row]) -> tuple[list[tuple[str, str]], list[str]]:
-    """All (prompt_id, text) of questions about one image, and an id for each row that occurs twice.
+def human_turns(source: str, rows: Sequence[Row]) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """All (prompt_id, text, answer) of questions about one image, and an id for each row that occurs twice. The answer
+    is the turn after the question; it is empty if a human speaks again, or nobody.
 
     An id is unique only within its source, because gqa and vg both number Visual Genome's images. The published file
     spreads the conversations about a COCO image over rows with the same id, so their turns are numbered continuously.
     """
     if len(rows) > 1:  # the result must not depend on the file's order
         rows = sorted(rows, key=lambda row: (str(row["id"]), json.dumps(row["conversations"], sort_keys=True)))
-    turns: list[tuple[str, str]] = []
+    turns: list[tuple[str, str, str]] = []
     repeats: list[str] = []
     numbers: dict[str, int] = {}
     previous: Row | None = None
@@ -152,10 +174,11 @@ def human_turns(source: str, rows: Sequence[Row]) -> tuple[list[tuple[str, str]]
         if previous and str(row["id"]) == str(previous["id"]) and row["conversations"] == previous["conversations"]:
             repeats.append(f"{row_id}#2")
             continue
-        for turn in row["conversations"]:
+        for turn, following in zip(row["conversations"], [*row["conversations"][1:], None], strict=True):
             if turn["from"] == "human":
                 number = numbers.get(row_id, 0)
-                turns.append((f"{row_id}-{number}", turn["value"]))
+                answer = following["value"].strip() if following and following["from"] != "human" else ""
+                turns.append((f"{row_id}-{number}", turn["value"], answer))
                 numbers[row_id] = number + 1
         previous = row
     return turns, repeats

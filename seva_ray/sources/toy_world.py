@@ -1,7 +1,7 @@
 """Unlabelled images of the toy world with questions, from which the demo and the tests make pairs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from seva_ray.core.checks import check_choice, check_least
@@ -29,6 +29,11 @@ class ToyWorld:
         check_least(self, 0, "seed")
         check_choice(self, "camera", ("clean", "deployment"))
 
+    def alone(self, name: str) -> "ToyWorld":
+        """The same seen by another camera: the toy world's cameras stand for data sets. Raises: ConfigError for an
+        unknown name."""
+        return replace(self, camera=name)  # type: ignore[arg-type]
+
     @property
     def image_root(self) -> None:
         """None, because the images are in the prompts."""
@@ -40,8 +45,8 @@ class ToyWorld:
             yield prompt
 
     def answers(self) -> dict[str, str]:
-        """The right answers by prompt_id, for questions with only one right answer. No stage that makes a policy reads
-        them."""
+        """The right answers by prompt_id, for questions with only one right answer. Of the stages that make a policy,
+        only `ground_truth` reads them."""
         return {prompt.prompt_id: question.answer for prompt, question in self._asked() if question.kind != "describe"}
 
     def _asked(self) -> Iterator[tuple[Prompt, Question]]:

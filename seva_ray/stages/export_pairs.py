@@ -28,7 +28,7 @@ from seva_ray.core.storage import exists, is_local, read_table, write_directory
 from seva_ray.core.submission import check_lasts
 from seva_ray.pages.dataset_card import DatasetContent, dataset_card
 from seva_ray.pairs import formats
-from seva_ray.pairs.files import files_of, lineage
+from seva_ray.pairs.files import files_of, lineage, origin_of
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.stages.export import check_repository, push
@@ -170,6 +170,7 @@ def content(
     return DatasetContent(
         name=pairs.name.removeprefix("pairs/"),
         model=chosen.name.split("/")[1],
+        origin=origin_of(pairs),
         num_rows=num_rows,
         num_prompts=pairs.counts["num_prompts"],
         license=config.license,

@@ -1,9 +1,10 @@
 """pair: clean and augmented responses -> the artifact `pairs/<model>/<prompts>/<view>`, or `<view>+<name>`.
 
-Several rejected views of one prompt stay together in one pair: `pairs/<model>/<prompts>/<view>--<view>`. The stage
-writes a verdict per prompt and view (`verdicts/`), the kept pairs with their images (`pairs/`), and the same pairs in
-the official SeVa JSON (`pairs.json`: chosen, reject, question, image_id), with one row for each rejected response. A
-shard without a kept pair has no file in `pairs/`.
+Several rejected views of one prompt stay together in one pair: `pairs/<model>/<prompts>/<view>--<view>`. If the chosen
+answers are the data set's own, its name is `ground-truth-vs-<view>`. The stage writes a verdict per prompt and view
+(`verdicts/`), the kept pairs with their images (`pairs/`), and the same pairs in the official SeVa JSON (`pairs.json`:
+chosen, reject, question, image_id), with one row for each rejected response. A shard without a kept pair has no file
+in `pairs/`.
 """
 
 import json
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from seva_ray.augmentations import CONTROLS
+from seva_ray.augmentations import CLEAN, CONTROLS
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, NothingLeft
 from seva_ray.core.fingerprints import execution
@@ -129,6 +130,8 @@ def open_pairs(
 ) -> Artifact:
     views = [view_of(artifact) for artifact in rejected]
     label = "--".join(views) + (f"+{config.name}" if config.name else "")
+    if view_of(chosen) != CLEAN:
+        label = f"{view_of(chosen)}-vs-{label}"
     if len(set(views)) < len(views) or len(label) > MAX_NAME:
         raise ConfigError(f"views {' '.join(views)}: each may be given once, with at most {MAX_NAME} letters in all")
     name = f"pairs/{chosen.name.removeprefix('responses/').rsplit('/', 1)[0]}/{label}"

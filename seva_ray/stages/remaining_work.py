@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 from seva_ray.augmentations import CLEAN
 from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.storage import exists
 from seva_ray.dpo.config import Train
 from seva_ray.engines.config import Generate
 from seva_ray.planning.forecast import Pass, RemainingWork, units_of
 from seva_ray.runtime.resources import Amounts
 from seva_ray.runtime.sizing import num_workers
-from seva_ray.stages.generate import missing_units, open_responses
+from seva_ray.stages.generate import missing_units, name_of, open_responses
 from seva_ray.stages.pair import Pair, open_pairs
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.training.reference import open_logps
@@ -29,6 +30,8 @@ class Run:
     views: Sequence[str]
     """Views of the rejected responses."""
     controls: Sequence[str]
+    chosen: str = CLEAN
+    """View of the chosen responses. Those of the data set take no time."""
     shard_size: int
     num_test_prompts: int
     generate: Generate
@@ -47,14 +50,19 @@ def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | N
     shard_size = run.shard_size
     if prompts:
         num_prompts, shard_size = prompts.counts["num_prompts"], prompts.recipe["config"]["prepare"]["shard_size"]
-    views = (CLEAN, *run.views, *run.controls)
+    clean = [CLEAN] if run.chosen == CLEAN or run.controls else []
+    views = tuple(dict.fromkeys((*clean, *run.views, *run.controls)))
     passes = {view: whole(view, num_prompts, shard_size) for view in views}
     pairs: Artifact | None = None
     scored = trained = False
     if model and prompts:
         opened = {view: open_responses(run.generate, store, model, prompts, view) for view in views}
         passes |= {view: left(model, prompts, view, opened[view], passes[view]) for view in views}
-        pairs = open_pairs(run.pair, store, prompts, opened[CLEAN], [opened[view] for view in run.views])
+        rejected = [opened[view] for view in run.views]
+        if run.chosen == CLEAN:
+            pairs = open_pairs(run.pair, store, prompts, opened[CLEAN], rejected)
+        elif exists(store.uri(f"{name_of(model, prompts, run.chosen)}/record.json")):
+            pairs = open_pairs(run.pair, store, prompts, store.find(name_of(model, prompts, run.chosen)), rejected)
     if model and pairs and pairs.complete:
         scored = open_logps(run.train, store, model, pairs).complete
         trained = Training(config=run.train, name=run.name, model=model, pairs=pairs).open(store).complete

@@ -18,7 +18,7 @@ from seva_ray.core.provenance import versions
 from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import exists, read_bytes, read_table
 from seva_ray.pages.run_content import Funnel, ReportContent, Sample, ScoreTable
-from seva_ray.pairs.files import IMPORTED, files_of
+from seva_ray.pairs.files import IMPORTED, files_of, origin_of
 from seva_ray.runtime.progress import say
 from seva_ray.stages import answers
 from seva_ray.stages.pair import ANY
@@ -76,6 +76,7 @@ def content_of(
         command=command,
         places=places(store, name, shown),
         drawn_from=drawn_from,
+        origin=origin_of(shown.pairs),
     )
     return replace(content, drawn_from="") if missing else content
 
@@ -106,13 +107,15 @@ def funnels(pairs: Artifact, floors: Sequence[Artifact]) -> list[Funnel]:
 def summary(trained: Artifact, pairs: Artifact, floors: Sequence[Artifact]) -> list[str]:
     kept, num_prompts = pairs.counts["verdicts"]["kept"], pairs.counts["num_prompts"]
     views = " and ".join(pairs.counts["views"])
-    if views == IMPORTED:
+    if origin_of(pairs) == "imported":
         lines = [f"{kept:,} of {num_prompts:,} imported pairs ({kept / num_prompts:.1%}) were kept."]
         return [*lines, trained_on(trained)]
-    lines = [
-        f"{trained.counts['start']['name']} answered {num_prompts:,} prompts on the image and on its {views} view; "
-        f"{kept:,} pairs ({kept / num_prompts:.1%}) were kept.",
-    ]
+    model = trained.counts["start"]["name"]
+    seen = f"on its {views} view; {kept:,} pairs ({kept / num_prompts:.1%}) were kept."
+    if origin_of(pairs) == "ground truth":
+        lines = [f"The chosen answers are the data set's own. {model} answered {num_prompts:,} prompts {seen}"]
+    else:
+        lines = [f"{model} answered {num_prompts:,} prompts on the image and {seen}"]
     for floor in floors:
         (view,) = floor.counts["views"]
         unequal = floor.counts["verdicts"]["kept"]
@@ -124,7 +127,9 @@ def summary(trained: Artifact, pairs: Artifact, floors: Sequence[Artifact]) -> l
 
 
 def trained_on(trained: Artifact) -> str:
-    return f"DPO on {trained.counts['num_pairs']:,} pairs for {trained.counts['num_steps']:,} steps made the policy."
+    loss = trained.recipe["config"]["train"]["loss"]["name"]
+    method = "Fine-tuning on the chosen answers of" if loss == "sft" else "DPO on"
+    return f"{method} {trained.counts['num_pairs']:,} pairs for {trained.counts['num_steps']:,} steps made the policy."
 
 
 def samples(

@@ -20,6 +20,9 @@ from seva_ray.dpo.policy import Lora
 SWAPPED = "swapped "
 """The prefix of a condition whose pairs have their sides exchanged at random: the swap control of a view."""
 
+PromptSet = tuple[int | None, str | None]
+"""A source's seed, and the only data set of it that is used. None stands for what the source has itself."""
+
 MAX_POINTS = 100_000
 """Largest number of points of a grid."""
 
@@ -48,6 +51,9 @@ class Space:
     """Largest numbers of pairs to train on. A smaller set is part of a larger one."""
     prompt_seeds: tuple[int, ...] = ()
     """Seeds of the source. Each seed samples other prompts from the same data."""
+    sources: tuple[str, ...] = ()
+    """Data sets, each as the only source of prompts: folders of LLaVA's file, such as ocr_vqa and gqa, or cameras of
+    the toy world."""
     curve: tuple[int, ...] = ()
     """More numbers of pairs, for the curve of the score over pairs. They are added to a grid, at the first value of
     every axis but the view."""
@@ -90,7 +96,12 @@ class Space:
             "loss": self.losses or (train.loss.name,),
             "num_pairs": self.num_pairs or (train.num_pairs,),
             "prompt_seed": self.prompt_seeds or (None,),
+            "source": self.sources or (None,),
         }
+
+    def prompt_sets(self) -> list["PromptSet"]:
+        """The sets of prompts that the points are trained on, each once."""
+        return list(dict.fromkeys(itertools.product(self.prompt_seeds or (None,), self.sources or (None,))))
 
     def combinations(self, train: Train) -> list["Point"]:
         """All combinations of the axes' values. Raises: ConfigError for a point that cannot be trained."""
@@ -126,6 +137,11 @@ class Point:
     loss: LossName
     num_pairs: int | None
     prompt_seed: int | None
+    source: str | None = None
+
+    @property
+    def prompt_set(self) -> "PromptSet":
+        return self.prompt_seed, self.source
 
     @property
     def view(self) -> str:

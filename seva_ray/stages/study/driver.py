@@ -33,7 +33,7 @@ from seva_ray.stages.study.study_statistics import (
     view_facts,
 )
 from seva_ray.stages.study.sweep import Search, TrialOutcome, points_of, sweep
-from seva_ray.studies.space import Point, Space
+from seva_ray.studies.space import Point, PromptSet, Space
 from seva_ray.studies.study_rows import StudyContent
 
 Answers = Mapping[str, str]
@@ -50,8 +50,8 @@ class StudyDefinition:
     context: StudyContext
     test_time: bool
     """Whether the first base model is also scored on the benchmark seen in each view, without training."""
-    answers: Mapping[int | None, Answers]
-    """The right answers to the training prompts by the source's seed, if the source knows them."""
+    answers: Mapping[PromptSet, Answers]
+    """The right answers to the training prompts, if the source knows them."""
     command: str
     """The command that started the study."""
     began: float
@@ -115,8 +115,8 @@ def check_names(context: StudyContext, points: Sequence[Point]) -> None:
     for model in context.base_models:
         for tests in context.tests:
             open_responses(context.generate, store, model, tests, CLEAN)
-        for seed, views in dict.fromkeys((point.prompt_seed, tuple(point.views)) for point in points):
-            prompts = context.prompts[seed]
+        for prompt_set, views in dict.fromkeys((point.prompt_set, tuple(point.views)) for point in points):
+            prompts = context.prompts[prompt_set]
             chosen, *rejected = (
                 open_responses(context.generate, store, model, prompts, view) for view in (CLEAN, *views)
             )

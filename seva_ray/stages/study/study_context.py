@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from seva_ray.benchmarks.base import Benchmark
+from seva_ray.benchmarks.judged import JudgedBenchmark
+from seva_ray.benchmarks.judged.endpoint import Judge
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.dpo.config import Train
 from seva_ray.engines.config import Generate
@@ -12,6 +14,7 @@ from seva_ray.scoring.intervals import Repeated
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.score_files import Evaluate
 from seva_ray.stages.study.resource_queue import ResourceRequest
+from seva_ray.studies.space import PromptSet
 from seva_ray.vlm.models import Model
 
 
@@ -24,11 +27,11 @@ class StudyContext:
     pair: Pair
     train: Train
     evaluate: Evaluate
-    benchmarks: Sequence[Benchmark]
+    benchmarks: Sequence[Benchmark | JudgedBenchmark]
     tests: Sequence[Artifact]
     """The prompts of each benchmark."""
-    prompts: Mapping[int | None, Artifact]
-    """The training prompts by the source's seed; None stands for the seed that the source has itself."""
+    prompts: Mapping[PromptSet, Artifact]
+    """The training prompts."""
     base_models: Sequence[Model]
     """The base model that each training seed starts from."""
     seeds: Sequence[int]
@@ -38,6 +41,8 @@ class StudyContext:
     capacity: ResourceRequest
     """What the cluster has once it has grown as far as it may, including kinds of nodes if it has any."""
     on_gpus: bool
+    judge: Judge | None = None
+    """Who scores the judged benchmarks; None if there are none."""
 
     def identity(self) -> dict[str, Any]:
         """What the study's numbers follow from, apart from its inputs. The names are those of the first version."""
@@ -49,6 +54,7 @@ class StudyContext:
             "starts": [model.fingerprint for model in self.base_models],
             "seeds": self.seeds,
             "objective": self.objective,
+            **({"judge": self.judge} if self.judge else {}),
         }
 
 

@@ -4,13 +4,18 @@ Trials ask it to measure a point. All results are artifacts whose names follow f
 never made again. The package's page (`__init__.py`) explains its threads and locks.
 """
 
+import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from seva_ray.augmentations import CLEAN
+from seva_ray.benchmarks.base import Benchmark
+from seva_ray.benchmarks.judged import JudgedBenchmark
+from seva_ray.benchmarks.judged.endpoint import Endpoint
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import NothingLeft, UserError
 from seva_ray.core.fingerprints import fingerprint_of, identity
@@ -18,7 +23,7 @@ from seva_ray.core.imports import quick_imports
 from seva_ray.dpo.config import Train
 from seva_ray.runtime.cli import users_line
 from seva_ray.scoring.intervals import Repeated, repeated_bootstrap
-from seva_ray.stages.evaluate import compare
+from seva_ray.stages.evaluate import compare, needs_judge
 from seva_ray.stages.generate import GenerationTask
 from seva_ray.stages.pair import pair
 from seva_ray.stages.repeats import repeated
@@ -57,11 +62,13 @@ class StudyServer:
         request = training_request(context.train, context.capacity)
         self.groups = WorkerGroups(context.store, self.resources, {**request, **one_group}, self.locks)
         self.seed_threads = ThreadPoolExecutor(NUM_SEED_THREADS)
+        self.endpoint: Endpoint | None = None
         self.failed: dict[Point, str] = {}
         self.reporting = threading.Lock()
 
-    def ready(self) -> None:
-        """Returns as soon as the server's process runs; the driver waits for it before it starts trials.
+    def ready(self, key: str = "") -> None:
+        """Returns as soon as the server's process runs; the driver waits for it before it starts trials. `key` is the
+        judge's, which only the driver's environment holds.
 
         It imports what several threads will need at once. Large libraries are not made to be imported by two threads at
         the same time.
@@ -69,6 +76,8 @@ class StudyServer:
         with quick_imports():
             import torch  # noqa: F401
             import transformers  # noqa: F401
+        if key and self.context.judge:
+            os.environ[self.context.judge.key_variable] = key
 
     def measure(self, values: Mapping[str, Any], num_pairs: int | None) -> dict[str, Any]:
         """What the trial reports to Tune. An error that belongs to the point is a result. The trial's thread runs this.
@@ -121,7 +130,7 @@ class StudyServer:
     def training_of(self, point: Point, index: int) -> Training:
         """What trains the point's policy with one seed; its pairs exist when this returns. A seed thread runs this."""
         context = self.context
-        model, prompts = context.base_models[index], context.prompts[point.prompt_seed]
+        model, prompts = context.base_models[index], context.prompts[point.prompt_set]
         tasks = [(model, prompts, view) for view in (CLEAN, *point.views)]
         chosen, *rejected = self.generation.responses(tasks)
         with self.locks.hold(f"pairs of {model.name} {prompts.name} {point.views}"):
@@ -143,10 +152,23 @@ class StudyServer:
         for policy in policies:
             sides = [[next(answers) for _ in context.tests] for _ in range(2)]
             for benchmark, tests, of_base, of_policy in zip(context.benchmarks, context.tests, *sides, strict=True):
-                with self.locks.hold(f"scores of {policy.name}"):
-                    scores = compare(context.evaluate, context.store, benchmark, tests, of_base, of_policy, policy.name)
+                asked = (context.evaluate, context.store, benchmark, tests, of_base, of_policy, policy.name)
+                with self.locks.hold(f"scores of {policy.name}"), self.judging(benchmark) as endpoint:
+                    scores = compare(*asked, endpoint)
                 found[benchmark.name].append(scores)
         return found
+
+    @contextmanager
+    def judging(self, benchmark: Benchmark | JudgedBenchmark) -> Iterator[Endpoint | None]:
+        """What asks the judge, for a benchmark that needs it. Policies are judged one after the other: the base model's
+        answers are then judged only once, and the judge gets no more questions at a time than its settings allow."""
+        if not needs_judge(benchmark):
+            yield None
+            return
+        assert self.context.judge is not None, f"{benchmark.name} needs a judge"
+        with self.locks.hold("the judge"):
+            self.endpoint = self.endpoint or Endpoint(self.context.judge)
+            yield self.endpoint
 
 
 def contrast(context: StudyContext, one: MeasuredPoint, other: MeasuredPoint) -> Repeated:

@@ -18,7 +18,7 @@ from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.score_files import read_comparisons
 from seva_ray.stages.study.study_context import MeasuredPoint, StudyContext
 from seva_ray.stages.study.study_server import StudyServer
-from seva_ray.studies.space import Point
+from seva_ray.studies.space import Point, PromptSet
 from seva_ray.studies.study_rows import ViewFacts
 
 MeasuredPoints = Mapping[Point, MeasuredPoint]
@@ -49,35 +49,35 @@ def passes_of(context: StudyContext, points: Sequence[Point], began: float) -> P
 
 def responses_of(context: StudyContext, points: Sequence[Point]) -> list[Artifact]:
     """Responses to the training prompts in every view that the points need, complete or not. Nothing is written."""
-    views = {(point.prompt_seed, view) for point in points for view in (CLEAN, *point.views)}
+    views = {(point.prompt_set, view) for point in points for view in (CLEAN, *point.views)}
     store = context.store
     found = {}
     for model in context.base_models:
-        for seed, view in sorted(views, key=str):
-            artifact = open_responses(context.generate, store, model, context.prompts[seed], view)
+        for prompt_set, view in sorted(views, key=str):
+            artifact = open_responses(context.generate, store, model, context.prompts[prompt_set], view)
             found[artifact.name] = artifact
     return list(found.values())
 
 
-def view_facts(measured: MeasuredPoints, answers: Mapping[int | None, Mapping[str, str]]) -> list[ViewFacts]:
+def view_facts(measured: MeasuredPoints, answers: Mapping[PromptSet, Mapping[str, str]]) -> list[ViewFacts]:
     """One for each view that is the only rejected view of some pairs, over all base models and prompts."""
-    of_view: dict[str, dict[str, tuple[Artifact, int | None]]] = {}
+    of_view: dict[str, dict[str, tuple[Artifact, PromptSet]]] = {}
     for point, found in measured.items():
         for pairs in found.pairs if point.num_negatives == 1 else ():
-            of_view.setdefault(point.view, {})[pairs.name] = pairs, point.prompt_seed
+            of_view.setdefault(point.view, {})[pairs.name] = pairs, point.prompt_set
     return [facts_of_view(view, list(of_pairs.values()), answers) for view, of_pairs in of_view.items()]
 
 
 def facts_of_view(
     view: str,
-    every: Sequence[tuple[Artifact, int | None]],
-    answers: Mapping[int | None, Mapping[str, str]],
+    every: Sequence[tuple[Artifact, PromptSet]],
+    answers: Mapping[PromptSet, Mapping[str, str]],
 ) -> ViewFacts:
-    """`every`: the view's pairs, each with its prompt seed. `answers`: right answers by prompt seed and prompt."""
+    """`every`: the view's pairs, each with its set of prompts. `answers`: right answers by set and prompt."""
     judged: Counter[str] = Counter({"chosen right": 0, "rejected right": 0, "neither": 0})
     chosen, rejected = Counter[int](), Counter[int]()
-    for pairs, seed in every:
-        right = answers.get(seed, {})
+    for pairs, prompt_set in every:
+        right = answers.get(prompt_set, {})
         for row in kept_pairs(pairs):
             (other,) = row["rejected"]
             chosen[len(row["chosen_token_ids"])] += 1
@@ -135,9 +135,9 @@ def test_time_scores(server: StudyServer, views: Sequence[str]) -> dict[str, lis
     (benchmark,) = (benchmark for benchmark in context.benchmarks if benchmark.name == context.objective[0])
     (_, tests, _), *_ = tasks = test_time_tasks(context, views)
     clean, *answers = server.generation.responses(tasks)
-    return {
-        view: read_comparisons(
-            compare(context.evaluate, context.store, benchmark, tests, clean, responses, f"{model.name}+{view}")
-        )
-        for view, responses in zip(views, answers, strict=True)
-    }
+    found = {}
+    for view, responses in zip(views, answers, strict=True):
+        asked = (context.evaluate, context.store, benchmark, tests, clean, responses, f"{model.name}+{view}")
+        with server.judging(benchmark) as endpoint:
+            found[view] = read_comparisons(compare(*asked, endpoint))
+    return found

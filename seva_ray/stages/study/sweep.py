@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from seva_ray.benchmarks.judged.endpoint import api_key
 from seva_ray.core.checks import check_least
 from seva_ray.core.durations import duration
 from seva_ray.core.errors import ConfigError, UserError
@@ -151,7 +152,8 @@ def study_server(
     options = {"name": found_as, "num_cpus": 0, "max_concurrency": 1000, "scheduling_strategy": here()}
     actor = ray.remote(StudyServer).options(**options).remote(context, progress, on_release, ahead)
     try:
-        ray.get(actor.ready.remote())
+        key = api_key(context.judge) if context.judge else ""
+        ray.get(actor.ready.remote(key))
         yield found_as
     finally:
         ray.kill(actor)
