@@ -98,6 +98,8 @@ class ReportContent:
     summary: Sequence[str] = ()
     """Sentences at the top of the page, the most important first."""
     funnels: Sequence[Funnel] = ()
+    failures: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The most frequent reasons why rows failed, by the name of the artifact."""
     samples: Sequence[Sample] = ()
     training: Sequence[Mapping[str, Any]] = ()
     """The rows that TRL logs: `step`, `loss`, `rewards/margins` and so on."""

@@ -96,7 +96,7 @@ def check_address(address: str) -> None:
     host, _, port = place.rpartition(":")
     if not host or not port.isdigit():
         return  # `local`, or another form that Ray knows
-    where = f"at {place}, where the last cluster on this machine was," if address == "auto" else "there"
+    where = f"at {place}, the last cluster of this machine" if address == "auto" else "there"
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     except (OSError, OverflowError) as error:
