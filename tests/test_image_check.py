@@ -10,7 +10,7 @@ from PIL import Image
 from seva_ray.core.errors import InputError
 from seva_ray.core.patience import StorageUnavailable
 from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
-from seva_ray.core.storage import write_table
+from seva_ray.core.storage import read_table, write_table
 from seva_ray.stages import image_check
 from seva_ray.stages.image_check import check_images
 
@@ -75,6 +75,22 @@ def test_no_more_than_a_sample_is_opened_from_a_few_shards(tmp_path: Path, monke
     check_images(shards, str(tmp_path), 10**6, 1.0)
     assert len(set(opened)) == 64
     assert len({int(path or 0) // 10 for path in opened}) == 8
+
+
+def test_of_images_inside_the_prompts_only_one_shard_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A shard may hold 128 MB of them."""
+    read: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(
+        image_check, "read_table", lambda uri, columns: read.append((uri, columns)) or read_table(uri, columns)
+    )
+    opened: list[bytes | str] = []
+    monkeypatch.setattr(image_check, "load_image", lambda path, data, **given: opened.append(path or data))
+    mixed = [prompt(number, image_bytes=b"%d" % number) for number in range(200)]
+    mixed[5::10] = [prompt(number, image_path=str(number)) for number in range(5, 200, 10)]
+    check_images(written(tmp_path, mixed, shard_size=50), str(tmp_path), 10**6, 1.0)
+    assert len(opened) > 40
+    assert len([uri for uri, columns in read if "image_bytes" in columns]) == 1
+    assert len({int(found) // 50 for found in opened if isinstance(found, bytes)}) == 1
 
 
 def test_a_place_that_does_not_answer_is_not_counted_as_unreadable_images(check: Check, tmp_path: Path):

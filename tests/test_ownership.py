@@ -17,6 +17,7 @@ import pytest
 from seva_ray.core import ownership
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.ownership import identity_of_process, is_dead, numbers, owned, owned_until, started, uri_of
+from seva_ray.core.patience import StorageUnavailable
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import read_bytes, write_bytes
 from seva_ray.stages.prepare import Prepare, prepare
@@ -130,6 +131,29 @@ def test_an_owner_renews_its_mark_and_says_so_if_another_job_has_taken_over(
         mark(str(tmp_path), 2)
         wait_for(lambda: "another job has taken over" in caplog.text)
     assert numbers(str(tmp_path), NAME) == {2}
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("p: no answer for 10 min"), OSError(28, "No space left")])
+def test_an_owner_that_cannot_renew_its_mark_says_so_in_one_line_and_tries_again(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A traceback of a thread would be all that the user sees."""
+    write, fails, tracebacks = write_bytes, threading.Event(), list[Any]()
+
+    def fail(uri: str, data: bytes) -> None:
+        if fails.is_set():
+            raise error
+        write(uri, data)
+
+    monkeypatch.setattr(ownership, "write_bytes", fail)
+    monkeypatch.setattr(threading, "excepthook", tracebacks.append)
+    fails.set()
+    with owned(str(tmp_path), [NAME]):
+        wait_for(lambda: f"{NAME}: cannot show that this job is at work on it ({error})" in caplog.text)
+        fails.clear()
+        uri = uri_of(str(tmp_path), NAME, 1)
+        wait_for(lambda: json.loads(read_bytes(uri))["renewed"] > 0)
+    assert not tracebacks
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

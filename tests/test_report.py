@@ -98,6 +98,7 @@ def full_content(text: str = "plain") -> ReportContent:
         title=text,
         summary=[text, text],
         funnels=[Funnel(view=text, num_prompts=10, verdicts={"kept": 4, "equal": 6})],
+        failures={text: [text]},
         samples=[shown],
         training=steps,
         scores=[ScoreTable(benchmark=text, comparisons=[comparison(text, 2.0, 1.0)], notes=[text])],
@@ -144,6 +145,14 @@ def test_an_empty_run_renders_and_says_of_each_part_that_it_is_empty() -> None:
         "No stage was timed",
     ):
         assert sentence in page.text
+
+
+def test_the_reasons_of_failed_rows_stand_beside_what_they_belong_to() -> None:
+    failures = {"responses/m/p/clean": ["3 failed as 'p0' did: no such file"], "pairs/m/p/moco": ["1 failed as ..."]}
+    text = Page(render(ReportContent(title="t", failures=failures))).text
+    assert "responses/m/p/clean: 3 failed as 'p0' did: no such file" in " ".join(text.split())
+    assert "pairs/m/p/moco: 1 failed as ..." in " ".join(text.split())
+    assert "Rows that failed" not in Page(render(ReportContent(title="t"))).text
 
 
 def test_a_view_without_prompts_and_a_benchmark_without_metrics_render() -> None:

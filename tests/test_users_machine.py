@@ -3,12 +3,15 @@
 import json
 import os
 import shlex
+import socket
 import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pyarrow as pa
 import pytest
 import ray
@@ -31,6 +34,8 @@ ROOT = str(Path(__file__).parent.parent)
         ("127.0.0.1:{port}", "nobody answers there (Connection refused); is the cluster running?"),
         ("no-such-host.invalid:6379", "nobody answers there"),
         ("127.0.0.1:123456", "nobody answers there"),
+        ("ray://127.0.0.1:{port}", "nobody answers there (Connection refused); is the cluster running?"),
+        ("localhost", "Invalid address format: localhost"),
     ],
 )
 def test_an_address_where_no_cluster_listens_is_one_line_within_seconds(
@@ -47,9 +52,45 @@ def test_an_address_where_no_cluster_listens_is_one_line_within_seconds(
     assert time.monotonic() - began < 20
 
 
-def test_addresses_that_ray_knows_by_itself_are_left_to_it():
-    for address in ("local", "auto", "ray://127.0.0.1:10001"):
+def test_an_address_that_a_cluster_has_left_behind_is_one_line_within_seconds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """As `ray start` leaves it when its machine loses power: by itself Ray would wait for two minutes."""
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{free_port()}")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)  # of other clusters on this machine
+    with pytest.raises(
+        InputError, match=r"^RAY_ADDRESS auto: nobody answers at \S+:\d+, where the last cluster on .*;"
+    ):
+        check_address("auto")
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_server_that_is_no_ray_cluster_is_one_line(scheme: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("seva_ray.runtime.cluster.CONNECT_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"^RAY_ADDRESS {address}: what answers there is no Ray cluster; by defau"):
+            check_address(address)
+
+
+def test_addresses_that_ray_knows_by_itself_are_left_to_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("seva_ray.runtime.cluster.recorded_address", lambda: None)
+    for address in ("local", "auto"):
         check_address(address)
+
+
+def test_a_cluster_that_answers_is_left_to_ray():
+    server = grpc.server(ThreadPoolExecutor(1))
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        check_address(address)
+        check_address(f"ray://{address}")
+    finally:
+        server.stop(None)
 
 
 MISMATCH = """Version mismatch: The cluster was started with:
@@ -74,6 +115,7 @@ def test_whatever_ray_says_at_the_start_is_one_line(error: Exception, monkeypatc
         raise error
 
     monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr("seva_ray.runtime.cluster.recorded_address", lambda: None)
     monkeypatch.setattr("seva_ray.runtime.cluster.connected", lambda: False)
     monkeypatch.setattr(ray, "init", fails)
     with pytest.raises(InputError) as caught:
@@ -119,14 +161,14 @@ def test_a_home_that_cannot_be_written_is_replaced_for_what_libraries_keep_there
     assert set(environment_with(tmp_path / "home", "rw").values()) <= {None, os.environ.get("HF_HOME")}
 
 
-@pytest.mark.parametrize("words", ["--help", "--print-config"])
-def test_a_reader_that_has_read_enough_ends_a_job_quietly(words: str, tmp_path: Path):
+@pytest.mark.parametrize(("words", "status"), [("--help", 0), ("--print-config", 0), ("", 141), ("2>&1", 141)])
+def test_a_reader_that_has_read_enough_ends_a_job_quietly(words: str, status: int, tmp_path: Path):
     script = tmp_path / "job.py"
     script.write_text(JOB)
     job = f"{shlex.quote(sys.executable)} {script} {words}"
     closed = f"set -o pipefail; {{ sleep 0.2; {job}; }} | true"  # the reader has gone before the first line
     done = subprocess.run(["bash", "-c", closed], env=os.environ | {"PYTHONPATH": ROOT}, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (status, "")
 
 
 def test_weights_can_be_read_by_whoever_may_read_other_files(tmp_path: Path):

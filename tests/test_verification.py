@@ -50,6 +50,25 @@ def answered(store: Store, prompts: Artifact, text: str = "yes") -> Artifact:
     return finish_responses(prompts, artifact)
 
 
+def test_responses_that_failed_say_why_on_the_terminal_and_in_the_record(
+    store: Store, prompts: Artifact, capsys: pytest.CaptureFixture[str]
+):
+    answers = answered(store, prompts)
+    assert "failures" not in answers.counts
+    rows = read_table(str(shard(answers, 0))).to_pylist()
+    gone = [f"image '{number}.png': no such file" for number in range(3)]
+    for row, error in zip(rows, [*gone, "too long"], strict=False):
+        row |= {"finish_reason": "error", "error": error, "token_ids": []}
+    write_table(str(shard(answers, 0)), table(rows, RESPONSE_SCHEMA))
+    capsys.readouterr()
+    again = finish_responses(prompts, answers)
+    first, last = rows[0]["prompt_id"], rows[3]["prompt_id"]
+    lines = [f"3 failed as {first!r} did: {gone[0]}", f"1 failed as {last!r} did: too long"]
+    assert again.counts["failures"] == lines
+    assert again.counts["num_error"] == 4
+    assert capsys.readouterr().err.splitlines() == [f"generate m/p/clean: {line}" for line in lines]
+
+
 def shard(artifact: Artifact, number: int) -> Path:
     return Path(artifact.path(f"shard-{number:06d}.parquet"))
 

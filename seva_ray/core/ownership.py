@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from seva_ray.core.errors import UserError
+from seva_ray.core.errors import UserError, line_of
 from seva_ray.core.storage import names_in, read_bytes, remove, write_bytes, write_new
 
 log = logging.getLogger(__name__)
@@ -80,11 +80,14 @@ def owned_alone(root: str, name: str) -> Iterator[None]:
     def renew(ended: threading.Event) -> None:
         count = 0
         while not ended.wait(RENEWED_EVERY_S):
-            if max(numbers(root, name), default=0) > number:
-                log.warning("%s: another job has taken over, because this one did not show that it was at work", name)
-                return
-            count += 1
-            write_bytes(uri_of(root, name, number), text_of(about, count))
+            try:
+                if max(numbers(root, name), default=0) > number:
+                    log.warning("%s: another job has taken over, as this one did not show that it was at work", name)
+                    return
+                count += 1
+                write_bytes(uri_of(root, name, number), text_of(about, count))
+            except (UserError, OSError) as error:  # the job itself ends if it cannot write what it makes
+                log.warning("%s: cannot show that this job is at work on it (%s)", name, line_of(error))
 
     try:
         with beside(renew):

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 NAMES = re.compile(r"""(?<!column )(['"]).*?\1|0x[0-9a-f]+|\d+""")
 """The parts of an error that belong to its own row: quoted texts (except column names), addresses and numbers."""
 
+FAILURES = "failures"
+"""The entry of an artifact's counts with the lines about the rows that failed."""
+
 
 @dataclass(kw_only=True)
 class Reasons:
@@ -25,6 +28,10 @@ class Reasons:
     def update(self, other: "Reasons") -> None:
         self.counts.update(other.counts)
         self.examples = other.examples | self.examples
+
+    def record(self) -> dict[str, list[str]]:
+        """The lines as a part of an artifact's counts, from which reports read them; empty if no row failed."""
+        return {FAILURES: self.lines()} if self.counts else {}
 
     def lines(self, limit: int = 3) -> list[str]:
         """The most frequent reasons, each with its number of rows and its example."""

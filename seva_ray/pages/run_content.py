@@ -100,6 +100,8 @@ class ReportContent:
     """Sentences at the top of the page, the most important first."""
     funnels: Sequence[Funnel] = ()
     origin: Origin = "self"
+    failures: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The most frequent reasons why rows failed, by the name of the artifact."""
     samples: Sequence[Sample] = ()
     training: Sequence[Mapping[str, Any]] = ()
     """The rows that TRL logs: `step`, `loss`, `rewards/margins` and so on."""

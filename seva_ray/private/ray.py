@@ -68,6 +68,17 @@ def init_in(directory: str, **options: Any) -> None:
     ray.init(_temp_dir=directory, **options)
 
 
+def recorded_address() -> str | None:
+    """HOST:PORT of the cluster that Ray takes for the address `auto`, or None if it knows none. Ray tells it only by
+    connecting, and after a cluster has ended it tries that for minutes."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        return canonicalize_bootstrap_address("auto")
+    except ConnectionError:
+        return None
+
+
 def num_cpus() -> int:
     """The CPUs that Ray would count here, within a container's limit. The public API counts only after a start."""
     from ray._private.utils import get_num_cpus

@@ -9,6 +9,8 @@ import errno
 import logging
 import os
 import re
+import select
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -43,7 +45,8 @@ def run(
     those in `usual`, which are named as on the command line, such as `train.beta`.
 
     If the input, the configuration or the machine is at fault, print one line to standard error and exit with 2. Exit
-    with 130 after Ctrl-C, with 143 after SIGTERM, and with 129 after SIGHUP.
+    with 130 after Ctrl-C, with 143 after SIGTERM, and with 129 after SIGHUP. If the reader of the output has left, as
+    `head` does, print nothing more and exit with 141, as other programs do.
     """
     quiet()
     use_other_places()
@@ -79,7 +82,10 @@ def run(
             say(f"{script.stem} {getattr(config, 'name', '') or name}: root {place}")
         with waiting(f"{script.stem}: working"):
             job(config)
+        sys.stdout.flush()
     except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, BrokenPipeError) and readers_left():
+            end_quietly(128 + signal.SIGPIPE)
         if was_interrupted(error):
             line, status = ending()
             print(line, file=sys.stderr)
@@ -93,15 +99,31 @@ def run(
 
 @contextlib.contextmanager
 def until_closed() -> Iterator[None]:
-    """End the process quietly if the reader of its output, such as `head`, has read enough."""
+    """End the process quietly, and as a success, if the reader of its output, such as `head`, has read enough."""
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
-        sys.exit(0)
+        end_quietly(0)
+
+
+def readers_left() -> bool:
+    """Whether the reader of standard output or standard error, such as `head`, has closed it."""
+    poll = select.poll()
+    for stream in (sys.stdout.fileno(), sys.stderr.fileno()):
+        poll.register(stream, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def end_quietly(status: int) -> NoReturn:
+    """Exit without another word to readers that have left."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # Python flushes once more at its end
+    sys.exit(status)
 
 
 def taken(words: Sequence[str], option: str, advice: str) -> tuple[str | None, list[str]]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from seva_ray.core.errors import InputError, UserError
 from seva_ray.core.patience import WAIT_S, WAIT_VARIABLE
-from seva_ray.private.ray import QUIET_LOGGERS, listen_on_loopback_only, set_core_settings
+from seva_ray.private.ray import QUIET_LOGGERS, listen_on_loopback_only, recorded_address, set_core_settings
 from seva_ray.runtime import machine, metrics
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.metrics import connected
@@ -86,20 +86,38 @@ def connect(spare_cpus: int) -> None:
 
 
 def check_address(address: str) -> None:
-    """Raises: InputError if nobody listens at the address. Ray would try for minutes, with warnings of its core."""
+    """Raises: InputError if no cluster answers at the address. Ray would try for minutes, with warnings of its core."""
     if address.startswith(("http://", "https://")):
         raise InputError(
             f"RAY_ADDRESS {address}: this is the address of a dashboard, which `ray job submit` takes; for a job "
             "itself it is HOST:6379, or auto on a node of the cluster"
         )
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or "://" in address:
-        return  # `local`, `auto`, or another form that Ray knows
+    place = (recorded_address() or "") if address == "auto" else address.removeprefix("ray://")
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdigit():
+        return  # `local`, or another form that Ray knows
+    where = f"at {place}, the last cluster of this machine" if address == "auto" else "there"
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"RAY_ADDRESS {address}: nobody answers there ({reason}); is the cluster running?") from None
+        raise InputError(f"RAY_ADDRESS {address}: nobody answers {where} ({reason}); is the cluster running?") from None
+    if not speaks_grpc(place):
+        raise InputError(f"RAY_ADDRESS {address}: what answers {where} is no Ray cluster; by default its port is 6379")
+
+
+def speaks_grpc(place: str) -> bool:
+    """Whether a server of gRPC, as Ray's are, answers at HOST:PORT. It is not asked anything."""
+    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("0", "false"):
+        return True  # it is Ray that knows the certificates
+    import grpc
+
+    with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_S)
+        except grpc.FutureTimeoutError:
+            return False
+    return True
 
 
 def passes_limit(address: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from seva_ray.augmentations import CONTROLS, parse_view, temperature_of, undrawn
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.ownership import owned
+from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import Response
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import is_directory, is_local, read_table
@@ -185,20 +186,29 @@ def rows_per_unit(prompts: Artifact) -> int:
 
 def finish_responses(prompts: Artifact, artifact: Artifact) -> Artifact:
     """Complete the artifact once all units are committed, and count how the responses ended."""
-    counts = Counter({"num_responses": 0, "num_tokens": 0})
+    counts, reasons = Counter({"num_responses": 0, "num_tokens": 0}), Reasons()
     paths = [artifact.path(shard_name(index)) for index in range(prompts.counts["num_shards"])]
-    for of_shard in read_each(count_responses, paths):
+    for of_shard, failed in read_each(count_responses, paths):
         counts.update(of_shard)
-    return artifact.finish(counts)
+        reasons.update(failed)
+    for line in reasons.lines():
+        say(f"generate {artifact.name.removeprefix('responses/')}: {line}")
+    return artifact.finish(dict(counts) | reasons.record())
 
 
-def count_responses(uri: str) -> dict[str, int]:
+def count_responses(uri: str) -> tuple[dict[str, int], Reasons]:
+    """How the responses in a file ended, and why some failed."""
     import pyarrow.compute as pc
 
     shard = read_table(uri, columns=["finish_reason", "token_ids"])
     num_tokens = pc.sum(pc.list_value_length(shard["token_ids"])).as_py() or 0
-    reasons = {f"num_{item['values']}": item["counts"] for item in pc.value_counts(shard["finish_reason"]).to_pylist()}
-    return {"num_responses": len(shard), "num_tokens": num_tokens} | reasons
+    ends = {f"num_{item['values']}": item["counts"] for item in pc.value_counts(shard["finish_reason"]).to_pylist()}
+    reasons = Reasons()
+    if ends.get("num_error"):
+        for row in read_table(uri, columns=["prompt_id", "error"]).to_pylist():
+            if row["error"] is not None:
+                reasons.add(row["prompt_id"], row["error"])
+    return {"num_responses": len(shard), "num_tokens": num_tokens} | ends, reasons
 
 
 def read_responses(prompts: Artifact, artifact: Artifact) -> Iterator[Response]:

@@ -49,12 +49,26 @@ def check_images(shards: Iterable[str], image_root: str | None, max_pixels: int,
 
 
 def sample_of(shards: Iterable[str]) -> list[dict[str, Any]]:
-    """Up to NUM_IMAGES usable rows from up to NUM_SHARDS shards, which are chosen by a hash of their names."""
+    """Up to NUM_IMAGES usable rows from up to NUM_SHARDS shards, which are chosen by a hash of their names. A shard may
+    hold 128 MB of images, so images inside the prompts are all drawn from the first shard that has any."""
     chosen = sorted(set(shards), key=lambda uri: key_of(0, "image check", uri.rpartition("/")[2]))[:NUM_SHARDS]
     rows: list[dict[str, Any]] = []
+    inside: str | None = None
     for number, uri in enumerate(chosen):
-        table = read_table(uri, ["prompt_id", "image_path", "image_bytes", "error"])
-        usable = [row for row in table.to_pylist() if row["error"] is None]
-        wanted = -(-(NUM_IMAGES - len(rows)) // (len(chosen) - number))
-        rows += sorted(usable, key=lambda row: key_of(0, "image check", row["prompt_id"]))[:wanted]
-    return rows
+        table = read_table(uri, ["prompt_id", "image_path", "error"])
+        usable = sorted(
+            (row for row in table.to_pylist() if row["error"] is None),
+            key=lambda row: key_of(0, "image check", row["prompt_id"]),
+        )
+        left = NUM_IMAGES - len(rows)
+        some = usable[: -(-left // (len(chosen) - number))]
+        if any(row["image_path"] is None for row in some):
+            some = usable[:left] if inside is None else [row for row in some if row["image_path"] is not None]
+            inside = inside or uri
+        rows += [row | {"shard": uri} for row in some]
+    held: dict[str, bytes] = {}
+    if inside is not None:
+        images, drawn = read_table(inside, ["prompt_id", "image_bytes"]), {row["prompt_id"] for row in rows}
+        places = (place for place, name in enumerate(images["prompt_id"].to_pylist()) if name in drawn)
+        held = {row["prompt_id"]: row["image_bytes"] for row in images.take(list(places)).to_pylist()}
+    return [row | {"image_bytes": held.get(row["prompt_id"]) if row["shard"] == inside else None} for row in rows]

@@ -111,6 +111,7 @@ def pair_alone(
     of_views = {view: dict(counts[view]) for view in views}
     return artifact.finish(
         {"num_prompts": prompts.counts["num_prompts"], "verdicts": dict(counts[ANY]), "views": of_views}
+        | reasons.record()
     )
 
 

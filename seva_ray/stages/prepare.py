@@ -114,7 +114,7 @@ def reusable(artifact: Artifact, source: HasPrompts) -> Artifact:
     return artifact.with_counts(image_root=source.image_root)
 
 
-def write_shards(name: str, artifact: Artifact, shards: Iterable[list[Prompt]]) -> dict[str, int]:
+def write_shards(name: str, artifact: Artifact, shards: Iterable[list[Prompt]]) -> dict[str, Any]:
     """Write the shards and return their counts. Raises: InputError with the most frequent reason if no prompt can be
     used."""
     num_prompts = num_shards = 0
@@ -131,7 +131,7 @@ def write_shards(name: str, artifact: Artifact, shards: Iterable[list[Prompt]]) 
     say(f"prepare {name}: {num_prompts:,} prompts in {num_shards:,} shards, {num_failed:,} unusable")
     for line in reasons.lines():
         say(f"prepare {name}: {line}")
-    return {"num_prompts": num_prompts, "num_shards": num_shards, "num_failed": num_failed}
+    return {"num_prompts": num_prompts, "num_shards": num_shards, "num_failed": num_failed} | reasons.record()
 
 
 def own_system(prompts: Artifact) -> str:

@@ -15,6 +15,7 @@ from seva_ray.core.artifacts import Artifact, StageTime, Store
 from seva_ray.core.errors import UserError
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.provenance import versions
+from seva_ray.core.reasons import FAILURES
 from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import exists, read_bytes, read_table
 from seva_ray.pages.run_content import Funnel, ReportContent, Sample, ScoreTable
@@ -48,6 +49,7 @@ def content_of(
         title=f"seva_ray: {name}",
         summary=[*headlines(shown.scores), *summary(shown.policy, shown.pairs, shown.floors)],
         funnels=funnels(shown.pairs, shown.floors),
+        failures={item.name: item.counts[FAILURES] for item in shown.made() if FAILURES in item.counts},
         samples=samples(config, encoder, shown.prompts, rejected, shown.pairs, missing),
         training=[row for row in json.loads(read_bytes(shown.policy.path("log.json"))) if "loss" in row],
         scores=[

@@ -45,6 +45,10 @@ class ReportInputs:
     repeats: Sequence[Artifact]
     consistency: Sequence[Artifact]
 
+    def made(self) -> list[Artifact]:
+        """What has rows that may fail, in the order in which it was made: prompts, responses, pairs."""
+        return [self.prompts, *self.responses, *self.floors, self.pairs, *self.answers]
+
     def records(self) -> dict[str, Any]:
         """The record of each artifact, by its name. It changes if the artifact is made again."""
         values = [getattr(self, item.name) for item in fields(self)]
