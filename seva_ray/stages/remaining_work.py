@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from seva_ray.augmentations import CLEAN
+from seva_ray.augmentations.ladder import views_below
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.dpo.config import Train
 from seva_ray.engines.config import Generate
@@ -47,7 +48,7 @@ def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | N
     shard_size = run.shard_size
     if prompts:
         num_prompts, shard_size = prompts.counts["num_prompts"], prompts.recipe["config"]["prepare"]["shard_size"]
-    views = (CLEAN, *run.views, *run.controls)
+    views = (CLEAN, *(each for view in run.views for each in (*views_below(view), view)), *run.controls)
     passes = {view: whole(view, num_prompts, shard_size) for view in views}
     pairs: Artifact | None = None
     scored = trained = False

@@ -121,7 +121,7 @@ def united(artifact: Artifact, rounds: Sequence[Artifact]) -> Artifact:
     the same in an earlier round is `surplus`."""
     artifact = artifact.begin()
     seen: set[bytes] = set()
-    repeats: Counter[str] = Counter()
+    views, repeats = list(rounds[-1].counts["views"]), Counter[str]()
     num_prompts_again = number = 0
     for uri in [uri for pairs in rounds for uri in files_of(pairs)]:
         table = read_table(uri)
@@ -129,7 +129,7 @@ def united(artifact: Artifact, rounds: Sequence[Artifact]) -> Artifact:
         for row, key in keys:
             if key in seen:
                 num_prompts_again += 1
-                repeats.update(item["view"] for item in row["rejected"])
+                repeats.update(views if len(views) == 1 else [item["view"] for item in row["rejected"]])
         kept = [place for place, (_, key) in enumerate(keys) if key not in seen]
         seen.update(key for _, key in keys)
         if kept:
@@ -137,16 +137,15 @@ def united(artifact: Artifact, rounds: Sequence[Artifact]) -> Artifact:
             number += 1
     write_official(artifact)
     verdicts = summed([pairs.counts["verdicts"] for pairs in rounds], num_prompts_again)
-    views = {
-        view: summed([pairs.counts["views"].get(view, {}) for pairs in rounds], repeats[view])
-        for view in rounds[-1].counts["views"]
+    of_views = {
+        view: summed([pairs.counts["views"].get(view, {}) for pairs in rounds], repeats[view]) for view in views
     }
     say(
         f"pair {artifact.name.rpartition('/')[2]}: {verdicts['kept']:,} pairs of {len(rounds)} rounds; "
         f"{num_prompts_again:,} were the same in an earlier round"
     )
     num_prompts = sum(pairs.counts["num_prompts"] for pairs in rounds)
-    return artifact.finish({"num_prompts": num_prompts, "verdicts": verdicts, "views": views})
+    return artifact.finish({"num_prompts": num_prompts, "verdicts": verdicts, "views": of_views})
 
 
 def key_of_pair(row: dict[str, Any]) -> bytes:
