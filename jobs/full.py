@@ -3,6 +3,7 @@
     python jobs/full.py                                 the toy run, on a laptop
     python jobs/full.py --views diffusion-800 --name strong
     python jobs/full.py --until pair                    no further than the pairs
+    python jobs/full.py --rounds 3                      the policy answers anew, and is aligned again, twice
     python jobs/full.py llava-7b --model llava-1.5-7b-hf source:llava-json --source.path mix665k.json
 
 Every stage keeps its result under `root`. The same command again reuses what is there; after a crash it goes on.
@@ -32,6 +33,7 @@ from seva_ray.benchmarks import Benchmark, Benchmarks
 from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
 from seva_ray.benchmarks.judged.endpoint import Judge
 from seva_ray.core.artifacts import Artifact
+from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError
 from seva_ray.dpo.config import Train
 from seva_ray.engines.config import Generate
@@ -51,6 +53,8 @@ from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.report import report
 from seva_ray.stages.report_inputs import Report
 from seva_ray.stages.results import headlines
+from seva_ray.stages.rounds import Rounds, pairs_of_round, prompts_of_rounds, round_name
+from seva_ray.stages.rounds_report import report_rounds
 from seva_ray.stages.score_files import Evaluate
 from seva_ray.stages.training.train import check_training, check_training_memory, train
 from seva_ray.vlm.models import model_of
@@ -89,6 +93,10 @@ class Full(ModelJob):
     evaluate: Evaluate = field(default_factory=Evaluate)
     consistency: Consistency = field(default_factory=Consistency)
     report: Report = field(default_factory=Report)
+    rounds: int = 1
+    """Number of rounds. In each round the policy of the round before answers anew, and is aligned on the new pairs. A
+    finished run can be continued with more rounds."""
+    round: Rounds = field(default_factory=Rounds)
     until: Literal["prepare", "generate", "pair", "train", "evaluate"] | None = None
     """Stop after this stage, and say where its results lie. None: go on to the report."""
 
@@ -103,6 +111,13 @@ class Full(ModelJob):
         for control in self.controls:
             if control not in CONTROLS:
                 raise ConfigError(f"control {control}: must be one of {', '.join(CONTROLS)}")
+        check_least(self, 1, "rounds")
+        if self.until and self.rounds > 1:
+            raise ConfigError(f"until {self.until}: a run of several rounds cannot stop there; use --rounds 1")
+
+    def names(self) -> list[str]:
+        """The name of each round's policy."""
+        return [round_name(self.name, number) for number in range(1, self.rounds + 1)]
 
     def clean(self) -> tuple[str, ...]:
         """The clean view, if the run compares anything with it."""
@@ -143,7 +158,7 @@ def main(config: Full) -> None:
     made: dict[str, list[Artifact]] = {}
     with closing(stages(config)) as finished:
         for stage, artifacts in finished:
-            made[stage] = artifacts
+            made.setdefault(stage, []).extend(artifacts)
             if stage == config.until:
                 break
     every = [artifact for artifacts in made.values() for artifact in artifacts]
@@ -152,9 +167,13 @@ def main(config: Full) -> None:
     if config.until:
         print(f"{config.name}, {config.until}:", *(item.uri for item in made[config.until]), sep="\n  ", flush=True)
         return
-    page = report(config.report, config.store(), config.name, command=" ".join(["python", *sys.argv]), began=began)
-    start, scores = made["train"][0].counts["start"]["name"], made["evaluate"]
-    print(f"{config.name}, aligned from {start}:", *headlines(scores), page, sep="\n  ", flush=True)
+    start, command = made["train"][0].counts["start"]["name"], " ".join(["python", *sys.argv])
+    for name in config.names():
+        page = report(config.report, config.store(), name, command=command, began=began)
+        scores = [item for item in made["evaluate"] if item.name.endswith(f"/{name}")]
+        print(f"{name}, aligned from {start}:", *headlines(scores), page, sep="\n  ", flush=True)
+    if config.rounds > 1:
+        print(report_rounds(config.store(), config.names(), command), flush=True)
 
 
 def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
@@ -164,37 +183,46 @@ def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
     store = config.store()
     if config.until != "prepare":
         check_start(store, config.model)
-    check_name(config.name, config.model, config.toy)
+    for name in config.names():
+        check_name(name, config.model, config.toy)
     benchmarks: list[Benchmark | JudgedBenchmark] = []
     if scores:
         asked, system = config.generate.system, config.benchmarks.system_of_llava(config.generate.system)
         benchmarks += [*config.benchmarks.chosen(asked), *config.judged.chosen(system)]
     judge = open_judge(config.judge, benchmarks)
     prompts = prepare(config.prepare, store, prompts_of(config.prompts, config.source, config.name), config.source)
+    parts = prompts_of_rounds(config.round, store, prompts, config.rounds)
     tests = prepare_benchmarks(config.prepare, store, benchmarks)
     yield "prepare", [prompts]
     with cluster():
-        if trains:
-            check_training(config.train, store, config.name)
-        start = starting_model(store, config.model, config.toy)
-        if trains:
-            check_training_memory(config.train, store, config.name, start)
-        # One pool of engines answers the training prompts in every view and the benchmarks.
-        views = tuple(dict.fromkeys((*config.clean(), *config.views, *config.controls)))
-        work = [*((prompts, view) for view in views), *((test, CLEAN) for test in tests)]
-        answers = generate(config.generate, store, start, work)
-        seen = dict(zip(views, answers, strict=False))
-        if isinstance(config.source, HasAnswers) and config.chosen == GROUND_TRUTH:
-            seen[GROUND_TRUTH] = ground_truth(config.generate, store, prompts, start, config.source)
-            answers = [seen[GROUND_TRUTH], *answers]
-        yield "generate", answers
-        compared = [pair(config.pair, store, prompts, seen[CLEAN], [seen[control]]) for control in config.controls]
-        pairs = pair(config.pair, store, prompts, seen[config.chosen], [seen[view] for view in config.views])
-        yield "pair", [pairs, *compared]
-        policy = train(config.train, store, config.name, start, pairs)
-        yield "train", [policy]
-        contests, settings = [(start, model_of(policy))], (config.evaluate, config.generate)
-        yield "evaluate", evaluate(*settings, store, benchmarks, tests, contests, judge, config.consistency)
+        for name in config.names() if trains else ():
+            check_training(config.train, store, name)
+        first = start = starting_model(store, config.model, config.toy)
+        for name in config.names() if trains else ():
+            check_training_memory(config.train, store, name, start)
+        settings, rounds = (config.evaluate, config.generate, store, benchmarks, tests), list[Artifact]()
+        for name, part in zip(config.names(), parts, strict=True):
+            # One pool of engines answers the training prompts in every view and the benchmarks.
+            controls = () if rounds else config.controls
+            views = tuple(dict.fromkeys((*config.clean(), *config.views, *controls)))
+            work = [*((part, view) for view in views), *((test, CLEAN) for test in tests)]
+            answers = generate(config.generate, store, start, work)
+            seen = dict(zip(views, answers, strict=False))
+            if isinstance(config.source, HasAnswers) and config.chosen == GROUND_TRUTH:
+                seen[GROUND_TRUTH] = ground_truth(config.generate, store, part, start, config.source)
+                answers = [seen[GROUND_TRUTH], *answers]
+            yield "generate", answers
+            if rounds:
+                yield "evaluate", evaluate(*settings, [(first, start)], judge, config.consistency)
+            compared = [pair(config.pair, store, part, seen[CLEAN], [seen[control]]) for control in controls]
+            rounds.append(pair(config.pair, store, part, seen[config.chosen], [seen[view] for view in config.views]))
+            yield "pair", [rounds[-1], *compared]
+            pairs = pairs_of_round(config.round, store, rounds)
+            reference = first if config.round.reference == "first" and len(rounds) > 1 else None
+            policy = train(config.train, store, name, start, pairs, reference)
+            yield "train", [policy]
+            start = model_of(policy)
+        yield "evaluate", evaluate(*settings, [(first, start)], judge, config.consistency)
 
 
 def counted(artifacts: Sequence[Artifact]) -> str:

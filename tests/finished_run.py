@@ -28,24 +28,29 @@ def finish(config: Full, model_directory: str) -> Store:
     shutil.copytree(model_directory, base.path("model"))
     start = model_of(base.finish({}))
     prompts = prepare(config.prepare, store, prompts_of(config.prompts, config.source, config.name), config.source)
-    chosen, *rejected = (
-        answered(config.generate, store, start, prompts, view) for view in (CLEAN, *config.views, *config.controls)
-    )
-    pairs, *_ = (
-        paired(config, store, prompts, chosen, {view: of_view})
-        for view, of_view in zip((*config.views, *config.controls), rejected, strict=True)
-    )
-    policy = Training(config=config.train, name=config.name, model=start, pairs=pairs).open(store).begin()
-    shutil.copytree(model_directory, policy.path("model"))
-    log = [{"step": 1, "loss": 0.69, "rewards/margins": 0.0, "rewards/accuracies": 0.5}]
-    write_bytes(policy.path("log.json"), json.dumps(log).encode())
-    policy = policy.finish({"num_pairs": pairs.counts["verdicts"]["kept"], "num_steps": 1, "start": asdict(start)})
     benchmarks = config.benchmarks.chosen()
     tests = prepare_benchmarks(config.prepare, store, benchmarks)
-    for model in (start, model_of(policy)):
+    first = start
+    for test in tests:
+        answered(config.generate, store, first, test, CLEAN)
+    for name in config.names():
+        controls = config.controls if start is first else ()
+        chosen, *rejected = (
+            answered(config.generate, store, start, prompts, view) for view in (CLEAN, *config.views, *controls)
+        )
+        pairs, *_ = (
+            paired(config, store, prompts, chosen, {view: of_view})
+            for view, of_view in zip((*config.views, *controls), rejected, strict=True)
+        )
+        policy = Training(config=config.train, name=name, model=start, pairs=pairs).open(store).begin()
+        shutil.copytree(model_directory, policy.path("model"))
+        log = [{"step": 1, "loss": 0.69, "rewards/margins": 0.0, "rewards/accuracies": 0.5}]
+        write_bytes(policy.path("log.json"), json.dumps(log).encode())
+        policy = policy.finish({"num_pairs": pairs.counts["verdicts"]["kept"], "num_steps": 1, "start": asdict(start)})
+        start = model_of(policy)
         for test in tests:
-            answered(config.generate, store, model, test, CLEAN)
-    evaluate(config.evaluate, config.generate, store, benchmarks, tests, [(start, model_of(policy))])
+            answered(config.generate, store, start, test, CLEAN)
+        evaluate(config.evaluate, config.generate, store, benchmarks, tests, [(first, start)])
     return store
 
 

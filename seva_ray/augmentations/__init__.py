@@ -3,6 +3,7 @@
 A view's label is the name of an augmentation (`random_rotation`, with the paper's parameters), or a name with a value
 for its dial (`random_rotation-90`, `diffusion-500`), or several of these joined by `+`, in the order in which they act.
 `diffusion-500=2` is another random draw of the same view: a second negative of the same strength.
+`ladder-100:900:200` asks at more and more noise until the answer differs from the clean one (ladder.py).
 To add one, write a class like those in `geometric.py`, and add it to `AUGMENTATIONS`.
 """
 
@@ -24,6 +25,7 @@ from seva_ray.augmentations.geometric import (
     RandomResizedCrop,
     RandomRotation,
 )
+from seva_ray.augmentations.ladder import USAGE, Ladder
 from seva_ray.augmentations.photometric import (
     ColorJitter,
     GaussianBlur,
@@ -98,12 +100,14 @@ def parse_view(label: str) -> Augmentation | None:
         raise ConfigError(f"view {label[:40]!r}...: longer than {MAX_LABEL} characters")
     if temperature_of(label) is not None:
         return None
+    if ladder := Ladder.of(label):
+        return Diffusion(noise_step=ladder.last)
     members = []
     for part in undrawn(label).split("+"):
         name, _, value = part.partition("-")
         if name not in AUGMENTATIONS:
             known = ", ".join(kind.usage() for kind in AUGMENTATIONS.values())
-            plain = ", ".join((CLEAN, *CONTROLS, f"{SAMPLED}-<temperature>"))
+            plain = ", ".join((CLEAN, *CONTROLS, f"{SAMPLED}-<temperature>", USAGE))
             raise ConfigError(
                 f"view {label!r}: there is no {name!r}; a view is {plain}, or made of these, joined by +: {known}"
             )

@@ -212,7 +212,8 @@ class Store:
             object.__setattr__(self, "root", str(Path(self.root).expanduser().resolve()))
 
     def uri(self, name: str) -> str:
-        if not re.fullmatch(r"[\w.+=-]+(/[\w.+=-]+)*", name) or any(set(part) <= {"."} for part in name.split("/")):
+        known = re.fullmatch(r"([\w.+=/-]|(?<=\d):(?=\d))+", name)  # a colon only as in a ladder's 100:900:200
+        if not known or any(set(part) <= {"."} for part in name.split("/")):
             raise ConfigError(f"artifact name {name!r}: must have only letters, digits and . _ + = - between slashes")
         return f"{self.root.rstrip('/')}/{name}"
 

@@ -59,6 +59,8 @@ class Response:
     """`stop`: the model ended its answer. `length`: it was cut at the token limit. `error`: see the field `error`."""
     error: str | None = None
     """Why there is no answer, or None."""
+    view: str = field(default="", compare=False)
+    """The view of this answer, in an artifact whose rows have several; otherwise empty."""
     num_cached_tokens: int = field(default=0, compare=False)
     """Number of prompt tokens found in the engine's cache. It is only a metric: it is not stored in artifacts."""
 
@@ -72,6 +74,9 @@ RESPONSE_SCHEMA = pa.schema(
         ("error", STRING),
     ]
 )
+
+LADDER_SCHEMA = RESPONSE_SCHEMA.append(pa.field("view", STRING))
+"""Responses with the view of each of them."""
 
 VERDICT_SCHEMA = pa.schema(
     [

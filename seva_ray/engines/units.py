@@ -16,11 +16,12 @@ from seva_ray.augmentations import CONTROL_BATCH, temperature_of
 from seva_ray.core.artifacts import Artifact, versions
 from seva_ray.core.errors import InputError, UserError
 from seva_ray.core.patience import StorageUnavailable
-from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
+from seva_ray.core.records import LADDER_SCHEMA, RESPONSE_SCHEMA, Response, table
 from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import read_schema, read_table, write_table
 from seva_ray.engines import Generator, Request
 from seva_ray.engines.buffers import packed, unpacked
+from seva_ray.engines.ladder import carried, with_carried
 from seva_ray.vlm.rows import PIXELS, Row
 from seva_ray.vlm.views import Viewer
 
@@ -53,6 +54,9 @@ class Unit:
     artifact: str = ""
     """The artifact of the responses: its name, URI and recipe as JSON. The first committed unit begins the artifact.
     It is empty if the artifact has begun already."""
+    below: tuple[str, ...] = ()
+    """Of a noise ladder: the URIs of the shard's clean answers and of its answers at the step before. Prompts whose
+    answers differ between the two are not asked."""
     retry: bool = False
     """Whether only the rows that failed before are answered."""
 
@@ -149,6 +153,9 @@ IDS = "input_ids"
 def encode(unit: Unit, viewer: Viewer) -> Encoded:
     """Read a shard and prepare its prompts. A prompt that fails keeps its error and does not affect the others."""
     rows = read_table(unit.prompts_uri).to_pylist()
+    if unit.below:
+        flipped = carried(unit.below)
+        rows = [row for row in rows if row["prompt_id"] not in flipped]
     if unit.retry:
         retried = failed_in(unit)
         rows = [row for row in rows if row["prompt_id"] in retried]
@@ -225,15 +232,23 @@ def answer(encoded: Encoded, generator: Generator) -> list[Response]:
         answered.get(prompt.prompt_id) or Response(prompt_id=prompt.prompt_id, error=prompt.error)
         for prompt in encoded.prompts
     ]
-    if encoded.unit.retry:
+    return commit(encoded.unit, responses)
+
+
+def commit(unit: Unit, responses: Sequence[Response]) -> list[Response]:
+    """Write the file of a unit. Of a ladder, `responses` are those that were asked, and the others are carried on."""
+    if unit.below:
+        responses = with_carried(responses, unit.view, unit.below)
+    if unit.retry:
         again = {response.prompt_id: response for response in responses}
-        before = (Response(**row) for row in read_table(encoded.unit.responses_uri).to_pylist())
+        before = (Response(**row) for row in read_table(unit.responses_uri).to_pylist())
         responses = [again.get(response.prompt_id, response) for response in before]
-    if encoded.unit.artifact:
-        Artifact(**json.loads(encoded.unit.artifact)).begin()
+    if unit.artifact:
+        Artifact(**json.loads(unit.artifact)).begin()
     made_by = {VERSIONS: json.dumps(versions())}
-    write_table(encoded.unit.responses_uri, table(responses, RESPONSE_SCHEMA).replace_schema_metadata(made_by))
-    return responses
+    schema = LADDER_SCHEMA if unit.below else RESPONSE_SCHEMA
+    write_table(unit.responses_uri, table(responses, schema).replace_schema_metadata(made_by))
+    return list(responses)
 
 
 def checked(response: Response, image_token_id: int) -> Response:

@@ -28,7 +28,14 @@ def files_of(pairs: Artifact) -> list[str]:
     return [pairs.path("pairs", shard) for shard in shards_in(pairs.path("pairs"))]
 
 
+def made_of(pairs: Artifact) -> list[str]:
+    """The names of the pairs that these were taken from; empty if they were made from responses alone."""
+    return [name for name in pairs.recipe["inputs"] if name.startswith("pairs/")]
+
+
 def lineage(store: Store, pairs: Artifact) -> tuple[Artifact, Artifact, list[Artifact]]:
-    """The artifacts that pairs were made from: the prompts, the chosen responses and the rejected responses."""
-    prompts, chosen, *rejected = (store.find(name) for name in pairs.recipe["inputs"])
+    """The artifacts that pairs were made from: the prompts, the chosen responses and the rejected responses. Of pairs
+    that were made from other pairs too, it is those of the last of them."""
+    others = made_of(pairs)
+    prompts, chosen, *rejected = (store.find(name) for name in pairs.recipe["inputs"] if name not in others)
     return prompts, chosen, rejected

@@ -24,7 +24,7 @@ from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.storage import exists, read_table, write_directory
 from seva_ray.core.submission import check_lasts
 from seva_ray.pages.browse_page import render
-from seva_ray.pairs.files import lineage
+from seva_ray.pairs.files import lineage, made_of
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.stages.prepare import shard_name
@@ -51,6 +51,10 @@ def browse(config: Browse, store: Store, name: str) -> str:
     check_lasts("to", config.to)
     pairs = store.find(name)
     prompts, _, _ = lineage(store, pairs)
+    if others := made_of(pairs):
+        raise InputError(
+            f"{name}: has no verdicts of its own; browse the pairs that it was made of: {', '.join(others)}"
+        )
     if exists(config.to):
         raise InputError(f"to {config.to}: already exists; choose another place or remove it")
     with waiting(f"browse {name}: writing the pages"), tempfile.TemporaryDirectory(prefix="seva-browse-") as scratch:

@@ -7,9 +7,11 @@ a retry or a second copy of the same task changes nothing, and a restart runs on
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
-from seva_ray.augmentations import CONTROLS, parse_view, temperature_of, undrawn
+from seva_ray.augmentations import CLEAN, CONTROLS, parse_view, temperature_of, undrawn
+from seva_ray.augmentations.ladder import Ladder, plain_view, views_below
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.ownership import owned
 from seva_ray.core.reasons import Reasons
@@ -19,7 +21,8 @@ from seva_ray.core.storage import is_directory, is_local, read_table
 from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
-from seva_ray.engines.units import Unit, failed_in, other_versions
+from seva_ray.engines.ladder import not_carried
+from seva_ray.engines.units import Unit, commit, failed_in, other_versions
 from seva_ray.runtime import metrics
 from seva_ray.runtime.actors import results_of, told
 from seva_ray.runtime.cluster import join
@@ -42,9 +45,21 @@ def generate(config: Generate, store: Store, model: Model, work: Sequence[tuple[
 
 
 def generate_all(config: Generate, store: Store, work: Sequence[GenerationTask]) -> list[Artifact]:
-    """The responses to each piece of work, in the order of `work`."""
-    finished = {artifact.name: artifact for artifact in generated(config, store, work)}
+    """The responses to each piece of work, in the order of `work`. A noise ladder (augmentations/ladder.py) is made
+    step by step, because each step asks only what has not flipped before."""
+    finished: dict[str, Artifact] = {}
+    for tasks in steps_of(work):
+        finished |= {artifact.name: artifact for artifact in generated(config, store, tasks)}
     return [finished[name_of(*item)] for item in work]
+
+
+def steps_of(work: Sequence[GenerationTask]) -> Iterator[list[GenerationTask]]:
+    """The work in parts, each of which needs only the answers of the parts before. Without a ladder it is one part."""
+    chains = [(model, prompts, [*views_below(view), view]) for model, prompts, view in work]
+    for step in range(max((len(views) for *_, views in chains), default=0)):
+        due = [(model, prompts, views[step]) for model, prompts, views in chains if step < len(views)]
+        ladders = [(model, prompts, CLEAN) for model, prompts, views in chains if len(views) > 1] if not step else []
+        yield due + ladders
 
 
 def generated(config: Generate, store: Store, work: Sequence[GenerationTask]) -> Iterator[Artifact]:
@@ -68,6 +83,9 @@ def generated_alone(config: Generate, store: Store, work: Sequence[GenerationTas
         if not artifact.complete:
             artifact = to_be_made(artifact)
         missing = units_to_do(config, model, prompts, view, artifact)
+        if missing and Ladder.of(view) and not config.retry_failed:
+            whole = open_responses(config, store, model, prompts, plain_view(view))
+            missing = [] if whole.complete and take_from(whole, missing) else missing
         if missing and artifact.complete:
             artifact = artifact.reopened()
         if missing:
@@ -86,6 +104,14 @@ def generated_alone(config: Generate, store: Store, work: Sequence[GenerationTas
                 with waiting("generate: counting the responses"):
                     finished = finish_responses(*begun[uri])
                 yield finished
+
+
+def take_from(whole: Artifact, units: Sequence[Unit]) -> bool:
+    """Make these units of a ladder's step from all prompts' answers at that step, which are there: no model runs."""
+    for unit in units:
+        rows = [Response(**row) for row in read_table(whole.path(unit.responses_uri.rpartition("/")[2])).to_pylist()]
+        commit(unit, not_carried(rows, unit.below))
+    return True
 
 
 def check_images_of(config: Generate, units: Sequence[Unit]) -> None:
@@ -131,8 +157,11 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
         recipe["draw"] = view
     if temperature_of(view) is not None:
         recipe["sampled"] = undrawn(view)
-    made_from = {model.name: model.contents}
-    return store.open(name_of(model, prompts, view), config=recipe, inputs=[prompts], made_from=made_from)
+    inputs, made_from = [prompts], {model.name: model.contents}
+    if ladder := Ladder.of(view):
+        recipe["ladder"] = view
+        inputs += [open_responses(config, store, model, prompts, other) for other in (CLEAN, ladder.below)]
+    return store.open(name_of(model, prompts, view), config=recipe, inputs=inputs, made_from=made_from)
 
 
 def units_to_do(config: Generate, model: Model, prompts: Artifact, view: str, artifact: Artifact) -> list[Unit]:
@@ -162,6 +191,8 @@ def units_of(model: Model, prompts: Artifact, view: str, artifact: Artifact, ret
     claimed = json.dumps(
         {"name": artifact.name, "uri": artifact.uri, "recipe": artifact.recipe, "made_from": artifact.made_from}
     )
+    ladder = Ladder.of(view)
+    below = [artifact.uri.removesuffix(view) + other for other in (CLEAN, ladder.below)] if ladder else []
     return [
         Unit(
             model=model.name,
@@ -172,6 +203,7 @@ def units_of(model: Model, prompts: Artifact, view: str, artifact: Artifact, ret
             image_root=prompts.counts["image_root"],
             num_rows=rows_per_unit(prompts),
             artifact=claimed,
+            below=tuple(f"{uri}/{name}" for uri in below),
             retry=retry,
             system=artifact.recipe["config"]["system"],
         )
@@ -188,27 +220,34 @@ def finish_responses(prompts: Artifact, artifact: Artifact) -> Artifact:
     """Complete the artifact once all units are committed, and count how the responses ended."""
     counts, reasons = Counter({"num_responses": 0, "num_tokens": 0}), Reasons()
     paths = [artifact.path(shard_name(index)) for index in range(prompts.counts["num_shards"])]
-    for of_shard, failed in read_each(count_responses, paths):
+    view = artifact.name.rsplit("/", 1)[-1]
+    asked = plain_view(view) if Ladder.of(view) else ""
+    for of_shard, failed in read_each(partial(count_responses, asked=asked), paths):
         counts.update(of_shard)
         reasons.update(failed)
+    if asked:
+        saved = counts["num_responses"] - counts["num_asked"]
+        say(f"generate {view}: {counts['num_asked']:,} prompts were asked at the last step, {saved:,} passes saved")
     for line in reasons.lines():
         say(f"generate {artifact.name.removeprefix('responses/')}: {line}")
     return artifact.finish(dict(counts) | reasons.record())
 
 
-def count_responses(uri: str) -> tuple[dict[str, int], Reasons]:
-    """How the responses in a file ended, and why some failed."""
+def count_responses(uri: str, asked: str = "") -> tuple[dict[str, int], Reasons]:
+    """How the responses in a file ended, and why some failed. Of a step of a ladder, also how many were `asked` in this
+    view."""
     import pyarrow.compute as pc
 
-    shard = read_table(uri, columns=["finish_reason", "token_ids"])
+    shard = read_table(uri, columns=["finish_reason", "token_ids", *(["view"] if asked else [])])
     num_tokens = pc.sum(pc.list_value_length(shard["token_ids"])).as_py() or 0
     ends = {f"num_{item['values']}": item["counts"] for item in pc.value_counts(shard["finish_reason"]).to_pylist()}
+    found = {"num_asked": pc.sum(pc.equal(shard["view"], asked)).as_py() or 0} if asked else {}
     reasons = Reasons()
     if ends.get("num_error"):
         for row in read_table(uri, columns=["prompt_id", "error"]).to_pylist():
             if row["error"] is not None:
                 reasons.add(row["prompt_id"], row["error"])
-    return {"num_responses": len(shard), "num_tokens": num_tokens} | ends, reasons
+    return {"num_responses": len(shard), "num_tokens": num_tokens} | ends | found, reasons
 
 
 def read_responses(prompts: Artifact, artifact: Artifact) -> Iterator[Response]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from seva_ray.augmentations import CLEAN, CONTROLS
+from seva_ray.augmentations.ladder import Ladder
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, NothingLeft
 from seva_ray.core.fingerprints import execution
@@ -135,6 +136,8 @@ def open_pairs(
         label = f"{view_of(chosen)}-vs-{label}"
     if len(set(views)) < len(views) or len(label) > MAX_NAME:
         raise ConfigError(f"views {' '.join(views)}: each may be given once, with at most {MAX_NAME} letters in all")
+    if len(views) > 1 and any(Ladder.of(view) for view in views):
+        raise ConfigError(f"views {' '.join(views)}: a noise ladder is the only view of its pairs")
     name = f"pairs/{chosen.name.removeprefix('responses/').rsplit('/', 1)[0]}/{label}"
     return store.open(name, config=config, inputs=[prompts, chosen, *rejected], later_is_new=True)
 
@@ -161,6 +164,11 @@ class Judged:
     response: Response
     verdict: str
     error: str | None
+
+    @property
+    def seen(self) -> str:
+        """The view in which this response was given: of a noise ladder, the one with the step of this prompt."""
+        return self.response.view or self.view
 
 
 def judged(
@@ -234,10 +242,10 @@ def pair_shard(
         for item in found:
             counts[item.view][item.verdict] += 1
             texts = {"chosen": clean.text, "rejected": item.response.text}
-            about = {"prompt_id": row["prompt_id"], "source": row["source"], "view": item.view}
+            about = {"prompt_id": row["prompt_id"], "source": row["source"], "view": item.seen}
             verdicts.append(about | {"verdict": item.verdict, "error": item.error} | texts)
         rejected = [
-            {"view": item.view, "text": item.response.text, "token_ids": item.response.token_ids}
+            {"view": item.seen, "text": item.response.text, "token_ids": item.response.token_ids}
             for item in found
             if item.verdict == "kept"
         ]

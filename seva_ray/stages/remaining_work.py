@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from seva_ray.augmentations import CLEAN
+from seva_ray.augmentations.ladder import views_below
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.storage import exists
 from seva_ray.dpo.config import Train
@@ -51,7 +52,8 @@ def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | N
     if prompts:
         num_prompts, shard_size = prompts.counts["num_prompts"], prompts.recipe["config"]["prepare"]["shard_size"]
     clean = [CLEAN] if run.chosen == CLEAN or run.controls else []
-    views = tuple(dict.fromkeys((*clean, *run.views, *run.controls)))
+    rejected = (each for view in run.views for each in (*views_below(view), view))
+    views = tuple(dict.fromkeys((*clean, *rejected, *run.controls)))
     passes = {view: whole(view, num_prompts, shard_size) for view in views}
     pairs: Artifact | None = None
     scored = trained = False

@@ -4,6 +4,7 @@ The page is drawn again only if something that it shows has changed, because dra
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from seva_ray.core.provenance import versions
 from seva_ray.core.storage import read_bytes, write_bytes
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
-from seva_ray.stages.report_inputs import Report, ReportInputs, inputs_of
+from seva_ray.stages.report_inputs import Report, inputs_of
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -26,7 +27,7 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
     Unix time in s; older artifacts count as reused.
     """
     uri, shown = store.uri(f"reports/{name}/index.html"), inputs_of(store, name)
-    drawn_from = fingerprint_of(recipe_of(config, shown))
+    drawn_from = fingerprint_of(recipe_of(asdict(config), shown.records()))
     if is_drawn(uri, drawn_from):
         say(f"report: {uri} (unchanged)")
         return uri
@@ -40,14 +41,15 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
     return uri
 
 
-def recipe_of(config: Report, shown: ReportInputs) -> dict[str, Any]:
-    """Everything that the page depends on, except the command and the time of the run that draws it."""
+def recipe_of(config: Mapping[str, Any], records: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that a page depends on, except the command and the time of the run that draws it. `records` has the
+    record of each artifact that the page shows."""
     code = {
         str(path.relative_to(PACKAGE)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in PACKAGE.rglob("*")
         if path.suffix in (".py", ".j2")
     }
-    return {"config": asdict(config), "artifacts": shown.records(), "code": code, "versions": versions()}
+    return {"config": config, "artifacts": records, "code": code, "versions": versions()}
 
 
 def is_drawn(uri: str, drawn_from: str) -> bool:

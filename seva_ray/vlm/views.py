@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from seva_ray.augmentations import CLEAN, parse_view
+from seva_ray.augmentations.ladder import plain_view
 from seva_ray.core.seeds import generator
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import load_image
@@ -37,7 +38,7 @@ class Viewer:
 
         Raises: InputError or OSError if the image cannot be read; InputError for a question that cannot be asked.
         """
-        image = image or self.image(prompt)
+        image, view = image or self.image(prompt), plain_view(view)
         augmentation = parse_view(view)
         if augmentation is None:
             return self.encoder.row(prompt["question"], image)
@@ -51,7 +52,7 @@ class Viewer:
         Where a model reads an image as patches or tiles, it is a likeness: the image at a smaller size, with the view's
         augmentation and other draws of noise. Raises: as `row`.
         """
-        image = self.image(prompt)
+        image, view = self.image(prompt), plain_view(view)
         pixels = self.row(prompt, view, image).features[PIXELS]
         if pixels.ndim == 4 and len(pixels) == 1:
             return pixels[0]

@@ -60,9 +60,11 @@ def reading_of(config: Train, model: Model, prompts: Artifact, chosen: Artifact)
     )
 
 
-def open_logps(config: Train, store: Store, model: Model, pairs: Artifact) -> Artifact:
+def open_logps(config: Train, store: Store, model: Model, pairs: Artifact, named: bool = False) -> Artifact:
+    """The log-probabilities by `model`. They are `named` after it if it is not the model that training starts from."""
     own = config.system != "generation"
     computed = config.dtype + ("" if config.shared_prefix else "-plain") + (f"-{config.system}" if own else "")
+    computed += f"-by-{model.name}" if named else ""
     recipe = {"model": model.fingerprint, "dtype": config.dtype, "shared_prefix": config.shared_prefix}
     return store.open(
         f"logps/{pairs.name.removeprefix('pairs/')}/{computed}",

@@ -53,20 +53,35 @@ class Training:
     name: str
     model: Model
     pairs: Artifact
+    reference: Model | None = None
+    """The reference of DPO; None if it is `model`, where training starts."""
+
+    def open_logps(self, store: Store) -> Artifact:
+        """The reference log-probabilities of the pairs."""
+        return open_logps(
+            self.config, store, self.reference or self.model, self.pairs, named=self.reference is not None
+        )
 
     def open(self, store: Store) -> Artifact:
         recipe = {"train": self.config, "model": self.model.fingerprint}
+        made_from = {self.model.name: self.model.contents}
+        if self.reference:
+            recipe["reference"] = self.reference.fingerprint
+            made_from[self.reference.name] = self.reference.contents
         return store.open(
             f"policies/{self.name}",
             config=recipe,
             inputs=[self.pairs],
-            made_from={self.model.name: self.model.contents},
+            made_from=made_from,
         )
 
 
-def train(config: Train, store: Store, name: str, model: Model, pairs: Artifact) -> Artifact:
-    """Align `model` on the pairs that were made from its responses."""
-    (policy,) = train_all(store, [Training(config=config, name=name, model=model, pairs=pairs)])
+def train(
+    config: Train, store: Store, name: str, model: Model, pairs: Artifact, reference: Model | None = None
+) -> Artifact:
+    """Align `model` on the pairs that were made from its responses. `reference`: that of DPO, if it is another one."""
+    training = Training(config=config, name=name, model=model, pairs=pairs, reference=reference)
+    (policy,) = train_all(store, [training])
     stop_if_diverged(policy)
     return policy
 
@@ -77,7 +92,7 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
     A policy whose training diverged (nan or infinite numbers) stays incomplete; see `stop_if_diverged`.
     """
     missing = [training for training in trainings if not training.open(store).complete]
-    logps = [open_logps(training.config, store, training.model, training.pairs) for training in missing]
+    logps = [training.open_logps(store) for training in missing]
     unscored = [artifact for artifact in logps if not artifact.complete]
 
     def all_scored() -> bool:
@@ -198,13 +213,14 @@ def group_size(config: Train, uri: str) -> int:
 
 def job_of(store: Store, training: Training, policy: Artifact, relay: Any) -> Job:
     config, pairs = training.config, training.pairs
-    logps = open_logps(config, store, training.model, pairs)
+    logps = training.open_logps(store)
     logps = metrics.reused(logps) if logps.complete else to_be_made(logps)
     remove(policy.path(DIVERGED))
     job = Job(
         config=config,
         pairs=scheduled(config, pairs),
-        scoring=scoring(config, store, training.model, pairs, logps),
+        scoring=scoring(config, store, training.reference or training.model, pairs, logps),
+        directory=training.model.directory,
         views=tuple(pairs.counts["views"]) if len(pairs.counts["views"]) > 1 else (),
         policy_uri=policy.uri,
         relay=relay,

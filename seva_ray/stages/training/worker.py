@@ -51,6 +51,8 @@ class Job:
     pairs: Scheduled
     scoring: Scoring
     """The reference log-probabilities, which the workers complete before they train."""
+    directory: str
+    """Where the model that training starts from lies. The reference may be another one."""
     views: Sequence[str]
     """The rejected views, or empty if there is only one."""
     policy_uri: str
@@ -107,7 +109,7 @@ def do(job: Job, callback: Any) -> None:
     import torch
 
     config, rank = job.config, ray.train.get_context().get_world_rank()
-    directory = local_directory(job.scoring.reading.directory)
+    directory = local_directory(job.directory)
     encoder = Encoder(directory, job.scoring.reading.system, job.scoring.reading.image_options)
     if not torch.cuda.is_available():
         skip_compiled_collectives()
