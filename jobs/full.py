@@ -26,6 +26,7 @@ from presets import (
     USUAL,
     ModelJob,
     prompts_of,
+    settings_of,
 )
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.benchmarks import Benchmark, Benchmarks
@@ -34,6 +35,7 @@ from seva_ray.benchmarks.judged.endpoint import Judge
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import ConfigError
 from seva_ray.dpo.config import Train
+from seva_ray.dpo.methods import MethodName
 from seva_ray.engines.config import Generate
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
@@ -70,6 +72,8 @@ class Full(ModelJob):
     views: tuple[str, ...] = ("diffusion-500",)
     """The rejected view: an augmentation such as diffusion-500 or moco; jobs/gallery.py shows them all. Several stay
     together in one pair per prompt."""
+    method: MethodName = "seva"
+    """The method: seva, one that adds terms to its loss, or a control; docs/METHODS.md says what each of them does."""
     controls: tuple[str, ...] = ()
     """Measure how many pairs are unequal by the engine's rounding alone: answer the clean images once more
     (control-repeat), or in other batches (control-batch)."""
@@ -92,6 +96,7 @@ class Full(ModelJob):
         for view in self.views:
             if parse_view(view) is None:
                 raise ConfigError(f"view {view}: the rejected view must be an augmented one")
+        settings_of(self.method, self.train, self.pair, self.views)
         for control in self.controls:
             if control not in CONTROLS:
                 raise ConfigError(f"control {control}: must be one of {', '.join(CONTROLS)}")
@@ -124,8 +129,14 @@ PRESETS = {
 }
 
 
+def with_method(config: Full) -> Full:
+    """The same run, with the settings of its method in their places."""
+    train, pair, views = settings_of(config.method, config.train, config.pair, config.views)
+    return replace(config, train=train, pair=pair, views=views)
+
+
 def main(config: Full) -> None:
-    began = time.time()
+    began, config = time.time(), with_method(config)
     made: dict[str, list[Artifact]] = {}
     with closing(stages(config)) as finished:
         for stage, artifacts in finished:

@@ -18,7 +18,7 @@ import plan
 import sweep
 import test_time
 from presets import LLAVA_13B_TRAIN, USUAL, prompts_of
-from seva_ray.augmentations import AUGMENTATIONS
+from seva_ray.augmentations import AUGMENTATIONS, BEYOND_SEVA
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.storage import exists, write_bytes
@@ -230,7 +230,7 @@ def experiments() -> dict[str, Run | Study | Views]:
         "fig5": made(Run, seven, claim="Figure 5: answers get longer, and win a competition (--judged.competition)."),
         "ablation-augmentation": over(
             "paper-augmentation", "Ablation: augmentations of medium strength are best; rand_flip is too weak.",
-            views=tuple(name for name in AUGMENTATIONS if name != "diffusion") + noise,
+            views=tuple(name for name in AUGMENTATIONS if name not in ("diffusion", *BEYOND_SEVA)) + noise,
         ),
         "ablation-step": over("paper-step", "Ablation: the noise step.", views=("diffusion-100:900:100",)),
         "ablation-data": over(

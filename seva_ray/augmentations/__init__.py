@@ -11,6 +11,7 @@ import re
 import numpy as np
 
 from seva_ray.augmentations.base import Augmentation
+from seva_ray.augmentations.blank import Blank
 from seva_ray.augmentations.chain import Chain
 from seva_ray.augmentations.composed import AutoAugment, Byol, Moco, RandAugment, Simclr
 from seva_ray.augmentations.diffusion import Diffusion
@@ -23,6 +24,7 @@ from seva_ray.augmentations.geometric import (
     RandomPerspective,
     RandomResizedCrop,
     RandomRotation,
+    SmallCrop,
 )
 from seva_ray.augmentations.photometric import (
     ColorJitter,
@@ -81,9 +83,14 @@ AUGMENTATIONS = {
         Byol,
         Simclr,
         Diffusion,
+        SmallCrop,
+        Blank,
     )
 }
 """All augmentations, by name."""
+
+BEYOND_SEVA = ("small_crop", "blank")
+"""Augmentations that are not in SeVa's list. Image preferences and controls use them."""
 
 
 def parse_view(label: str) -> Augmentation | None:
