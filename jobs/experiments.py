@@ -7,7 +7,7 @@ import full
 import sweep
 import test_time
 from presets import LLAVA_13B_TRAIN
-from seva_ray.augmentations import AUGMENTATIONS
+from seva_ray.augmentations import AUGMENTATIONS, BEYOND_SEVA
 from seva_ray.dpo.config import Loss
 from seva_ray.planning.rates import Fleet, Rates
 from seva_ray.stages.consistency import Consistency
@@ -126,7 +126,7 @@ def experiments() -> dict[str, Run | Study | Views]:
         "fig5": made(Run, seven, claim="Figure 5: answers get longer, and win a competition (--judged.competition)."),
         "ablation-augmentation": over(
             "paper-augmentation", "Ablation: augmentations of medium strength are best; rand_flip is too weak.",
-            views=(*(name for name in AUGMENTATIONS if name != "diffusion"), *space.views),
+            views=(*(name for name in AUGMENTATIONS if name not in ("diffusion", *BEYOND_SEVA)), *space.views),
         ),
         "ablation-step": over("paper-step", "Ablation: the noise step.", views=("diffusion-100:900:100",)),
         "ablation-data": over(

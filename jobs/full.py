@@ -27,6 +27,7 @@ from presets import (
     USUAL,
     ModelJob,
     prompts_of,
+    settings_of,
 )
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.benchmarks import Benchmark, Benchmarks
@@ -36,6 +37,7 @@ from seva_ray.core.artifacts import Artifact
 from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError
 from seva_ray.dpo.config import Train
+from seva_ray.dpo.methods import MethodName
 from seva_ray.engines.config import Generate
 from seva_ray.pairs.files import GROUND_TRUTH
 from seva_ray.runtime.cli import run
@@ -76,6 +78,8 @@ class Full(ModelJob):
     views: tuple[str, ...] = ("diffusion-500",)
     """The rejected view: an augmentation such as diffusion-500 or moco; jobs/gallery.py shows them all. Several stay
     together in one pair per prompt. If chosen is ground-truth, it may also be clean."""
+    method: MethodName = "seva"
+    """The method: seva, one that adds terms to its loss, or a control; docs/METHODS.md says what each of them does."""
     chosen: Literal["clean", "ground-truth"] = "clean"
     """The chosen answers: the model's own on the clean image, as in SeVa; or those of the data set, which
     source:llava-json and source:toy-world read. With ground-truth it is DPO against ground truth, and with
@@ -108,6 +112,7 @@ class Full(ModelJob):
         for view in self.views:
             if parse_view(view) is None and (self.chosen, view) != (GROUND_TRUTH, CLEAN):
                 raise ConfigError(f"view {view}: the rejected view must be an augmented one")
+        settings_of(self.method, self.train, self.pair, self.views)
         for control in self.controls:
             if control not in CONTROLS:
                 raise ConfigError(f"control {control}: must be one of {', '.join(CONTROLS)}")
@@ -153,8 +158,14 @@ PRESETS = {
 }
 
 
+def with_method(config: Full) -> Full:
+    """The same run, with the settings of its method in their places."""
+    train, pair, views = settings_of(config.method, config.train, config.pair, config.views)
+    return replace(config, train=train, pair=pair, views=views)
+
+
 def main(config: Full) -> None:
-    began = time.time()
+    began, config = time.time(), with_method(config)
     made: dict[str, list[Artifact]] = {}
     with closing(stages(config)) as finished:
         for stage, artifacts in finished:

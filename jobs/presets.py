@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from seva_ray.core.artifacts import Store
 from seva_ray.core.patience import Storage
 from seva_ray.dpo.config import Train
+from seva_ray.dpo.methods import METHODS, MethodName, trained_by
 from seva_ray.dpo.policy import Lora
 from seva_ray.engines import Decoding, VllmEngine
 from seva_ray.engines.config import Generate
@@ -23,6 +24,7 @@ USUAL = (
     "probe.name", "rates.rows-per-s", "rates.start-s", "rates.step-s", "fleet.nodes", "fleet.gpus-per-node",
     "export.to", "export.what", "export.push", "export.base", "export.license", "harness.download", "browse.to",
     "data.path", "data.image-root", "data.columns", "ladder.num-prompts", "ladder.only-flips",
+    "train.loss.anchor-weight", "train.loss.image-weight", "train.loss.image-view",
 )  # fmt: skip
 """Options of a job's parts that `--help` shows, if the job has them; `--help-all` shows the others too."""
 
@@ -58,6 +60,17 @@ def prompts_of(prompts: str, source: AnySource, name: str, toy: str = "toy") -> 
     prompts; for any other source the job's own name."""
     usual = {ToyWorld: toy, LlavaJson: "llava-mix"}
     return prompts or usual.get(type(source), name)
+
+
+def settings_of(
+    name: MethodName, train: Train, pair: Pair, views: tuple[str, ...]
+) -> tuple[Train, Pair, tuple[str, ...]]:
+    """The settings of training and of pairs, and the rejected views, by which a method is run. Pairs that are made in
+    another way than SeVa's have the method's name. Raises: ConfigError if the settings contradict the method."""
+    train, method = trained_by(name, train), METHODS[name]
+    if method.rejected != "view":
+        pair = replace(pair, rejected=method.rejected, name=pair.name or name)
+    return train, pair, method.views or views
 
 
 TOY_GENERATE = Generate(

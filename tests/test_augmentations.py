@@ -14,7 +14,16 @@ from diffusers import DDPMScheduler
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-from seva_ray.augmentations import AUGMENTATIONS, CLEAN, Augmentation, Chain, parse_view, sampled, temperature_of
+from seva_ray.augmentations import (
+    AUGMENTATIONS,
+    BEYOND_SEVA,
+    CLEAN,
+    Augmentation,
+    Chain,
+    parse_view,
+    sampled,
+    temperature_of,
+)
 from seva_ray.augmentations.diffusion import alpha_bar
 from seva_ray.augmentations.geometric import RandFlip, RandomRotation
 from seva_ray.core.artifacts import Store
@@ -90,7 +99,10 @@ DIALS = {
     "byol": (0.01, 0.4, 1),
     "simclr": (0.01, 0.4, 1),
     "diffusion": (0, 500, 999),
+    "small_crop": (0.02, 0.1, 1),
 }
+BEYOND = {"small_crop": transforms.RandomResizedCrop(224, scale=(0.01, 0.2)), "blank": lambda image: image}
+"""What SeVa's list does not have."""
 LABELS = [*TORCHVISION, *(f"{name}-{value}" for name, values in DIALS.items() for value in values)]
 VIEWS = [*TORCHVISION, "diffusion-500", "rand_flip+color_jitter+diffusion-300"]
 
@@ -132,7 +144,25 @@ def everything_global() -> tuple[object, ...]:
 
 
 def test_the_list_is_the_papers() -> None:
-    assert [name for name in AUGMENTATIONS if name in (*TORCHVISION, "diffusion")] == [*TORCHVISION, "diffusion"]
+    assert [name for name in AUGMENTATIONS if name not in BEYOND_SEVA] == [*TORCHVISION, "diffusion"]
+    assert set(BEYOND) == set(BEYOND_SEVA)
+
+
+def test_a_small_crop_keeps_at_most_a_fifth_of_the_image_as_torchvision_cuts_it(picture: Image.Image) -> None:
+    for key in range(3):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(generator(key).integers(2**32)))
+            cut = BEYOND["small_crop"](picture)
+        assert view("small_crop").image(picture, generator(key)) == cut
+
+
+def test_a_blank_image_is_the_mean_colour_and_nothing_else(picture: Image.Image) -> None:
+    assert view("blank").image(picture, generator(0)) == picture
+    pixels = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    made = view("blank").pixels(pixels, generator(0))
+    assert made.dtype == np.float32
+    assert not made.any()
+    assert pixels.any(), "the given pixels stay as they are"
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
@@ -419,9 +449,11 @@ def test_a_sampled_views_label_has_its_temperature_and_the_number_of_its_draw() 
 
 
 def test_every_parameter_is_plain_data_in_the_fingerprint() -> None:
-    labels = [*LABELS, "rand_flip+diffusion-300", "diffusion-300+diffusion-500", "diffusion-500+diffusion-300"]
+    labels = [*LABELS, *BEYOND, "rand_flip+diffusion-300", "diffusion-300+diffusion-500", "diffusion-500+diffusion-300"]
     for label in labels:
         recipe = json.loads(json.dumps(identity(view(label))))
+        if label.partition("-")[0] in BEYOND_SEVA:  # newer than the first version: defaults are left out
+            continue
         assert set(recipe) == {"kind", *(field.name for field in fields(view(label)))}  # type: ignore[arg-type]
     assert len({fingerprint_of(identity(view(label))) for label in labels}) == len(labels)
 

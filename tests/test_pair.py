@@ -147,6 +147,21 @@ def test_several_views_of_a_prompt_stay_together_and_each_has_its_verdict(answer
     assert read_bytes(pairs.path("pairs.json")).count(b'"reject"') == sum(map(len, by_view.values()))
 
 
+def test_the_control_of_other_prompts_keeps_the_same_prompts_and_rejects_answers_to_others(answers: Answers):
+    plain, control = answers.pair(), answers.pair(name="others", rejected="other_prompt")
+    assert answers.kept(control) == answers.kept(plain)
+    assert control.counts["verdicts"] == plain.counts["verdicts"]
+    for row in read_pairs(control).to_pylist():
+        (rejected,) = row["rejected"]
+        index = int(row["prompt_id"].split("/")[1])
+        assert row["chosen"] == f"answer number {index}"
+        assert rejected["text"].startswith("answer number ")
+        assert rejected["token_ids"] != row["chosen_token_ids"]
+        assert rejected["text"] == f"answer number {rejected['token_ids'][0]}"
+    with pytest.raises(ConfigError, match="rejected 'others': must be one of view, other_prompt"):
+        Pair(rejected="others")  # type: ignore[arg-type]
+
+
 def test_one_view_cannot_be_rejected_twice(answers: Answers):
     with pytest.raises(ConfigError, match="views diffusion-500 diffusion-500: each may be given once"):
         pair(Pair(), answers.store, answers.prompts, answers.chosen, [answers.rejected, answers.rejected])

@@ -12,6 +12,7 @@ import re
 import numpy as np
 
 from seva_ray.augmentations.base import Augmentation
+from seva_ray.augmentations.blank import Blank
 from seva_ray.augmentations.chain import Chain
 from seva_ray.augmentations.composed import AutoAugment, Byol, Moco, RandAugment, Simclr
 from seva_ray.augmentations.diffusion import Diffusion
@@ -24,6 +25,7 @@ from seva_ray.augmentations.geometric import (
     RandomPerspective,
     RandomResizedCrop,
     RandomRotation,
+    SmallCrop,
 )
 from seva_ray.augmentations.ladder import USAGE, Ladder
 from seva_ray.augmentations.photometric import (
@@ -83,9 +85,14 @@ AUGMENTATIONS = {
         Byol,
         Simclr,
         Diffusion,
+        SmallCrop,
+        Blank,
     )
 }
 """All augmentations, by name."""
+
+BEYOND_SEVA = ("small_crop", "blank")
+"""Augmentations that are not in SeVa's list. Image preferences and controls use them."""
 
 
 def parse_view(label: str) -> Augmentation | None:

@@ -68,6 +68,26 @@ class RandomResizedCrop(TorchvisionAugmentation):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SmallCrop(TorchvisionAugmentation):
+    """Cuts out a small part of random size, shape (3:4 to 4:3) and place, and resizes it to a square.
+
+    Source: mDPO (arXiv 2406.11839), which keeps 0 to 20 % of the image; SeVa has no such view.
+    """
+
+    kind: ClassVar[str] = "SmallCrop"
+
+    max_scale: float = dial(0.2, low=0.02, high=1)
+    """Largest part of the image's area, 0.02 to 1."""
+    min_scale: float = fixed(0.01)
+    """Smallest part of the image's area."""
+    size_px: int = fixed(224)
+    """Side length of the result, in px."""
+
+    def transform(self, transforms: ModuleType) -> Transform:
+        return transforms.RandomResizedCrop(self.size_px, scale=(self.min_scale, self.max_scale))
+
+
+@dataclass(frozen=True, kw_only=True)
 class RandFlip(TorchvisionAugmentation):
     """Exchanges left and right, or does nothing."""
 

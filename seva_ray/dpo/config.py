@@ -7,6 +7,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
+from seva_ray.augmentations import parse_view
 from seva_ray.core.checks import check_choice, check_least, check_positive
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
@@ -30,8 +31,36 @@ class Loss:
     """Only for robust: the assumed share of pairs whose sides are exchanged, at least 0 and below 0.5."""
     sft_weight: float = 1.0
     """Only for rpo: weight of the chosen response's negative log-likelihood per token."""
+    anchor_weight: float = 0.0
+    """Weight of the anchor, a term that keeps the reward of the chosen response above 0 (mDPO). 0: no such term."""
+    image_weight: float = 0.0
+    """Weight of the image preference: the chosen response must be likelier on the clean image than on another view of
+    it (mDPO). 0: no such term."""
+    symmetric_weight: float = 0.0
+    """Weight of the symmetric preference: on the rejected view, the answer to that view must beat the chosen response
+    (SymMPO). 0: no such term."""
+    margin_weight: float = 1e-4
+    """Only with symmetric_weight: weight of the squared difference between the margins on the two images, in nats."""
+    image_view: str = ""
+    """The view of the image that these terms read, such as random_resized_crop. Empty: the view of the pair's first
+    rejected response, so that no other view is needed."""
+
+    @property
+    def reads_view(self) -> bool:
+        """Whether training must score responses on another view of the image too."""
+        return self.image_weight > 0 or self.symmetric_weight > 0
 
     def __post_init__(self) -> None:
+        check_least(self, 0, "anchor_weight", "image_weight", "symmetric_weight", "margin_weight", finite=True)
+        if self.image_view and not self.reads_view:
+            raise ConfigError(f"image_view {self.image_view}: only a loss with an image_weight reads a view")
+        if self.image_view and self.symmetric_weight:
+            raise ConfigError(
+                f"image_view {self.image_view}: with a symmetric_weight it must be empty, because the rejected "
+                "response must be the answer to the view"
+            )
+        if self.image_view and parse_view(self.image_view) is None:
+            raise ConfigError(f"image_view {self.image_view}: must be an augmented view of the image")
         if self.name not in get_args(LossName):
             raise ConfigError(f"loss {self.name}: must be one of {', '.join(get_args(LossName))}")
         if not 0 <= self.label_smoothing < 0.5:

@@ -26,6 +26,9 @@ class ResponseLogps:
     """Log-probabilities under the reference."""
     num_tokens: Tensor
     """Length of each response in tokens; 0 if a pair has fewer than K rejected responses."""
+    on_view: "ResponseLogps | None" = None
+    """The same on another view of the image, for the chosen response and the first rejected one (B, 2), or for the
+    chosen one alone (B, 1). None if the objective has no term that needs it."""
 
     @property
     def logratios(self) -> Tensor:

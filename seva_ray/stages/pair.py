@@ -11,17 +11,19 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from seva_ray.augmentations import CLEAN, CONTROLS
 from seva_ray.augmentations.ladder import Ladder
 from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.checks import check_choice
 from seva_ray.core.errors import ConfigError, NothingLeft
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import PAIR_SCHEMA, VERDICT_SCHEMA, Response, table
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import read_table, write_parts, write_table
+from seva_ray.pairs.exchange import Answered, Rejected, others
 from seva_ray.pairs.files import files_of
 from seva_ray.pairs.filters import Filters
 from seva_ray.pairs.quotas import last_keys, quota_key
@@ -59,10 +61,14 @@ class Pair:
     max_per_source: dict[str, int] = field(default_factory=dict)
     """Largest number of pairs from each source named. A smaller number keeps a subset of a larger. The paper's numbers
     are `ocr_vqa 4300 textvqa 6500`."""
+    rejected: Rejected = "view"
+    """Whose answers are rejected. other_prompt is a control: the kept pairs exchange their answers, so that each has
+    the chosen answer of another prompt as its rejected one."""
     name: str = execution("")
     """Separates these pairs from others of that view; they are stored in `pairs/<model>/<prompts>/<view>+<name>`."""
 
     def __post_init__(self) -> None:
+        check_choice(self, "rejected", get_args(Rejected))
         for source, count in self.max_per_source.items():
             if type(count) is not int or count < 0:
                 raise ConfigError(f"max_per_source of {source} {count!r}: must be a whole number from 0")
@@ -232,10 +238,14 @@ def pair_shard(
     pairs: list[dict[str, Any]] = []
     counts: dict[str, Counter[str]] = {view: Counter() for view in (ANY, *sides.rejected)}
     reasons = Reasons()
-    for row, clean, found in judged(config, sides, shard):
+    rows = [*judged(config, sides, shard)]
+    for row, _, found in rows:
         if row["source"] in last and quota_key(row["prompt_id"]) > last[row["source"]]:
             for item in found:
                 item.verdict = "surplus" if item.verdict == "kept" else item.verdict
+    if config.rejected == "other_prompt":
+        exchange(rows)
+    for row, clean, found in rows:
         counts[ANY][of_prompt(found)] += 1
         if of_prompt(found) == "failed":
             reasons.add(row["prompt_id"], found[0].error or "")
@@ -256,6 +266,18 @@ def pair_shard(
     if pairs:
         write_table(artifact.path("pairs", shard), table(pairs, PAIR_SCHEMA), PART_BYTES)
     return counts, reasons
+
+
+def exchange(rows: Sequence[tuple[dict[str, Any], Response, list[Judged]]]) -> None:
+    """Give every kept pair the chosen answer of another kept pair as its rejected one, or drop it as `equal`."""
+    kept = {row["prompt_id"]: (row, clean) for row, clean, found in rows if of_prompt(found) == "kept"}
+    given = others([Answered(name, row["question"], clean.text) for name, (row, clean) in kept.items()])
+    for row, _, found in rows:
+        for item in found:
+            if item.verdict == "kept":
+                other = given.get(row["prompt_id"])
+                item.verdict = "kept" if other else "equal"
+                item.response = kept[other][1] if other else item.response
 
 
 def write_official(pairs: Artifact) -> None:
