@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
 from seva_ray.toy import packed
 from seva_ray.toy.world import COLOR_NAMES, SHAPES, SIGN_WORDS, SIZE_PX, Question, Scene, make_scene, questions, render
 

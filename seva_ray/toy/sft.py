@@ -118,9 +118,7 @@ def train_vision(model: Any, lessons: Lessons, recipe: ToyRecipe, report: Report
         optimizer.step(torch.stack(losses).sum())
 
 
-def train_language(
-    model: Any, lessons: Lessons, recipe: ToyRecipe, report: Report, extra_after: int = 0
-) -> None:
+def train_language(model: Any, lessons: Lessons, recipe: ToyRecipe, report: Report, extra_after: int = 0) -> None:
     """Tune the whole model on instructions, or run an extra round if `extra_after` steps have been made already."""
     num_steps, peak = (recipe.extra_steps, 0.5) if extra_after else (recipe.sft_steps, 1.0)
     tower = [parameter for part in family_of(model).vision_parts(model)[0] for parameter in part.parameters()]
