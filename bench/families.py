@@ -133,7 +133,7 @@ def adapted(directory: str) -> list[str]:
 
     model = load_model(directory, "float32")
     every = [part for part in unwrapped(model).get_decoder().modules() if isinstance(part, torch.nn.Linear)]
-    num_experts = sum(weight.numel() for weight in expert_weights(model))
+    num_experts = sum(weight.numel() for weight in expert_weights(model).values())
     return [f"{len(language_linears(model))} of {len(every)}", f"{num_experts:,}" if num_experts else "none"]
 
 

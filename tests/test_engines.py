@@ -13,7 +13,7 @@ from PIL import Image
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import identity
 from seva_ray.engines import Decoding, FakeEngine, Request, TransformersEngine, VllmEngine
-from seva_ray.engines.vllm import check_architecture
+from seva_ray.engines.vllm_models import check_architecture
 from seva_ray.private import vllm as private_vllm
 from seva_ray.toy.model import EOS, VOCABULARY
 from seva_ray.toy.world import make_scene, render

@@ -155,7 +155,12 @@ def test_layers_that_see_the_last_tokens_alone_do_so_here(pairs, tmp_path_factor
 # What is trained
 
 
-def trained(family: Family, pairs: list[dict[str, Any]], scratch: str, full: bool) -> tuple[Any, list[float]]:
+LORA = Lora(rank=8, alpha=16)
+
+
+def trained(
+    family: Family, pairs: list[dict[str, Any]], scratch: str, full: bool, lora: Lora = LORA
+) -> tuple[Any, list[float]]:
     """The model after four steps of the train stage's own trainer without DeepSpeed, and the losses."""
     model = load_model(family.directory, "float32")
     without_image_gradients(model)
@@ -176,7 +181,7 @@ def trained(family: Family, pairs: list[dict[str, Any]], scratch: str, full: boo
         reference = response_logps(model, collate(rows)).tolist()
     rows = [row | {"ref_logps": of_row} for row, of_row in zip(rows, reference, strict=True)]
     grads.clear()
-    config = Train(full=full, lora=Lora(rank=8, alpha=16))
+    config = Train(full=full, lora=lora)
     trainer = PreferenceTrainer(
         config=config,
         model=model,
@@ -228,7 +233,7 @@ def test_a_few_steps_lower_the_loss_and_the_adapter_is_on_the_language_models_li
     for name, weight in policy.get_base_model().state_dict().items():
         if ".lora_" not in name:
             assert torch.equal(weight, start[name.replace(".base_layer", "")]), name
-    num_experts = sum(weight.numel() for weight in expert_weights(before))
+    num_experts = sum(weight.numel() for weight in expert_weights(before).values())
     assert (num_experts > 0) == ("moe" in family.name)
 
 

@@ -151,7 +151,7 @@ def qwen3_vl_moe() -> Made:
     """Four experts, two of which read a token."""
     experts: dict[str, Any] = {
         "norm_topk_prob": True,
-        "moe_intermediate_size": 64,
+        "moe_intermediate_size": 48,
         "num_experts": 4,
         "num_experts_per_tok": 2,
         "decoder_sparse_step": 1,
@@ -414,7 +414,10 @@ def save_weights(config: Any, tokens: Any, directory: Path) -> None:
     model.generation_config = tf.GenerationConfig(**ends)
     model.save_pretrained(directory)
     file = directory / "model.safetensors"
-    save_file({published(key): weight for key, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+    weights = {published(key): weight for key, weight in load_file(file).items()}
+    if config.model_type == "qwen3_vl_moe":  # published experts have input and output the other way round
+        weights = {key: weight.mT.contiguous() if ".experts." in key else weight for key, weight in weights.items()}
+    save_file(weights, file, metadata={"format": "pt"})
 
 
 def published(key: str) -> str:

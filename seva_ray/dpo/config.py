@@ -147,6 +147,8 @@ class Train:
         check_least(self, 1, "num_pairs", "num_workers", "min_workers")
         if self.offload and self.zero_stage == 0:
             raise ConfigError("offload: needs a zero_stage from 1 to 3")
+        if self.lora.experts and self.zero_stage == 3:
+            raise ConfigError("lora.experts: needs a zero_stage from 0 to 2, because PEFT adds to whole experts")
         for tracker in self.trackers:
             if importlib.util.find_spec(tracker) is None:
                 raise ConfigError(f"trackers {tracker}: not installed; `pip install {tracker}` into the environment")

@@ -14,10 +14,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from seva_ray.dpo.batch import NOTHING, OWN, PROMPT
 from seva_ray.vlm.model_parts import unwrapped
-
-TYPES = "token_type_ids"
-"""In some families, the tokens that are read in both directions have their own type: in Gemma 3 those of an image, in
-PaliGemma the whole prompt."""
+from seva_ray.vlm.rows import TYPES
 
 
 def response_logps(model: Any, batch: Mapping[str, Tensor]) -> Tensor:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from seva_ray.core.checks import check_least
+from seva_ray.core.errors import InputError
+from seva_ray.vlm.model_files import lay_out_as
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -25,16 +27,22 @@ class Lora:
     """Rank of each update."""
     alpha: int = 2048
     """Scale of each update, which is multiplied by alpha / rank."""
+    experts: bool = False
+    """Also change every expert of a mixture of experts, each by an update of this rank; routers stay as they are."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "rank", "alpha")
 
     def peft(self, model: Any) -> "LoraConfig":
-        """The adapter on all linears of this model's language model, in PEFT's terms."""
+        """The adapter on all linears of this model's language model, in PEFT's terms. Raises: InputError if it has no
+        experts to change."""
         from peft import LoraConfig
 
-        from seva_ray.vlm.model_parts import decoder_name, language_linears
+        from seva_ray.vlm.model_parts import decoder_name, expert_weights, language_linears
 
+        experts = list(expert_weights(model)) if self.experts else None
+        if experts == []:
+            raise InputError(f"train.lora.experts: model {model.name_or_path} has no experts")
         kinds = "|".join(dict.fromkeys(name.rpartition(".")[2] for name in language_linears(model)))
         return LoraConfig(
             r=self.rank,
@@ -43,6 +51,7 @@ class Lora:
             bias="none",
             # A pattern for full names: a plain name such as q_proj would also match layers of the vision tower.
             target_modules=rf"{re.escape(decoder_name(model))}\..*\.({kinds})",
+            target_parameters=experts,
             task_type="CAUSAL_LM",
         )
 
@@ -90,15 +99,21 @@ def merge(model: Any, device: Any = "cpu") -> Any:
     """
     import torch
     from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora.layer import ParamWrapper
 
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, LoraLayer):
-                weight = layer.get_base_layer().weight
+                experts = layer.num_experts if isinstance(layer, ParamWrapper) else 0
+                weight = layer.get_param() if experts else layer.get_base_layer().weight
                 exact = weight.to(device, torch.float32)
                 for name in layer.active_adapters:
                     a, b = (part[name].weight.to(device, torch.float32) for part in (layer.lora_A, layer.lora_B))
-                    exact = exact + layer.scaling[name] * (b @ a)
+                    if experts:  # (experts, rank, inputs) and (experts, outputs, rank), as PEFT lays them out
+                        a = a.reshape(experts, -1, a.shape[1])
+                        b = b.reshape(b.shape[0], -1, experts).permute(2, 0, 1)
+                    change = layer.scaling[name] * (b @ a)
+                    exact = exact + (change.mT if getattr(layer.get_base_layer(), "is_transposed", False) else change)
                 weight.copy_(exact)
     return model.unload()
 
@@ -110,6 +125,7 @@ def export(model: Any, start: str, directory: str, device: Any = "cpu") -> None:
     A model that was loaded from the published key names is saved under them again, because vLLM reads those names.
     """
     merge(model, device).save_pretrained(directory)
+    lay_out_as(start, directory)
     copy_settings(start, directory)
 
 

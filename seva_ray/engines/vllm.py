@@ -6,7 +6,6 @@ reads.
 """
 
 import itertools
-import json
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -16,15 +15,14 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from seva_ray.core.checks import check_least
-from seva_ray.core.errors import ConfigError, InputError, line_of
+from seva_ray.core.errors import ConfigError, line_of
 from seva_ray.core.fingerprints import execution
-from seva_ray.core.provenance import versions
 from seva_ray.core.records import Response
 from seva_ray.engines.base import Decoding, Refused, Request, check_request, decoding_of, plain_request, refusal
+from seva_ray.engines.vllm_models import check_attention
 from seva_ray.private import vllm as private_vllm
 from seva_ray.vlm.encoding import Encoder
 
@@ -68,18 +66,6 @@ class VllmEngine:
 
     def load(self, directory: str, decoding: Decoding, image_options: str = "") -> "VllmGenerator":
         return VllmGenerator(self, directory, decoding, image_options)
-
-
-def check_architecture(directory: str) -> None:
-    """Raises: InputError if vLLM, where it is installed on this machine, has no model for this one."""
-    config = json.loads(Path(directory, "config.json").read_text())
-    asked, known = config.get("architectures") or [], private_vllm.architectures()
-    if known and asked and not known & {*asked}:
-        installed = {name: version for name, version in versions().items() if name.startswith("vllm")}
-        raise InputError(
-            f"model {directory}: vLLM {' '.join(installed.values())} has no model for {asked[0]}; choose another "
-            "engine with --generate.engine transformers-engine"
-        )
 
 
 class VllmGenerator:
@@ -214,9 +200,11 @@ def refused(error: Exception) -> Refused | None:
 
 
 def load(engine: VllmEngine, directory: str, decoding: Decoding, encoder: Encoder) -> tuple[Any, Any]:
-    """Load the model into vLLM. Return it with the sampling parameters."""
+    """Load the model into vLLM. Return it with the sampling parameters. Raises: InputError if vLLM would answer with
+    another attention than the model's."""
     from vllm import LLM
 
+    check_attention(encoder, on_cpu=private_vllm.runs_on_cpu())
     # vLLM makes room for the largest image that the model's image processor makes, so it must know its settings.
     llm = LLM(**options_of(engine, directory, decoding), mm_processor_kwargs=encoder.image_settings or None)
     private_vllm.pass_rows(llm)

@@ -53,7 +53,9 @@ def training_memory(shape: ModelShape, config: Train, num_workers: int) -> Train
     ZeRO shards the optimiser from stage 1, gradients from stage 2 and weights in stage 3. Without it, the adapter, its
     gradients and torch's buffers are float32 and whole on every worker.
     """
-    trained = shape.num_language_weights if config.full else shape.adapter_weights(config.lora.rank)
+    trained = (
+        shape.num_language_weights if config.full else shape.adapter_weights(config.lora.rank, config.lora.experts)
+    )
     width = 2 if config.dtype == "bfloat16" else 4
     stage, share = config.zero_stage, 1 / num_workers
     held = share if stage == 3 else 1.0

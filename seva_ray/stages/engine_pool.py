@@ -20,7 +20,7 @@ from seva_ray.core.node_cache import local_directory
 from seva_ray.engines import Decoding, Engine, VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.engines.units import UNITS_PER_CALL, Encoded, Unit, answer, encode
-from seva_ray.engines.vllm import check_architecture
+from seva_ray.engines.vllm_models import check_architecture, check_attention
 from seva_ray.planning.memory import engine_refusal, sequences_held
 from seva_ray.runtime import metrics, preflight
 from seva_ray.runtime.actors import rows_of, told
@@ -58,6 +58,8 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
     join()
     if isinstance(config.engine, VllmEngine):
         check_architecture(local_directory(units[0].model_directory))
+        reads = encoder(config.engine, units[0].model_directory, units[0].system, config.image_options)
+        check_attention(reads, on_cpu=not gpus_each(config, capacity()))
     need = encoding_need(max(unit.num_rows for unit in units), row_bytes(config, units[0]))
     check_engines(config, need)
     check_memory(config, units[0].model_directory)

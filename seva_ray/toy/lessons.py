@@ -6,14 +6,15 @@ In: a seed, a split and a number of scenes. Out: the labels and packed rows for 
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration
 
 from seva_ray.toy import packed
-from seva_ray.toy.world import COLOR_NAMES, SHAPES, SIGN_WORDS, Question, Scene, make_scene, questions, render
+from seva_ray.toy.world import COLOR_NAMES, SHAPES, SIGN_WORDS, SIZE_PX, Question, Scene, make_scene, questions, render
 
 LABEL_WORDS = (SHAPES, COLOR_NAMES, SIGN_WORDS)
 
@@ -32,8 +33,14 @@ class Lessons:
         pictures = np.stack([render(scene) for scene in scenes])
         return cls(scenes=scenes, pictures=pictures, asked=[questions(scene) for scene in scenes])
 
-    def pixel_values(self, chosen: np.ndarray) -> Tensor:
-        return packed.normalised(self.pictures[chosen])
+    def pixels(self, chosen: np.ndarray, size: tuple[int, int] = (SIZE_PX, SIZE_PX)) -> Tensor:
+        """The chosen pictures, stretched to this height and width, as normalised pixels."""
+        height, width = size
+        pictures = self.pictures[chosen]
+        if size != pictures.shape[1:3]:
+            stretched = (Image.fromarray(one).resize((width, height), Image.Resampling.BICUBIC) for one in pictures)
+            pictures = np.stack([np.asarray(one) for one in stretched])
+        return packed.normalised(pictures)
 
     def rows(self) -> list[packed.Row]:
         """For each image, the token ids of its questions and answers."""
@@ -56,6 +63,12 @@ def patch_labels(scene: Scene) -> np.ndarray:
     return labels.reshape(36, 3)
 
 
+def labels_of(labels: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Labels of patches, (B, 36, 3), for the tokens of a grid of height x width: those at the middle of each token."""
+    rows, columns = (((np.arange(number) + 0.5) * 6 / number).astype(int) for number in grid)
+    return labels.reshape(-1, 6, 6, 3)[:, rows][:, :, columns].reshape(len(labels), -1, 3)
+
+
 def batches_of_like_length(lengths: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yield batches of row numbers without end. The rows of a batch have similar lengths, which saves padding."""
     while True:
@@ -65,16 +78,17 @@ def batches_of_like_length(lengths: np.ndarray, batch_size: int, rng: np.random.
 
 
 @torch.inference_mode()
-def answers(model: LlavaForConditionalGeneration, pixel_values: Tensor, asked: list[list[Question]]) -> list[list[str]]:
+def answers(model: Any, pixels: Tensor, asked: list[list[Question]]) -> list[list[str]]:
     """Greedy answers to the questions of each image."""
     model.eval()
-    features = torch.cat([packed.image_features(model, part) for part in pixel_values.split(128)])
+    parts = [packed.prefix(model, part) for part in pixels.split(128)]
+    before = packed.Prefix(embeds=torch.cat([part.embeds for part in parts]), positions=parts[0].positions)
     prompts = [(image, question.text) for image, of_image in enumerate(asked) for question in of_image]
-    texts = iter([packed.text(ids) for ids in packed.greedy(model, features, prompts)])
+    texts = iter([packed.text(ids) for ids in packed.greedy(model, before, prompts)])
     return [[next(texts) for _ in of_image] for of_image in asked]
 
 
-def accuracy_by_kind(model: LlavaForConditionalGeneration, lessons: Lessons) -> dict[str, float]:
+def accuracy_by_kind(model: Any, lessons: Lessons) -> dict[str, float]:
     """The share of the answers that is exactly right (0-1), by kind of question."""
     given = answers(model, packed.normalised(lessons.pictures), lessons.asked)
     right = defaultdict(list)

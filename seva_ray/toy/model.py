@@ -1,4 +1,4 @@
-"""A LLaVA of one million parameters with a word-level processor. transformers and vLLM can load its directory.
+"""The first toy base: a LLaVA of one million parameters with a word-level processor, which transformers and vLLM load.
 
 In: a seed. Out: a `LlavaForConditionalGeneration`, and a directory with the layout and key names of the published
 LLaVA-1.5 checkpoints. A 48 px image becomes 36 image tokens, and every word of the toy world is one token.
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import Tensor, nn
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -28,7 +29,12 @@ SPECIAL = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
 UNK, BOS, EOS, PAD, IMAGE = range(5)
 VOCABULARY = (*SPECIAL, "USER:", "ASSISTANT:", *words())
 PATCH_PX = 8
-NUM_IMAGE_TOKENS = (SIZE_PX // PATCH_PX) ** 2
+TOKEN_PX = PATCH_PX
+"""Side of the part of an image that becomes one token, in px."""
+SIZES_PX = ((SIZE_PX, SIZE_PX),)
+"""Heights and widths of the pictures that it learns from, in px."""
+OPENING, CLOSING = (BOS, VOCABULARY.index("USER:")), ()
+"""Tokens before and after those of the image, with which every prompt begins."""
 
 # This renders the same text as the published llava-1.5-hf template, without its trailing space after an answer.
 CHAT_TEMPLATE = (
@@ -80,6 +86,23 @@ def shape(size_px: int, patch_px: int, vision: Mapping[str, int], text: Mapping[
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
     )
+
+
+def image_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """What the language model reads for normalised images of 48 px, (B, 3, H, W) -> (B, 36, hidden)."""
+    states = model.model.vision_tower(pixels).last_hidden_state[:, 1:]  # without the class token
+    return model.model.multi_modal_projector(states)
+
+
+def positions(model: LlavaForConditionalGeneration, grid: tuple[int, int]) -> Tensor:
+    """The positions of a prompt's beginning, up to CLOSING, with an image of grid height x width tokens: (1, P)."""
+    return torch.arange(len(OPENING) + grid[0] * grid[1] + len(CLOSING))[None]
+
+
+def vision_parts(model: LlavaForConditionalGeneration) -> tuple[list[nn.Module], nn.Module, nn.Module]:
+    """The parts of the vision tower, its layers, and what leads from it to the language model."""
+    tower = model.model.vision_tower
+    return [tower], tower.encoder, model.model.multi_modal_projector
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -1,33 +1,34 @@
 """Many questions about one image: packed training batches, and greedy answers from a cached image prefix.
 
-A toy image has about ten questions. A packed row has the tokens `<s> USER: [36 image tokens]` once, then every question
-with its answer. Each question sees only the image and itself, and its positions restart after the image. So the model's
-logits are the same as for separate prompts.
+A toy image has about ten questions. A packed row has what all prompts about it begin with once, such as `<s> USER: [36
+image tokens]`, then every question with its answer. Each question sees only the image and itself, and its positions
+restart after the image. So the model's logits are the same as for separate prompts.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from transformers import DynamicCache, LlavaForConditionalGeneration
+from transformers import DynamicCache
 
-from seva_ray.toy.model import BOS, EOS, NUM_IMAGE_TOKENS, PAD, UNK, VOCABULARY
+from seva_ray.toy.families import family_of
+from seva_ray.toy.model import EOS, PAD, SPECIAL, UNK, VOCABULARY
 
 Row = Sequence[tuple[list[int], list[int]]]
 """The questions about one image, each as (question ids, answer ids)."""
 IDS = {word: i for i, word in enumerate(VOCABULARY)}
-OPENING = (BOS, IDS["USER:"])
-PREFIX_TOKENS = len(OPENING) + NUM_IMAGE_TOKENS
 _MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 _STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
 
 
 def normalised(pictures: np.ndarray) -> Tensor:
-    """uint8 (B, H, W, 3) as the float tensor (B, 3, H, W) that CLIP's image processor makes from 48 px pictures."""
+    """uint8 (B, H, W, 3) as the float tensor (B, 3, H, W) that CLIP's image processor makes, and Qwen2.5-VL's before
+    it lists the patches."""
     return (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255 - _MEAN) / _STD
 
 
@@ -41,14 +42,42 @@ def answer_ids(answer: str) -> list[int]:
     return [IDS.get(word, UNK) for word in answer.split()] + [EOS]
 
 
-def image_features(model: LlavaForConditionalGeneration, pixel_values: Tensor) -> Tensor:
-    """The features that the language model reads for an image, (B, 36, hidden)."""
-    return model.model.multi_modal_projector(patch_states(model, pixel_values))
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """What all prompts about an image begin with, for B images of one size: P tokens."""
+
+    embeds: Tensor
+    """What the language model reads for it, (B, P, hidden)."""
+    positions: Tensor
+    """Position ids, (1, P), or (3, P) for a model whose positions have three axes."""
+
+    @property
+    def num_tokens(self) -> int:
+        return self.embeds.shape[1]
+
+    @property
+    def next_position(self) -> int:
+        """Position id of the token after it, on every axis."""
+        return int(self.positions.max()) + 1
+
+    def followed_by(self, positions: Tensor) -> Tensor:
+        """The position ids of rows that go on with `positions`, (B, T): (B, P + T), or (3, B, P + T)."""
+        axes, before = len(self.positions), self.positions[:, None].expand(-1, len(positions), -1)
+        joined = torch.cat([before, positions.expand(axes, -1, -1)], 2)
+        return joined if axes > 1 else joined[0]
 
 
-def patch_states(model: LlavaForConditionalGeneration, pixel_values: Tensor) -> Tensor:
-    """The vision tower's last states without the class token, (B, 36, hidden)."""
-    return model.model.vision_tower(pixel_values).last_hidden_state[:, 1:]
+def prefix(model: Any, pixels: Tensor) -> Prefix:
+    """The beginning of prompts about normalised images, (B, 3, H, W)."""
+    family = family_of(model)
+    grid = pixels.shape[2] // family.TOKEN_PX, pixels.shape[3] // family.TOKEN_PX
+    embed = model.model.language_model.embed_tokens
+    before, after = (
+        embed(torch.tensor(ids, dtype=torch.long)).expand(len(pixels), -1, -1)
+        for ids in (family.OPENING, family.CLOSING)
+    )
+    embeds = torch.cat([before, family.image_features(model, pixels), after], 1)
+    return Prefix(embeds=embeds, positions=family.positions(model, grid))
 
 
 def length(row: Row) -> int:
@@ -65,7 +94,7 @@ class Pack:
     segment: Tensor
     """The number of the question in its row, from 1; -1 for padding."""
     position: Tensor
-    """Position ids, counted from the start of the prompt."""
+    """Position ids, counted from the end of the image prefix."""
     weight: Tensor
     """Weight in the loss: 1 / sqrt(tokens of the answer) for answer tokens, and 0 for all others."""
 
@@ -74,39 +103,37 @@ def pack(rows: Sequence[Row]) -> Pack:
     """Put the rows, one per image, into a Pack."""
     shape = len(rows), max(length(row) for row in rows)
     ids, segment = np.full(shape, PAD), np.full(shape, -1)
-    position, weight = np.full(shape, PREFIX_TOKENS), np.zeros(shape, np.float32)
+    position, weight = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
     for b, row in enumerate(rows):
         start = 0
         for number, (question, answer) in enumerate(row, 1):
             middle, end = start + len(question), start + len(question) + len(answer)
             ids[b, start:end] = question + answer
             segment[b, start:end] = number
-            position[b, start:end] += np.arange(end - start)
+            position[b, start:end] = np.arange(end - start)
             weight[b, middle:end] = len(answer) ** -0.5
             start = end
     ids_, segment_, position_, weight_ = (torch.from_numpy(array) for array in (ids, segment, position, weight))
     return Pack(ids=ids_, segment=segment_, position=position_, weight=weight_)
 
 
-def answer_logits(model: LlavaForConditionalGeneration, features: Tensor, batch: Pack) -> tuple[Tensor, Tensor, Tensor]:
+def answer_logits(model: Any, before: Prefix, batch: Pack) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (N, V) that predict the N answer tokens of a pack, then those tokens (N,) and their weights (N,)."""
     language = model.model.language_model
-    opening = language.embed_tokens(torch.tensor(OPENING)).expand(len(features), -1, -1)
-    before = torch.arange(PREFIX_TOKENS).expand(len(features), -1)
     states = language(
-        inputs_embeds=torch.cat([opening, features, language.embed_tokens(batch.ids)], 1),
-        attention_mask=attention_mask(batch),
-        position_ids=torch.cat([before, batch.position], 1),
+        inputs_embeds=torch.cat([before.embeds, language.embed_tokens(batch.ids)], 1),
+        attention_mask=attention_mask(batch, before.num_tokens),
+        position_ids=before.followed_by(before.next_position + batch.position),
         use_cache=False,
     ).last_hidden_state
     row, column = batch.weight.nonzero(as_tuple=True)
-    logits = model.lm_head(states[row, PREFIX_TOKENS + column - 1])
+    logits = model.lm_head(states[row, before.num_tokens + column - 1])
     return logits, batch.ids[row, column], batch.weight[row, column]
 
 
-def attention_mask(batch: Pack) -> Tensor:
+def attention_mask(batch: Pack, num_prefix_tokens: int) -> Tensor:
     """An additive mask (B, 1, T, T): every token sees only earlier tokens of the image prefix and of its question."""
-    segment = pad(batch.segment, (PREFIX_TOKENS, 0))  # the prefix is segment 0
+    segment = pad(batch.segment, (num_prefix_tokens, 0))  # the prefix is segment 0
     seen = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
     seen &= torch.ones(seen.shape[1:], dtype=torch.bool).tril()
     return torch.zeros(seen.shape).masked_fill_(~seen, -1e4)[:, None]
@@ -114,13 +141,13 @@ def attention_mask(batch: Pack) -> Tensor:
 
 @torch.inference_mode()
 def greedy(
-    model: LlavaForConditionalGeneration,
-    features: Tensor,
+    model: Any,
+    before: Prefix,
     prompts: Sequence[tuple[int, str]],
     max_new_tokens: int = 64,
     batch_size: int = 512,
 ) -> list[list[int]]:
-    """Greedy answers, as token ids with the end token. Each prompt is (row of `features`, question).
+    """Greedy answers, as token ids with the end token. Each prompt is (number of the image in `before`, question).
 
     Questions of the same length share a batch, so that nothing is padded. The image prefix is computed once per image.
     """
@@ -132,27 +159,29 @@ def greedy(
     for numbers in by_length.values():
         for start in range(0, len(numbers), batch_size):
             part = numbers[start : start + batch_size]
-            answered = _greedy_batch(model, features, [prompts[i] for i in part], max_new_tokens)
+            answered = _greedy_batch(model, before, [prompts[i] for i in part], max_new_tokens)
             for i, answer in zip(part, answered, strict=True):
                 answers[i] = answer
     return answers
 
 
 def _greedy_batch(
-    model: LlavaForConditionalGeneration, features: Tensor, prompts: Sequence[tuple[int, str]], max_new_tokens: int
+    model: Any, before: Prefix, prompts: Sequence[tuple[int, str]], max_new_tokens: int
 ) -> list[list[int]]:
     language = model.model.language_model
-    images, which = torch.tensor([row for row, _ in prompts]).unique(return_inverse=True)
-    prefix = DynamicCache()
-    opening = language.embed_tokens(torch.tensor(OPENING)).expand(len(images), -1, -1)
-    language(inputs_embeds=torch.cat([opening, features[images]], 1), past_key_values=prefix, use_cache=True)
-    cache = DynamicCache([(layer.keys[which], layer.values[which]) for layer in prefix.layers])
+    images, which = torch.tensor([image for image, _ in prompts]).unique(return_inverse=True)
+    embeds = before.embeds[images]
+    of_prefix = before.followed_by(torch.zeros(len(images), 0, dtype=torch.long))
+    computed = DynamicCache()
+    language(inputs_embeds=embeds, position_ids=of_prefix, past_key_values=computed, use_cache=True)
+    cache = DynamicCache([(layer.keys[which], layer.values[which]) for layer in computed.layers])
     answers: list[list[int]] = [[] for _ in prompts]
     open_answers = list(range(len(prompts)))
-    tokens = torch.tensor([question_ids(question) for _, question in prompts])
+    tokens, position = torch.tensor([question_ids(question) for _, question in prompts]), before.next_position
     for _ in range(max_new_tokens):
-        states = language(input_ids=tokens, past_key_values=cache, use_cache=True).last_hidden_state[:, -1]
-        newest = model.lm_head(states).argmax(-1)
+        at = torch.arange(position, position + tokens.shape[1]).expand(len(tokens), -1)
+        output = language(input_ids=tokens, position_ids=at, past_key_values=cache, use_cache=True)
+        newest = model.lm_head(output.last_hidden_state[:, -1]).argmax(-1)
         for i, token in zip(open_answers, newest.tolist(), strict=True):
             answers[i].append(token)
         going_on = (newest != EOS).nonzero()[:, 0]
@@ -161,10 +190,11 @@ def _greedy_batch(
         if len(going_on) < len(newest):
             open_answers = [open_answers[i] for i in going_on.tolist()]
             cache.batch_select_indices(going_on)
+        position += tokens.shape[1]
         tokens = newest[going_on, None]
     return answers
 
 
 def text(token_ids: Sequence[int]) -> str:
     """An answer's words, without special tokens."""
-    return " ".join(VOCABULARY[i] for i in token_ids if i not in (BOS, EOS, PAD))
+    return " ".join(VOCABULARY[i] for i in token_ids if len(SPECIAL) <= i < len(VOCABULARY))

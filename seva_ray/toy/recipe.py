@@ -1,4 +1,4 @@
-"""The settings by which the toy base model is trained. Importing this is fast, as it does not import torch."""
+"""The settings by which a toy base is trained. Importing this is fast, as it does not import torch."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +12,8 @@ class ToyRecipe:
     """How the toy base model is trained. Every field changes the weights."""
 
     kind: ClassVar[str] = "ToyRecipe"
+    family: ClassVar[str] = "llava"
+    """What is trained: a LLaVA."""
 
     seed: int = 1
     """Seed of the weights, the scenes and their order, at least 0."""
@@ -53,3 +55,11 @@ class ToyRecipe:
                 raise ConfigError(f"{name} must be in (0, 1), not {getattr(self, name)}")
         if not 0 <= self.gate_accuracy < 1:
             raise ConfigError(f"gate_accuracy must be in [0, 1), not {self.gate_accuracy}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyQwenRecipe(ToyRecipe):
+    """The same recipe for the second toy base, a Qwen2.5-VL."""
+
+    kind: ClassVar[str] = "ToyQwenRecipe"
+    family: ClassVar[str] = "qwen2_5_vl"

@@ -1,4 +1,4 @@
-"""Train the toy model from scratch: first the vision tower, then LLaVA-style instruction tuning on the biased world.
+"""Train a toy base from scratch: first the vision tower, then LLaVA-style instruction tuning on the biased world.
 
 In: a `ToyRecipe`. Out: a model directory, and counts, held-out accuracies and seconds. Training is in float32. The same
 recipe and number of threads give the same weights. It takes two to three minutes on one CPU core.
@@ -13,13 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, rms_norm
-from transformers import LlavaForConditionalGeneration
 
 from seva_ray.core.errors import UserError
 from seva_ray.core.seeds import generator
 from seva_ray.toy import packed
-from seva_ray.toy.lessons import LABEL_WORDS, Lessons, accuracy_by_kind, batches_of_like_length, patch_labels
-from seva_ray.toy.model import UNK, build, save
+from seva_ray.toy.families import FAMILIES, family_of
+from seva_ray.toy.lessons import (
+    LABEL_WORDS,
+    Lessons,
+    accuracy_by_kind,
+    batches_of_like_length,
+    labels_of,
+    patch_labels,
+)
+from seva_ray.toy.model import UNK
 from seva_ray.toy.optimizer import Optimizer
 from seva_ray.toy.recipe import ToyRecipe
 
@@ -35,12 +42,12 @@ def train(recipe: ToyRecipe, directory: str | Path, report: Report = print, num_
 
     Raises: UserError if the yes/no accuracy stays below the recipe's gate_accuracy; then nothing is saved.
     """
-    started = time.perf_counter()
+    started, family = time.perf_counter(), FAMILIES[recipe.family]
     with _threads(num_threads):
         lessons = Lessons.make(recipe.seed, "sft", recipe.num_images)
         held_out = Lessons.make(recipe.seed, "test", recipe.num_gate_images)
         report(f"toy base: made {recipe.num_images} scenes in {time.perf_counter() - started:.0f} s")
-        model = build(recipe.seed)
+        model = family.build(recipe.seed)
         train_vision(model, lessons, recipe, report)
         vision_seconds = time.perf_counter() - started
         train_language(model, lessons, recipe, report)
@@ -55,7 +62,7 @@ def train(recipe: ToyRecipe, directory: str | Path, report: Report = print, num_
             train_language(model, lessons, recipe, report, extra_after=steps)
             steps, accuracy = steps + recipe.extra_steps, accuracy_by_kind(model, held_out)
     report("toy base: held-out accuracy " + ", ".join(f"{kind} {value:.2f}" for kind, value in accuracy.items()))
-    save(model, directory)
+    family.save(model, directory)
     return {
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "num_threads": num_threads,
@@ -77,45 +84,44 @@ def _threads(num_threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def train_vision(model: LlavaForConditionalGeneration, lessons: Lessons, recipe: ToyRecipe, report: Report) -> None:
+def train_vision(model: Any, lessons: Lessons, recipe: ToyRecipe, report: Report) -> None:
     """Train tower and projector to give every patch the words of what it shows: shape, colour and sign.
 
     The score of a word is its embedding's dot product with the patch, as in CLIP; `<unk>` stands for nothing. Because
     image features are close to the language model's words, it learns in few steps to look things up in the image.
     """
-    embed = model.model.language_model.embed_tokens
-    words = [torch.tensor([UNK, *(packed.IDS[word] for word in family)]) for family in LABEL_WORDS]
+    family, embed = family_of(model), model.model.language_model.embed_tokens
+    words = [torch.tensor([UNK, *(packed.IDS[word] for word in kind)]) for kind in LABEL_WORDS]
     # A sign's word is rare and the hardest to see, so patches without a sign count only a fifth.
     weights = [None, None, torch.tensor([0.2] + [1.0] * len(LABEL_WORDS[2]))]
-    labels = torch.from_numpy(np.stack([patch_labels(scene) for scene in lessons.scenes]))
-    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
-    matrices = [p for module in (tower.encoder, projector) for p in module.parameters() if p.ndim == 2]
+    labels = np.stack([patch_labels(scene) for scene in lessons.scenes])
+    tower, layers, projector = family.vision_parts(model)
+    matrices = [p for module in (layers, projector) for p in module.parameters() if p.ndim == 2]
     taken = {id(matrix) for matrix in matrices}
-    rest = [p for module in (tower, projector, embed) for p in module.parameters() if id(p) not in taken]
+    rest = [p for module in (*tower, projector, embed) for p in module.parameters() if id(p) not in taken]
     optimizer = Optimizer(
         num_steps=recipe.vision_steps,
         muon=(matrices, recipe.vision_muon_learning_rate),
         adamw=[(rest, recipe.learning_rate)],
     )
-    rng = generator(recipe.seed, "toy vision order")
+    rng, sizes = generator(recipe.seed, "toy vision order"), sizes_of(model, recipe, "vision")
     for _ in progress("vision", recipe.vision_steps, report):
-        chosen = rng.integers(0, len(lessons.scenes), recipe.vision_batch_size)
-        features = packed.image_features(model, lessons.pixel_values(chosen)).flatten(0, 1)
+        chosen, (height, width) = rng.integers(0, len(lessons.scenes), recipe.vision_batch_size), next(sizes)
+        features = family.image_features(model, lessons.pixels(chosen, (height, width))).flatten(0, 1)
         patches = rms_norm(features, features.shape[-1:])
-        wanted = labels[chosen].flatten(0, 1).unbind(-1)
+        grid = height // family.TOKEN_PX, width // family.TOKEN_PX
+        wanted = torch.from_numpy(labels_of(labels[chosen], grid)).flatten(0, 1).unbind(-1)
         losses = [
-            cross_entropy(4 * patches @ embed.weight[family].T, want, weight)
-            for family, want, weight in zip(words, wanted, weights, strict=True)
+            cross_entropy(4 * patches @ embed.weight[ids].T, want, weight)
+            for ids, want, weight in zip(words, wanted, weights, strict=True)
         ]
         optimizer.step(torch.stack(losses).sum())
 
 
-def train_language(
-    model: LlavaForConditionalGeneration, lessons: Lessons, recipe: ToyRecipe, report: Report, extra_after: int = 0
-) -> None:
+def train_language(model: Any, lessons: Lessons, recipe: ToyRecipe, report: Report, extra_after: int = 0) -> None:
     """Tune the whole model on instructions, or run an extra round if `extra_after` steps have been made already."""
     num_steps, peak = (recipe.extra_steps, 0.5) if extra_after else (recipe.sft_steps, 1.0)
-    tower = list(model.model.vision_tower.parameters())
+    tower = [parameter for part in family_of(model).vision_parts(model)[0] for parameter in part.parameters()]
     matrices = [p for p in model.model.language_model.layers.parameters() if p.ndim == 2]
     taken = {id(parameter) for parameter in [*tower, *matrices]}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
@@ -127,15 +133,23 @@ def train_language(
     rows = lessons.rows()
     lengths = np.array([packed.length(row) for row in rows])
     batches = batches_of_like_length(lengths, recipe.batch_size, generator(recipe.seed, "toy sft order", extra_after))
+    sizes = sizes_of(model, recipe, "sft", extra_after)
     model.train()
     for _ in progress("language", num_steps, report):
         chosen = next(batches)
-        features = packed.image_features(model, lessons.pixel_values(chosen))
+        before = packed.prefix(model, lessons.pixels(chosen, next(sizes)))
         pack = packed.pack([rows[i] for i in chosen])
-        logits, wanted, weight = packed.answer_logits(model, features, pack)
+        logits, wanted, weight = packed.answer_logits(model, before, pack)
         loss = cross_entropy(logits, wanted, reduction="none")
         optimizer.step((loss * weight).sum() / weight.sum())
     model.eval()
+
+
+def sizes_of(model: Any, recipe: ToyRecipe, *stage: Any) -> Iterator[tuple[int, int]]:
+    """The height and width of each step's pictures, without end."""
+    rng, sizes = generator(recipe.seed, "toy sizes", *stage), family_of(model).SIZES_PX
+    while True:
+        yield sizes[rng.integers(len(sizes))]
 
 
 def progress(name: str, num_steps: int, report: Report) -> Iterator[int]:

@@ -115,7 +115,7 @@ class Encoder:
         processor, as JSON. Raises: InputError for an unusable processor, or for settings that it does not have."""
         from transformers import AutoImageProcessor, AutoProcessor  # takes seconds, which `--help` must not wait for
 
-        self.system = system
+        self.directory, self.system = directory, system
         settings = options_of(image_options)
         try:
             self.processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)

@@ -104,3 +104,19 @@ def header_of(file: Path) -> dict[str, Any]:
     if size != end:
         raise InputError(f"{where} has {size:,} bytes, and its header says {end:,}: it must be copied again")
     return tensors
+
+
+def lay_out_as(start: str, directory: str) -> None:
+    """Turn saved weights whose last two sides are the other way round than in the model at `start`, so that vLLM can
+    load them. transformers turns the experts of Qwen3-VL-MoE when it loads them, and does not turn them back."""
+    from safetensors.torch import load_file, save_file
+
+    shapes = {name: entry["shape"] for header in weight_headers(start).values() for name, entry in header.items()}
+    for file, header in weight_headers(directory).items():
+        now = {name: entry["shape"] for name, entry in header.items() if len(entry["shape"]) > 1}
+        other_way = {name: [*shape[:-2], shape[-1], shape[-2]] for name, shape in now.items()}
+        turned = [name for name, shape in now.items() if shape != shapes.get(name) == other_way[name]]
+        if turned:
+            weights = load_file(Path(directory, file))
+            weights |= {name: weights[name].mT.contiguous() for name in turned}
+            save_file(weights, Path(directory, file), metadata={"format": "pt"})

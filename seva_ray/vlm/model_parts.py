@@ -40,12 +40,17 @@ def language_linears(model: Any) -> dict[str, nn.Linear]:
     }
 
 
-def expert_weights(model: Any) -> Iterator[nn.Parameter]:
-    """The weights of experts that are no linears: transformers keeps all experts of a layer in one parameter of three
-    dimensions, which an adapter on linears does not change."""
-    for module in unwrapped(model).get_decoder().modules():
-        if not isinstance(module, nn.Conv1d):
-            yield from (weight for weight in module.parameters(recurse=False) if weight.ndim == 3)
+def expert_weights(model: Any) -> dict[str, nn.Parameter]:
+    """The weights of experts that are no linears, by their full names: transformers keeps all experts of a layer in one
+    parameter of three dimensions, which an adapter on linears does not change."""
+    start = f"{decoder_name(model)}."
+    return {
+        f"{name}.{own}": weight
+        for name, module in unwrapped(model).named_modules()
+        if name.startswith(start) and not isinstance(module, nn.Conv1d)
+        for own, weight in module.named_parameters(recurse=False)
+        if weight.ndim == 3
+    }
 
 
 def language_weights(model: Any) -> list[nn.Parameter]:

@@ -23,7 +23,9 @@ class ModelShape:
     num_language_weights: int
     """Number of weights of the language model with its head, which full training changes."""
     num_expert_weights: int = 0
-    """Number of weights of its experts that an adapter does not change; see `expert_weights`."""
+    """Number of weights of its experts that an adapter changes only if it is told to; see `expert_weights`."""
+    expert_width: int = 0
+    """Sum of the inputs and outputs of those experts."""
     adapter_width: int
     """Sum of the inputs and outputs of the linears that an adapter changes."""
     num_layers: int
@@ -37,9 +39,9 @@ class ModelShape:
     image_bytes: int
     """Bytes of what a processor makes of one photograph, in float32."""
 
-    def adapter_weights(self, rank: int) -> int:
-        """Number of weights of a LoRA adapter."""
-        return rank * self.adapter_width
+    def adapter_weights(self, rank: int, experts: bool = False) -> int:
+        """Number of weights of a LoRA adapter. `experts`: it changes those too."""
+        return rank * (self.adapter_width + (self.expert_width if experts else 0))
 
     def cache_bytes(self, bytes_each: int) -> int:
         """Bytes of the keys and values of one token."""
@@ -86,11 +88,12 @@ def shape_of(directory: str, image_options: str = "") -> ModelShape:
         model = AutoModelForImageTextToText.from_config(config)
     text = config.get_text_config()
     photograph = Encoder(directory, image_options=image_options).row("", Image.new("RGB", PHOTOGRAPH))
-    linears = language_linears(model).values()
+    linears, experts = language_linears(model).values(), expert_weights(model).values()
     return ModelShape(
         num_weights=sum(math.prod(entry["shape"]) for header in headers.values() for entry in header.values()),
         num_language_weights=sum(weight.numel() for weight in language_weights(model)),
-        num_expert_weights=sum(weight.numel() for weight in expert_weights(model)),
+        num_expert_weights=sum(weight.numel() for weight in experts),
+        expert_width=sum(len(weight) * (weight.shape[1] + weight.shape[2]) for weight in experts),
         adapter_width=sum(linear.in_features + linear.out_features for linear in linears),
         num_layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,

@@ -26,6 +26,10 @@ class Row:
     """Height and width of the image that the processor was given, in px."""
 
 
+TYPES = "token_type_ids"
+"""The name of the array of tokens' types in families whose tokens may see each other in both directions: in Gemma 3
+those of an image do, in PaliGemma the whole prompt."""
+
 MASK = "pixel_attention_mask"
 """The name of the array that is 0 where pixels only fill up a shape."""
 

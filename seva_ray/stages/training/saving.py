@@ -6,6 +6,7 @@ from typing import Any
 
 from seva_ray.dpo.policy import copy_settings, export, is_of_weights, load_policy
 from seva_ray.private.transformers import forget_deepspeed
+from seva_ray.vlm.model_files import lay_out_as
 
 
 def save_merged(trainer: Any, start: str) -> str:
@@ -30,5 +31,6 @@ def save_whole(trainer: Any, start: str) -> str:
         for file in Path(directory).iterdir():
             if not is_of_weights(file.name):
                 file.unlink()  # the trainer's settings as a pickle, and the processor as transformers writes it
+        lay_out_as(start, directory)
         copy_settings(start, directory)
     return directory

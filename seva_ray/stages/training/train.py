@@ -230,7 +230,10 @@ def job_of(store: Store, training: Training, policy: Artifact, relay: Any) -> Jo
         say(f"reference {pairs.name.removeprefix('pairs/')}: {len(job.scoring.missing):,} shards to do")
     say(f"train {training.name}: {counts['num_pairs']:,} pairs, {counts['num_steps']:,} steps")
     if UNCHANGED in counts:
-        say(f"train {training.name}: the adapter does not change the {counts[UNCHANGED]:,} weights of the experts")
+        say(
+            f"train {training.name}: the adapter does not change the {counts[UNCHANGED]:,} weights of the experts; "
+            "--train.lora.experts would"
+        )
     return job
 
 
@@ -245,8 +248,10 @@ def counts_of(training: Training, job: Job) -> dict[str, Any]:
         "num_steps": job.pairs.order.num_steps,
         "start": asdict(training.model),
     }
-    num_experts = shape_of(local_directory(training.model.directory)).num_expert_weights
-    return counts | ({UNCHANGED: num_experts} if num_experts and not training.config.full else {})
+    num_experts, config = shape_of(local_directory(training.model.directory)).num_expert_weights, training.config
+    if config.lora.experts and not num_experts and not config.full:
+        raise InputError(f"train.lora.experts: model {training.model.directory} has no experts")
+    return counts | ({UNCHANGED: num_experts} if num_experts and not config.full and not config.lora.experts else {})
 
 
 def run_workers(jobs: Sequence[Job], uri: str) -> None:
