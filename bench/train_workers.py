@@ -73,6 +73,7 @@ def steps_of(num_workers: int) -> Steps:
             job = Job(
                 config=config,
                 pairs=schedule,
+                directory=directory,
                 scoring=Scoring(
                     reading=Reading(directory=directory, system="", image_root=None, max_image_pixels=10**7),
                     pairs=pairs,

@@ -57,7 +57,8 @@ def test_pairs_with_them_have_a_name_of_their_own_beside_those_of_seva(tmp_path:
     assert origin_of(against) == "ground truth"
     own = open_pairs(Pair(name="short"), store, prompts, clean, [seen])
     assert (own.name, origin_of(own)) == (f"pairs/{model.name}/toy/diffusion-500+short", "self")
-    verdicts = [verdict_of(*sides, True)[0] for sides in zip(*map(rows_of(prompts), (truth, seen)), strict=True)]
+    rows = zip(*map(rows_of(prompts), (truth, seen)), strict=True)
+    verdicts = [verdict_of(chosen, rejected, True)[0] for chosen, rejected in rows]
     assert set(verdicts) == {"failed"}, "these answers have no token ids"
 
 

@@ -7,7 +7,6 @@ chosen, reject, question, image_id), with one row for each rejected response. A 
 in `pairs/`.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +20,10 @@ from seva_ray.core.errors import ConfigError, NothingLeft
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import PAIR_SCHEMA, VERDICT_SCHEMA, Response, table
-from seva_ray.core.shards import read_each
-from seva_ray.core.storage import read_table, write_parts, write_table
+from seva_ray.core.storage import read_table, write_table
 from seva_ray.pairs.exchange import Answered, Rejected, others
-from seva_ray.pairs.files import files_of
 from seva_ray.pairs.filters import Filters
+from seva_ray.pairs.official import write_official
 from seva_ray.pairs.quotas import last_keys, quota_key
 from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS, verdict_of
 from seva_ray.runtime import metrics
@@ -278,32 +276,3 @@ def exchange(rows: Sequence[tuple[dict[str, Any], Response, list[Judged]]]) -> N
                 other = given.get(row["prompt_id"])
                 item.verdict = "kept" if other else "equal"
                 item.response = kept[other][1] if other else item.response
-
-
-def write_official(pairs: Artifact) -> None:
-    write_parts(pairs.path("pairs.json"), official_json(pairs))
-
-
-def official_json(pairs: Artifact) -> Iterator[bytes]:
-    """The kept pairs in the official JSON, with one row on each line, in parts: never all pairs are in memory."""
-    start = "[\n"
-    for rows in read_each(official_rows, files_of(pairs)):
-        yield (start + rows).encode()
-        start = ",\n"
-    yield ("[\n]\n" if start == "[\n" else "\n]\n").encode()
-
-
-def official_rows(uri: str) -> str:
-    return ",\n".join(
-        json.dumps(
-            {
-                "chosen": row["chosen"],
-                "reject": rejected["text"],
-                "question": row["question"],
-                "image_id": row["image_id"],
-            },
-            ensure_ascii=False,
-        )
-        for row in read_table(uri, columns=["chosen", "rejected", "question", "image_id"]).to_pylist()
-        for rejected in row["rejected"]
-    )

@@ -52,8 +52,8 @@ def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | N
     if prompts:
         num_prompts, shard_size = prompts.counts["num_prompts"], prompts.recipe["config"]["prepare"]["shard_size"]
     clean = [CLEAN] if run.chosen == CLEAN or run.controls else []
-    rejected = (each for view in run.views for each in (*views_below(view), view))
-    views = tuple(dict.fromkeys((*clean, *rejected, *run.controls)))
+    seen = (each for view in run.views for each in (*views_below(view), view))
+    views = tuple(dict.fromkeys((*clean, *seen, *run.controls)))
     passes = {view: whole(view, num_prompts, shard_size) for view in views}
     pairs: Artifact | None = None
     scored = trained = False

@@ -149,7 +149,7 @@ def sizes_of(model: Any, recipe: ToyRecipe, *stage: Any) -> Iterator[tuple[int, 
     """The height and width of each step's pictures, without end."""
     rng, sizes = generator(recipe.seed, "toy sizes", *stage), family_of(model).SIZES_PX
     while True:
-        yield sizes[rng.integers(len(sizes))]
+        yield sizes[int(rng.integers(len(sizes)))]
 
 
 def progress(name: str, num_steps: int, report: Report) -> Iterator[int]:

@@ -3,7 +3,12 @@
 import traceback
 from collections.abc import Collection
 
-from seva_ray.core.errors import InputError, UserError, line_of, names_of
+from seva_ray.core.artifacts import Artifact
+from seva_ray.core.errors import InputError, NothingLeft, UserError, line_of, names_of
+from seva_ray.core.storage import exists, read_bytes
+
+DIVERGED = "diverged.txt"
+"""Written instead of a model if training diverged. After an error Ray would try again, with the same result."""
 
 BEFORE_FIRST_STEP = "This happened before the first step of training."
 """A note on an exception. A traceback shows it, and unlike a cause it survives the way to the driver."""
@@ -64,3 +69,13 @@ def is_lost(failure: BaseException) -> bool:
 def of_the_job(failure: BaseException) -> bool:
     before = BEFORE_FIRST_STEP in getattr(failure, "__notes__", ())
     return before and (isinstance(failure, OF_THE_JOB) or type(failure).__name__ == "SafetensorError")
+
+
+def stop_if_diverged(policy: Artifact) -> None:
+    """Raises: NothingLeft if training ended with nan or infinite numbers."""
+    uri = policy.path(DIVERGED)
+    if not policy.complete and exists(uri):
+        raise NothingLeft(
+            f"{policy.name}: {read_bytes(uri).decode()}; try a lower learning_rate, or dtype float32, under another "
+            f"name or after removing {policy.uri}"
+        )

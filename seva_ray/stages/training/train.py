@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.errors import InputError, NothingLeft
+from seva_ray.core.errors import InputError
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.ownership import owned, owned_until
 from seva_ray.core.recipe_files import RECORD
@@ -30,11 +30,12 @@ from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import check_policy, to_be_made
 from seva_ray.runtime.resources import TRAINING, Need, capacity, check_places, has_gpus, is_one_node, kind, listed
 from seva_ray.runtime.sizing import num_workers
+from seva_ray.stages.training.failures import DIVERGED, stop_if_diverged
 from seva_ray.stages.training.node_wait import Waiting
 from seva_ray.stages.training.reference import open_logps, scoring
 from seva_ray.stages.training.retries import Retries
 from seva_ray.stages.training.scheduled import scheduled
-from seva_ray.stages.training.worker import DIVERGED, LOG, Job, work
+from seva_ray.stages.training.worker import LOG, Job, work
 from seva_ray.vlm.model_shape import shape_of
 from seva_ray.vlm.models import Model
 
@@ -292,13 +293,3 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
         torch_config=torch_config("nccl" if use_gpu else "gloo", open_store, join_group),
     )
     training.fit()
-
-
-def stop_if_diverged(policy: Artifact) -> None:
-    """Raises: NothingLeft if training ended with nan or infinite numbers."""
-    uri = policy.path(DIVERGED)
-    if not policy.complete and exists(uri):
-        raise NothingLeft(
-            f"{policy.name}: {read_bytes(uri).decode()}; try a lower learning_rate, or dtype float32, under another "
-            f"name or after removing {policy.uri}"
-        )

@@ -22,7 +22,7 @@ from seva_ray.private.accelerate import forget_trainer
 from seva_ray.private.deepspeed import skip_compiled_collectives
 from seva_ray.private.transformers import forget_deepspeed
 from seva_ray.runtime import metrics
-from seva_ray.stages.training.failures import explained
+from seva_ray.stages.training.failures import DIVERGED, explained
 from seva_ray.stages.training.reading import Kept, PairReader, Places, ReadAhead
 from seva_ray.stages.training.reference import Group, Scoring, score
 from seva_ray.stages.training.saving import save_merged, save_whole
@@ -32,8 +32,6 @@ from seva_ray.vlm.views import Viewer
 
 LOG = "log.json"
 """The training log of a policy. It is written last, after all other files."""
-DIVERGED = "diverged.txt"
-"""Written instead of a model if training diverged. After an error Ray would try again, with the same result."""
 POLICY = "policy.txt"
 """The file in a checkpoint that says which policy it belongs to."""
 
