@@ -80,9 +80,12 @@ def test_no_more_than_a_sample_is_opened_from_a_few_shards(tmp_path: Path, monke
 def test_of_images_inside_the_prompts_only_one_shard_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A shard may hold 128 MB of them."""
     read: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(
-        image_check, "read_table", lambda uri, columns: read.append((uri, columns)) or read_table(uri, columns)
-    )
+
+    def noted(uri: str, columns: list[str]):
+        read.append((uri, columns))
+        return read_table(uri, columns)
+
+    monkeypatch.setattr(image_check, "read_table", noted)
     opened: list[bytes | str] = []
     monkeypatch.setattr(image_check, "load_image", lambda path, data, **given: opened.append(path or data))
     mixed = [prompt(number, image_bytes=b"%d" % number) for number in range(200)]

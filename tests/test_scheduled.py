@@ -161,7 +161,12 @@ def test_the_pairs_of_the_next_step_are_read_before_they_are_drawn(tmp_path: Pat
 def test_only_few_batches_are_made_ahead_because_they_hold_pixels(tmp_path: Path):
     read = reader(tmp_path, training(tmp_path, 40, 10))
     made = []
-    ahead = ReadAhead(read, stride=1, collate=lambda pairs: made.append(pairs) or pairs)
+
+    def collate(pairs):
+        made.append(pairs)
+        return pairs
+
+    ahead = ReadAhead(read, stride=1, collate=collate)
     expected = all_of(read)
     for place in range(len(read.pairs.order)):
         assert ahead(drawn(place)) == [expected[place]]

@@ -39,7 +39,7 @@ MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.E
 
 
 def run(
-    job: Callable[[Config], None], presets: Mapping[str, Config], description: str, usual: Collection[str] = ()
+    job: Callable[[Config], Any], presets: Mapping[str, Config], description: str, usual: Collection[str] = ()
 ) -> None:
     """Parse the command line and run the job. The first preset is the default. `--help` shows the job's own fields, and
     those in `usual`, which are named as on the command line, such as `train.beta`.
