@@ -48,7 +48,7 @@ def texts(numbers: range, word: str) -> list[str]:
 
 
 def pair_table(numbers: range, image_bytes: int) -> pa.Table:
-    """Kept pairs with one rejected response. Images of `image_bytes` bytes lie in the rows, and cannot be compressed."""
+    """Kept pairs with one rejected response. Rows hold images of `image_bytes` bytes, which are random."""
     number, nothing = len(numbers), pa.nulls(len(numbers))
     random = np.random.default_rng(numbers.start)
     blobs = [random.bytes(image_bytes) for _ in numbers] if image_bytes else nothing.cast(pa.binary())
