@@ -17,7 +17,7 @@ from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError, InputError
-from seva_ray.core.node_cache import local_directory
+from seva_ray.core.outlines import local_outline
 from seva_ray.core.storage import exists, read_bytes, write_bytes
 from seva_ray.dpo.config import Train
 from seva_ray.engines import VllmEngine
@@ -161,7 +161,7 @@ def memory(config: PlanJob) -> list[str]:
     model, known = config.model, {"llava-1.5-7b-hf": LLAVA_7B_SHAPE, "llava-1.5-13b-hf": LLAVA_13B_SHAPE}
     shape = known.get(model.rstrip("/").rpartition("/")[2])
     if not is_toy(model) and not is_policy(model) and (place := found(model)):
-        shape = shape_of(local_directory(place), config.generate.image_options)
+        shape = shape_of(local_outline(place), config.generate.image_options)
     if shape is None or not config.fleet.gpus_per_node:
         return []
     engine = config.generate.engine if isinstance(config.generate.engine, VllmEngine) else None

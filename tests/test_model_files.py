@@ -4,7 +4,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -13,7 +12,6 @@ from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import InputError
 from seva_ray.stages.base_model import check_name, check_start
 from seva_ray.toy.recipe import ToyRecipe
-from seva_ray.vlm import models
 from seva_ray.vlm.families import check_served
 from seva_ray.vlm.model_files import INDEX, REPOSITORIES
 from seva_ray.vlm.models import model_at, name_of, place_of
@@ -220,32 +218,3 @@ def test_a_name_that_no_result_can_have_is_refused_before_anything_is_made(toy_m
 
 def test_a_run_that_ends_with_its_prompts_needs_no_model():
     check_name("policy", "nowhere/llava", ToyRecipe())
-
-
-def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    file, cache = tmp_path / "weights", tmp_path / "cache"
-    file.write_bytes(b"first")
-    hashed: list[object] = []
-    real = models.hashlib.file_digest
-
-    def counted(*given: Any) -> Any:
-        hashed.append(given)
-        return real(*given)
-
-    monkeypatch.setattr(models.hashlib, "file_digest", counted)
-    monkeypatch.setattr(models, "KEPT_BYTES", 1)
-
-    def digest() -> str:
-        return models.digest(file, str(cache))
-
-    first = digest()
-    assert digest() == first
-    assert len(hashed) == 2, "a file that is only just written may be written again in the same tick of the clock"
-    monkeypatch.setattr(models, "SETTLED_S", -1.0)
-    assert [digest() for _ in range(3)] == [first] * 3
-    assert len(hashed) == 3
-    file.write_bytes(b"other")
-    assert digest() != first
-    monkeypatch.setattr(models, "KEPT_BYTES", 100)
-    assert digest() != first
-    assert len(hashed) == 5, "small files are always hashed"

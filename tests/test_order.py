@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from seva_ray.core import sorting
 from seva_ray.core.records import PAIR_SCHEMA, table
 from seva_ray.core.seeds import key_of
-from seva_ray.dpo import order as module
 from seva_ray.dpo.config import Train
-from seva_ray.dpo.order import choose, lengths_of, num_response_tokens, schedule, sorter
+from seva_ray.dpo.order import choose, lengths_of, num_response_tokens, schedule
 from tests.test_dpo import pairs
 
 
@@ -110,7 +110,7 @@ def test_the_order_is_that_of_the_pairs_keys(
     spooled_bytes: int | None, num_pairs: int | None, monkeypatch: pytest.MonkeyPatch
 ):
     if spooled_bytes:
-        monkeypatch.setattr(module, "SPOOLED_BYTES", spooled_bytes)
+        monkeypatch.setattr(sorting, "SPOOLED_BYTES", spooled_bytes)
     everything, config = pairs(1_000), of_size(16, num_pairs=num_pairs)
     chosen = sorted(ids(everything), key=lambda name: key_of(config.seed, "pairs", name))[:num_pairs]
     keys = {(key_of(config.seed, "order", again, name), name) for again in range(2) for name in chosen}
@@ -118,17 +118,6 @@ def test_the_order_is_that_of_the_pairs_keys(
     found = [row["prompt_id"] for step in steps(config, everything, 100) for row in step if row["weight"]]
     for start in range(0, len(expected), 16):
         assert sorted(found[start : start + 16]) == sorted(expected[start : start + 16])
-
-
-def test_numbers_are_sorted_by_their_keys_as_the_integers_that_they_are():
-    keys = [256**power * times for power in (0, 1, 7, 8, 14, 15) for times in (255, 128, 127, 1)] + [0, 2**128 - 1]
-    found = np.empty(2 * len(keys), np.uint8)
-    with sorter() as keyed:
-        for first in (0, len(keys)):  # each key comes twice, and the number that came first is the first
-            stored = np.array([key.to_bytes(16, "big") for key in keys], "S16")
-            keyed.add(stored, np.arange(first, first + len(keys)))
-        keyed.fill(found)
-    assert found.tolist() == sorted(range(2 * len(keys)), key=lambda number: (keys * 2)[number])
 
 
 def test_a_pair_takes_four_bytes_for_each_time_that_it_is_seen():

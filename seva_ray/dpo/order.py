@@ -5,55 +5,15 @@ seen. Keys of 16 bytes decide the order. If there are many, they are sorted by w
 never lie in memory together.
 """
 
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import IO
 
 import numpy as np
 import pyarrow as pa
 
 from seva_ray.core.seeds import keys_of
+from seva_ray.core.sorting import sorter
 from seva_ray.dpo.config import Train
-
-NUM_BUCKETS = 64
-"""Number of parts that keys are sorted in. A key belongs to a part by its first bits."""
-SPOOLED_BYTES = 2**20
-"""Largest size of a part that is held in memory before it is moved to a file. 64 MiB in all are 2.8 million keys."""
-KEYED = np.dtype([("key", "S16"), ("number", "<u8")])
-
-
-class Sorter:
-    """Sorts numbers by their keys; see `sorter`."""
-
-    def __init__(self, buckets: Sequence[IO[bytes]]):
-        self.buckets, self.total = buckets, 0
-
-    def add(self, keys: np.ndarray, numbers: np.ndarray) -> None:
-        """`keys`: (N,) of S16; `numbers`: (N,), at least 0."""
-        keyed = np.empty(len(keys), KEYED)
-        keyed["key"], keyed["number"] = keys, numbers
-        buckets = np.ascontiguousarray(keys).view(np.uint8)[::16] // (256 // NUM_BUCKETS)
-        for bucket in np.unique(buckets).tolist():
-            self.buckets[bucket].write(keyed[buckets == bucket].tobytes())
-        self.total += len(keys)
-
-    def fill(self, numbers: np.ndarray) -> None:
-        """Write all numbers into `numbers`, (total,), smallest key first; numbers of equal keys as they were added."""
-        end = 0
-        for file in self.buckets:
-            file.seek(0)
-            keyed = np.frombuffer(file.read(), KEYED)
-            start, end = end, end + len(keyed)
-            numbers[start:end] = keyed["number"][np.argsort(keyed["key"], kind="stable")]
-
-
-@contextmanager
-def sorter() -> Iterator[Sorter]:
-    """A Sorter with its temporary files. It takes 24 bytes of disk for each number if there are many."""
-    with ExitStack() as stack:
-        yield Sorter([stack.enter_context(tempfile.SpooledTemporaryFile(SPOOLED_BYTES)) for _ in range(NUM_BUCKETS)])
 
 
 def choose(ids: Iterable[Sequence[str]], config: Train) -> np.ndarray:

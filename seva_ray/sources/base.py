@@ -4,7 +4,7 @@ A bad row never stops a source: it becomes a prompt with an error. A source that
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import fsspec
@@ -36,13 +36,17 @@ class Source(Protocol):
 def checked(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
     """The same prompts, with unique ids (a second `x` becomes `x#2`) and an error on each that cannot be used."""
     times: dict[str, int] = {}
-    for prompt in prompts:
-        prompt = _examined(prompt)
+    for prompt in examined(prompts):
         if prompt.prompt_id in times:
             error = prompt.error or f"prompt_id {prompt.prompt_id!r} is taken by an earlier row"
             prompt = replace(prompt, prompt_id=_next_id(prompt.prompt_id, times), error=error)
         times[prompt.prompt_id] = 1
         yield prompt
+
+
+def examined(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
+    """The same prompts, with an error on each that cannot be used. Their ids must be unique already."""
+    return map(_examined, prompts)
 
 
 def failed(prompt_id: str, error: str, source: str = "") -> Prompt:
@@ -96,13 +100,11 @@ def check_names(config: object, *names: str) -> None:
 
 
 def _examined(prompt: Prompt) -> Prompt:
-    texts = {field.name: getattr(prompt, field.name) for field in fields(prompt) if field.name != "image_bytes"}
-    storable = {
-        name: text.encode("utf-8", "backslashreplace").decode() for name, text in texts.items() if text is not None
-    }
-    broken = [name for name, text in storable.items() if text != texts[name]]
+    texts = f"{prompt.prompt_id}{prompt.image_id}{prompt.question}{prompt.source}{prompt.image_path}{prompt.error}"
+    broken = [] if texts.isascii() else _not_unicode(prompt)
     if broken:
-        prompt = replace(prompt, **storable)
+        texts = {name: getattr(prompt, name).encode("utf-8", "backslashreplace").decode() for name in broken}
+        prompt = replace(prompt, **texts)
     if prompt.error is not None:
         return prompt
     if broken:
@@ -114,6 +116,12 @@ def _examined(prompt: Prompt) -> Prompt:
     if not prompt.image_path and not prompt.image_bytes:
         return replace(prompt, error="the row has no image")
     return prompt
+
+
+def _not_unicode(prompt: Prompt) -> list[str]:
+    """Names of the texts that cannot be stored."""
+    texts = {name: text for name, text in vars(prompt).items() if isinstance(text, str)}
+    return [name for name, text in texts.items() if text != text.encode("utf-8", "backslashreplace").decode()]
 
 
 def _next_id(prompt_id: str, times: dict[str, int]) -> str:

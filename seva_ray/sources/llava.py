@@ -7,7 +7,7 @@ the file are used only by `answers`. Rows without `image` contain only text: the
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -16,7 +16,7 @@ from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 from seva_ray.core.seeds import generator, key_of
 from seva_ray.core.storage import absolute
-from seva_ray.sources.base import PLACEHOLDER, check_directory, check_names, checked, failed
+from seva_ray.sources.base import PLACEHOLDER, check_directory, check_names, checked, examined, failed
 from seva_ray.sources.files import json_rows
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,18 @@ SOME_IMAGES = 4000
 ANSWER_SHORTLY = "Answer the question using a single word or phrase."
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """The images that prompts are made of."""
+
+    images: Mapping[str, Sequence[str]]
+    """Their paths, by source."""
+    bad: Sequence[Prompt]
+    """The rows that cannot be used."""
+    own_root: str | None
+    """Where the images are if the file is one's own, in which any folder is a source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,32 +116,55 @@ class LlavaJson:
         prompts = checked(prompt for prompt, _ in asked)
         return {prompt.prompt_id: answer for prompt, (_, answer) in zip(prompts, asked, strict=True) if answer}
 
+    def image_paths(self) -> Iterator[str]:
+        """The image paths of the prompts, in less time than the prompts themselves take."""
+        check_directory("image_root", self.image_root)
+        prompts = (
+            Prompt(prompt_id="", image_id="", question="?", source="", image_path=image)
+            for images in self._drawn().images.values()
+            for image in images
+        )
+        for prompt in examined(prompts):
+            assert prompt.image_path
+            yield prompt.image_path
+
     def _asked(self) -> Iterator[tuple[Prompt, str]]:
         """Every prompt with the file's own answer, which may be empty."""
-        rows = list(json_rows(self.path))  # they stay in memory while the sample is drawn
+        drawn = self._drawn()
+        rows: dict[str, dict[str, list[Row]]] = {
+            source: {image: [] for image in images} for source, images in drawn.images.items()
+        }
+        for row in json_rows(self.path):  # once more, so that only the rows of the drawn images lie in memory
+            source, image = source_and_image(row, drawn.own_root)
+            if image in rows.get(source, ()) and not fault(row, drawn.own_root is not None):
+                rows[source][image].append(row)
+        for source, of_images in rows.items():
+            for image in of_images:
+                yield from self._questions(source, image, of_images[image])
+        for prompt in drawn.bad:
+            yield prompt, ""
+
+    def _drawn(self) -> "Drawn":
+        """Raises: InputError if the file has none of the images of a source."""
         wanted = self.folders or self.wanted
-        own = bool(self.folders)
-        if not own and self.counts == COUNTS:
-            there = {folder_of(row, self.image_root) for row in rows} - {""}
+        own_root = self.image_root if self.folders else None
+        if not self.folders and self.counts == COUNTS:
+            there = {folder_of(row, self.image_root) for row in json_rows(self.path)} - {""}
             if there and not there & set(SOURCES):
                 log.info("%s: has none of the published file's sources, so all its images are taken", self.path)
-                own, wanted = True, dict.fromkeys(sorted(there), 0)
-        images, bad = grouped(rows, wanted, self.image_root if own else None)
+                own_root, wanted = self.image_root, dict.fromkeys(sorted(there), 0)
+        images, bad = grouped(json_rows(self.path), wanted, own_root)
+        drawn = {}
         for source, count in wanted.items():
             found = images.get(source, {})
             if not found:
                 others = ", ".join(sorted(images)) or "none of the sources we know"
-                advice = "" if own else "; --source.folders takes rows of any folder"
+                advice = "" if own_root is not None else "; --source.folders takes rows of any folder"
                 raise InputError(f"{self.path}: no row of source {source}; it has {others}{advice}")
             if count > len(found):
                 log.warning("%s: %s images of %s, not the %s asked for", self.path, len(found), source, count)
-            drawn = sorted(found, key=lambda image: key_of(self.seed, image, "image"))[: count or None]
-            images[source] = {image: found[image] for image in drawn}
-        for source in wanted:
-            for image, of_image in images[source].items():
-                yield from self._questions(source, image, of_image)
-        for prompt in bad:
-            yield prompt, ""
+            drawn[source] = sorted(found, key=lambda image: key_of(self.seed, image, "image"))[: count or None]
+        return Drawn(images=drawn, bad=bad, own_root=own_root)
 
     def _questions(self, source: str, image: str, rows: Sequence[Row]) -> Iterator[tuple[Prompt, str]]:
         questions, repeats = human_turns(source, rows)
@@ -194,23 +229,31 @@ def folder_of(row: Any, image_root: str) -> str:
     return folder if slash else image and OWN_FOLDER
 
 
+def source_and_image(row: Any, own_root: str | None) -> tuple[str, str]:
+    """The source of a row, and its image path below `own_root`. Both are empty if the row has no path."""
+    image = row.get("image") if isinstance(row, dict) else None
+    if not isinstance(image, str):
+        return "", ""
+    if own_root is None:
+        return image.split("/")[0], image
+    return folder_of(row, own_root), image.removeprefix(f"{own_root.rstrip('/')}/")
+
+
 def grouped(
-    rows: Sequence[Any], wanted: Mapping[str, int], own_root: str | None = None
-) -> tuple[dict[str, dict[str, list[Row]]], list[Prompt]]:
-    """Source -> image -> rows, for the wanted sources (other sources stay empty); and the rows that cannot be used. Any
-    folder is a source if the file is one's own, with its images in `own_root`."""
-    images: dict[str, dict[str, list[Row]]] = {}
+    rows: Iterable[Any], wanted: Mapping[str, int], own_root: str | None = None
+) -> tuple[dict[str, dict[str, None]], list[Prompt]]:
+    """Source -> image paths in the rows' order, for the wanted sources (other sources stay empty); and the rows that
+    cannot be used. Any folder is a source if the file is one's own, with its images in `own_root`."""
+    images: dict[str, dict[str, None]] = {}
     bad: list[Prompt] = []
-    num_text_only = num_unwanted = 0
+    num_rows = num_text_only = num_unwanted = 0
     for index, row in enumerate(rows):
+        num_rows += 1
         if isinstance(row, dict) and "image" not in row:
             num_text_only += 1
             continue
         error = fault(row, own_root is not None)
-        if own_root is not None:
-            source = folder_of(row, own_root)
-        else:
-            source = row["image"].split("/")[0] if isinstance(row, dict) and isinstance(row["image"], str) else ""
+        source, image = source_and_image(row, own_root)
         known = source if source in SOURCES or own_root is not None else ""
         if known and known not in wanted:
             images.setdefault(source, {})
@@ -218,11 +261,10 @@ def grouped(
         elif error:
             bad.append(failed(f"row-{index}", f"row {index}: {error}", known))
         else:
-            path = row["image"].removeprefix(f"{own_root.rstrip('/')}/") if own_root else row["image"]
-            images.setdefault(source, {}).setdefault(path, []).append(row)
+            images.setdefault(source, {})[image] = None
     log.info(
         "%d rows: %d text-only and %d of other sources skipped, %d unusable",
-        len(rows),
+        num_rows,
         num_text_only,
         num_unwanted,
         len(bad),

@@ -8,22 +8,41 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
+from seva_ray.core.seeds import keys_of
+from seva_ray.core.sorting import sorter
 from seva_ray.core.storage import absolute
-from seva_ray.sources.base import PLACEHOLDER, as_object, check_directory, check_names, checked, failed, locate, rows_in
+from seva_ray.sources.base import (
+    PLACEHOLDER,
+    as_object,
+    check_directory,
+    check_names,
+    checked,
+    examined,
+    failed,
+    locate,
+    rows_in,
+)
 
 SUFFIXES = (".parquet", ".jsonl")
 
 BATCH_ROWS = 64
 """Number of rows in memory at once. It is small because rows may hold whole images."""
+BATCH_PATHS = 4096
+"""The same for rows with image paths."""
+IDS_AT_ONCE = 4096
+LARGE_BYTES = 2**26
+"""Size of a large table, in bytes. Without images it has some hundred thousand rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,23 +85,51 @@ class Table:
     def prompts(self) -> Iterator[Prompt]:
         if self.image_root is not None:
             check_directory("image_root", self.image_root)
-        yield from checked(self._prompts())
+        prompts = (self._prompt(row, name) for name, row in self._rows())
+        yield from examined(prompts) if self._has_distinct_ids() else checked(prompts)
 
-    def _prompts(self) -> Iterator[Prompt]:
+    def image_paths(self) -> Iterator[str | None]:
+        """The image path of each prompt, in less time than the prompts themselves take."""
+        others = {self.prompt_id_column, self.image_id_column, self.source_column} - {None}
+        for name, row in self._rows():
+            if type(row) is dict and not others:
+                path, question = row.get(self.image_column), row.get(self.question_column)
+                if type(path) is str and type(question) is str and question and path.isascii():
+                    yield path
+                    continue
+            yield next(examined([self._prompt(row, name)])).image_path
+
+    def _has_distinct_ids(self) -> bool:
+        """Whether all ids are known to be distinct. If a large table names them itself, it is read once more for that,
+        because a dictionary of 10 million ids takes 1 GB."""
+        if self.prompt_id_column is None:
+            return True
+        filesystem, shards = find_shards(self.path)
+        if sum(filesystem.size(shard) for shard in shards.values()) < LARGE_BYTES:
+            return False
+        with sorter() as keyed:
+            rows = self._rows()
+            while some := [self._prompt(row, name).prompt_id for name, row in islice(rows, IDS_AT_ONCE)]:
+                stored = [prompt_id.encode("utf-8", "backslashreplace").decode() for prompt_id in some]
+                keyed.add(keys_of(0, "prompt id", ids=stored), np.zeros(len(some), np.int64))
+            return not keyed.has_equal_keys()
+
+    def _rows(self) -> Iterator[tuple[str, Any]]:
+        """Every row, with the name of its place."""
         filesystem, shards = find_shards(self.path)
         for prefix, shard in shards.items():
-            rows = (
-                self._parquet_rows(filesystem, shard) if shard.endswith(".parquet") else self._lines(filesystem, shard)
-            )
-            for number, row in enumerate(rows):
-                yield self._prompt(row, f"{prefix}{number}")
+            read = self._parquet_rows if shard.endswith(".parquet") else self._lines
+            for number, row in enumerate(read(filesystem, shard)):
+                yield f"{prefix}{number}", row
 
     def _parquet_rows(self, filesystem: fsspec.AbstractFileSystem, shard: str) -> Iterator[Any]:
         try:
             with filesystem.open(shard, "rb") as file:
                 parquet = pq.ParquetFile(file, pre_buffer=False)  # otherwise memory grows with the size of the file
                 self._check_schema(parquet.schema_arrow, shard)
-                for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=self.columns):
+                kind = parquet.schema_arrow.field(self.image_column).type
+                size = BATCH_ROWS if may_be_images(kind) else BATCH_PATHS
+                for batch in parquet.iter_batches(batch_size=size, columns=self.columns):
                     yield from rows_in(batch)
         except (pa.ArrowException, OSError) as error:
             raise InputError(f"{shard}: {' '.join(str(error).split())}") from None
@@ -93,7 +140,7 @@ class Table:
                 raise InputError(f"{shard}: no column {column!r}; it has {', '.join(schema.names)}")
         kind = schema.field(self.image_column).type
         has_paths = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-        if not (has_paths or pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)):
+        if not (has_paths or may_be_images(kind)):
             raise InputError(
                 f"{shard}: column {self.image_column!r} is {kind}; must be paths, bytes or a struct of them"
             )
@@ -136,6 +183,11 @@ class Table:
             image_path=path,
             image_bytes=data,
         )
+
+
+def may_be_images(kind: pa.DataType) -> bool:
+    """Whether a column of this type may hold whole images."""
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)
 
 
 def find_shards(uri: str) -> tuple[fsspec.AbstractFileSystem, dict[str, str]]:

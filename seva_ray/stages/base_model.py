@@ -8,7 +8,7 @@ from typing import Any
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
-from seva_ray.core.node_cache import local_directory
+from seva_ray.core.outlines import local_outline
 from seva_ray.core.storage import absolute, exists, write_directory
 from seva_ray.runtime.actors import results_of
 from seva_ray.runtime.cluster import join
@@ -35,7 +35,7 @@ def check_start(store: Store, model: str) -> None:
         store.find(model)
     elif not is_toy(model):
         place = place_of(model)
-        check_served(local_directory(place))
+        check_served(local_outline(place))
         name_of(place)
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from seva_ray.core.errors import InputError
 from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
+from seva_ray.core.outlines import local_outline
 from seva_ray.engines import Decoding, Engine, VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.engines.units import UNITS_PER_CALL, Encoded, Unit, answer, encode
@@ -57,7 +58,7 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
 
     join()
     if isinstance(config.engine, VllmEngine):
-        check_architecture(local_directory(units[0].model_directory))
+        check_architecture(local_outline(units[0].model_directory))
         reads = encoder(config.engine, units[0].model_directory, units[0].system, config.image_options)
         check_attention(reads, on_cpu=not gpus_each(config, capacity()))
     need = encoding_need(max(unit.num_rows for unit in units), row_bytes(config, units[0]))
@@ -135,7 +136,7 @@ def check_memory(config: Generate, directory: str) -> None:
     cards = preflight.cards(GENERATION) if gpus_each(config, capacity()) else []
     if not cards or not isinstance(config.engine, VllmEngine):
         return
-    shape = shape_of(local_directory(directory), config.image_options)
+    shape = shape_of(local_outline(directory), config.image_options)
     longest = config.decoding.max_new_tokens
     for card in cards:
         if line := engine_refusal(shape, config.engine, card.name, card.gib):
@@ -148,7 +149,7 @@ def check_memory(config: Generate, directory: str) -> None:
 def encoder(engine: Engine, directory: str, system: str, image_options: str) -> Encoder:
     """The encoder of a model, made once per worker process."""
     with quick_imports():
-        return engine.encoder(local_directory(directory), system, image_options)
+        return engine.encoder(local_outline(directory), system, image_options)
 
 
 @told()

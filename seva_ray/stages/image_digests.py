@@ -6,22 +6,38 @@ digests there.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from operator import itemgetter
+from typing import TypeVar
 
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import FingerprintMismatch, InputError
-from seva_ray.core.seeds import key_of
+from seva_ray.core.seeds import keys_of
 from seva_ray.core.shards import read_each, shards_in
 from seva_ray.core.storage import read_table
 from seva_ray.vlm.images import read_image
 
 NUM_IMAGES = 64
 """Number of images whose digests are recorded."""
+PATHS_AT_ONCE = 4096
+T = TypeVar("T")
 
 
 def sample_of(paths: Iterable[str | None]) -> list[str]:
-    """The image paths in the sample, which are chosen by a hash of the path."""
-    return sorted({path for path in paths if path}, key=lambda path: key_of(0, "image digest", path))[:NUM_IMAGES]
+    """The image paths in the sample, which are chosen by a hash of the path. Only few paths are in memory."""
+    sample: dict[str, bytes] = {}
+    for some in batched(paths, PATHS_AT_ONCE):
+        found = [path for path in dict.fromkeys(some) if path]
+        sample |= zip(found, keys_of(0, "image digest", ids=found).tolist(), strict=True)
+        sample = dict(sorted(sample.items(), key=itemgetter(1))[:NUM_IMAGES])
+    return list(sample)
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    items = iter(items)
+    while some := list(islice(items, size)):
+        yield some
 
 
 def digests(image_root: str, sample: Iterable[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from seva_ray.augmentations import CLEAN
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.node_cache import local_directory
+from seva_ray.core.outlines import local_outline
 from seva_ray.core.ownership import owned
 from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
 from seva_ray.core.storage import read_table, write_table
@@ -80,7 +80,7 @@ def answered(
             return chosen, rejected
         chosen, rejected = (to_be_made(artifact).begin() for artifact in made)
         with waiting(f"import {prompts.name}: reading the answers"):
-            write_answers(prompts, chosen, rejected, Encoder(local_directory(model.directory)).tokenizer, source)
+            write_answers(prompts, chosen, rejected, Encoder(local_outline(model.directory)).tokenizer, source)
         say(
             f"import {prompts.name.removeprefix('prompts/')}: {prompts.counts['num_prompts']:,} rows as of {model.name}"
         )

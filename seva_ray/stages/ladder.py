@@ -12,7 +12,7 @@ from seva_ray.augmentations import CLEAN
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_least
 from seva_ray.core.errors import InputError
-from seva_ray.core.node_cache import local_directory
+from seva_ray.core.outlines import local_outline
 from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import read_table, write_bytes
 from seva_ray.pages.ladder_page import Ladder, LadderContent, Rung
@@ -78,7 +78,7 @@ def chosen(config: LadderPage, prompts: Artifact, responses: dict[int | None, Ar
     from seva_ray.vlm.encoding import Encoder, image_options_of
 
     recipe = responses[None].recipe["config"]
-    encoder = Encoder(local_directory(model.directory), recipe["system"], image_options_of(recipe))
+    encoder = Encoder(local_outline(model.directory), recipe["system"], image_options_of(recipe))
     seed = next(item.recipe["config"]["augmentation"]["seed"] for step, item in responses.items() if step is not None)
     viewer = viewer_of(encoder, recipe, prompts, seed=seed)
     found: list[Ladder] = []

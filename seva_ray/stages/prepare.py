@@ -162,7 +162,8 @@ def digests_of_images(source: HasPrompts) -> dict[str, str] | None:
     if not has_images_elsewhere(source):
         return None
     assert source.image_root is not None
-    sample = sample_of(prompt.image_path for prompt in source.prompts())
+    paths = getattr(source, "image_paths", lambda: (prompt.image_path for prompt in source.prompts()))
+    sample = sample_of(paths())
     return digests(source.image_root, sample) if sample else None
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from seva_ray.augmentations import CLEAN
 from seva_ray.core.artifacts import Artifact, StageTime, Store
 from seva_ray.core.errors import UserError
-from seva_ray.core.node_cache import local_directory
+from seva_ray.core.outlines import local_outline
 from seva_ray.core.provenance import versions
 from seva_ray.core.reasons import FAILURES
 from seva_ray.core.seeds import key_of
@@ -39,7 +39,7 @@ def content_of(
     missing: list[str] = []
     chosen, *rejected = shown.responses
     start, recipe = Model(**shown.policy.counts["start"]), chosen.recipe["config"]
-    encoder = Encoder(local_directory(start.directory), recipe["system"], image_options_of(recipe))
+    encoder = Encoder(local_outline(start.directory), recipe["system"], image_options_of(recipe))
     draw = partial(picture, encoder, recipe, missing)
     answered = [item for item in shown.scores if "harness" not in item.counts]
     made = {"prepare": shown.prompts, "generate": rejected[-1], "pair": shown.pairs, "train": shown.policy}

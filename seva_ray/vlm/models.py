@@ -1,21 +1,18 @@
 """A model: a directory in the transformers format, its name, and a fingerprint of its weights."""
 
-import contextlib
-import hashlib
 import json
-import os
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from seva_ray.core.artifacts import Artifact
+from seva_ray.core.digests import digest
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import fingerprint_of
-from seva_ray.core.node_cache import local_directory
-from seva_ray.core.storage import absolute, exists
+from seva_ray.core.outlines import local_outline
+from seva_ray.core.storage import absolute, exists, is_local
 from seva_ray.vlm.families import check_served
 
 READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
@@ -45,9 +42,10 @@ def model_of(artifact: Artifact) -> Model:
 def model_at(directory: str) -> Model:
     """A model that was made elsewhere. Raises: InputError if it is not a vision-language model that is served."""
     place = place_of(directory)
-    local = local_directory(place)
-    check_served(local)
-    files = {path.name: digest(path) for path in sorted(Path(local).iterdir()) if path.suffix in READ_SUFFIXES}
+    outline = Path(local_outline(place))
+    check_served(str(outline))
+    read = [path for path in sorted(outline.iterdir()) if path.suffix in READ_SUFFIXES]
+    files = {path.name: digest(path if is_local(place) else f"{place.rstrip('/')}/{path.name}") for path in read}
     return Model(name=name_of(place), directory=place, fingerprint=fingerprint_of({"files": files}))
 
 
@@ -111,7 +109,7 @@ BOOKKEEPING = ("_name_or_path", "dtype", "torch_dtype", "transformers_version", 
 def architecture(directory: str) -> str:
     """A fingerprint that is equal for models that an engine can switch between by loading other weights. It is empty if
     there is no config."""
-    files = [Path(local_directory(directory), name) for name in ("config.json", "generation_config.json")]
+    files = [Path(local_outline(directory), name) for name in ("config.json", "generation_config.json")]
     configs = {path.name: without_bookkeeping(json.loads(path.read_text())) for path in files if path.exists()}
     return fingerprint_of(configs) if configs else ""
 
@@ -122,36 +120,3 @@ def without_bookkeeping(config: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in config.items()
         if name not in BOOKKEEPING
     }
-
-
-KEPT_BYTES = 64 * 2**20
-"""Digests of files of this size or more are kept, in bytes."""
-SETTLED_S = 10.0
-"""A digest is kept if the file was older than this, in seconds. A disk's clock may be too coarse to tell two writes in
-the same moment apart."""
-
-
-def digest(path: Path, cache: str = "~/.cache/seva_ray_digests") -> str:
-    """SHA-256 of a file, which takes about a second per GB. That of a large file is kept, by its path, size and times.
-
-    The time of the last change of the file's inode is one of them. No copying tool can set it back.
-    """
-    status = path.stat()
-    state = {
-        "path": str(path.resolve()),
-        "file": [status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns],
-    }
-    kept = Path(cache).expanduser() / fingerprint_of(state)
-    large = status.st_size >= KEPT_BYTES
-    if large:
-        with contextlib.suppress(OSError):
-            return kept.read_text()
-    with path.open("rb") as file:
-        made = hashlib.file_digest(file, "sha256").hexdigest()
-    if large and time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_S:
-        with contextlib.suppress(OSError):  # a home that cannot be written costs time only
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            part = kept.with_name(f"{kept.name}.{os.getpid()}")
-            part.write_text(made)
-            part.replace(kept)
-    return made

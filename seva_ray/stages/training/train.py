@@ -9,7 +9,7 @@ from typing import Any
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError
-from seva_ray.core.node_cache import local_directory
+from seva_ray.core.outlines import local_outline
 from seva_ray.core.ownership import owned, owned_until
 from seva_ray.core.recipe_files import RECORD
 from seva_ray.core.storage import exists, locate, read_bytes, remove, write_bytes
@@ -167,7 +167,7 @@ def check_training_memory(config: Train, store: Store, name: str, model: Model) 
     memory of the GPUs, or if the part of the model that is trained cannot be found."""
     uri = store.uri(f"policies/{name}")
     if not exists(f"{uri}/record.json"):
-        shape_of(local_directory(model.directory))
+        shape_of(local_outline(model.directory))
         check_memory(config, model.directory, uri)
 
 
@@ -181,7 +181,7 @@ def check_workers(config: Train, uri: str = "") -> None:
 def check_memory(config: Train, directory: str, uri: str = "") -> None:
     """Raises: InputError if the GPUs that are there have too little memory to train this model."""
     if config.memory_check and has_gpus():
-        shape, number = shape_of(local_directory(directory)), fewest(config, uri)
+        shape, number = shape_of(local_outline(directory)), fewest(config, uri)
         for card in preflight.cards(TRAINING):
             if line := training_refusal(shape, config, number, card.name, card.gib):
                 raise InputError(line)
@@ -249,7 +249,7 @@ def counts_of(training: Training, job: Job) -> dict[str, Any]:
         "num_steps": job.pairs.order.num_steps,
         "start": asdict(training.model),
     }
-    num_experts, config = shape_of(local_directory(training.model.directory)).num_expert_weights, training.config
+    num_experts, config = shape_of(local_outline(training.model.directory)).num_expert_weights, training.config
     if config.lora.experts and not num_experts and not config.full:
         raise InputError(f"train.lora.experts: model {training.model.directory} has no experts")
     return counts | ({UNCHANGED: num_experts} if num_experts and not config.full and not config.lora.experts else {})

@@ -1,0 +1,86 @@
+"""Fake artifacts of any size, as the stages write them, which are made without keeping rows in memory.
+
+A row has a question of about 60 bytes about one of 250 images, and answers of 20 tokens.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.records import PAIR_SCHEMA
+from seva_ray.core.storage import write_table
+from seva_ray.stages.pair import PART_BYTES
+from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.training.reference import LOGPS_SCHEMA
+
+SHARD_ROWS = 1024
+NUM_TOKENS = 20
+NUM_IMAGES = 250
+
+
+def numbers_of(num_rows: int) -> Iterator[tuple[str, range]]:
+    """The name of each shard, and the numbers of its rows."""
+    for index, start in enumerate(range(0, num_rows, SHARD_ROWS)):
+        yield shard_name(index), range(start, min(start + SHARD_ROWS, num_rows))
+
+
+def ids(numbers: range) -> list[str]:
+    return [f"row-{number:010d}" for number in numbers]
+
+
+def questions(numbers: range) -> list[str]:
+    return [f"what does this picture number {number:010d} show , and where is it ?" for number in numbers]
+
+
+def images(numbers: range) -> list[str]:
+    return [f"{number % NUM_IMAGES}.png" for number in numbers]
+
+
+def tokens(numbers: range, seed: int) -> pa.Array:
+    draws = np.random.default_rng([seed, numbers.start]).integers(1, 32_000, len(numbers) * NUM_TOKENS, np.int32)
+    return pa.ListArray.from_arrays(np.arange(0, len(draws) + 1, NUM_TOKENS, dtype=np.int32), draws)
+
+
+def texts(numbers: range, word: str) -> list[str]:
+    return [f"{word} answer to question {number}" for number in numbers]
+
+
+def pair_table(numbers: range, image_bytes: int) -> pa.Table:
+    """Kept pairs with one rejected response. Rows hold images of `image_bytes` bytes, which are random."""
+    number, nothing = len(numbers), pa.nulls(len(numbers))
+    random = np.random.default_rng(numbers.start)
+    blobs = [random.bytes(image_bytes) for _ in numbers] if image_bytes else nothing.cast(pa.binary())
+    rejected = pa.StructArray.from_arrays(
+        [["diffusion-800"] * number, texts(numbers, "another"), tokens(numbers, 1)], ["view", "text", "token_ids"]
+    )
+    columns = {
+        "prompt_id": ids(numbers),
+        "image_id": images(numbers),
+        "question": questions(numbers),
+        "source": ["fake"] * number,
+        "image_path": nothing.cast(pa.string()) if image_bytes else images(numbers),
+        "image_bytes": blobs,
+        "chosen": texts(numbers, "one"),
+        "chosen_token_ids": tokens(numbers, 0),
+        "rejected": pa.ListArray.from_arrays(np.arange(number + 1, dtype=np.int32), rejected),
+    }
+    return pa.table(columns, schema=PAIR_SCHEMA)
+
+
+def logps_table(numbers: range) -> pa.Table:
+    values = np.random.default_rng(numbers.start).normal(-30, 5, 2 * len(numbers)).astype(np.float32)
+    offsets = np.arange(0, len(values) + 1, 2, dtype=np.int32)
+    columns = {"prompt_id": ids(numbers), "ref_logps": pa.ListArray.from_arrays(offsets, values)}
+    return pa.table(columns, schema=LOGPS_SCHEMA)
+
+
+def fake_pairs(root: str, num_rows: int, image_bytes: int = 0) -> tuple[Artifact, Artifact]:
+    """The artifacts of kept pairs and of their reference log-probabilities."""
+    store = Store(root)
+    pairs, logps = (store.open(name, config={}) for name in ("pairs/fake/fake/fake", "logps/fake/fake/fake/float32"))
+    for name, numbers in numbers_of(num_rows):
+        write_table(pairs.path("pairs", name), pair_table(numbers, image_bytes), PART_BYTES)
+        write_table(logps.path(name), logps_table(numbers))
+    return pairs, logps
