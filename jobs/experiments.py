@@ -99,7 +99,7 @@ def experiments() -> dict[str, Run | Study | Views]:
         return made(Study, study, name=name, claim=claim, space=replace(space, **axes), search=grid, train=every)
 
     methods = made(Run, seven, parts=tuple(METHODS), claim="Table 3: SeVa beside the methods below, on one page.")
-    every = {
+    every: dict[str, Run | Study | Views] = {
         "main-7b-diffusion500": made(
             Run, seven, row="SeVa-7B diffusion-500", claim="Main table, 7B, pairs by noise of step 500.",
         ),
