@@ -23,7 +23,7 @@ from seva_ray.runtime.cli import run
 RESULTS = Path("build/bench/start.json")
 COMMAND = "python -m bench.start"
 JOBS = Path(__file__).parent.parent / "jobs"
-NOT_JOBS = ("presets",)
+NOT_JOBS = ("presets", "experiments")
 SMALL_RUN = (
     "--root", "build/bench/start", "--toy.num-images", "2000", "--toy.vision-steps", "80", "--toy.sft-steps", "120",
     "--toy.gate-accuracy", "0", "--toy.num-gate-images", "20", "--views", "diffusion-600", "--controls",

@@ -8,8 +8,9 @@ from seva_ray.core.patience import Storage
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.methods import METHODS, MethodName, trained_by
 from seva_ray.dpo.policy import Lora
-from seva_ray.engines import Decoding, VllmEngine
+from seva_ray.engines import Decoding, TransformersEngine, VllmEngine, engine_here, has_vllm
 from seva_ray.engines.config import Generate
+from seva_ray.runtime.progress import say
 from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.pair import Pair
 from seva_ray.toy.recipe import ToyRecipe
@@ -53,6 +54,13 @@ class ModelJob(Job):
     toy: ToyRecipe = field(default_factory=ToyRecipe)
     """How a toy base is trained, if the model is `toy`."""
 
+    def store(self) -> Store:
+        """The same, and a line if answers come from another engine because vLLM is not there."""
+        engine = getattr(getattr(self, "generate", None), "engine", None)
+        if isinstance(engine, TransformersEngine) and not has_vllm():
+            say("vLLM is not installed here, so transformers generates the answers, which takes longer")
+        return super().store()
+
 
 def prompts_of(prompts: str, source: AnySource, name: str, toy: str = "toy") -> str:
     """The name of the prompt set: as given; if it is empty, that of the presets for their kinds of source, which share
@@ -73,7 +81,7 @@ def settings_of(
 
 
 TOY_GENERATE = Generate(
-    engine=VllmEngine(dtype="float32", max_model_len=256, enforce_eager=True),
+    engine=engine_here(VllmEngine(dtype="float32", max_model_len=256, enforce_eager=True)),
     decoding=Decoding(max_new_tokens=44),
     system="",
 )
@@ -149,7 +157,7 @@ class Published:
 
 def generate_of(image_options: str = "", max_model_len: int = 4096) -> Generate:
     engine = VllmEngine(dtype="bfloat16", max_model_len=max_model_len)
-    return Generate(engine=engine, system="", image_options=image_options)
+    return Generate(engine=engine_here(engine), system="", image_options=image_options)
 
 
 TILE_384, TILE_448 = 3 * 4 * 384**2, 3 * 4 * 448**2

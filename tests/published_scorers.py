@@ -94,8 +94,10 @@ def chair(folder: Path, original: bool) -> Verdicts:
     return by_answer("chair", synonyms(folder, original).mentions)
 
 
-def amber_discriminative() -> Verdicts:
-    return by_answer("amber_discriminative", lambda text: right_label(bare(AmberDiscriminative), text, ("yes", "no")))
+def amber_discriminative(original: bool = False) -> Verdicts:
+    benchmark = bare(AmberDiscriminative)
+    object.__setattr__(benchmark, "protocol", "amber-original" if original else "llava")
+    return by_answer("amber_discriminative", lambda text: right_label(benchmark, text, ("yes", "no")))
 
 
 def amber_generative() -> Verdicts:

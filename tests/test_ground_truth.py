@@ -57,13 +57,9 @@ def test_pairs_with_them_have_a_name_of_their_own_beside_those_of_seva(tmp_path:
     assert origin_of(against) == "ground truth"
     own = open_pairs(Pair(name="short"), store, prompts, clean, [seen])
     assert (own.name, origin_of(own)) == (f"pairs/{model.name}/toy/diffusion-500+short", "self")
-    rows = zip(*map(rows_of(prompts), (truth, seen)), strict=True)
-    verdicts = [verdict_of(chosen, rejected, True)[0] for chosen, rejected in rows]
+    rows = zip(*(read_responses(prompts, artifact) for artifact in (truth, seen)), strict=True)
+    verdicts = [verdict_of(one, other, True)[0] for one, other in rows]
     assert set(verdicts) == {"failed"}, "these answers have no token ids"
-
-
-def rows_of(prompts):
-    return lambda artifact: list(read_responses(prompts, artifact))
 
 
 def test_a_data_set_without_any_answer_is_an_error_and_leaves_nothing(tmp_path: Path, toy_model: str):

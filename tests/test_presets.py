@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import subprocess
 import sys
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, get_args
 import pytest
 
 from presets import LLAVA, PUBLISHED, ROWS, USUAL
+from seva_ray.engines import VllmEngine
 from seva_ray.runtime import cli
 from seva_ray.runtime.config_file import load
 from seva_ray.runtime.fields import options_of
@@ -115,3 +117,28 @@ def test_the_help_of_the_main_job_shows_what_people_set_and_counts_the_rest(monk
     assert re.search(r"More groups of options: .*judge\s\(\d+\)", shown, re.DOTALL)
     assert "--judge.timeout-s" not in shown
     assert "llava-1.5-13b-hf)" in shown
+
+
+WITHOUT_VLLM = """
+import importlib.util, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "vllm" else found(name, package)
+sys.path.insert(0, {jobs!r})
+import full, sweep
+for job in (full, sweep):
+    for preset in job.PRESETS.values():
+        print(preset.generate.engine)
+full.PRESETS["toy"].store()
+"""
+
+
+def test_where_vllm_is_not_installed_as_on_macos_transformers_answers_and_a_line_says_so(tmp_path: Path):
+    code = WITHOUT_VLLM.format(jobs=str(Path(__file__).parent.parent / "jobs"))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert {line.partition("(")[0] for line in done.stdout.splitlines()} == {"TransformersEngine"}
+    assert "dtype='float32'" in done.stdout.splitlines()[0], "the toy's data type"
+    assert "dtype='float16'" in done.stdout.splitlines()[1], "that of the paper"
+    (line,) = (line for line in done.stderr.splitlines() if "vLLM" in line)
+    assert line == "vLLM is not installed here, so transformers generates the answers, which takes longer"
+    assert isinstance(importlib.import_module("full").PRESETS["toy"].generate.engine, VllmEngine), "it is here"

@@ -71,6 +71,9 @@ def test_amber_accepts_more_than_the_word_alone_and_never_less() -> None:
     assert {theirs for _, theirs in differ.values()} == {None}
     assert all(re.match(rf"\W*{ours}\b", text, re.IGNORECASE) for text, (ours, _) in differ.items())
     assert differ["Yes."] == ("yes", None)
+    exact = scorers.amber_discriminative(original=True)
+    assert {text: pair for text, pair in exact.items() if pair[0] != pair[1]} == {}
+    assert exact["Yes"] == ("yes", "yes")
 
 
 def test_ambers_descriptions_are_counted_as_its_script_counts_the_same_nouns() -> None:
@@ -97,6 +100,7 @@ def rows_of_the_document(folder: Path) -> list[str]:
     found += [
         ("CHAIR, `chair-original`", "chair", scorers.chair(folder, original=True)),
         ("CHAIR, `exact-words`", "chair", exact),
+        ("AMBER, yes/no, `amber-original`", "amber_discriminative", scorers.amber_discriminative(original=True)),
         ("AMBER, yes/no", "amber_discriminative", scorers.amber_discriminative()),
         ("AMBER, descriptions", "amber_generative", scorers.amber_generative()),
         ("MMBench", "mmbench", scorers.mmbench("mmbench")),

@@ -77,6 +77,9 @@ class Benchmarks:
     """Directory `data` of AMBER."""
     amber_images: str = ""
     """Directory of AMBER's images."""
+    amber_protocol: Literal["llava", "amber-original"] = "llava"
+    """AMBER's yes/no questions: `llava` takes the first word of an answer, `amber-original` exactly Yes or No, as the
+    published script does."""
 
     system: Literal["source", "generation"] = "source"
     """`source` asks each benchmark with the system text of its published script: LLaVA's vicuna_v1, and llava_v1 for
@@ -136,10 +139,9 @@ class Benchmarks:
                 )
             )
         if self.amber:
-            members += [
-                amber(path=self.amber, image_root=self.amber_images, system=system)
-                for amber in (AmberGenerative, AmberDiscriminative)
-            ]
+            path, image_root, answers = self.amber, self.amber_images, self.amber_protocol
+            members.append(AmberGenerative(path=path, image_root=image_root, system=system))
+            members.append(AmberDiscriminative(path=path, image_root=image_root, system=system, protocol=answers))
         for member in members:
             check_images(member.name, member.image_root)
         return members

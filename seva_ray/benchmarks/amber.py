@@ -12,8 +12,8 @@ similar to one in the image (above 0.8). Here only words of relation.json count,
 similar words do not. So CHAIR and Hal are higher than the script's. The protocol is named `exact-words` for that.
 
 Discriminative: accuracy, and precision, recall and F1 of the answer no; overall and for existence, attribute, relation.
-It asks for short answers as LLaVA-1.5 does. The script accepts only Yes or No; here the first word of the answer
-decides, in upper or lower case.
+It asks for short answers as LLaVA-1.5 does. The script accepts exactly Yes or No, as the protocol `amber-original`
+does; by default the first word of the answer decides, in upper or lower case.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -149,6 +149,9 @@ class AmberDiscriminative(LlavaBenchmark[str]):
     kind: ClassVar[str] = "AmberDiscriminative"
     short_name: ClassVar[str] = "amber-discriminative"
 
+    protocol: Literal["llava", "amber-original"] = "llava"  # type: ignore[assignment]
+    """`llava`: the first word of the answer decides. `amber-original`: the answer must be exactly Yes or No."""
+
     @cached_property
     def questions(self) -> list[LabelledQuestion[str]]:
         return [
@@ -164,11 +167,17 @@ class AmberDiscriminative(LlavaBenchmark[str]):
     def count_names(self) -> Sequence[str]:
         return [f"{name}_{what}" for name in NAMES for what in ANSWER_COUNTS]
 
+    def says(self, text: str | None) -> str:
+        """What an answer says: yes, no, or something else."""
+        if self.protocol == "amber-original":
+            return {"Yes": "yes", "No": "no"}.get(text or "", "")
+        return next(iter(words_in(text or "")), "")
+
     def is_right(self, question: LabelledQuestion[str], text: str | None) -> bool:
-        return words_in(text or "")[:1] == [question.label]
+        return self.says(text) == question.label
 
     def count(self, question: LabelledQuestion[str], text: str | None) -> Mapping[str, float]:
-        is_no, said_no = question.label == "no", words_in(text or "")[:1] == ["no"]
+        is_no, said_no = question.label == "no", self.says(text) == "no"
         values = (1, self.is_right(question, text), is_no, said_no, said_no and is_no)
         return {f"{question.group}_{what}": float(value) for what, value in zip(ANSWER_COUNTS, values, strict=True)}
 

@@ -9,7 +9,7 @@ from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.system_texts import LLAVA_V1
-from seva_ray.engines import AnyEngine, Decoding, VllmEngine
+from seva_ray.engines import AnyEngine, Decoding, VllmEngine, engine_here
 from seva_ray.vlm.encoding import options_of
 
 
@@ -19,7 +19,7 @@ class Generate:
 
     kind: ClassVar[str] = "Generate"
 
-    engine: Annotated[AnyEngine, tyro.conf.AvoidSubcommands] = field(default_factory=VllmEngine)
+    engine: Annotated[AnyEngine, tyro.conf.AvoidSubcommands] = field(default_factory=lambda: engine_here(VllmEngine()))
     """The engine that runs the model. Its own fields are options such as --generate.engine.dtype."""
     decoding: Decoding = field(default_factory=Decoding)
     """How responses are decoded; the same for every view."""

@@ -17,7 +17,8 @@ elsewhere."""
 
 
 def origin_of(pairs: Artifact) -> Origin:
-    _, chosen, *rejected = (name.rpartition("/")[2] for name in pairs.recipe["inputs"])
+    others = made_of(pairs)
+    _, chosen, *rejected = (name.rpartition("/")[2] for name in pairs.recipe["inputs"] if name not in others)
     if chosen == GROUND_TRUTH:
         return "ground truth"
     return "imported" if IMPORTED in rejected else "self"
