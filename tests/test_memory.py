@@ -120,7 +120,9 @@ def test_an_engine_that_has_no_room_for_a_sequence_is_one_line_with_the_option_t
     line = engine_refusal(LLAVA_13B, VllmEngine(), *L4)
     assert line is not None
     assert line.startswith("generate: the weights take 24.9 of the 22 GiB of NVIDIA L4, and the rest holds 0 tokens of")
-    assert line.endswith("--generate.engine.tensor-parallel-size 2 would do")
+    assert line.endswith(
+        "--generate.engine.tensor-parallel-size 2 would do; --generate.no-memory-check tries all the same"
+    )
     assert engine_refusal(LLAVA_13B, VllmEngine(tensor_parallel_size=2), *L4) is None
     long = engine_refusal(LLAVA_7B, VllmEngine(max_model_len=16384), *L4)
     assert long is not None

@@ -219,5 +219,6 @@ def engine_refusal(shape: ModelShape, engine: VllmEngine, card: str, gib: float)
     weights = shape.num_weights * (4 if engine.dtype == "float32" else 2) / GIB
     return (
         f"generate: the weights take {weights:.1f} of the {gib:.0f} GiB of {card}, and the rest holds {held:,} tokens "
-        f"of max_model_len {engine.max_model_len:,}; {' or '.join(options) or 'a larger card'} would do"
+        f"of max_model_len {engine.max_model_len:,}; {' or '.join(options) or 'a larger card'} would do; "
+        "--generate.no-memory-check tries all the same"
     )
