@@ -25,9 +25,9 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 8])
-def test_the_demo_runs_on_cpus_to_its_page_and_one_line_says_why(number: int, trained_toy: str, tmp_path: Path):
+def test_the_demo_runs_on_cpus_to_its_page_and_one_line_says_why(number: int, toy_model: str, tmp_path: Path):
     root = tmp_path / "runs"
-    command = [sys.executable, str(ROOT / "jobs" / "full.py"), "--root", str(root), "--model", trained_toy, *SMALL]
+    command = [sys.executable, str(ROOT / "jobs" / "full.py"), "--root", str(root), "--model", toy_model, *SMALL]
     environment = listing_gpus(number, tmp_path) | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -44,5 +44,5 @@ def test_the_demo_runs_on_cpus_to_its_page_and_one_line_says_why(number: int, tr
     assert "Traceback" not in done.stderr
     assert (root / "reports" / "toy" / "index.html").exists()
     assert (root / "policies" / "toy" / "model" / "model.safetensors").exists()
-    pairs = shards(str(root / "pairs" / Path(trained_toy).name / "toy" / "diffusion-900" / "pairs"))
+    pairs = shards(str(root / "pairs" / Path(toy_model).name / "toy" / "diffusion-900" / "pairs"))
     assert pairs, "there are pairs to train on"
