@@ -2,8 +2,10 @@
 PYTHON := .venv/bin/python
 PRESET := toy
 ROOT := $(CURDIR)/runs
+KILLS := 70
+SECONDS := inf
 .DEFAULT_GOAL := help
-.PHONY: help install demo submit stop-head study harness test test-all chaos families gpu-check check format lock clean
+.PHONY: help install demo submit stop-head study harness test test-all chaos chaos-long families gpu-check check format lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -38,6 +40,9 @@ test-all: dev ## also the tests that take minutes each
 
 chaos: dev ## generation while everything dies, by turns and often: 44 kills
 	CHAOS_ROUNDS=6 $(PYTHON) -m pytest -m "slow or not slow" tests/chaos
+
+chaos-long: dev ## 200 kills over whole jobs and studies, on a disk and on S3 (hours; it goes on where it was): KILLS=70 SECONDS=inf, of each
+	for kind in disk s3 study; do $(PYTHON) -m tests.chaos.endurance --kind $$kind --kills $(KILLS) --seconds $(SECONDS) || exit 1; done
 
 bench-%: install ## a benchmark: bench-generate, bench-train, bench-sweep, bench-plan, bench-start measure against named rivals (20, 10, 25, 3, 4 minutes); bench-encode measures encoding against each family's processor (3); bench-job shows where a job's time goes (2)
 	$(PYTHON) -m bench.$*

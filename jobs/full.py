@@ -58,7 +58,8 @@ from seva_ray.stages.results import headlines
 from seva_ray.stages.rounds import Rounds, pairs_of_round, prompts_of_rounds, round_name
 from seva_ray.stages.rounds_report import report_rounds
 from seva_ray.stages.score_files import Evaluate
-from seva_ray.stages.training.train import check_training, check_training_memory, train
+from seva_ray.stages.training.group import check_training, check_training_memory
+from seva_ray.stages.training.train import train
 from seva_ray.vlm.models import model_of
 
 

@@ -99,7 +99,7 @@ TOY_TRAIN = Train(
 
 LLAVA_GENERATE = Generate()
 LLAVA_TRAIN = Train()
-LLAVA_13B_TRAIN = replace(LLAVA_TRAIN, zero_stage=3, per_device_batch_size=1)
+LLAVA_13B_TRAIN = replace(LLAVA_TRAIN, zero_stage=3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,12 +163,11 @@ def generate_of(image_options: str = "", max_model_len: int = 4096) -> Generate:
 TILE_384, TILE_448 = 3 * 4 * 384**2, 3 * 4 * 448**2
 """Bytes of one tile of an image, in float32."""
 QWEN2_7B = 28 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944))
-PUBLISHED_TRAIN = replace(LLAVA_TRAIN, per_device_batch_size=1)
 PUBLISHED = {
     "qwen2.5-vl-7b": Published(
         model="Qwen/Qwen2.5-VL-7B-Instruct",
         generate=generate_of('{"size": {"longest_edge": 1003520}}'),  # 1280 tokens of 28 x 28 px
-        train=PUBLISHED_TRAIN,
+        train=LLAVA_TRAIN,
         pixel_bytes=3 * 2 * 4 * 1280 * 28**2,
         model_bytes=2 * 8.29e9,
         linear_sizes=QWEN2_7B,
@@ -176,7 +175,7 @@ PUBLISHED = {
     "qwen3-vl-8b": Published(
         model="Qwen/Qwen3-VL-8B-Instruct",
         generate=generate_of('{"size": {"longest_edge": 1310720}}'),  # 1280 tokens of 32 x 32 px
-        train=PUBLISHED_TRAIN,
+        train=LLAVA_TRAIN,
         pixel_bytes=3 * 2 * 4 * 1200 * 32**2,
         model_bytes=2 * 8.77e9,
         linear_sizes=36 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 12288)),
@@ -184,7 +183,7 @@ PUBLISHED = {
     "internvl3-8b": Published(
         model="OpenGVLab/InternVL3-8B-hf",
         generate=generate_of('{"max_patches": 6}'),  # tiles of 256 tokens, and an overview
-        train=PUBLISHED_TRAIN,
+        train=LLAVA_TRAIN,
         pixel_bytes=7 * TILE_448,
         model_bytes=2 * 7.94e9,
         linear_sizes=QWEN2_7B,
@@ -192,7 +191,7 @@ PUBLISHED = {
     "llava-onevision-7b": Published(
         model="llava-hf/llava-onevision-qwen2-7b-ov-hf",
         generate=generate_of(max_model_len=10240),  # up to 7290 tokens and the ends of their rows; see anyres_max_9
-        train=PUBLISHED_TRAIN,
+        train=LLAVA_TRAIN,
         pixel_bytes=13 * TILE_384,
         model_bytes=2 * 8.03e9,
         linear_sizes=QWEN2_7B,
@@ -200,7 +199,7 @@ PUBLISHED = {
     "smolvlm2-2b": Published(
         model="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
         generate=generate_of('{"size": {"longest_edge": 1152}}'),  # up to 3 x 3 tiles of 81 tokens, and an overview
-        train=PUBLISHED_TRAIN,
+        train=LLAVA_TRAIN,
         pixel_bytes=10 * TILE_384 * 5 / 3,  # with the mask of the pixels
         model_bytes=2 * 2.25e9,
         linear_sizes=24 * (4 * (2048 + 2048) + 3 * (2048 + 8192)),

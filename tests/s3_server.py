@@ -1,9 +1,11 @@
 """An S3 server of our own on loopback, moto's, with one bucket; processes that are started meanwhile reach it too."""
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,9 +22,31 @@ class Faults:
     left: int = 0
     refused: int = 0
     """Number of requests that were answered with an error."""
+    random: Random | None = None
+    """Draws which requests fail or wait, after `disturb`."""
+    away: tuple[float, float] = (0.0, 0.0)
+    """From when until when all requests are answered with 503, on the monotonic clock, in s."""
+
+    def disturb(self, random: Random, away_at: float, away_s: float) -> None:
+        """From now on 4 % of the requests fail, 2 % are late, and once all fail for a while."""
+        self.random, self.away = random, (away_at, away_at + away_s)
+
+    def rest(self) -> None:
+        """No request fails any more."""
+        self.random, self.away = None, (0.0, 0.0)
+
+    def drawn(self) -> int | None:
+        if self.random is None:
+            return None
+        if self.away[0] <= time.monotonic() < self.away[1]:
+            return 503
+        chance = self.random.random()
+        if chance > 0.98:
+            time.sleep(1.0)
+        return 503 if chance < 0.03 else 500 if chance < 0.04 else None
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
-        status = self.status or (503 if self.left else None)
+        status = self.status or (503 if self.left else self.drawn())
         if status is None:
             return self.app(environ, start_response)
         self.left, self.refused = max(0, self.left - 1), self.refused + 1

@@ -75,8 +75,8 @@ def test_a_global_batch_that_the_workers_cannot_share_is_named_with_all_three_nu
     assert str(caught.value) == ("global_batch_size 100: must be a multiple of num_workers 8 x per_device_batch_size 2")
     Train(global_batch_size=48, num_workers=8, per_device_batch_size=2)
     with pytest.raises(ConfigError, match=r"^global_batch_size 7: must be a multiple of per_device_batch_size 2$"):
-        Train(global_batch_size=7)
-    with pytest.raises(ConfigError, match=r"^global_batch_size 128: must be a multiple of min_workers 3 x per_device"):
+        Train(global_batch_size=7, per_device_batch_size=2)
+    with pytest.raises(ConfigError, match=r"^global_batch_size 128: must be a multiple of min_workers 3$"):
         Train(min_workers=3, zero_stage=0)
 
 

@@ -9,7 +9,7 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModel, LlamaConfig
 
-from presets import LLAVA_13B_TRAIN, LLAVA_TRAIN
+import presets
 from seva_ray.core.errors import InputError
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.policy import Lora, load_model
@@ -20,11 +20,14 @@ from seva_ray.planning.memory import (
     sequences_held,
     training_memory,
     training_refusal,
+    with_batch_size,
 )
 from seva_ray.vlm.model_parts import decoder_name
 from seva_ray.vlm.model_shape import LLAVA_7B, LLAVA_13B, ModelShape, shape_of
 from tests.tiny_models import save_family
 
+LLAVA_TRAIN = replace(presets.LLAVA_TRAIN, per_device_batch_size=2)
+LLAVA_13B_TRAIN = replace(presets.LLAVA_13B_TRAIN, per_device_batch_size=1)
 L4, A100, H100 = ("NVIDIA L4", 22.0), ("NVIDIA A100-SXM4-40GB", 39.4), ("NVIDIA H100 80GB HBM3", 79.1)
 RANK_128 = replace(LLAVA_TRAIN, lora=Lora(rank=128, alpha=256))
 
@@ -67,6 +70,24 @@ def test_the_published_presets_fit_where_the_readme_says():
     assert training_refusal(LLAVA_7B, LLAVA_TRAIN, 2, *A100)
 
 
+def test_the_number_of_pairs_in_a_forward_pass_follows_from_the_card_and_the_workers():
+    def chosen(config: Train, shape: ModelShape | None, workers: range, gib: float | None) -> int | None:
+        return with_batch_size(config, shape, workers, gib).per_device_batch_size
+
+    open_7b, open_13b = presets.LLAVA_TRAIN, presets.LLAVA_13B_TRAIN
+    assert [chosen(open_7b, LLAVA_7B, range(n, n + 1), H100[1]) for n in (1, 2, 8)] == [1, 4, 4]
+    assert [chosen(open_7b, LLAVA_7B, range(n, n + 1), A100[1]) for n in (1, 4, 8)] == [1, 1, 4]
+    assert chosen(open_13b, LLAVA_13B, range(8, 9), L4[1]) == 1
+    assert chosen(open_7b, None, range(2, 3), None) == 2
+    assert chosen(replace(open_7b, global_batch_size=6), None, range(2, 3), None) == 1
+    assert chosen(replace(open_7b, global_batch_size=12, zero_stage=0), LLAVA_7B, range(1, 4), H100[1]) == 2
+    assert chosen(LLAVA_TRAIN, LLAVA_7B, range(1, 2), L4[1]) == 2, "what is given is kept"
+    for n in (1, 2, 4, 8):
+        number = chosen(open_7b, LLAVA_7B, range(n, n + 1), H100[1])
+        assert number is not None
+        assert open_7b.can_share(n, number)
+
+
 def test_a_job_that_does_not_fit_is_one_line_with_options_that_would():
     assert training_refusal(LLAVA_7B, LLAVA_TRAIN, 1, *A100) == (
         "train: about 70 GiB needed on the GPU, and NVIDIA A100-SXM4-40GB has 39; what would fit: --train.offload "
@@ -99,7 +120,9 @@ def test_an_engine_that_has_no_room_for_a_sequence_is_one_line_with_the_option_t
     line = engine_refusal(LLAVA_13B, VllmEngine(), *L4)
     assert line is not None
     assert line.startswith("generate: the weights take 24.9 of the 22 GiB of NVIDIA L4, and the rest holds 0 tokens of")
-    assert line.endswith("--generate.engine.tensor-parallel-size 2 would do")
+    assert line.endswith(
+        "--generate.engine.tensor-parallel-size 2 would do; --generate.no-memory-check tries all the same"
+    )
     assert engine_refusal(LLAVA_13B, VllmEngine(tensor_parallel_size=2), *L4) is None
     long = engine_refusal(LLAVA_7B, VllmEngine(max_model_len=16384), *L4)
     assert long is not None

@@ -20,7 +20,7 @@ from seva_ray.runtime.resources import (
     options,
 )
 from seva_ray.stages.engine_pool import engine_need
-from seva_ray.stages.training.train import worker_need
+from seva_ray.stages.training.group import worker_need
 from tests.autoscaling import configuration
 
 GIB = 2**30

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 
 NAMES = {
     "ray._private.ray_constants": ["ENABLE_RAY_CLUSTER"],
+    "ray._private.services": ["canonicalize_bootstrap_address"],
     "ray._private.state": ["state.get_cluster_config"],
     "ray._private.worker": ["global_worker"],
     "ray._raylet": ["InnerGcsClient.report_cluster_config"],

@@ -42,9 +42,9 @@ def test_the_toy_trains_with_two_workers_at_most():
 
 def test_workers_share_the_global_batch_evenly():
     found = {gpus: num_workers(LLAVA_TRAIN, {"GPU": float(gpus)}) for gpus in (3, 6, 7, 12, 100, 1000)}
-    assert found == {3: 2, 6: 4, 7: 4, 12: 8, 100: 64, 1000: 64}
+    assert found == {3: 2, 6: 4, 7: 4, 12: 8, 100: 64, 1000: 128}
     assert num_workers(replace(LLAVA_TRAIN, global_batch_size=96), {"GPU": 6.0}) == 6
-    assert num_workers(LLAVA_TRAIN, {"GPU": math.inf}) == 64
+    assert num_workers(LLAVA_TRAIN, {"GPU": math.inf}) == 128
     for gpus, number in found.items():
         assert LLAVA_TRAIN.can_share(number), gpus
         assert not any(LLAVA_TRAIN.can_share(more) for more in range(number + 1, gpus + 1))
@@ -137,7 +137,7 @@ from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.runtime import preflight
 from seva_ray.runtime.resources import capacity
 from seva_ray.runtime.sizing import num_engines
-from seva_ray.stages.training.train import check_training, group_size
+from seva_ray.stages.training.group import check_training, group_size
 
 @dataclass(frozen=True, kw_only=True)
 class OnGpu(FakeEngine):

@@ -22,7 +22,8 @@ from seva_ray.core.errors import ConfigError, InputError, NothingLeft
 from seva_ray.core.storage import exists, read_bytes
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.policy import Lora
-from seva_ray.stages.training.train import Training, check_training, group_size, train, train_all
+from seva_ray.stages.training.group import check_training, group_size
+from seva_ray.stages.training.train import Training, train, train_all
 from seva_ray.vlm.models import model_at
 from tests.small_run import VIEWS, SmallRun, scored
 

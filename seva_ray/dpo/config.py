@@ -114,8 +114,8 @@ class Train:
     min_workers: int | None = execution(None)
     """Smallest number of workers to train with if the cluster has no room for num_workers. It needs zero_stage 0,
     because a DeepSpeed checkpoint belongs to one number of workers. None means always num_workers."""
-    per_device_batch_size: int = execution(2)
-    """Number of pairs in one forward pass of one worker."""
+    per_device_batch_size: int | None = execution(None)
+    """Number of pairs in one forward pass of one worker. None means 1, 2 or 4, as many as fit on its GPU."""
     shared_prefix: bool = execution(True)
     """Compute image and question once for all responses of a pair, if the model allows it."""
     gradient_checkpointing: bool = execution(True)
@@ -167,15 +167,17 @@ class Train:
         for number in range(fewest, (self.num_workers or fewest) + 1):
             if not self.can_share(number):
                 given = "num_workers" if self.num_workers else "min_workers" if self.min_workers else ""
-                factor = f"{given} {number} x " if given else ""
+                factors = [f"{given} {number}"] if given else []
+                if self.per_device_batch_size is not None:
+                    factors.append(f"per_device_batch_size {self.per_device_batch_size}")
                 raise ConfigError(
-                    f"global_batch_size {self.global_batch_size}: must be a multiple of {factor}per_device_batch_size "
-                    f"{self.per_device_batch_size}"
+                    f"global_batch_size {self.global_batch_size}: must be a multiple of {' x '.join(factors)}"
                 )
 
-    def can_share(self, number: int) -> bool:
-        """Whether so many workers can share the global batch evenly."""
-        return self.global_batch_size % (number * self.per_device_batch_size) == 0
+    def can_share(self, number: int, pairs_at_once: int = 1) -> bool:
+        """Whether so many workers can share the global batch evenly, each with `pairs_at_once` pairs in a forward pass
+        if per_device_batch_size does not say how many."""
+        return self.global_batch_size % (number * (self.per_device_batch_size or pairs_at_once)) == 0
 
 
 def swapped(pair: dict[str, Any], seed: int) -> dict[str, Any]:

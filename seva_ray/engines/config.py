@@ -44,6 +44,8 @@ class Generate:
     max_unreadable: float = execution(1.0)
     """Largest share of images that cannot be opened, in a sample of 64 that is tried before a model loads. With 1 it is
     an error only if all of them cannot be opened."""
+    memory_check: bool = execution(True)
+    """Refuse to start if by our estimate the memory of the GPUs is too small for an engine."""
     retry_failed: bool = execution(False)
     """Answer again the prompts whose responses failed, for example because images were missing. Other responses stay.
     Prompts that cannot be used are not tried."""

@@ -89,14 +89,19 @@ def model_card(content: CardContent) -> str:
         "",
         *funnel_lines(content.views),
         *recipe_lines(content.recipe),
-        f"Fingerprint {content.fingerprint}; made with "
-        + ", ".join(f"{name} {version}" for name, version in content.versions.items())
+        f"Fingerprint {plain(content.fingerprint)}; made with "
+        + ", ".join(plain(f"{name} {version}") for name, version in content.versions.items())
         + ".",
         "",
         *([] if content.license else ["No licence was given: the base model's holds, and that of its data.", ""]),
         *CITATION,
     ]
-    return "\n".join(lines)
+    return text_of(lines)
+
+
+def text_of(lines: Sequence[str]) -> str:
+    """The lines as a text that can be stored as UTF-8."""
+    return "\n".join(lines).encode("utf-8", "replace").decode()
 
 
 def front_matter(data: "CardData") -> list[str]:
@@ -181,7 +186,7 @@ def score_lines(scores: Mapping[str, Sequence[Comparison]]) -> list[str]:
 
 def funnel_lines(views: Mapping[str, Mapping[str, int]]) -> list[str]:
     verdicts = list(dict.fromkeys(name for counts in views.values() for name, count in counts.items() if count))
-    lines = [f"| view | {' | '.join(verdicts)} |", "|---" * (1 + len(verdicts)) + "|"]
+    lines = [f"| view | {' | '.join(map(plain, verdicts))} |", "|---" * (1 + len(verdicts)) + "|"]
     for view, counts in views.items():
         lines.append(f"| {plain(view)} | {' | '.join(f'{counts.get(name, 0):,}' for name in verdicts)} |")
     return [*lines, ""]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from seva_ray.pages.card import CITATION, front_matter, funnel_lines, plain, recipe_lines
+from seva_ray.pages.card import CITATION, front_matter, funnel_lines, plain, recipe_lines, text_of
 from seva_ray.pairs.files import Origin
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000)
@@ -92,7 +92,7 @@ def dataset_card(content: DatasetContent) -> str:
         "",
         *CITATION,
     ]
-    return "\n".join(lines)
+    return text_of(lines)
 
 
 def size_of(number: int) -> str:

@@ -23,6 +23,12 @@ RUNTIME_GIB = 2.0
 """What CUDA and NCCL take in each process."""
 ENGINE_GIB = 1.5
 """What an engine takes beside weights and KV cache: activations of its largest batch, CUDA graphs."""
+PAIRS_AT_ONCE = (4, 2, 1)
+"""Numbers of pairs in one forward pass that a training chooses from. More make a GPU hardly faster."""
+PAIRS_ON_CPU = 2
+"""Largest number of pairs in one forward pass that a training on CPUs chooses."""
+CHOSEN_SHARE = 0.85
+"""Share of a card's memory that a chosen number of pairs may take by our estimate, which no GPU has confirmed."""
 RANKS = (512, 256, 128, 64, 32, 16)
 """Ranks that are proposed."""
 
@@ -79,12 +85,32 @@ def activations(shape: ModelShape, config: Train, width: int) -> float:
     checkpointing the inside of all; and the logits of the responses. The inside of a layer is 34 bytes for each hidden
     number in 16 bits (Korthikanti et al. 2022, arXiv 2205.05198, without attention scores), and the adapter's."""
     prompt, answers = shape.num_image_tokens + PROMPT_TOKENS, 2 * RESPONSE_TOKENS
-    tokens = config.per_device_batch_size * (prompt * (1 if config.shared_prefix else 2) + answers)
+    pairs = config.per_device_batch_size or 1
+    tokens = pairs * (prompt * (1 if config.shared_prefix else 2) + answers)
     rank = 0 if config.full else config.lora.rank
     of_layer = tokens * width * (17 * shape.hidden_size + 7 * rank)
     kept = tokens * width * shape.hidden_size if config.gradient_checkpointing else of_layer
-    logits = config.per_device_batch_size * answers * shape.vocabulary_size * (width + 8)
+    logits = pairs * answers * shape.vocabulary_size * (width + 8)
     return kept * shape.num_layers + of_layer + logits
+
+
+def with_batch_size(config: Train, shape: ModelShape | None, workers: range, gib: float | None) -> Train:
+    """The settings with a number of pairs in one forward pass, if they have none: the largest of PAIRS_AT_ONCE that any
+    number of `workers` can share evenly and that fits on their cards of `gib` GiB; 1 if none fits. On CPUs, `shape` and
+    `gib` are None."""
+    if config.per_device_batch_size is not None:
+        return config
+    for size in PAIRS_AT_ONCE:
+        if not all(config.can_share(number, size) for number in workers):
+            continue
+        sized = replace(config, per_device_batch_size=size)
+        if shape is None or gib is None:
+            fits = size <= PAIRS_ON_CPU
+        else:
+            fits = training_memory(shape, sized, workers[0]).total <= CHOSEN_SHARE * gib
+        if fits:
+            return sized
+    return replace(config, per_device_batch_size=1)
 
 
 def training_refusal(shape: ModelShape, config: Train, num_workers: int, card: str, gib: float) -> str | None:
@@ -116,7 +142,7 @@ def smaller(config: Train, num_workers: int) -> Iterator[tuple[str, Train]]:
     plain: list[tuple[str, dict[str, Any]]] = []
     if not config.gradient_checkpointing:
         plain.append(("--train.gradient-checkpointing", {"gradient_checkpointing": True}))
-    if config.per_device_batch_size > 1:
+    if (config.per_device_batch_size or 1) > 1:
         plain.append(("--train.per-device-batch-size 1", {"per_device_batch_size": 1}))
     if not config.offload and config.zero_stage:
         plain.append(("--train.offload", {"offload": True}))
@@ -147,6 +173,7 @@ def memory_lines(
     gib: float | None,
 ) -> list[str]:
     """What training and an engine take of a GPU, for a plan. `gib`: memory of the GPU, or None if it is unknown."""
+    config = with_batch_size(config, shape, range(num_workers, num_workers + 1), gib)
     memory = training_memory(shape, config, num_workers)
     parts = ", ".join(f"{field.name} {getattr(memory, field.name):.1f}" for field in fields(memory))
     lines = [f"memory of a GPU in training with {num_workers}: {memory.total:.0f} GiB ({parts})"]
@@ -192,5 +219,6 @@ def engine_refusal(shape: ModelShape, engine: VllmEngine, card: str, gib: float)
     weights = shape.num_weights * (4 if engine.dtype == "float32" else 2) / GIB
     return (
         f"generate: the weights take {weights:.1f} of the {gib:.0f} GiB of {card}, and the rest holds {held:,} tokens "
-        f"of max_model_len {engine.max_model_len:,}; {' or '.join(options) or 'a larger card'} would do"
+        f"of max_model_len {engine.max_model_len:,}; {' or '.join(options) or 'a larger card'} would do; "
+        "--generate.no-memory-check tries all the same"
     )

@@ -139,7 +139,7 @@ def check_memory(config: Generate, directory: str) -> None:
     shape = shape_of(local_outline(directory), config.image_options)
     longest = config.decoding.max_new_tokens
     for card in cards:
-        if line := engine_refusal(shape, config.engine, card.name, card.gib):
+        if config.memory_check and (line := engine_refusal(shape, config.engine, card.name, card.gib)):
             raise InputError(line)
         held = sequences_held(shape, config.engine, card.gib, longest)
         say(f"generate: an engine on {card.name} has room for the keys and values of about {held:,} answers at once")

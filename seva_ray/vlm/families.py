@@ -19,6 +19,7 @@ from seva_ray.private.transformers import arguments_of_forward
 from seva_ray.vlm.encoding import MADE_FOR_A_BATCH, Encoder
 from seva_ray.vlm.model_files import check_model, weight_headers
 from seva_ray.vlm.rows import Row, stacked
+from seva_ray.vlm.template_check import check_templates
 
 SERVED = (
     "LLaVA, LLaVA-NeXT, LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, InternVL, SmolVLM, Idefics3, Gemma 3, "
@@ -40,6 +41,7 @@ def check_served(directory: str) -> None:
     Raises: InputError where it is not a vision-language model, or one that is not served exactly.
     """
     check_model(directory)
+    check_templates(directory)
     try:
         encoder = Encoder(directory)
         found = difference(encoder)

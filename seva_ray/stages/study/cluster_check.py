@@ -10,7 +10,7 @@ from seva_ray.runtime.sizing import gpus_each, num_engines, num_workers
 from seva_ray.stages.engine_pool import check_engines, encoding_need
 from seva_ray.stages.generate import rows_per_unit
 from seva_ray.stages.study.resource_queue import ResourceRequest, check_fits
-from seva_ray.stages.training.train import check_workers
+from seva_ray.stages.training.group import check_workers
 
 
 def training_request(config: Train, capacity: ResourceRequest) -> ResourceRequest:

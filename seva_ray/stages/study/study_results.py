@@ -114,6 +114,10 @@ def headline(what: str, row: StudyRow) -> str:
     return f"Best: {what}: {gained} {interval} on {row.benchmark}. {row.caveat}".rstrip()
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""The first characters of a text that a spreadsheet takes for a formula."""
+
+
 def write_tables(artifact: Artifact, rows: Sequence[StudyRow]) -> None:
     """A row for each metric of each point and number of pairs; a failed point has one row, with its error."""
     flat = [
@@ -121,10 +125,21 @@ def write_tables(artifact: Artifact, rows: Sequence[StudyRow]) -> None:
         for row in rows
     ]
     table = pa.Table.from_pylist([row | {"differences": json.dumps(list(row["differences"]))} for row in flat])
-    for name, write in (("table.parquet", pyarrow.parquet.write_table), ("table.csv", pyarrow.csv.write_csv)):
-        file = BytesIO()
-        write(table, file)
+    parquet, csv = BytesIO(), BytesIO()
+    pyarrow.parquet.write_table(table, parquet)
+    pyarrow.csv.write_csv(without_formulas(table), csv)
+    for name, file in (("table.parquet", parquet), ("table.csv", csv)):
         write_bytes(artifact.path(name), file.getvalue())
+
+
+def without_formulas(table: pa.Table) -> pa.Table:
+    """The table with an apostrophe before each text that a spreadsheet would compute. Errors and names in it come from
+    models and data. Source: OWASP, CSV Injection."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            texts = [text and (f"'{text}" if text.startswith(FORMULA) else text) for text in table[place].to_pylist()]
+            table = table.set_column(place, field, pa.array(texts, pa.string()))
+    return table
 
 
 def outcome_of(item: Mapping[str, object]) -> TrialOutcome:

@@ -191,8 +191,9 @@ class Scorer:
         rows = table.to_pylist()
         order = sorted(range(len(rows)), key=num_response_tokens(table).tolist().__getitem__)
         found: dict[str, list[float]] = {}
-        for start in range(0, len(order), self.config.per_device_batch_size):
-            some = [rows[place] for place in order[start : start + self.config.per_device_batch_size]]
+        at_once = self.config.per_device_batch_size or 1
+        for start in range(0, len(order), at_once):
+            some = [rows[place] for place in order[start : start + at_once]]
             found |= {row["prompt_id"]: logps for row, logps in zip(some, self.score(some, packed), strict=True)}
         scored = [{"prompt_id": row["prompt_id"], "ref_logps": found[row["prompt_id"]]} for row in rows]
         self.scoring.logps.begin()

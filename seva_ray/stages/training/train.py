@@ -12,25 +12,31 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.outlines import local_outline
 from seva_ray.core.ownership import owned, owned_until
 from seva_ray.core.recipe_files import RECORD
-from seva_ray.core.storage import exists, locate, read_bytes, remove, write_bytes
+from seva_ray.core.storage import exists, locate, remove, write_bytes
 from seva_ray.dpo.config import Train
-from seva_ray.planning.memory import training_refusal
 from seva_ray.private.ray import (
-    CHECKPOINT_INDEX,
     controller_settings,
     restart_callback,
     start_callback,
     torch_config,
     trainer,
 )
-from seva_ray.runtime import metrics, preflight
+from seva_ray.runtime import metrics
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.log_relay import log_relay
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import check_policy, to_be_made
-from seva_ray.runtime.resources import TRAINING, Need, capacity, check_places, has_gpus, is_one_node, kind, listed
-from seva_ray.runtime.sizing import num_workers
+from seva_ray.runtime.resources import is_one_node, listed
 from seva_ray.stages.training.failures import DIVERGED, stop_if_diverged
+from seva_ray.stages.training.group import (
+    NUM_WORKERS,
+    check_memory,
+    check_workers,
+    fewest,
+    group_size,
+    sized,
+    worker_need,
+)
 from seva_ray.stages.training.node_wait import Waiting
 from seva_ray.stages.training.reference import open_logps, scoring
 from seva_ray.stages.training.retries import Retries
@@ -38,9 +44,6 @@ from seva_ray.stages.training.scheduled import scheduled
 from seva_ray.stages.training.worker import LOG, Job, work
 from seva_ray.vlm.model_shape import shape_of
 from seva_ray.vlm.models import Model
-
-NUM_WORKERS = "num_workers.txt"
-"""A policy's file that says how many workers wrote the checkpoints of its run."""
 
 UNCHANGED = "num_unchanged_expert_weights"
 """The count of a policy that says how many weights of experts its adapter leaves as they were."""
@@ -124,7 +127,7 @@ def train_all_alone(store: Store, trainings: Sequence[Training]) -> list[Artifac
         for place in missing:
             check_memory(trainings[place].config, trainings[place].model.directory, uri)
         with log_relay("train: waiting for the workers to start") as relay:
-            jobs = [job_of(store, trainings[place], policies[place], relay) for place in missing]
+            jobs = [job_of(store, trainings[place], policies[place], relay, uri) for place in missing]
             try:
                 for place in missing:
                     policies[place] = policies[place].begin()
@@ -151,69 +154,9 @@ def has_checkpoint(policy: Artifact) -> bool:
     return any("/checkpoint_" in name or name.endswith((f"/{LOG}", f"/{DIVERGED}")) for name in filesystem.find(path))
 
 
-def check_training(config: Train, store: Store, name: str) -> None:
-    """Check this before the earlier stages run. Raises: InputError if the policy is missing and its workers do not fit
-    into the cluster, or cannot use its GPUs."""
-    uri = store.uri(f"policies/{name}")
-    if not exists(f"{uri}/record.json"):
-        join()
-        check_workers(config, uri)
-        if has_gpus():
-            preflight.cards(TRAINING)
-
-
-def check_training_memory(config: Train, store: Store, name: str, model: Model) -> None:
-    """Check this before the earlier stages run. Raises: InputError if the policy is missing and does not fit into the
-    memory of the GPUs, or if the part of the model that is trained cannot be found."""
-    uri = store.uri(f"policies/{name}")
-    if not exists(f"{uri}/record.json"):
-        shape_of(local_outline(model.directory))
-        check_memory(config, model.directory, uri)
-
-
-def check_workers(config: Train, uri: str = "") -> None:
-    """`uri` is the policy's. Raises: InputError if the cluster has no room for the workers, or if they cannot continue
-    from the policy's checkpoints."""
-    option = "--train.num-workers" if config.min_workers is None else "--train.min-workers"
-    check_places(Need("a training worker", fewest(config, uri), worker_need(), fewer=option))
-
-
-def check_memory(config: Train, directory: str, uri: str = "") -> None:
-    """Raises: InputError if the GPUs that are there have too little memory to train this model."""
-    if config.memory_check and has_gpus():
-        shape, number = shape_of(local_outline(directory)), fewest(config, uri)
-        for card in preflight.cards(TRAINING):
-            if line := training_refusal(shape, config, number, card.name, card.gib):
-                raise InputError(line)
-
-
-def fewest(config: Train, uri: str) -> int:
-    """The smallest number of workers that training can start with."""
-    return group_size(config, uri) if config.min_workers is None else config.min_workers
-
-
-def group_size(config: Train, uri: str) -> int:
-    """The number of workers that train. It is the number given; else the number that the run began with, if it
-    continues from DeepSpeed's checkpoints, which no other number of workers can read; else as many as the cluster has
-    room for.
-
-    Raises: InputError if the number given cannot read the checkpoints.
-    """
-    wanted = num_workers(config, capacity())
-    begun = f"{uri}/{NUM_WORKERS}"
-    if not (uri and config.zero_stage and exists(f"{uri}/run/{CHECKPOINT_INDEX}") and exists(begun)):
-        return wanted
-    number = int(read_bytes(begun))
-    if config.num_workers not in (None, number):
-        raise InputError(
-            f"{uri}/run: {number} workers wrote its checkpoints, and with zero_stage {config.zero_stage} no other "
-            f"number can continue from them; use --train.num-workers {number}, or remove that directory to start again"
-        )
-    return number
-
-
-def job_of(store: Store, training: Training, policy: Artifact, relay: Any) -> Job:
-    config, pairs = training.config, training.pairs
+def job_of(store: Store, training: Training, policy: Artifact, relay: Any, group_uri: str = "") -> Job:
+    """The job of the workers. `group_uri`: the policy that the group's checkpoints are stored with."""
+    config, pairs = sized(training.config, training.model.directory, group_uri), training.pairs
     logps = training.open_logps(store)
     logps = metrics.reused(logps) if logps.complete else to_be_made(logps)
     remove(policy.path(DIVERGED))
@@ -236,11 +179,6 @@ def job_of(store: Store, training: Training, policy: Artifact, relay: Any) -> Jo
             "--train.lora.experts would"
         )
     return job
-
-
-def worker_need() -> dict[str, float]:
-    """The resources that a training worker takes of its node."""
-    return ({"CPU": 0, "GPU": 1} if has_gpus() else {"CPU": 1}) | kind(TRAINING)
 
 
 def counts_of(training: Training, job: Job) -> dict[str, Any]:

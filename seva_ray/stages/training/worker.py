@@ -151,6 +151,7 @@ def trainer_of(job: Job, model: Any, encoder: Encoder, scratch: str, callback: A
     from seva_ray.stages.training.trainer import PreferenceTrainer
 
     config, reading, context = job.config, job.scoring.reading, ray.train.get_context()
+    assert config.per_device_batch_size is not None, "the driver has chosen one"
     rows_at_once = context.get_world_size() * config.per_device_batch_size
     viewer = Viewer(encoder=encoder, image_root=reading.image_root, max_pixels=reading.max_image_pixels)
     trainer = PreferenceTrainer(

@@ -1,0 +1,81 @@
+"""A model's chat template is tried in a process of its own before a process of the job renders it.
+
+The sandbox of jinja, in which transformers renders templates, runs no code. But a template may still run for ever or
+fill the memory, and nothing can stop it inside a process. Here it has a limit of both.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from seva_ray.core.errors import InputError
+
+LIMIT_CPU_S = 5
+"""CPU time for one template, in seconds. The templates of all families that are served take a few ms."""
+LIMIT_BYTES = 2**30
+"""Memory for one template, in bytes."""
+LIMIT_S = 120.0
+"""Time after which a template that computes nothing is ended, in seconds."""
+
+TRIAL = """
+import json, resource, sys
+given = json.load(sys.stdin)
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+resource.setrlimit(resource.RLIMIT_CPU, (given["cpu_s"], given["cpu_s"]))
+resource.setrlimit(resource.RLIMIT_AS, (given["bytes"], given["bytes"]))
+try:
+    environment.from_string(given["template"]).render(messages=given["messages"], add_generation_prompt=True)
+except MemoryError:
+    sys.exit(3)
+except Exception:
+    pass  # transformers gives it more names, and says what is wrong with it
+"""
+"""The program of the other process. It imports nothing of a model library, which would take seconds."""
+
+CONTENT = [{"type": "image"}, {"type": "text", "text": "What is in the image?"}]
+MESSAGES = [{"role": "system", "content": CONTENT[1:]}, {"role": "user", "content": CONTENT}]
+
+
+def check_templates(directory: str) -> None:
+    """Raises: InputError if a chat template of the model takes too much time or memory."""
+    for name, template in templates_in(Path(directory)):
+        if fault := fault_of(template):
+            raise InputError(f"model {directory}: the chat template in {name} {fault}")
+
+
+def templates_in(path: Path) -> Iterator[tuple[str, str]]:
+    """The files with templates, and each template once. Files that cannot be read are for others to report."""
+    seen: set[str] = set()
+    for file in sorted([*path.glob("*.jinja"), *path.glob("additional_chat_templates/*.jinja"), *path.glob("*.json")]):
+        try:
+            text = file.read_text()
+            found = [text] if file.suffix == ".jinja" else texts_of(json.loads(text).get("chat_template"))
+        except (OSError, ValueError, AttributeError, RecursionError):
+            continue
+        for template in found:
+            if template not in seen:
+                seen.add(template)
+                yield file.name, template
+
+
+def texts_of(entry: Any) -> list[str]:
+    """The templates in a configuration: one, or several with names."""
+    named = [item.get("template") for item in entry if isinstance(item, dict)] if isinstance(entry, list) else [entry]
+    return [text for text in named if isinstance(text, str)]
+
+
+def fault_of(template: str) -> str | None:
+    """What is wrong with a template; None if it ends within the limits."""
+    given = {"template": template, "messages": MESSAGES, "cpu_s": LIMIT_CPU_S, "bytes": LIMIT_BYTES}
+    command = [sys.executable, "-I", "-c", TRIAL]
+    try:
+        done = subprocess.run(command, input=json.dumps(given).encode(), capture_output=True, timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return f"does not end within {LIMIT_S:.0f} s"
+    if done.returncode == 3:
+        return f"takes more than {LIMIT_BYTES / 2**30:.0f} GiB of memory"
+    return f"does not end within {LIMIT_CPU_S} s" if done.returncode < 0 else None
