@@ -51,7 +51,7 @@ class ModelJob(Job):
     """A job that starts from a model, which may be a toy base."""
 
     toy: ToyRecipe = field(default_factory=ToyRecipe)
-    """How a toy base is trained, if the model is `toy`."""
+    """How a toy base is trained, if the model is `toy` or `toy-qwen`."""
 
 
 def prompts_of(prompts: str, source: AnySource, name: str, toy: str = "toy") -> str:
