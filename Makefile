@@ -13,8 +13,8 @@ help: ## this list
 install: ## the locked CPU environment in .venv
 	@cluster/images/install.sh cpu .venv
 
-demo: install ## the whole method, small, on two CPU cores: pairs, training, scores, report
-	$(PYTHON) jobs/full.py
+demo: install ## the whole method, small, on two CPU cores: pairs, training, scores, report; PRESET=toy-qwen: with a Qwen2.5-VL
+	$(PYTHON) jobs/full.py $(PRESET)
 
 submit: install ## the demo as a job for a Ray head on loopback: PRESET=toy ROOT=/data/runs ARGS="--views moco"
 	@$(PYTHON) cluster/local.py start

@@ -24,7 +24,7 @@ def main(config: BrowseJob) -> None:
     browse(config.browse, Store(config.root), f"pairs/{config.pairs.removeprefix('pairs/')}")
 
 
-PRESETS = {"toy": BrowseJob(pairs="toy-1/toy/diffusion-300")}
+PRESETS = {name: BrowseJob(pairs=f"{name}-1/toy/diffusion-300") for name in ("toy", "toy-qwen")}
 
 if __name__ == "__main__":
     run(main, PRESETS, "Every verdict of an artifact of pairs, to look through.", USUAL)

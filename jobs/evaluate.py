@@ -80,10 +80,12 @@ def main(config: EvaluateJob) -> None:
 
 
 LLAVA_7B = EvaluateJob(start=("llava-1.5-7b-hf",), policy=("policies/llava-7b",), generate=LLAVA_GENERATE)
+TOY = EvaluateJob(
+    start=("toy",), policy=("policies/toy",), benchmarks=Benchmarks(toy_images=300), generate=TOY_GENERATE
+)
 PRESETS = {
-    "toy": EvaluateJob(
-        start=("toy",), policy=("policies/toy",), benchmarks=Benchmarks(toy_images=300), generate=TOY_GENERATE
-    ),
+    "toy": TOY,
+    "toy-qwen": replace(TOY, start=("toy-qwen",), policy=("policies/toy-qwen",)),
     **{name: replace(LLAVA_7B, start=(of.model,), policy=(f"policies/{name}",)) for name, of in LLAVA.items()},
     **{
         name: replace(LLAVA_7B, start=(other.model,), policy=(f"policies/{name}",), generate=other.generate)

@@ -43,7 +43,7 @@ def main(config: ExportJob | ExportPairsJob) -> None:
 
 
 PRESETS: dict[str, ExportJob | ExportPairsJob] = {
-    "toy": ExportJob(name="toy"),
+    **{name: ExportJob(name=name) for name in ("toy", "toy-qwen")},
     "pairs": ExportPairsJob(pairs="toy-1/toy/diffusion-300"),
 }
 

@@ -1,6 +1,7 @@
 """The main job: prompts and a starting model in; an aligned policy, its scores and a report out.
 
     python jobs/full.py                                 the toy run, on a laptop
+    python jobs/full.py toy-qwen                        the same with a Qwen2.5-VL as its base
     python jobs/full.py --views diffusion-800 --name strong
     python jobs/full.py --until pair                    no further than the pairs
     python jobs/full.py --rounds 3                      the policy answers anew, and is aligned again, twice
@@ -73,7 +74,7 @@ class Full(ModelJob):
     """Names the prompt set: runs that share it share its responses too. By default it is `toy` or `llava-mix` for the
     sources of the presets, and the job's own name for any other source."""
     model: str
-    """The starting model: a directory in the transformers format; or `toy`, which is trained first."""
+    """The starting model: a directory in the transformers format; or `toy` or `toy-qwen`, which is trained first."""
     source: AnySource
     """Where prompts come from."""
     views: tuple[str, ...] = ("diffusion-500",)
@@ -137,17 +138,19 @@ LLAVA_7B = Full(
     generate=LLAVA_GENERATE,
     train=LLAVA_TRAIN,
 )
+TOY = Full(
+    name="toy",
+    model="toy",
+    source=ToyWorld(),
+    views=("diffusion-300",),
+    controls=CONTROLS,
+    generate=TOY_GENERATE,
+    train=TOY_TRAIN,
+    benchmarks=Benchmarks(toy_images=300),
+)
 PRESETS = {
-    "toy": Full(
-        name="toy",
-        model="toy",
-        source=ToyWorld(),
-        views=("diffusion-300",),
-        controls=CONTROLS,
-        generate=TOY_GENERATE,
-        train=TOY_TRAIN,
-        benchmarks=Benchmarks(toy_images=300),
-    ),
+    "toy": TOY,
+    "toy-qwen": replace(TOY, name="toy-qwen", model="toy-qwen"),
     **{
         name: replace(LLAVA_7B, name=name, model=of.model, views=(of.view,), pair=of.pair, train=of.train)
         for name, of in LLAVA.items()

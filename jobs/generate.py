@@ -43,8 +43,10 @@ def main(config: GenerateJob) -> None:
 
 
 LLAVA_7B = GenerateJob(prompts="llava-mix", model="llava-1.5-7b-hf", generate=LLAVA_GENERATE)
+TOY = GenerateJob(prompts="toy", model="toy", views=(CLEAN, "diffusion-300"), generate=TOY_GENERATE)
 PRESETS = {
-    "toy": GenerateJob(prompts="toy", model="toy", views=(CLEAN, "diffusion-300"), generate=TOY_GENERATE),
+    "toy": TOY,
+    "toy-qwen": replace(TOY, model="toy-qwen"),
     **{name: replace(LLAVA_7B, model=run.model, views=(CLEAN, run.view)) for name, run in LLAVA.items()},
     **{name: replace(LLAVA_7B, model=other.model, generate=other.generate) for name, other in PUBLISHED.items()},
 }

@@ -43,7 +43,7 @@ def main(config: HarnessJob) -> None:
 
 
 PRESETS = {
-    "toy": HarnessJob(start="toy", policy="policies/toy"),
+    **{name: HarnessJob(start=name, policy=f"policies/{name}") for name in ("toy", "toy-qwen")},
     **{name: HarnessJob(start=of.model, policy=f"policies/{name}") for name, of in (LLAVA | PUBLISHED).items()},
 }
 

@@ -45,7 +45,10 @@ def main(config: ImportJob) -> None:
 
 LLAVA_7B = ImportJob(name="imported", model="llava-1.5-7b-hf", data=Preferences(path="pairs.json"))
 PRESETS = {
-    "toy": ImportJob(name="imported", model="toy", data=Preferences(path="pairs.json"), reading=Reading(system="")),
+    **{
+        name: ImportJob(name="imported", model=name, data=Preferences(path="pairs.json"), reading=Reading(system=""))
+        for name in ("toy", "toy-qwen")
+    },
     **{name: replace(LLAVA_7B, model=of.model) for name, of in LLAVA.items()},
     **{
         name: replace(

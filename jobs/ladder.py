@@ -32,7 +32,7 @@ def main(config: LadderJob) -> None:
     print(ladder(config.ladder, store, starting_model(store, config.model, config.toy), prompts), flush=True)
 
 
-PRESETS = {"toy": LadderJob(prompts="toy", model="toy")}
+PRESETS = {name: LadderJob(prompts="toy", model=name) for name in ("toy", "toy-qwen")}
 
 if __name__ == "__main__":
     run(main, PRESETS, "Noise ladders of a model's answers.", USUAL)

@@ -47,7 +47,7 @@ def main(config: PairJob) -> None:
 
 
 PRESETS = {
-    "toy": PairJob(prompts="toy", model="toy-1", views=("diffusion-300",)),
+    **{name: PairJob(prompts="toy", model=f"{name}-1", views=("diffusion-300",)) for name in ("toy", "toy-qwen")},
     **{
         name: PairJob(prompts="llava-mix", model=of.model, views=(of.view,), pair=of.pair) for name, of in LLAVA.items()
     },

@@ -34,7 +34,7 @@ from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.sizing import num_workers
-from seva_ray.stages.base_model import check_start, is_policy, is_toy, of_seed, open_toy, starting_model
+from seva_ray.stages.base_model import check_start, is_policy, is_toy, open_toy, recipe_of, starting_model
 from seva_ray.stages.pair import Pair
 from seva_ray.stages.prepare import Prepare
 from seva_ray.stages.probe import Probe, probe
@@ -193,7 +193,7 @@ def prepared(config: PlanJob, store: Store) -> Artifact | None:
 def present(config: PlanJob, store: Store) -> Model | None:
     """The starting model, where it is there."""
     if is_toy(config.model):
-        there = open_toy(store, of_seed(config.toy, config.model)).complete
+        there = open_toy(store, recipe_of(config.toy, config.model)).complete
     else:
         there = is_policy(config.model) or found(config.model) is not None
     return starting_model(store, config.model, config.toy) if there else None
@@ -255,18 +255,20 @@ LLAVA_13B_SIZES = Sizes(
     model_bytes=2 * 13.35e9,
     trained_parameters=40 * LLAVA_TRAIN.lora.rank * (4 * (5120 + 5120) + 3 * (5120 + 13824)),
 )
+TOY = PlanJob(
+    name="toy",
+    prompts="toy",
+    model="toy",
+    views=("diffusion-300",),
+    controls=CONTROLS,
+    fleet=Fleet(gpus_per_node=0, cpus_per_node=2),
+    sizes=Sizes(image_bytes=0, weight_bytes=4),
+    generate=TOY_GENERATE,
+    train=TOY_TRAIN,
+)
 PRESETS = {
-    "toy": PlanJob(
-        name="toy",
-        prompts="toy",
-        model="toy",
-        views=("diffusion-300",),
-        controls=CONTROLS,
-        fleet=Fleet(gpus_per_node=0, cpus_per_node=2),
-        sizes=Sizes(image_bytes=0, weight_bytes=4),
-        generate=TOY_GENERATE,
-        train=TOY_TRAIN,
-    ),
+    "toy": TOY,
+    "toy-qwen": replace(TOY, name="toy-qwen", model="toy-qwen"),
     **{
         name: replace(
             LLAVA_7B,

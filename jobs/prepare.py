@@ -27,7 +27,7 @@ def main(config: PrepareJob) -> None:
     prepare(config.prepare, store, config.name, config.source)
 
 
-PRESETS = {"toy": PrepareJob(name="toy", source=ToyWorld())}
+PRESETS = {name: PrepareJob(name="toy", source=ToyWorld()) for name in ("toy", "toy-qwen")}
 
 if __name__ == "__main__":
     run(main, PRESETS, "Prompts from a source.", USUAL)

@@ -52,7 +52,7 @@ class ModelJob(Job):
     """A job that starts from a model, which may be a toy base."""
 
     toy: ToyRecipe = field(default_factory=ToyRecipe)
-    """How a toy base is trained, if the model is `toy`."""
+    """How a toy base is trained, if the model is `toy` or `toy-qwen`."""
 
     def store(self) -> Store:
         """The same, and a line if answers come from another engine because vLLM is not there."""

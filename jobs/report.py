@@ -27,7 +27,7 @@ def main(config: ReportJob) -> None:
     report(config.report, store, config.name, command=" ".join(["python", *sys.argv]), began=time.time())
 
 
-PRESETS = {"toy": ReportJob(name="toy")}
+PRESETS = {name: ReportJob(name=name) for name in ("toy", "toy-qwen")}
 
 if __name__ == "__main__":
     run(main, PRESETS, "A page about a policy.", USUAL)

@@ -270,6 +270,7 @@ def of_row(row: PaperRun) -> Sweep:
 
 PRESETS = {
     "toy": TOY,
+    "toy-qwen": replace(TOY, name="toy-qwen", models=tuple(f"toy-qwen-{seed}" for seed in (1, 2, 3))),
     "llava-7b": LLAVA_7B,
     "llava-13b": replace(of_row(SIZES["llava-13b"]), name="llava-13b", space=LLAVA_7B.space),
     **{name: replace(of_row(of), name=name) for name, of in ROWS.items()},

@@ -64,10 +64,10 @@ def main(config: TestTime) -> None:
 
 
 LLAVA_7B = TestTime(model="llava-1.5-7b-hf", generate=LLAVA_GENERATE)
+TOY = TestTime(model="toy", views=("diffusion-300",), generate=TOY_GENERATE, benchmarks=Benchmarks(toy_images=300))
 PRESETS = {
-    "toy": TestTime(
-        model="toy", views=("diffusion-300",), generate=TOY_GENERATE, benchmarks=Benchmarks(toy_images=300)
-    ),
+    "toy": TOY,
+    "toy-qwen": replace(TOY, model="toy-qwen"),
     "llava-7b": LLAVA_7B,
     "llava-13b": replace(LLAVA_7B, model="llava-1.5-13b-hf"),
     **{name: replace(LLAVA_7B, model=of.model, views=(of.view,)) for name, of in ROWS.items()},

@@ -3,7 +3,7 @@
 python jobs/train.py --name beta02 --pairs toy-1/toy/diffusion-300 --train.beta 0.2
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from presets import LLAVA, PUBLISHED, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.dpo.config import Train
@@ -34,8 +34,10 @@ def main(config: TrainJob) -> None:
         train(config.train, store, config.name, model, pairs)
 
 
+TOY = TrainJob(name="toy", pairs="toy-1/toy/diffusion-300", model="toy", train=TOY_TRAIN)
 PRESETS = {
-    "toy": TrainJob(name="toy", pairs="toy-1/toy/diffusion-300", model="toy", train=TOY_TRAIN),
+    "toy": TOY,
+    "toy-qwen": replace(TOY, name="toy-qwen", pairs="toy-qwen-1/toy/diffusion-300", model="toy-qwen"),
     **{name: TrainJob(name=name, pairs=of.pairs, model=of.model, train=of.train) for name, of in LLAVA.items()},
     **{
         name: TrainJob(name=name, pairs=f"{other.name}/llava-mix/diffusion-500", model=other.model, train=other.train)

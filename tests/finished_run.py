@@ -12,7 +12,7 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
 from seva_ray.core.storage import read_table, write_bytes, write_table
 from seva_ray.engines.config import Generate
-from seva_ray.stages.base_model import of_seed, open_toy
+from seva_ray.stages.base_model import open_toy, recipe_of
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.generate import finish_responses, open_responses
 from seva_ray.stages.pair import ANY, Sides, open_pairs, pair_shard
@@ -24,7 +24,7 @@ from seva_ray.vlm.models import Model, model_of
 def finish(config: Full, model_directory: str) -> Store:
     """Make every artifact of the run but the page. Its prompts must fit into one shard. The model is a toy base."""
     store = config.store()
-    base = open_toy(store, of_seed(config.toy, config.model)).begin()
+    base = open_toy(store, recipe_of(config.toy, config.model)).begin()
     shutil.copytree(model_directory, base.path("model"))
     start = model_of(base.finish({}))
     prompts = prepare(config.prepare, store, prompts_of(config.prompts, config.source, config.name), config.source)

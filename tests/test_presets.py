@@ -100,16 +100,23 @@ def test_a_row_of_the_papers_table_has_its_view_and_its_cut_in_every_job():
         assert importlib.import_module("evaluate").PRESETS[name].policy == (f"policies/{name}",)
 
 
+def test_every_job_that_has_the_first_toy_base_has_the_second_one():
+    presets = {job: importlib.import_module(job).PRESETS for job in JOBS}
+    assert sum("toy" in of for of in presets.values()) >= 13
+    for job, of in presets.items():
+        assert ("toy" in of) == ("toy-qwen" in of), job
+
+
 def test_only_llava_is_asked_with_the_system_text_of_llava():
     for job in JOBS:
         for name, preset in importlib.import_module(job).PRESETS.items():
-            if hasattr(preset, "generate") and name in ("toy", *PUBLISHED):
+            if hasattr(preset, "generate") and name in ("toy", "toy-qwen", *PUBLISHED):
                 assert preset.generate.system == "", (job, name)
 
 
 def test_the_help_of_the_main_job_shows_what_people_set_and_counts_the_rest(monkeypatch, capsys):
     shown = output(monkeypatch, capsys, "full", "llava-13b", "--help")
-    presets = ", ".join(["toy", *LLAVA, *PUBLISHED])
+    presets = ", ".join(["toy", "toy-qwen", *LLAVA, *PUBLISHED])
     assert f"Presets (first word): {presets}; shown: llava-13b." in " ".join(shown.split())
     for option in ("--train.beta FLOAT", "--train.lora.rank INT", "--benchmarks.pope STR", "source:folder"):
         assert option in shown

@@ -125,7 +125,7 @@ def test_packed_logits_equal_those_of_separate_prompts(model, scenes):
     pixels = packed.normalised(np.stack([render(scene) for scene in scenes]))
     rows = [[(packed.question_ids(q.text), packed.answer_ids(q.answer)) for q in of_image] for of_image in asked]
     with torch.inference_mode():
-        logits, wanted, weight = packed.answer_logits(model, packed.image_features(model, pixels), packed.pack(rows))
+        logits, wanted, weight = packed.answer_logits(model, packed.prefix(model, pixels), packed.pack(rows))
         expected = []
         for scene, of_image in zip(scenes, asked, strict=True):
             for question in of_image:
@@ -144,7 +144,7 @@ def test_greedy_gives_the_tokens_of_transformers_generate(model, scenes):
     pixels = packed.normalised(np.stack([render(scene) for scene in scenes]))
     prompts = [(i, question.text) for i, scene in enumerate(scenes) for question in questions(scene)]
     with torch.inference_mode():
-        ours = packed.greedy(model, packed.image_features(model, pixels), prompts, max_new_tokens=12, batch_size=5)
+        ours = packed.greedy(model, packed.prefix(model, pixels), prompts, max_new_tokens=12, batch_size=5)
     assert len({len(answer) for answer in ours}) > 2  # answers leave their batch at different tokens
     for (image, question), answer in zip(prompts, ours, strict=True):
         batch = inputs(render(scenes[image]), question)

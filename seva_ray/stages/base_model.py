@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from seva_ray.core.artifacts import Artifact, Store
@@ -17,13 +17,15 @@ from seva_ray.runtime.log_relay import log_relay
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
 from seva_ray.runtime.resources import TASK, Need, check_places
-from seva_ray.toy.recipe import ToyRecipe
+from seva_ray.toy.recipe import ToyQwenRecipe, ToyRecipe
 from seva_ray.vlm.families import check_served
 from seva_ray.vlm.models import Model, model_at, model_of, name_of, place_of
 
-TOY = "toy"
-"""This name in place of a model directory means the toy base. `toy-2` means the toy base with seed 2."""
+TOY, TOY_QWEN = "toy", "toy-qwen"
+"""These names in place of a model directory mean the toy bases, a LLaVA and a Qwen2.5-VL. `toy-2` and `toy-qwen-2` mean
+those with seed 2."""
 
+TOY_NAME = re.compile(rf"({TOY}|{TOY_QWEN})(?:-(\d+))?")
 
 TRAINING = "toy base: training"
 """What the heartbeat says."""
@@ -55,11 +57,11 @@ def check_starts(models: Sequence[str], recipe: ToyRecipe) -> None:
 
 
 def name_of_start(model: str, recipe: ToyRecipe) -> str:
-    return f"{TOY}-{of_seed(recipe, model).seed}" if is_toy(model) else name_of(absolute(model))
+    return toy_name(recipe_of(recipe, model)) if is_toy(model) else name_of(absolute(model))
 
 
 def is_toy(model: str) -> bool:
-    return re.fullmatch(rf"{TOY}(-\d+)?", model) is not None
+    return TOY_NAME.fullmatch(model) is not None
 
 
 def is_policy(model: str) -> bool:
@@ -69,7 +71,7 @@ def is_policy(model: str) -> bool:
 def starting_models(store: Store, models: Sequence[str], recipe: ToyRecipe) -> list[Model]:
     """The models by these names. Toy bases that are not yet trained are trained side by side on the cluster."""
     toys = sorted({model for model in models if is_toy(model)})
-    if any(not open_toy(store, of_seed(recipe, model)).complete for model in toys):
+    if any(not open_toy(store, recipe_of(recipe, model)).complete for model in toys):
         join()
         check_places(Need("the training of a toy base", 1, TASK))
         with log_relay(TRAINING) as relay:
@@ -94,24 +96,33 @@ def as_named_before(store: Store, model: Model) -> Model:
     return model
 
 
-def of_seed(recipe: ToyRecipe, model: str) -> ToyRecipe:
-    """The recipe of the toy base `model`."""
-    _, _, seed = model.partition("-")
-    return replace(recipe, seed=int(seed)) if seed else recipe
+def recipe_of(recipe: ToyRecipe, model: str) -> ToyRecipe:
+    """The recipe of the toy base `model`: these settings, for its family and its seed."""
+    found = TOY_NAME.fullmatch(model)
+    assert found is not None, model
+    family, seed = found.groups()
+    settings = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
+    kind = ToyQwenRecipe if family == TOY_QWEN else ToyRecipe
+    return kind(**settings | ({"seed": int(seed)} if seed else {}))
+
+
+def toy_name(recipe: ToyRecipe) -> str:
+    return f"{TOY_QWEN if isinstance(recipe, ToyQwenRecipe) else TOY}-{recipe.seed}"
 
 
 def open_toy(store: Store, recipe: ToyRecipe) -> Artifact:
-    return store.open(f"models/toy-{recipe.seed}", config=recipe)
+    return store.open(f"models/{toy_name(recipe)}", config=recipe)
 
 
 def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable[[str], None] = say) -> Model:
-    """The model in the directory `model`, the policy `policies/<name>`, or for `toy` the model that `recipe` makes."""
+    """The model in the directory `model`, the policy `policies/<name>`, or for the name of a toy base the model that
+    `recipe` makes."""
     if is_policy(model):
         return model_of(store.find(model))
     if not is_toy(model):
         with waiting(f"{model}: reading its files"):
             return as_named_before(store, model_at(model))
-    recipe = of_seed(recipe, model)
+    recipe = recipe_of(recipe, model)
     toy = made_once(
         store, lambda: open_toy(store, recipe), lambda artifact: trained_toy(artifact, recipe, report), counted=False
     )

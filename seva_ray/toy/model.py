@@ -7,6 +7,7 @@ LLaVA-1.5 checkpoints. A 48 px image becomes 36 image tokens, and every word of 
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -140,21 +141,24 @@ def processor(size_px: int = SIZE_PX, patch_px: int = PATCH_PX) -> LlavaProcesso
     )
 
 
-def published_name(name: str) -> str:
+def published_name(name: str, prefixes: Mapping[str, str] = _SAVED_PREFIXES) -> str:
     """The name of a parameter in the published checkpoints."""
-    for prefix, saved in _SAVED_PREFIXES.items():
+    for prefix, saved in prefixes.items():
         if name.startswith(prefix):
             return saved + name.removeprefix(prefix)
     raise AssertionError(f"no published name for {name}")
 
 
 def save(model: LlavaForConditionalGeneration, directory: str | Path) -> None:
+    write(model, processor(), _SAVED_PREFIXES, Path(directory))
+
+
+def write(model: Any, made_with: Any, prefixes: Mapping[str, str], directory: Path) -> None:
     """Write weights, configuration and processor. `config.json` is written last, so a directory with it is complete."""
-    directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {published_name(name): tensor.contiguous() for name, tensor in model.state_dict().items()}
+    weights = {published_name(name, prefixes): tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    processor().save_pretrained(directory)
+    made_with.save_pretrained(directory)
     model.generation_config.save_pretrained(directory)
-    config = model.config.to_dict() | {"architectures": ["LlavaForConditionalGeneration"], "dtype": "float32"}
+    config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": "float32"}
     (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -41,9 +41,9 @@ def build(seed: int) -> Qwen2_5_VLForConditionalGeneration:
     config = Qwen2_5_VLConfig(
         vision_config={
             "depth": 3,
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_heads": 4,
+            "hidden_size": 96,
+            "intermediate_size": 192,
+            "num_heads": 3,
             "out_hidden_size": 128,
             "patch_size": PATCH_PX,
             "spatial_merge_size": MERGED,
@@ -122,5 +122,5 @@ def processor() -> Qwen2_5_VLProcessor:
 
 
 def save(model: Qwen2_5_VLForConditionalGeneration, directory: str | Path) -> None:
-    model.save_pretrained(directory)
-    processor().save_pretrained(directory)
+    prefixes = {"model.visual.": "visual.", "model.language_model.": "model.", "lm_head.": "lm_head."}
+    llava.write(model, processor(), prefixes, Path(directory))
