@@ -53,6 +53,7 @@ from seva_ray.stages.ground_truth import HasAnswers, ground_truth
 from seva_ray.stages.judge import open_judge
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.regenerate import check_regeneration
 from seva_ray.stages.report import report
 from seva_ray.stages.report_inputs import Report
 from seva_ray.stages.results import headlines
@@ -205,6 +206,7 @@ def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
         asked, system = config.generate.system, config.benchmarks.system_of_llava(config.generate.system)
         benchmarks += [*config.benchmarks.chosen(asked), *config.judged.chosen(system)]
     judge = open_judge(config.judge, benchmarks)
+    check_regeneration(config.generate, config.views)
     prompts = prepare(config.prepare, store, prompts_of(config.prompts, config.source, config.name), config.source)
     parts = prompts_of_rounds(config.round, store, prompts, config.rounds)
     tests = prepare_benchmarks(config.prepare, store, benchmarks)

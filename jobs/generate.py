@@ -13,6 +13,7 @@ from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.stages.base_model import starting_model
 from seva_ray.stages.generate import generate
+from seva_ray.stages.regenerate import check_regeneration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class GenerateJob(ModelJob):
 
 def main(config: GenerateJob) -> None:
     store = config.store()
+    check_regeneration(config.generate, config.views)
     prompts = store.find(f"prompts/{config.prompts}")
     model = starting_model(store, config.model, config.toy)
     with cluster():

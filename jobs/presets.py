@@ -25,6 +25,8 @@ USUAL = (
     "probe.name", "rates.rows-per-s", "rates.start-s", "rates.step-s", "fleet.nodes", "fleet.gpus-per-node",
     "export.to", "export.what", "export.push", "export.base", "export.license", "harness.download", "browse.to",
     "data.path", "data.image-root", "data.columns", "ladder.num-prompts", "ladder.only-flips",
+    "select.name", "select.edit-distance", "select.flip-step", "select.reference-margin", "select.by", "select.share",
+    "select.order",
 )  # fmt: skip
 """Options of a job's parts that `--help` shows, if the job has them; `--help-all` shows the others too."""
 

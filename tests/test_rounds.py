@@ -13,23 +13,18 @@ import full
 from seva_ray.benchmarks import Benchmarks
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError
-from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
-from seva_ray.core.storage import read_table, write_table
 from seva_ray.dpo.config import Train
-from seva_ray.engines.config import Generate
 from seva_ray.pairs.files import lineage
-from seva_ray.pairs.verdicts import VERDICTS
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.browse import Browse, browse
-from seva_ray.stages.generate import finish_responses, open_responses
-from seva_ray.stages.pair import ANY, Pair, Sides, open_pairs, pair_shard
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.rounds import Rounds, pairs_of_round, prompts_of_rounds, round_name
 from seva_ray.stages.rounds_report import report_rounds
 from seva_ray.stages.training.train import Training
 from seva_ray.vlm.models import Model
 from tests.finished_run import finish
 from tests.kept import read_pairs
+from tests.made_up import ids_of, made_up_pairs, made_up_responses
 
 MODELS = [Model(name=name, directory=f"/models/{name}", fingerprint=name) for name in ("first", "second")]
 
@@ -44,34 +39,14 @@ def prompts(store: Store) -> Artifact:
     return prepare(Prepare(shard_size=8), store, "toy", ToyWorld(num_images=9))
 
 
-def ids_of(prompts: Artifact, column: str = "prompt_id") -> list[str]:
-    shards = map(shard_name, range(prompts.counts["num_shards"]))
-    return [name for shard in shards for name in read_table(prompts.path(shard))[column].to_pylist()]
-
-
 def paired(store: Store, model: Model, prompts: Artifact, answers: dict[str, str]) -> Artifact:
     """The pairs of one round: the answer to every prompt is `yes`, and in the noised view it is `answers` or `yes`."""
-    sides = []
-    for view in ("clean", "moco"):
-        artifact = open_responses(Generate(system=""), store, model, prompts, view).begin()
-        for place in range(prompts.counts["num_shards"]):
-            names = read_table(prompts.path(shard_name(place)))["prompt_id"].to_pylist()
-            texts = ["yes" if view == "clean" else answers.get(name, "yes") for name in names]
-            rows = [
-                Response(prompt_id=name, text=text, token_ids=[len(text)], finish_reason="stop")
-                for name, text in zip(names, texts, strict=True)
-            ]
-            write_table(artifact.path(shard_name(place)), table(rows, RESPONSE_SCHEMA))
-        sides.append(finish_responses(prompts, artifact))
-    chosen, rejected = sides
-    artifact = open_pairs(Pair(), store, prompts, chosen, [rejected]).begin()
-    verdicts = Counter(dict.fromkeys(VERDICTS, 0))
-    for place in range(prompts.counts["num_shards"]):
-        of_sides = Sides(prompts=prompts, chosen=chosen, rejected={"moco": rejected})
-        counts, _ = pair_shard(Pair(), of_sides, artifact, {}, shard_name(place))
-        verdicts.update(counts[ANY])
-    every = {"verdicts": dict(verdicts), "views": {"moco": dict(verdicts)}}
-    return artifact.finish({"num_prompts": len(ids_of(prompts)), **every})
+    clean = dict.fromkeys(ids_of(prompts), "yes")
+    chosen, rejected = (
+        made_up_responses(store, model, prompts, view, texts)
+        for view, texts in (("clean", clean), ("moco", clean | answers))
+    )
+    return made_up_pairs(store, prompts, chosen, rejected)
 
 
 def test_the_first_round_has_the_name_of_the_run_so_that_a_run_can_be_continued():

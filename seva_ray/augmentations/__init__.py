@@ -3,15 +3,17 @@
 A view's label is the name of an augmentation (`random_rotation`, with the paper's parameters), or a name with a value
 for its dial (`random_rotation-90`, `diffusion-500`), or several of these joined by `+`, in the order in which they act.
 `diffusion-500=2` is another random draw of the same view: a second negative of the same strength.
+`regenerate-0.5` is an image that a diffusion model has made out of the image.
 `ladder-100:900:200` asks at more and more noise until the answer differs from the clean one (ladder.py).
 To add one, write a class like those in `geometric.py`, and add it to `AUGMENTATIONS`.
 """
 
 import re
+from typing import Any
 
 import numpy as np
 
-from seva_ray.augmentations.base import Augmentation
+from seva_ray.augmentations.base import Augmentation, Labelled
 from seva_ray.augmentations.blank import Blank
 from seva_ray.augmentations.chain import Chain
 from seva_ray.augmentations.composed import AutoAugment, Byol, Moco, RandAugment, Simclr
@@ -39,6 +41,7 @@ from seva_ray.augmentations.photometric import (
     RandomPosterize,
     RandomSolarize,
 )
+from seva_ray.augmentations.regenerate import Regenerate
 from seva_ray.core.errors import ConfigError
 
 CLEAN = "clean"
@@ -109,20 +112,26 @@ def parse_view(label: str) -> Augmentation | None:
         return None
     if ladder := Ladder.of(label):
         return Diffusion(noise_step=ladder.last)
-    members = []
+    if label.partition("-")[0] == Regenerate.name():
+        return labelled(label, Regenerate.at(label.partition("-")[2]))
+    members: list[Augmentation] = []
     for part in undrawn(label).split("+"):
         name, _, value = part.partition("-")
         if name not in AUGMENTATIONS:
             known = ", ".join(kind.usage() for kind in AUGMENTATIONS.values())
-            plain = ", ".join((CLEAN, *CONTROLS, f"{SAMPLED}-<temperature>", USAGE))
+            plain = ", ".join((CLEAN, *CONTROLS, f"{SAMPLED}-<temperature>", USAGE, Regenerate.usage()))
             raise ConfigError(
                 f"view {label!r}: there is no {name!r}; a view is {plain}, or made of these, joined by +: {known}"
             )
-        member = AUGMENTATIONS[name].at(value)
-        if member.label != part:
-            raise ConfigError(f"view {label!r}: {part!r} must be written {member.label}")
-        members.append(member)
+        members.append(labelled(part, AUGMENTATIONS[name].at(value)))
     return members[0] if len(members) == 1 else Chain(members=tuple(members))
+
+
+def labelled(part: str, member: Labelled) -> Any:
+    """The augmentation `member` of a label's part. Raises: ConfigError if the part is not its label."""
+    if member.label != part:
+        raise ConfigError(f"view {part!r}: must be written {member.label}")
+    return member
 
 
 def undrawn(label: str) -> str:

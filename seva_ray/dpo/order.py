@@ -58,19 +58,32 @@ class Schedule:
         return float(np.float32(self.step_size / counted)) if left > self.num_filling else 0.0
 
 
+def keys_of_ranks(ranks: np.ndarray, again: int, num_repeats: int) -> np.ndarray:
+    """Keys of a curriculum: in each pass over the pairs, the smallest rank comes first. `ranks`: (N,), from 0 to below
+    1. Returns (N,) of S16."""
+    places = (again + ranks) / num_repeats * 2.0**63
+    return np.array([place.to_bytes(8, "big") for place in places.astype(np.int64).tolist()], "S16")
+
+
 def schedule(
-    pairs: Iterable[tuple[Sequence[str], np.ndarray]], config: Train, chosen: np.ndarray | None = None
+    pairs: Iterable[tuple[Sequence[str], np.ndarray, *tuple[np.ndarray | None, ...]]],
+    config: Train,
+    chosen: np.ndarray | None = None,
 ) -> Schedule:
-    """`pairs`: the prompt_ids and lengths of all pairs, in parts. A pair's number is its place among them. `chosen`:
-    bool (N,), or None for all. The order depends only on the ids, the lengths and the seed."""
+    """`pairs`: of all pairs, in parts, the prompt_ids, the lengths, and the ranks in a curriculum if there is one. A
+    pair's number is its place among them. `chosen`: bool (N,), or None for all. The order depends only on the ids, the
+    lengths and the seed, or on the ranks."""
     lengths, start, size = [np.empty(0, np.int32)], 0, config.global_batch_size
     with sorter() as keyed:
-        for ids, some in pairs:
+        for ids, some, *ranks in pairs:
             lengths.append(some.astype(np.int32))
             places = np.arange(len(ids)) if chosen is None else np.flatnonzero(chosen[start : start + len(ids)])
             seen = [ids[place] for place in places.tolist()]
             for again in range(config.num_repeats):
-                keyed.add(keys_of(config.seed, "order", again, ids=seen), start + places)
+                keys = keys_of(config.seed, "order", again, ids=seen)
+                for of_pairs in ranks:
+                    keys = keys if of_pairs is None else keys_of_ranks(of_pairs[places], again, config.num_repeats)
+                keyed.add(keys, start + places)
             start += len(ids)
         num_filling = -keyed.total % size
         order = np.empty(keyed.total + num_filling, np.min_scalar_type(start))

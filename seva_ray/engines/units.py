@@ -6,8 +6,8 @@ features, so each image is read, preprocessed and sent once. Only an augmented v
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,8 @@ class Unit:
     below: tuple[str, ...] = ()
     """Of a noise ladder: the URIs of the shard's clean answers and of its answers at the step before. Prompts whose
     answers differ between the two are not asked."""
+    images: str = ""
+    """URI of the shard's regenerated images, if the view is made of them."""
     retry: bool = False
     """Whether only the rows that failed before are answered."""
 
@@ -153,6 +155,8 @@ IDS = "input_ids"
 def encode(unit: Unit, viewer: Viewer) -> Encoded:
     """Read a shard and prepare its prompts. A prompt that fails keeps its error and does not affect the others."""
     rows = read_table(unit.prompts_uri).to_pylist()
+    if unit.images:
+        viewer = replace(viewer, made=images_in(unit.images))
     if unit.below:
         flipped = carried(unit.below)
         rows = [row for row in rows if row["prompt_id"] not in flipped]
@@ -167,6 +171,19 @@ def encode(unit: Unit, viewer: Viewer) -> Encoded:
     found = {prompt.prompt_id: prompt for prompt in made}
     prompts = [found[row["prompt_id"]] for row in rows]
     return Encoded(unit=unit, prompts=prompts, image_token_id=viewer.encoder.image_token_id)
+
+
+def images_in(uri: str) -> Callable[[str, str], bytes]:
+    """Finds the regenerated images of one shard by prompt_id; see Viewer.made."""
+    images = {row["prompt_id"]: row for row in read_table(uri).to_pylist()}
+
+    def find(prompt_id: str, view: str) -> bytes:
+        row = images[prompt_id]
+        if row["error"] is not None:
+            raise InputError(row["error"])
+        return row["image"]
+
+    return find
 
 
 def encode_image(rows: Sequence[Mapping[str, Any]], view: str, viewer: Viewer) -> list[EncodedPrompt]:

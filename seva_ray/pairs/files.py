@@ -24,6 +24,11 @@ def origin_of(pairs: Artifact) -> Origin:
     return "imported" if IMPORTED in rejected else "self"
 
 
+RANK = "rank"
+"""The column of pairs that are trained on in an order of their own: their places in it, from 0 to below 1. Other pairs
+have no such column."""
+
+
 def files_of(pairs: Artifact) -> list[str]:
     """URIs of the shards that have kept pairs."""
     return [pairs.path("pairs", shard) for shard in shards_in(pairs.path("pairs"))]

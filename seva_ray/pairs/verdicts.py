@@ -9,7 +9,7 @@ VERDICTS = {
     "empty": "one answer has no text",
     "truncated": "an answer was cut at the token limit",
     **{name: meaning for name, (_, meaning) in FILTERS.items()},
-    "surplus": "a good pair, but its source has enough of them",
+    "surplus": "a good pair that a quota, a selection or an earlier round makes needless",
     "failed": "the image or the engine gave an error",
 }
 """Every prompt gets exactly one of these verdicts, here with its meaning. From `equal` to `surplus` they are in the

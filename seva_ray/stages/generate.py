@@ -32,6 +32,7 @@ from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.engine_pool import run_units
 from seva_ray.stages.image_check import check_images
 from seva_ray.stages.prepare import own_system, shard_name
+from seva_ray.stages.regenerate import images_name, is_regenerated, open_images, regenerate
 from seva_ray.vlm.encoding import options_of
 from seva_ray.vlm.models import Model, architecture
 
@@ -68,6 +69,8 @@ def generated(config: Generate, store: Store, work: Sequence[GenerationTask]) ->
     Models of one architecture share one pool of engines, which load the weights of one model after the other.
     """
     tasks = {name_of(*item): item for item in work}
+    for prompts, view in {(item.name, view): (item, view) for _, item, view in work if is_regenerated(view)}.values():
+        regenerate(config, store, prompts, view)
     opened = (open_responses(config, store, *item) for item in tasks.values())
     with owned(store.root, [item.name for item in opened if config.retry_failed or not item.complete]):
         yield from generated_alone(config, store, list(tasks.values()))  # another job may have made some meanwhile
@@ -161,6 +164,8 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
     if ladder := Ladder.of(view):
         recipe["ladder"] = view
         inputs += [open_responses(config, store, model, prompts, other) for other in (CLEAN, ladder.below)]
+    if is_regenerated(view):
+        inputs.append(open_images(config, store, prompts, view))
     return store.open(name_of(model, prompts, view), config=recipe, inputs=inputs, made_from=made_from)
 
 
@@ -191,6 +196,7 @@ def units_of(model: Model, prompts: Artifact, view: str, artifact: Artifact, ret
     claimed = json.dumps(
         {"name": artifact.name, "uri": artifact.uri, "recipe": artifact.recipe, "made_from": artifact.made_from}
     )
+    images = artifact.uri.rpartition("responses/")[0] + images_name(prompts, view)
     ladder = Ladder.of(view)
     below = [artifact.uri.removesuffix(view) + other for other in (CLEAN, ladder.below)] if ladder else []
     return [
@@ -204,6 +210,7 @@ def units_of(model: Model, prompts: Artifact, view: str, artifact: Artifact, ret
             num_rows=rows_per_unit(prompts),
             artifact=claimed,
             below=tuple(f"{uri}/{name}" for uri in below),
+            images=f"{images}/{name}" if is_regenerated(view) else "",
             retry=retry,
             system=artifact.recipe["config"]["system"],
         )

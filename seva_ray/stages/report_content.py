@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from seva_ray.pairs.files import IMPORTED, files_of, origin_of
 from seva_ray.runtime.progress import say
 from seva_ray.stages import answers
 from seva_ray.stages.pair import ANY
+from seva_ray.stages.regenerate import images_made
 from seva_ray.stages.report_inputs import Report, ReportInputs
 from seva_ray.stages.results import headlines
 from seva_ray.stages.score_files import protocol_of, read_comparisons, title_of
@@ -50,7 +51,7 @@ def content_of(
         summary=[*headlines(shown.scores), *summary(shown.policy, shown.pairs, shown.floors)],
         funnels=funnels(shown.pairs, shown.floors),
         failures={item.name: item.counts[FAILURES] for item in shown.made() if FAILURES in item.counts},
-        samples=samples(config, encoder, shown.prompts, rejected, shown.pairs, missing),
+        samples=samples(config, store, encoder, shown.prompts, rejected, shown.pairs, missing),
         training=[row for row in json.loads(read_bytes(shown.policy.path("log.json"))) if "loss" in row],
         scores=[
             ScoreTable(
@@ -136,6 +137,7 @@ def trained_on(trained: Artifact) -> str:
 
 def samples(
     config: Report,
+    store: Store,
     encoder: Encoder,
     prompts: Artifact,
     rejected: Sequence[Artifact],
@@ -151,7 +153,8 @@ def samples(
             break
     rows.sort(key=lambda row: key_of(0, "sample", row["prompt_id"]))
     recipe = rejected[0].recipe["config"]
-    viewer = viewer_of(encoder, recipe, prompts, seed=(recipe.get("augmentation") or {"seed": 0})["seed"])
+    seed = (recipe.get("augmentation") or {"seed": 0})["seed"]
+    viewer = viewer_of(encoder, recipe, prompts, seed, made=images_made(store, prompts))
     shown = []
     for place, row in enumerate(rows[: config.num_samples]):
         answer = row["rejected"][place % len(row["rejected"])]
@@ -177,13 +180,20 @@ def samples(
     return shown
 
 
-def viewer_of(encoder: Encoder, recipe: Mapping[str, Any], prompts: Artifact, seed: int = 0) -> Viewer:
-    """A viewer that sees the prompts as generation with this `recipe` did."""
+def viewer_of(
+    encoder: Encoder,
+    recipe: Mapping[str, Any],
+    prompts: Artifact,
+    seed: int = 0,
+    made: Callable[[str, str], bytes] | None = None,
+) -> Viewer:
+    """A viewer that sees the prompts as generation with this `recipe` did. `made` finds regenerated images."""
     return Viewer(
         encoder=encoder,
         image_root=prompts.counts["image_root"],
         max_pixels=recipe["max_image_pixels"],
         seed=seed,
+        made=made,
     )
 
 

@@ -4,7 +4,7 @@ They are a pure function of the row, the view and the seed. So a row has the sam
 restart, and the report can show exactly what the model saw.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 from PIL import Image
 
 from seva_ray.augmentations import CLEAN, parse_view
+from seva_ray.augmentations.base import Augmentation
 from seva_ray.augmentations.ladder import plain_view
+from seva_ray.augmentations.regenerate import Regenerate
 from seva_ray.core.seeds import generator
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import load_image
@@ -31,6 +33,9 @@ class Viewer:
     max_pixels: int
     seed: int = 0
     """Seed of the augmentations."""
+    made: Callable[[str, str], bytes] | None = None
+    """Finds the image file of a prompt_id in a view whose images a diffusion model made beforehand. Raises: InputError
+    if there is none."""
 
     def row(self, prompt: Mapping[str, Any], view: str = CLEAN, image: Image.Image | None = None) -> Row:
         """What the model reads of a prompt with prompt_id, question, image_path and image_bytes, in a view. `image`:
@@ -38,8 +43,8 @@ class Viewer:
 
         Raises: InputError or OSError if the image cannot be read; InputError for a question that cannot be asked.
         """
-        image, view = image or self.image(prompt), plain_view(view)
-        augmentation = parse_view(view)
+        view = plain_view(view)
+        image, augmentation = self.opened(prompt, view, image)
         if augmentation is None:
             return self.encoder.row(prompt["question"], image)
         random = generator(self.seed, prompt["prompt_id"], view)
@@ -52,17 +57,29 @@ class Viewer:
         Where a model reads an image as patches or tiles, it is a likeness: the image at a smaller size, with the view's
         augmentation and other draws of noise. Raises: as `row`.
         """
-        image, view = self.image(prompt), plain_view(view)
+        view = plain_view(view)
+        image, augmentation = self.opened(prompt, view)
         pixels = self.row(prompt, view, image).features[PIXELS]
         if pixels.ndim == 4 and len(pixels) == 1:
             return pixels[0]
-        augmentation, random = parse_view(view), generator(self.seed, prompt["prompt_id"], view)
+        random = generator(self.seed, prompt["prompt_id"], view)
         if augmentation is not None:
             image = augmentation.image(image, random)
         image = image.copy()
         image.thumbnail((LIKENESS_PX, LIKENESS_PX))
         normalised = self.encoder.normalised(np.asarray(image))
         return normalised if augmentation is None else augmentation.pixels(normalised, random)
+
+    def opened(
+        self, prompt: Mapping[str, Any], view: str, image: Image.Image | None = None
+    ) -> tuple[Image.Image, Augmentation | None]:
+        """The image of a prompt in a view, and what remains to be done with it. `image`: the prompt's own, if it is
+        open already."""
+        augmentation = parse_view(view)
+        if isinstance(augmentation, Regenerate) and self.made:
+            data = self.made(prompt["prompt_id"], view)
+            return load_image(path=None, data=data, image_root=None, max_pixels=self.max_pixels), None
+        return image or self.image(prompt), augmentation
 
     def image(self, row: Mapping[str, Any]) -> Image.Image:
         """The row's image as it is. Raises: InputError, OSError where it cannot be read."""

@@ -15,7 +15,7 @@ from seva_ray.core.shards import read_each
 from seva_ray.core.storage import read_columns
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.order import Schedule, choose, lengths_of, schedule
-from seva_ray.pairs.files import files_of
+from seva_ray.pairs.files import RANK, files_of
 
 LENGTHS = ("question", "chosen_token_ids", "rejected.list.element.token_ids")
 """The columns by which a pair's length is known."""
@@ -68,10 +68,10 @@ def scheduled(config: Train, pairs: Artifact) -> Scheduled:
         chosen = choose(read_each(ids_of, files), config)
     sizes: list[list[int]] = []
 
-    def outlines() -> Iterator[tuple[list[str], np.ndarray]]:
-        for ids, lengths, of_parts in read_each(outline_of, files):
+    def outlines() -> Iterator[tuple[list[str], np.ndarray, np.ndarray | None]]:
+        for ids, lengths, ranks, of_parts in read_each(outline_of, files):
             sizes.append(of_parts)
-            yield ids, lengths
+            yield ids, lengths, ranks
 
     order = schedule(outlines(), config, chosen)
     of_parts = np.concatenate([np.array(of_file, np.int64) for of_file in sizes])
@@ -89,7 +89,8 @@ def ids_of(uri: str) -> list[str]:
     return read_columns(uri, ["prompt_id"])[0]["prompt_id"].to_pylist()
 
 
-def outline_of(uri: str) -> tuple[list[str], np.ndarray, list[int]]:
-    """The pairs' ids and lengths, and the number of rows in each part of the file."""
-    table, sizes = read_columns(uri, ["prompt_id", *LENGTHS])
-    return table["prompt_id"].to_pylist(), lengths_of(table), sizes
+def outline_of(uri: str) -> tuple[list[str], np.ndarray, np.ndarray | None, list[int]]:
+    """The pairs' ids, lengths and ranks (None if they have none), and the number of rows in each part of the file."""
+    table, sizes = read_columns(uri, ["prompt_id", RANK, *LENGTHS])
+    ranks = table[RANK].to_numpy() if RANK in table.column_names else None
+    return table["prompt_id"].to_pylist(), lengths_of(table), ranks, sizes
