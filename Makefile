@@ -39,7 +39,7 @@ test-all: dev ## also the tests that take minutes each
 chaos: dev ## generation while everything dies, by turns and often: 44 kills
 	CHAOS_ROUNDS=6 $(PYTHON) -m pytest -m "slow or not slow" tests/chaos
 
-bench-%: install ## a benchmark: bench-generate, bench-train, bench-sweep, bench-plan, bench-start measure against named rivals (20, 10, 25, 3, 4 minutes); bench-encode measures encoding against each family's processor (3); bench-job shows where a job's time goes (2)
+bench-%: install ## a benchmark: bench-generate, bench-train, bench-sweep, bench-plan, bench-start measure against named rivals (20, 10, 25, 3, 4 minutes); bench-encode measures encoding against each family's processor (3); bench-job shows where a job's time goes (2); bench-methods measures the step of each method (3)
 	$(PYTHON) -m bench.$*
 
 families: dev ## how exactly each family of models is trained, on tiny checkpoints -> docs/MODELS.md (a few minutes)

@@ -10,6 +10,7 @@ command again reuses what is there; after a crash it goes on. docs/METHODS.md sa
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 from presets import (
     LLAVA_GENERATE,
@@ -27,7 +28,7 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import identity
 from seva_ray.dpo.config import Train
-from seva_ray.dpo.methods import METHODS, MethodName
+from seva_ray.dpo.methods import MethodName
 from seva_ray.engines.config import Generate
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
@@ -54,7 +55,7 @@ class Compare(ModelJob):
     """Names the prompt set, as in jobs/full.py."""
     models: tuple[str, ...]
     """The base models: model directories, policies of this root, or toy bases: `toy-1`, `toy-2`, ..."""
-    methods: tuple[MethodName, ...] = tuple(METHODS)  # type: ignore[assignment]
+    methods: tuple[MethodName, ...] = get_args(MethodName)
     """The methods and controls. The others are also compared with the first one."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of training: each method is trained once with each of them, from every base model."""

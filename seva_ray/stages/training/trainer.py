@@ -19,7 +19,7 @@ from seva_ray.private.trl import HookedTrainer
 class PreferenceTrainer(HookedTrainer):
     """A trainer whose batches come from PreferenceCollator, with `ref_logps` and `weight`, in the data set's order."""
 
-    exact_inputs = ("ref_logps", "weight")
+    exact_inputs: Sequence[str] = ("ref_logps", "weight")
 
     def __init__(self, *, config: Train, views: Sequence[str] = (), **arguments: Any):
         super().__init__(**arguments)
