@@ -40,7 +40,8 @@ from seva_ray.stages.generate import generate_all, name_of
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.score_files import Evaluate
-from seva_ray.stages.training.train import check_workers, stop_if_diverged, train_all
+from seva_ray.stages.training.failures import stop_if_diverged
+from seva_ray.stages.training.train import check_workers, train_all
 from seva_ray.stages.training.training import Training
 from seva_ray.vlm.models import Model, model_of
 
