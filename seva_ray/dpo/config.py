@@ -190,6 +190,8 @@ def swapped(pair: dict[str, Any], seed: int) -> dict[str, Any]:
     if "ref_logps" in pair:
         of_chosen, of_first, *of_others = pair["ref_logps"]
         sides["ref_logps"] = [of_first, of_chosen, *of_others]
+    if "view_ref_logps" in pair:
+        sides["view_ref_logps"] = pair["view_ref_logps"][::-1]
     return pair | sides
 
 

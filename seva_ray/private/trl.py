@@ -2,7 +2,7 @@
 TRL. If TRL renamed a hook, it would tokenise, shuffle or compute its own loss, and nothing would say so."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import datasets
 import trl
@@ -21,7 +21,7 @@ class HookedTrainer(trl.DPOTrainer):
         super().__init__(train_dataset=datasets.Dataset.from_dict({"row": [0]}), **arguments)
         self.train_dataset = train_dataset
 
-    exact_inputs: ClassVar[Sequence[str]] = ()
+    exact_inputs: Sequence[str] = ()
     """Names of inputs to keep in float32. Under DeepSpeed, transformers rounds floats to the model's dtype."""
 
     def batch_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:

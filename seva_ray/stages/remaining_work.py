@@ -66,7 +66,10 @@ def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | N
         elif exists(store.uri(f"{name_of(model, prompts, run.chosen)}/record.json")):
             pairs = open_pairs(run.pair, store, prompts, store.find(name_of(model, prompts, run.chosen)), rejected)
     if model and pairs and pairs.complete:
-        scored = open_logps(run.train, store, model, pairs).complete
+        scored = all(
+            open_logps(run.train, store, model, pairs, on_view=on_view).complete
+            for on_view in {False, run.train.loss.reads_view}
+        )
         trained = Training(config=run.train, name=run.name, model=model, pairs=pairs).open(store).complete
     tests = [whole("benchmarks", run.num_test_prompts, shard_size)] if run.num_test_prompts else []
     return RemainingWork(

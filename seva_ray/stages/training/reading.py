@@ -16,7 +16,7 @@ import pyarrow as pa
 from seva_ray.core.errors import InputError
 from seva_ray.core.storage import read_part, read_table
 from seva_ray.dpo.config import Train, swapped
-from seva_ray.stages.training.scheduled import Scheduled
+from seva_ray.stages.training.scheduled import Place, Scheduled
 
 KEPT_BYTES = 2**26
 """A worker keeps the parts of files that it read last, up to this size, so that small pairs are read only once. Arrow
@@ -68,27 +68,37 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True)
 class PairReader:
-    """Reads the pairs of a schedule, each with its `ref_logps` and `weight`."""
+    """Reads the pairs of a schedule, each with its `weight`, `ref_logps` and, if there are any, `view_ref_logps`."""
 
     pairs: Scheduled
     logps_uri: str
     """The artifact of the reference log-probabilities, which has a shard for each of the pairs' shards."""
     config: Train
     kept: Kept
+    view_logps_uri: str | None = None
+    """The same on the view of image terms."""
 
     def __call__(self, index: int) -> Pair:
         """The pair at this place of the order. Raises: InputError if its log-probabilities are those of other pairs."""
         place = self.pairs.place(index)
         uri = self.pairs.files[place.file]
-        logps_uri = f"{self.logps_uri}/{uri.rsplit('/', 1)[-1]}"
         part = self.kept(uri, place.part, lambda: read_part(uri, place.part))
-        scored = self.kept(logps_uri, 0, lambda: read_table(logps_uri))
         (pair,) = part.slice(place.row_of_part, 1).to_pylist()
+        pair |= {"weight": self.pairs.order.weight(index), "ref_logps": self.logps(self.logps_uri, place, pair)}
+        if self.view_logps_uri:
+            pair["view_ref_logps"] = self.logps(self.view_logps_uri, place, pair)
+        return swapped(pair, self.config.seed) if self.config.swap_sides else pair
+
+    def logps(self, artifact_uri: str, place: Place, pair: Pair) -> list[float]:
+        """The log-probabilities of a pair's responses."""
+        uri = self.pairs.files[place.file]
+        logps_uri = f"{artifact_uri}/{uri.rsplit('/', 1)[-1]}"
+        scored = self.kept(logps_uri, 0, lambda: read_table(logps_uri))
         of_pair = scored.slice(place.row_of_file, 1).to_pylist()
         if [row["prompt_id"] for row in of_pair] != [pair["prompt_id"]]:
-            raise InputError(f"{logps_uri}: does not belong to {uri}; remove {self.logps_uri} to score the pairs again")
-        pair |= {"weight": self.pairs.order.weight(index), "ref_logps": of_pair[0]["ref_logps"]}
-        return swapped(pair, self.config.seed) if self.config.swap_sides else pair
+            raise InputError(f"{logps_uri}: does not belong to {uri}; remove {artifact_uri} to score the pairs again")
+        found: list[float] = of_pair[0]["ref_logps"]
+        return found
 
 
 class ReadAhead:

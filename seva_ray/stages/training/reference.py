@@ -3,6 +3,9 @@
 DPO compares the policy with these numbers at every step. They depend only on the pair and the starting model, so they
 are computed once, by the workers that train, and every beta, loss and learning rate shares them.
 A shard's file is committed in one step, so a restart computes only the missing shards.
+
+A loss with image terms needs `logps/<pairs>/<dtype>-on-<view>` too: the same on another view of the image, for the
+chosen and the first rejected response. All losses with that view share it.
 """
 
 import gc
@@ -14,6 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from seva_ray.augmentations import parse_view
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError
 from seva_ray.core.imports import quick_imports
@@ -25,7 +29,7 @@ from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.core.verification import whole_shards
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.order import num_response_tokens
-from seva_ray.pairs.files import lineage
+from seva_ray.pairs.files import IMPORTED, lineage
 from seva_ray.vlm.encoding import image_options_of
 from seva_ray.vlm.models import Model
 
@@ -47,6 +51,8 @@ class Reading:
     image_root: str | None
     max_image_pixels: int
     image_options: str = ""
+    seed: int = 0
+    """Seed of the augmentations, by which a view has the same pixels as when it was answered."""
 
 
 def reading_of(config: Train, model: Model, prompts: Artifact, chosen: Artifact) -> Reading:
@@ -57,15 +63,22 @@ def reading_of(config: Train, model: Model, prompts: Artifact, chosen: Artifact)
         image_root=prompts.counts["image_root"],
         max_image_pixels=recipe["max_image_pixels"],
         image_options=image_options_of(recipe),
+        seed=recipe.get("seed", 0),
     )
 
 
-def open_logps(config: Train, store: Store, model: Model, pairs: Artifact, named: bool = False) -> Artifact:
-    """The log-probabilities by `model`. They are `named` after it if it is not the model that training starts from."""
+def open_logps(
+    config: Train, store: Store, model: Model, pairs: Artifact, named: bool = False, on_view: bool = False
+) -> Artifact:
+    """The log-probabilities by `model`. They are `named` after it if it is not the model that training starts from.
+    `on_view`: those on the view of the loss's image terms."""
     own = config.system != "generation"
     computed = config.dtype + ("" if config.shared_prefix else "-plain") + (f"-{config.system}" if own else "")
     computed += f"-by-{model.name}" if named else ""
     recipe = {"model": model.fingerprint, "dtype": config.dtype, "shared_prefix": config.shared_prefix}
+    if on_view:
+        view = config.loss.image_view or "rejected"
+        computed, recipe = f"{computed}-on-{view}", recipe | {"image_view": view}
     return store.open(
         f"logps/{pairs.name.removeprefix('pairs/')}/{computed}",
         config=recipe | ({"system": config.system} if own else {}),
@@ -86,6 +99,8 @@ class Scoring:
     """Names of the shards that have pairs."""
     missing: Sequence[str]
     """Names of the shards to score."""
+    image_view: str | None = None
+    """The view of the image that is scored: None for the clean one, empty for that of the first rejected response."""
 
     @property
     def complete(self) -> bool:
@@ -98,8 +113,12 @@ class Scoring:
         return json.loads(read_bytes(self.logps.path(RECORD)))["counts"]["plain_because"] is None
 
 
-def scoring(config: Train, store: Store, model: Model, pairs: Artifact, logps: Artifact) -> Scoring:
-    """Raises: InputError if there are no pairs, which can happen with a control view."""
+def scoring(
+    config: Train, store: Store, model: Model, pairs: Artifact, logps: Artifact, on_view: bool = False
+) -> Scoring:
+    """Raises: InputError if there are no pairs, as with a control view, or if image terms have no view to read."""
+    if on_view and not config.loss.image_view:
+        check_views(pairs)
     prompts, chosen, _ = lineage(store, pairs)
     if not pairs.counts["verdicts"]["kept"]:
         raise InputError(f"{pairs.name}: there is no pair in it to train on")
@@ -107,8 +126,23 @@ def scoring(config: Train, store: Store, model: Model, pairs: Artifact, logps: A
     done = whole_shards(logps.uri, pairs.path("pairs")) if logps.begun and not logps.complete else set()
     missing = [] if logps.complete else [shard for shard in shards if shard not in done]
     return Scoring(
-        reading=reading_of(config, model, prompts, chosen), pairs=pairs, logps=logps, shards=shards, missing=missing
+        reading=reading_of(config, model, prompts, chosen),
+        pairs=pairs,
+        logps=logps,
+        shards=shards,
+        missing=missing,
+        image_view=config.loss.image_view if on_view else None,
     )
+
+
+def check_views(pairs: Artifact) -> None:
+    """Raises: InputError if a rejected response is not the answer to an augmented view, which image terms need."""
+    for view in pairs.counts["views"]:
+        if view == IMPORTED or parse_view(view) is None:
+            raise InputError(
+                f"{pairs.name}: its rejected answers of {view} are not about an augmented view, which image terms "
+                "compare with; --train.loss.image-view names a view for them"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +206,7 @@ class Scorer:
                 encoder=Encoder(directory, reading.system, reading.image_options),
                 image_root=reading.image_root,
                 max_pixels=reading.max_image_pixels,
+                seed=reading.seed,
             )
         self.config, self.scoring = config, scoring
 
@@ -204,8 +239,14 @@ class Scorer:
 
         from seva_ray.dpo.batch import PreferenceCollator
         from seva_ray.dpo.logps import response_logps
+        from seva_ray.dpo.on_view import SCORED, OnViewCollator, part_on_view
 
-        batch = PreferenceCollator(viewer=self.viewer, packed=packed)(rows)
+        view = self.scoring.image_view
+        if view is None:
+            batch = PreferenceCollator(viewer=self.viewer, packed=packed)(rows)
+        else:
+            collate = OnViewCollator(viewer=self.viewer, image_view=view, packed=packed, num_responses=SCORED)
+            batch = part_on_view(collate(rows))
         with torch.no_grad():
             logps = response_logps(self.model, {name: values.to(self.model.device) for name, values in batch.items()})
         return [row[: 1 + len(pair["rejected"])] for row, pair in zip(logps.tolist(), rows, strict=True)]

@@ -4,7 +4,7 @@ Ray Train runs one worker per GPU (or per CPU), see worker.py. A run that was ki
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from typing import Any
 
 from seva_ray.core.artifacts import Artifact, Store
@@ -38,46 +38,15 @@ from seva_ray.stages.training.group import (
     worker_need,
 )
 from seva_ray.stages.training.node_wait import Waiting
-from seva_ray.stages.training.reference import open_logps, scoring
 from seva_ray.stages.training.retries import Retries
 from seva_ray.stages.training.scheduled import scheduled
+from seva_ray.stages.training.training import Training
 from seva_ray.stages.training.worker import LOG, Job, work
 from seva_ray.vlm.model_shape import shape_of
 from seva_ray.vlm.models import Model
 
 UNCHANGED = "num_unchanged_expert_weights"
 """The count of a policy that says how many weights of experts its adapter leaves as they were."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """One policy to be made by aligning `model` on pairs that were made from its responses."""
-
-    config: Train
-    name: str
-    model: Model
-    pairs: Artifact
-    reference: Model | None = None
-    """The reference of DPO; None if it is `model`, where training starts."""
-
-    def open_logps(self, store: Store) -> Artifact:
-        """The reference log-probabilities of the pairs."""
-        return open_logps(
-            self.config, store, self.reference or self.model, self.pairs, named=self.reference is not None
-        )
-
-    def open(self, store: Store) -> Artifact:
-        recipe = {"train": self.config, "model": self.model.fingerprint}
-        made_from = {self.model.name: self.model.contents}
-        if self.reference:
-            recipe["reference"] = self.reference.fingerprint
-            made_from[self.reference.name] = self.reference.contents
-        return store.open(
-            f"policies/{self.name}",
-            config=recipe,
-            inputs=[self.pairs],
-            made_from=made_from,
-        )
 
 
 def train(
@@ -97,6 +66,7 @@ def train_all(store: Store, trainings: Sequence[Training]) -> list[Artifact]:
     """
     missing = [training for training in trainings if not training.open(store).complete]
     logps = [training.open_logps(store) for training in missing]
+    logps += [training.open_logps(store, on_view=True) for training in missing if training.config.loss.reads_view]
     unscored = [artifact for artifact in logps if not artifact.complete]
 
     def all_scored() -> bool:
@@ -156,22 +126,24 @@ def has_checkpoint(policy: Artifact) -> bool:
 
 def job_of(store: Store, training: Training, policy: Artifact, relay: Any, group_uri: str = "") -> Job:
     """The job of the workers. `group_uri`: the policy that the group's checkpoints are stored with."""
-    config, pairs = sized(training.config, training.model.directory, group_uri), training.pairs
-    logps = training.open_logps(store)
-    logps = metrics.reused(logps) if logps.complete else to_be_made(logps)
+    training = replace(training, config=sized(training.config, training.model.directory, group_uri))
+    config, pairs = training.config, training.pairs
     remove(policy.path(DIVERGED))
     job = Job(
         config=config,
         pairs=scheduled(config, pairs),
-        scoring=scoring(config, store, training.reference or training.model, pairs, logps),
+        scoring=training.scoring(store),
+        view_scoring=training.scoring(store, on_view=True) if config.loss.reads_view else None,
         directory=training.model.directory,
         views=tuple(pairs.counts["views"]) if len(pairs.counts["views"]) > 1 else (),
         policy_uri=policy.uri,
         relay=relay,
     )
     counts = counts_of(training, job)
-    if job.scoring.missing:
-        say(f"reference {pairs.name.removeprefix('pairs/')}: {len(job.scoring.missing):,} shards to do")
+    for each in filter(None, (job.scoring, job.view_scoring)):
+        if each.missing:
+            about = "" if each.image_view is None else f", on the view {each.image_view or 'of the rejected answer'}"
+            say(f"reference {pairs.name.removeprefix('pairs/')}{about}: {len(each.missing):,} shards to do")
     say(f"train {training.name}: {counts['num_pairs']:,} pairs, {counts['num_steps']:,} steps")
     if UNCHANGED in counts:
         say(

@@ -1,6 +1,7 @@
 """TRL's DPOTrainer with our own order of pairs, forward pass, losses and figures. Only training workers import this."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,24 +9,29 @@ from torch import Tensor
 
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.logps import response_logps
-from seva_ray.dpo.losses import ResponseLogps, losses_of, margins
+from seva_ray.dpo.losses import ResponseLogps, margins
+from seva_ray.dpo.mdpo import image_margins
+from seva_ray.dpo.objective import objective
+from seva_ray.dpo.on_view import ON_VIEW, part_on_clean, part_on_view
 from seva_ray.private.trl import HookedTrainer
 
 
 class PreferenceTrainer(HookedTrainer):
     """A trainer whose batches come from PreferenceCollator, with `ref_logps` and `weight`, in the data set's order."""
 
-    exact_inputs = ("ref_logps", "weight")
+    exact_inputs: Sequence[str] = ("ref_logps", "weight")
 
     def __init__(self, *, config: Train, views: Sequence[str] = (), **arguments: Any):
         super().__init__(**arguments)
         self.config, self.views = config, views
+        if config.loss.reads_view:
+            self.exact_inputs = ("ref_logps", "weight", f"{ON_VIEW}ref_logps")
 
     def batch_loss(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        answers = ResponseLogps(
-            logps=response_logps(model, inputs), ref_logps=inputs["ref_logps"], num_tokens=inputs["num_tokens"]
-        )
-        losses = losses_of(self.config.loss, answers, self.config.beta)
+        answers = scored(model, part_on_clean(inputs))
+        if on_view := part_on_view(inputs):
+            answers = replace(answers, on_view=scored(model, on_view))
+        losses = objective(self.config.loss, answers, self.config.beta)
         self.note(answers, inputs["weight"] > 0, inputs.get("view"))
         return (losses * inputs["weight"]).mean()
 
@@ -45,6 +51,12 @@ class PreferenceTrainer(HookedTrainer):
                 self.log_value(name, total / count)
 
 
+def scored(model: Any, inputs: dict[str, Tensor]) -> ResponseLogps:
+    """What the policy and the reference say of a batch's responses."""
+    logps = response_logps(model, inputs)
+    return ResponseLogps(logps=logps, ref_logps=inputs["ref_logps"], num_tokens=inputs["num_tokens"])
+
+
 def figures(answers: ResponseLogps, config: Train, counted: Tensor) -> dict[str, Tensor]:
     """The figures to log, with one value per pair or per rejected response. `counted`: (B,), False for padding pairs.
 
@@ -53,7 +65,7 @@ def figures(answers: ResponseLogps, config: Train, counted: Tensor) -> dict[str,
     """
     logratios, there = answers.logratios, answers.there & counted[:, None]
     chosen, rejected, gaps = logratios[:, 0], logratios[:, 1:], margins(answers)
-    return {
+    found = {
         "rewards/chosen": config.beta * chosen[counted],
         "rewards/rejected": config.beta * rejected[there],
         "rewards/margins": config.beta * gaps[there],
@@ -65,3 +77,7 @@ def figures(answers: ResponseLogps, config: Train, counted: Tensor) -> dict[str,
         "tokens/chosen": answers.num_tokens[:, 0][counted].float(),
         "tokens/rejected": answers.num_tokens[:, 1:][there].float(),
     }
+    if answers.on_view is not None:
+        of_images = config.beta * image_margins(answers)[counted]
+        found |= {"rewards/image_margins": of_images, "rewards/image_accuracies": (of_images > 0).float()}
+    return found

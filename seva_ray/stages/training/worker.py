@@ -49,6 +49,8 @@ class Job:
     pairs: Scheduled
     scoring: Scoring
     """The reference log-probabilities, which the workers complete before they train."""
+    view_scoring: Scoring | None = None
+    """Those on the view of the loss's image terms, if it has any."""
     directory: str
     """Where the model that training starts from lies. The reference may be another one."""
     views: Sequence[str]
@@ -90,7 +92,8 @@ def score_reference(job: Job, callback: Any) -> None:
         agreed=broadcast_from_rank_zero,
         say=job.relay.send.remote,
     )
-    score(job.scoring, job.config, group)
+    for scoring in filter(None, (job.scoring, job.view_scoring)):
+        score(scoring, job.config, group)
 
 
 def forget() -> None:
@@ -148,12 +151,17 @@ def trainer_of(job: Job, model: Any, encoder: Encoder, scratch: str, callback: A
     import trl
 
     from seva_ray.dpo.batch import PreferenceCollator
+    from seva_ray.dpo.on_view import with_view
     from seva_ray.stages.training.trainer import PreferenceTrainer
 
     config, reading, context = job.config, job.scoring.reading, ray.train.get_context()
     assert config.per_device_batch_size is not None, "the driver has chosen one"
     rows_at_once = context.get_world_size() * config.per_device_batch_size
-    viewer = Viewer(encoder=encoder, image_root=reading.image_root, max_pixels=reading.max_image_pixels)
+    viewer = Viewer(
+        encoder=encoder, image_root=reading.image_root, max_pixels=reading.max_image_pixels, seed=reading.seed
+    )
+    collate = PreferenceCollator(viewer=viewer, packed=job.scoring.is_packed, views=job.views)
+    view_uri = job.view_scoring.logps.uri if job.view_scoring else None
     trainer = PreferenceTrainer(
         config=config,
         views=job.views,
@@ -185,9 +193,15 @@ def trainer_of(job: Job, model: Any, encoder: Encoder, scratch: str, callback: A
         train_dataset=Places(len(job.pairs.order)),
         processing_class=encoder.processor,
         data_collator=ReadAhead(
-            PairReader(pairs=job.pairs, logps_uri=job.scoring.logps.uri, config=config, kept=Kept()),
+            PairReader(
+                pairs=job.pairs,
+                logps_uri=job.scoring.logps.uri,
+                view_logps_uri=view_uri,
+                config=config,
+                kept=Kept(),
+            ),
             stride=rows_at_once,
-            collate=PreferenceCollator(viewer=viewer, packed=job.scoring.is_packed, views=job.views),
+            collate=with_view(collate, config.loss),
         ),
         peft_config=None if config.full else config.lora.peft(model),
         callbacks=[callback],

@@ -1,0 +1,192 @@
+"""compare: several methods from the same base models, on the same prompts -> one page, `comparisons/<name>`.
+
+    python jobs/compare.py                                              the toy world: SeVa, four methods, four controls
+    python jobs/compare.py --models toy-1 --methods seva seva+image     two methods from one base model
+
+Everything that several methods need is made once: answers, pairs, and the reference's log-probabilities. The same
+command again reuses what is there; after a crash it goes on. docs/METHODS.md says what each method does.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import get_args
+
+from presets import (
+    LLAVA_GENERATE,
+    LLAVA_TRAIN,
+    TOY_GENERATE,
+    TOY_TRAIN,
+    USUAL,
+    ModelJob,
+    prompts_of,
+    settings_of,
+)
+from seva_ray.augmentations import CLEAN, parse_view
+from seva_ray.benchmarks import Benchmark, Benchmarks
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.fingerprints import identity
+from seva_ray.dpo.config import Train
+from seva_ray.dpo.methods import MethodName
+from seva_ray.engines.config import Generate
+from seva_ray.runtime.cli import run
+from seva_ray.runtime.cluster import cluster
+from seva_ray.sources import AnySource, LlavaJson, ToyWorld
+from seva_ray.stages.base_model import check_start, check_starts, starting_models
+from seva_ray.stages.comparison import Compared, check_metrics, compare_methods
+from seva_ray.stages.evaluate import compare, prepare_benchmarks
+from seva_ray.stages.generate import generate_all, name_of
+from seva_ray.stages.pair import Pair, pair
+from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.score_files import Evaluate
+from seva_ray.stages.training.failures import stop_if_diverged
+from seva_ray.stages.training.train import check_workers, train_all
+from seva_ray.stages.training.training import Training
+from seva_ray.vlm.models import Model, model_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(ModelJob):
+    """A comparison of methods."""
+
+    name: str
+    """Names the comparison, and begins the names of its policies."""
+    prompts: str = ""
+    """Names the prompt set, as in jobs/full.py."""
+    models: tuple[str, ...]
+    """The base models: model directories, policies of this root, or toy bases: `toy-1`, `toy-2`, ..."""
+    methods: tuple[MethodName, ...] = get_args(MethodName)
+    """The methods and controls. The others are also compared with the first one."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of training: each method is trained once with each of them, from every base model."""
+    source: AnySource
+    """Where prompts come from."""
+    views: tuple[str, ...]
+    """The rejected view of the methods that do not have one of their own."""
+    metrics: tuple[str, ...]
+    """The metrics on the page. The first one is the main one."""
+    prepare: Prepare = field(default_factory=Prepare)
+    generate: Generate = field(default_factory=Generate)
+    pair: Pair = field(default_factory=Pair)
+    train: Train = field(default_factory=Train)
+    benchmarks: Benchmarks = field(default_factory=Benchmarks)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def __post_init__(self) -> None:
+        for values, what in ((self.models, "models"), (self.methods, "methods"), (self.seeds, "seeds")):
+            if not values or len(set(values)) < len(values):
+                raise ConfigError(f"{what}: at least one is needed, and each only once")
+        for view in self.views or ("",):
+            if parse_view(view) is None:
+                raise ConfigError(f"view {view}: the rejected view must be an augmented one")
+        for method in self.methods:
+            settings_of(method, self.train, self.pair, self.views)
+
+
+def main(config: Compare) -> None:
+    store = config.store()
+    check_starts(config.models, config.toy)
+    for model in config.models:
+        check_start(store, model)
+    benchmarks = config.benchmarks.chosen(config.generate.system)
+    check_metrics(benchmarks, config.metrics)
+    named = prompts_of(config.prompts, config.source, config.name, toy="toy-compare")
+    prompts = prepare(config.prepare, store, named, config.source)
+    tests = prepare_benchmarks(config.prepare, store, benchmarks)
+    with cluster():
+        check_workers(config.train)
+        bases = starting_models(store, config.models, config.toy)
+        # One pool of engines answers the training prompts in every view, and the benchmarks.
+        views = dict.fromkeys(view for method in config.methods for view in (CLEAN, *settings(config, method)[2]))
+        work = [*((prompts, view) for view in views), *((test, CLEAN) for test in tests)]
+        answers = answered(config, store, bases, work)
+        trainings = {method: trainings_of(config, store, prompts, bases, method, answers) for method in config.methods}
+        policies = train_all(store, [item for of_method in trainings.values() for rows in of_method for item in rows])
+        for policy in policies:
+            stop_if_diverged(policy)
+        answers |= answered(config, store, [*map(model_of, policies)], [(test, CLEAN) for test in tests])
+        made = {policy.name: policy for policy in policies}
+
+        def scores(benchmark: Benchmark, test: Artifact, base: Model, policy: Artifact) -> Artifact:
+            aligned = model_of(policy)
+            before, after = (answers[name_of(model, test, CLEAN)] for model in (base, aligned))
+            return compare(config.evaluate, store, benchmark, test, before, after, aligned.name)
+
+        compared = []
+        for method, of_method in trainings.items():
+            found = [[made[training.open(store).name] for training in rows] for rows in of_method]
+            of_bases = list(zip(bases, found, strict=True))
+            of_benchmarks = {
+                benchmark.name: [[scores(benchmark, test, base, item) for item in row] for base, row in of_bases]
+                for benchmark, test in zip(benchmarks, tests, strict=True)
+            }
+            compared.append(Compared(method=method, policies=found, scores=of_benchmarks))
+    command = " ".join(["python", *sys.argv])
+    shown = {key: identity(getattr(config, key)) for key in ("source", "generate", "pair", "train", "evaluate")}
+    page = compare_methods(config.evaluate, store, config.name, benchmarks, compared, config.metrics, command, shown)
+    print(page, flush=True)
+
+
+def settings(config: Compare, method: MethodName) -> tuple[Train, Pair, tuple[str, ...]]:
+    return settings_of(method, config.train, config.pair, config.views)
+
+
+def answered(
+    config: Compare, store: Store, models: Sequence[Model], work: Sequence[tuple[Artifact, str]]
+) -> dict[str, Artifact]:
+    """The responses of every model to all prompts and views, by the artifact's name."""
+    made = generate_all(config.generate, store, [(model, *item) for model in models for item in work])
+    return {artifact.name: artifact for artifact in made}
+
+
+def trainings_of(
+    config: Compare,
+    store: Store,
+    prompts: Artifact,
+    bases: Sequence[Model],
+    method: MethodName,
+    answers: Mapping[str, Artifact],
+) -> list[list[Training]]:
+    """The policies of one method, for each base model one for each seed. The pairs that are missing are made."""
+    train, of_pairs, views = settings(config, method)
+    found = []
+    for base in bases:
+        chosen, *rejected = (answers[name_of(base, prompts, view)] for view in (CLEAN, *views))
+        pairs = pair(of_pairs, store, prompts, chosen, rejected)
+        names = {seed: f"{config.name}-{base.name}-{method}-{seed}" for seed in config.seeds}
+        found.append(
+            [
+                Training(config=replace(train, seed=seed), name=name, model=base, pairs=pairs)
+                for seed, name in names.items()
+            ]
+        )
+    return found
+
+
+TOY = Compare(
+    name="compare",
+    models=("toy-1", "toy-2", "toy-3"),
+    source=ToyWorld(num_images=300),
+    views=("diffusion-500",),
+    metrics=("POPE accuracy", "POPE F1", "POPE yes-ratio", "describe precision", "describe recall", "VQA accuracy"),
+    generate=TOY_GENERATE,
+    train=replace(TOY_TRAIN, num_pairs=500, num_workers=1, zero_stage=0, trackers=()),
+    benchmarks=Benchmarks(toy_images=150),
+)
+PRESETS = {
+    "toy": TOY,
+    "llava-7b": Compare(
+        name="llava-compare",
+        models=("llava-1.5-7b-hf",),
+        source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
+        views=("diffusion-500",),
+        metrics=("POPE accuracy", "POPE F1", "POPE yes-ratio"),
+        generate=LLAVA_GENERATE,
+        train=LLAVA_TRAIN,
+        benchmarks=Benchmarks(pope="pope", pope_images="val2014"),
+    ),
+}
+
+if __name__ == "__main__":
+    run(main, PRESETS, "A comparison of methods.", USUAL)

@@ -1,0 +1,180 @@
+"""comparison: policies of several methods and their scores -> the page `comparisons/<name>/index.html`.
+
+Each method is trained from every base model, once with each seed. The interval of a difference covers the choice of
+images and of base models: the counts of the seeds of one base model are added up first.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from seva_ray.benchmarks.base import Benchmark, Tally
+from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.errors import ConfigError
+from seva_ray.core.fingerprints import fingerprint_of, identity
+from seva_ray.core.provenance import versions
+from seva_ray.core.storage import read_bytes, write_bytes
+from seva_ray.dpo.methods import METHODS
+from seva_ray.pages.comparison_page import ComparisonContent, MethodRow, MetricTable
+from seva_ray.runtime.heartbeat import waiting
+from seva_ray.runtime.progress import say
+from seva_ray.scoring.intervals import Repeated, repeated_bootstrap
+from seva_ray.stages.report import is_drawn, recipe_of
+from seva_ray.stages.results import change
+from seva_ray.stages.score_files import Evaluate, read_tallies
+from seva_ray.stages.training.worker import LOG
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One method: its policies, and their scores on each benchmark. Both are lists over base models of lists over
+    seeds."""
+
+    method: str
+    policies: Sequence[Sequence[Artifact]]
+    scores: Mapping[str, Sequence[Sequence[Artifact]]]
+    """By the benchmark's name."""
+
+    def artifacts(self) -> list[Artifact]:
+        of_scores = [item for of_benchmark in self.scores.values() for of_base in of_benchmark for item in of_base]
+        return [*(policy for of_base in self.policies for policy in of_base), *of_scores]
+
+
+def check_metrics(benchmarks: Sequence[Benchmark], metrics: Sequence[str]) -> None:
+    """Raises: ConfigError if no benchmark has one of the metrics."""
+    known = {name for benchmark in benchmarks for name in metrics_of(benchmark)}
+    for metric in metrics:
+        if metric not in known:
+            raise ConfigError(f"metric {metric!r}: the benchmarks have {', '.join(sorted(known))}")
+
+
+def metrics_of(benchmark: Benchmark) -> list[str]:
+    tally = benchmark.tally({})
+    return [*benchmark.metrics(dict(zip(tally.names, tally.counts.sum(axis=0), strict=True)))]
+
+
+def compare_methods(
+    config: Evaluate,
+    store: Store,
+    name: str,
+    benchmarks: Sequence[Benchmark],
+    compared: Sequence[Compared],
+    metrics: Sequence[str],
+    command: str,
+    settings: Mapping[str, Any],
+) -> str:
+    """Write the page and return its URI. The first of `compared` is what the others are compared with. A page that was
+    drawn from the same artifacts, by the same code, stays as it is."""
+    uri = store.uri(f"comparisons/{name}/index.html")
+    shown = {item.name: item.record for each in compared for item in each.artifacts()}
+    drawn_from = fingerprint_of(recipe_of({"metrics": list(metrics), "evaluate": identity(config)}, shown))
+    if is_drawn(uri, drawn_from):
+        say(f"compare: {uri} (unchanged)")
+        return uri
+    with waiting("compare: computing the intervals and drawing the page"):
+        from seva_ray.pages.comparison_page import render  # takes seconds
+
+        tables = [table_of(config, benchmark, compared, metrics) for benchmark in benchmarks]
+        content = ComparisonContent(
+            title=f"seva_ray: the methods of {name}",
+            summary=summary(compared, tables),
+            methods=[row_of(each) for each in compared],
+            tables=tables,
+            command=command,
+            config=settings,
+            versions=versions(),
+            drawn_from=drawn_from,
+        )
+        write_bytes(uri, render(content).encode())
+    say(f"compare: {uri}")
+    return uri
+
+
+def table_of(
+    config: Evaluate, benchmark: Benchmark, compared: Sequence[Compared], metrics: Sequence[str]
+) -> MetricTable:
+    sides = {each.method: tallies_of(each, benchmark) for each in compared}
+    names = [metric for metric in metrics if metric in metrics_of(benchmark)]
+
+    def rows(before: Sequence[Tally], after: Sequence[Tally]) -> list[Repeated]:
+        found = repeated_bootstrap(
+            before, after, benchmark.metrics, num_resamples=config.num_resamples, seed=config.seed
+        )
+        by_name = {row.metric: row for row in found}
+        return [by_name[metric] for metric in names]
+
+    first, *others = sides
+    return MetricTable(
+        title=benchmark.name,
+        metrics=names,
+        against_base={method: rows(*of_method) for method, of_method in sides.items()},
+        against_first={method: rows(sides[first][1], sides[method][1]) for method in others},
+    )
+
+
+def tallies_of(compared: Compared, benchmark: Benchmark) -> tuple[list[Tally], list[Tally]]:
+    """For each base model, the summed counts of its seeds: of the base model and of the policies."""
+    starts, policies = [], []
+    for of_base in compared.scores[benchmark.name]:
+        of_starts, of_policies = zip(*map(read_tallies, of_base), strict=True)
+        starts.append(summed(of_starts))
+        policies.append(summed(of_policies))
+    return starts, policies
+
+
+def summed(tallies: Sequence[Tally]) -> Tally:
+    """The counts of several answers to the same questions, added up."""
+    first = tallies[0]
+    assert all(list(tally.image_ids) == list(first.image_ids) for tally in tallies), "they are of other images"
+    counts = np.sum([tally.counts for tally in tallies], axis=0)
+    return Tally(image_ids=first.image_ids, names=first.names, counts=counts)
+
+
+def row_of(compared: Compared) -> MethodRow:
+    policies = [policy for of_base in compared.policies for policy in of_base]
+    logs = [json.loads(read_bytes(policy.path(LOG))) for policy in policies]
+    steps = [policy.counts["num_steps"] for policy in policies]
+    runtimes = [next(row["train_runtime"] for row in log if "train_runtime" in row) for log in logs]
+    method = METHODS[compared.method]
+    return MethodRow(
+        name=compared.method,
+        about=method.about,
+        is_control=method.is_control,
+        num_policies=len(policies),
+        num_pairs=float(np.mean([policy.counts["num_pairs"] for policy in policies])),
+        num_steps=float(np.mean(steps)),
+        step_s=float(sum(runtimes) / sum(steps)),
+        log=mean_log([[row for row in log if "loss" in row] for log in logs]),
+    )
+
+
+def mean_log(logs: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
+    """The mean of several logs, step by step, up to the end of the shortest."""
+    found = []
+    for rows in zip(*logs, strict=False):
+        common = set.intersection(*({key for key, value in row.items() if is_number(value)} for row in rows))
+        found.append({key: float(np.mean([row[key] for row in rows])) for key in sorted(common)})
+    return found
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def summary(compared: Sequence[Compared], tables: Sequence[MetricTable]) -> list[str]:
+    """Sentences for the top of the page: the main metric of each benchmark, of the best method that is no control."""
+    num_bases, num_seeds = len(compared[0].policies), len(compared[0].policies[0])
+    lines = []
+    for table in tables:
+        shown = {method: rows[0] for method, rows in table.against_base.items() if not METHODS[method].is_control}
+        if table.metrics and shown:
+            best = max(shown, key=lambda method: shown[method].gain)
+            gain = change(shown[best]).strip()
+            lines.append(f"{table.metrics[0]} on {table.title}: the largest gain is that of {best}, {gain}")
+    bases = "1 base model" if num_bases == 1 else f"{num_bases} base models"
+    seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
+    over = "images and base models" if num_bases > 1 else "images alone"
+    return [*lines, f"{len(compared)} methods from {bases}, with {seeds} each. Intervals cover the choice of {over}."]
