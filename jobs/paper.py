@@ -86,10 +86,10 @@ def price(config: Run | Study | Views) -> None:
         num_models = len(config.views) + 1
     elif isinstance(config, Run):
         for policy in config.policies():
-            plan.plan_of(planned(policy, num_questions + sampled(policy, benchmarks)))
+            plan.main(planned(policy, num_questions + sampled(policy, benchmarks)))
         num_models = 2 * len(config.policies())
     else:
-        one, size = plan.plan_of(planned(config, num_questions)), size_of(config, num_questions)
+        one, size = plan.main(planned(config, num_questions)), size_of(config, num_questions)
         print("", *table_of(size, study_total(size, one.work, config.rates, planned(config, 0).fleet)), sep="\n")
         num_models = size.num_policies + size.num_base_models + size.num_test_views
     if not num_questions:

@@ -107,12 +107,7 @@ class PlanJob(ModelJob):
                 raise ConfigError(f"spot {pool}: must be among {', '.join(POOLS)}")
 
 
-def main(config: PlanJob) -> None:
-    plan_of(config)
-
-
-def plan_of(config: PlanJob) -> Plan:
-    """Print and write the plan."""
+def main(config: PlanJob) -> Plan:
     store = Store(config.root)
     prices = read_prices(config.prices) if config.prices else None
     if found(config.model):

@@ -1,6 +1,7 @@
 """The console script `seva`: the same jobs by other words, in a checkout and in a wheel."""
 
 import os
+import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
@@ -41,7 +42,7 @@ def test_every_job_is_listed_with_its_first_line_and_what_jobs_share_is_none(
     shown = capsys.readouterr().out.splitlines()
     assert set(JOBS) == {file.stem for file in (ROOT / "jobs").glob("*.py")} - {"presets", "experiments"}
     assert any(line.split()[:1] == ["full"] and "prompts and a starting model in" in line for line in shown)
-    assert len(shown) == len(JOBS) + 4
+    assert len(shown) == len(JOBS) + 5
 
 
 def test_an_unknown_job_is_one_line_with_the_jobs_that_there_are(
@@ -82,3 +83,29 @@ def test_the_help_names_the_command_that_asked_for_it(
         with pytest.raises(SystemExit):
             cli.run(job.main, job.PRESETS, "About the job.")
         assert capsys.readouterr().out.startswith(usage)
+
+
+def test_in_bash_jobs_presets_and_options_are_completed(tmp_path: Path):
+    seva = tmp_path / "seva"
+    seva.write_text(f"#!/bin/sh\nexec {sys.executable} -c 'from seva_ray.runtime.console import main; main()' \"$@\"\n")
+    seva.chmod(0o755)
+    typed = (
+        ("fu",),
+        ("full", "llava-13b-d"),
+        ("full", "llava-7b", "--train.be"),
+        ("full", "--until", "pa"),
+        ("x", "-"),
+    )
+    lines = ['eval "$(seva completion)"', "complete -p seva"]
+    for words in typed:
+        lines += [f"COMP_WORDS=(seva {' '.join(words)}) COMP_CWORD={len(words)} COMPREPLY=()", "_seva"]
+        lines.append('echo "found: ${COMPREPLY[*]}"')
+    environment = os.environ | {"PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment |= {"PYTHONPATH": str(ROOT)}
+    script = "\n".join(lines)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=120)
+    registered, *found = done.stdout.splitlines()
+    assert registered == "complete -F _seva seva", done.stderr
+    assert found == [
+        "found: full", "found: llava-13b-diffusion800", "found: --train.beta", "found: pair", "found: ",
+    ]  # fmt: skip

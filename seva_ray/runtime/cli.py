@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import select
+import shlex
 import signal
 import sys
 import textwrap
@@ -33,6 +34,8 @@ from seva_ray.runtime.short_help import short_help
 from seva_ray.runtime.signals import ending, stop_on_signals, was_interrupted
 
 Config = TypeVar("Config")
+PRINT_COMPLETION = "--tyro-print-completion"
+"""tyro's own option: it prints a script for the shell."""
 
 # These are errors of the machine, not of the code, so one line is enough for them.
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
@@ -63,8 +66,13 @@ def run(
         known = f"Presets (first word): {', '.join(presets)}; shown: {name}."
         about = f"{description}\n\n{textwrap.fill(known, 108, break_on_hyphens=False)}"
 
+        program = None
+        if PRINT_COMPLETION in words and command.startswith("seva "):
+            program, variable = command, command.replace(" ", "_presets_").replace("-", "_")
+            print(f"_{variable}={shlex.quote(' '.join(presets))}")
+
         def parse(words: Sequence[str]) -> Config:
-            return tyro.cli(type(preset), default=preset, args=words, description=about)
+            return tyro.cli(type(preset), default=preset, args=words, description=about, prog=program)
 
         sources = sources_of(type(preset))
         with until_closed():

@@ -22,6 +22,9 @@ def main() -> NoReturn:
     if not words or words[0] in ("--help", "-h", "help"):
         print(*lines_about(jobs), sep="\n")
         sys.exit(0)
+    if name == "completion":
+        print(completion(spoken(jobs)))
+        sys.exit(0)
     if name not in jobs:
         print(f"error: {words[0]}: there is no such job; the jobs are {', '.join(spoken(jobs))}", file=sys.stderr)
         sys.exit(2)
@@ -50,4 +53,41 @@ def lines_about(jobs: dict[str, Path]) -> list[str]:
     for name, file in zip(spoken(jobs), jobs.values(), strict=True):
         about = (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()
         lines.append(f"  {name:14} {about[0] if about else ''}")
-    return [*lines, "", "seva JOB --help shows the options of a job."]
+    return [
+        *lines,
+        "",
+        "seva JOB --help shows the options of a job.",
+        'eval "$(seva completion)" in bash completes jobs, presets and options.',
+    ]
+
+
+def completion(jobs: list[str]) -> str:
+    """A script for bash. When the options of a job are first needed, the job itself is asked for them, by tyro's own
+    completion; `cli.run` puts the job's presets before it."""
+    return COMPLETION.replace("JOBS", " ".join(jobs))
+
+
+COMPLETION = r"""
+_seva() {
+  local job=${COMP_WORDS[1]} word=${COMP_WORDS[COMP_CWORD]} name presets
+  if [[ $COMP_CWORD -eq 1 ]]; then
+    COMPREPLY=($(compgen -W "JOBS" -- "$word"))
+    return
+  fi
+  name=_tyro_seva_${job//-/_} presets=_seva_presets_${job//-/_}
+  # tyro's script also registers itself, for a command of one word: that is left out.
+  if ! declare -F "$name" >/dev/null; then
+    eval "$(seva "$job" --tyro-print-completion bash 2>/dev/null | grep -v '^ *complete ')"
+  fi
+  if [[ $COMP_CWORD -eq 2 && $word != -* ]]; then
+    COMPREPLY=($(compgen -W "${!presets}" -- "$word"))
+    return
+  fi
+  local skipped=2
+  [[ ${COMP_WORDS[2]} == -* ]] || skipped=3
+  COMP_WORDS=("seva $job" "${COMP_WORDS[@]:skipped}")
+  COMP_CWORD=$((COMP_CWORD - skipped + 1))
+  declare -F "$name" >/dev/null && "$name"
+}
+complete -F _seva seva
+""".strip()
