@@ -72,16 +72,16 @@ def read_share(given: Mapping[str, Any], logps_uri: str) -> tuple[float, float]:
     from seva_ray.stages.training.reading import Kept, PairReader, ReadAhead
 
     gc.collect()
-    before, config = peak_mb(), Train()
+    before, config, at_once = peak_mb(), Train(), 2
     (schedule,) = ray.get(given["job"])
     read = PairReader(pairs=schedule, logps_uri=logps_uri, config=config, kept=Kept())
     share = config.global_batch_size // NUM_WORKERS
-    ahead = ReadAhead(read, stride=config.per_device_batch_size * NUM_WORKERS, collate=list)
+    ahead = ReadAhead(read, stride=at_once * NUM_WORKERS, collate=list)
     began, num_read = time.process_time(), 0
     for step in range(min(NUM_STEPS, schedule.order.num_steps)):
-        for batch in range(share // config.per_device_batch_size):
-            first = step * config.global_batch_size + batch * config.per_device_batch_size * NUM_WORKERS
-            num_read += len(ahead([{"place": first + number} for number in range(config.per_device_batch_size)]))
+        for batch in range(share // at_once):
+            first = step * config.global_batch_size + batch * at_once * NUM_WORKERS
+            num_read += len(ahead([{"place": first + number} for number in range(at_once)]))
     row_us = 1e6 * (time.process_time() - began) / num_read
     return peak_mb() - before, row_us
 

@@ -134,6 +134,7 @@ def test_directories_that_containers_mount_are_made_for_their_user(cloud: str) -
     assert "-o 1000 -g 1000" in made
     assert set(mounted.values()) == {"/scratch/spill", "/home/ray/.cache"}
     assert "RAY_object_spilling_directory=/scratch/spill" in options
+    assert "SEVA_SCRATCH=/scratch/spill" in options
 
 
 SECRETS = re.compile(

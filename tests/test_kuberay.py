@@ -123,6 +123,7 @@ def test_token_authentication_is_on_and_secrets_are_named_only(cluster: dict[str
         values = {item["name"]: item["value"] for item in pod["containers"][0]["env"] if "value" in item}
         assert values == {
             "RAY_object_spilling_directory": "/scratch/spill",
+            "SEVA_SCRATCH": "/scratch/spill",
             "SEVA_NODE_TYPES": "/etc/seva/cluster.yaml",
         }
 

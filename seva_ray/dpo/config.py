@@ -109,8 +109,8 @@ class Train:
     zero_stage: Literal[0, 1, 2, 3] = execution(2)
     """DeepSpeed ZeRO stage: 0 is plain data parallel, 1 shards the optimiser, 2 also gradients, 3 also weights."""
     num_workers: int | None = execution(None)
-    """Number of workers, each with one GPU, or with one CPU if the cluster has no GPU. None means the largest number
-    that the cluster has room for and that can share the global batch evenly."""
+    """Number of workers, each with one GPU, or one CPU without GPUs. None means the largest number that the cluster has
+    room for and that can share the global batch evenly."""
     min_workers: int | None = execution(None)
     """Smallest number of workers to train with if the cluster has no room for num_workers. It needs zero_stage 0,
     because a DeepSpeed checkpoint belongs to one number of workers. None means always num_workers."""

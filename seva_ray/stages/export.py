@@ -3,7 +3,6 @@
 import gc
 import json
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +10,7 @@ from typing import Literal
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.provenance import versions
-from seva_ray.core.storage import exists, fetch_directory, names_in, read_bytes, write_directory
+from seva_ray.core.storage import exists, fetch_directory, names_in, read_bytes, scratch_directory, write_directory
 from seva_ray.core.submission import check_lasts
 from seva_ray.pages.card import CardContent, model_card
 from seva_ray.runtime.heartbeat import waiting
@@ -56,7 +55,7 @@ def export(config: Export, store: Store, name: str) -> str:
     source = trained.path({"merged": "model", "adapter": "adapter"}[config.what])
     if not exists(source):
         raise InputError(f"policies/{name}: has no adapter (all weights were trained); export the merged model")
-    with waiting(f"export {name}: copying the files"), tempfile.TemporaryDirectory(prefix="seva-export-") as scratch:
+    with waiting(f"export {name}: copying the files"), scratch_directory("seva-export-") as scratch:
         directory = Path(scratch, "export")
         fetch_directory(source, str(directory))
         if config.what == "adapter":

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import Any
 from seva_ray.core.durations import duration
 from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
-from seva_ray.core.storage import exists, is_local, write_bytes, write_directory
+from seva_ray.core.storage import exists, is_local, scratch_directory, write_bytes, write_directory
 from seva_ray.dpo.config import Train, deepspeed_config
 from seva_ray.dpo.policy import freeze_all_but_language, load_model, without_image_gradients
 from seva_ray.private.accelerate import forget_trainer
@@ -114,7 +113,7 @@ def do(job: Job, callback: Any) -> None:
     encoder = Encoder(directory, job.scoring.reading.system, job.scoring.reading.image_options)
     if not torch.cuda.is_available():
         skip_compiled_collectives()
-    with tempfile.TemporaryDirectory(prefix="seva-train-") as scratch:
+    with scratch_directory("seva-train-") as scratch:
         curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
         os.environ["TENSORBOARD_LOGGING_DIR"] = curves
         with quick_imports():
