@@ -121,8 +121,8 @@ def parse_view(label: str) -> Augmentation | None:
             known = ", ".join(kind.usage() for kind in AUGMENTATIONS.values())
             plain = ", ".join((CLEAN, *CONTROLS, f"{SAMPLED}-<temperature>"))
             raise ConfigError(
-                f"view {label!r}: there is no {name!r}; a view is {plain}, or made of these, joined by +: {known}; or it is "
-                f"{USAGE} or {Regenerate.usage()}"
+                f"view {label!r}: there is no {name!r}; a view is {plain}, or made of these, joined by +: {known}; "
+                f"or it is {USAGE} or {Regenerate.usage()}"
             )
         members.append(labelled(part, AUGMENTATIONS[name].at(value)))
     return members[0] if len(members) == 1 else Chain(members=tuple(members))
