@@ -119,9 +119,10 @@ def parse_view(label: str) -> Augmentation | None:
         name, _, value = part.partition("-")
         if name not in AUGMENTATIONS:
             known = ", ".join(kind.usage() for kind in AUGMENTATIONS.values())
-            plain = ", ".join((CLEAN, *CONTROLS, f"{SAMPLED}-<temperature>", USAGE, Regenerate.usage()))
+            plain = ", ".join((CLEAN, *CONTROLS, f"{SAMPLED}-<temperature>"))
             raise ConfigError(
-                f"view {label!r}: there is no {name!r}; a view is {plain}, or made of these, joined by +: {known}"
+                f"view {label!r}: there is no {name!r}; a view is {plain}, or made of these, joined by +: {known}; "
+                f"or it is {USAGE} or {Regenerate.usage()}"
             )
         members.append(labelled(part, AUGMENTATIONS[name].at(value)))
     return members[0] if len(members) == 1 else Chain(members=tuple(members))
