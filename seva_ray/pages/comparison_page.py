@@ -119,7 +119,9 @@ def curve(panel: Panel, methods: Sequence[MethodRow]) -> bytes | None:
             dashes = "--" if method.is_control else "-"
             axes.plot(steps, values, color=color, linewidth=1.7, linestyle=dashes, label=method.name)
             drawn = True
+    if not drawn:
+        return None
     style(axes, "step", panel.unit)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)
-    return svg_of(figure) if drawn else None
+    return svg_of(figure)
