@@ -85,14 +85,21 @@ def test_the_page_has_each_method_with_its_cost_and_is_drawn_again_only_if_somet
 
     page = drawn()
     rows = [line for line in page.splitlines() if line.strip().startswith('<tr><th scope="row">')]
-    assert [row.split('"row">')[1].split("<")[0].strip() for row in rows] == [*METHODS, *METHODS, *METHODS[1:]]
+    assert [row.split('"row">')[1].split("<")[0].strip() for row in rows] == [
+        *METHODS,
+        "base model",
+        *METHODS,
+        *METHODS[1:],
+    ]
     assert rows[2].count("<small>control</small>") == 1
     assert "<small>" not in rows[1]
     assert [f"{number}.00</td>" in page for number in (1, 2, 3)] == [True] * 3, "three times the time of a step"
     assert page.count("Image margin") == 2, "as a title and as the text in the place of the image"
     assert "python &lt;b&gt;" in page
-    assert "3 methods from 3 base models, with 2 seeds each." in page
-    assert "Intervals cover the choice of images and base models." in page
+    assert "3 methods and controls from 3 base models, with 2 seeds each." in page
+    assert "Intervals cover the choice of images and base models, but not" in page
+    starts = [f"{row.start:.1f}" for row in table_of(CONFIG, BENCHMARK, compared, METRICS).against_base["seva"]]
+    assert [part.split("<")[0] for part in rows[3].split('"num">')[1:]] == starts
     assert "<script" not in page
     assert drawn() == page
     assert capsys.readouterr().err.splitlines()[-1].endswith("(unchanged)")
