@@ -19,7 +19,7 @@ from seva_ray.core.errors import FingerprintMismatch, InputError, UserError
 from seva_ray.core.shards import shards_in
 from seva_ray.core.storage import names_in, read_table
 from seva_ray.dpo.batch import PreferenceCollator
-from seva_ray.dpo.config import Train
+from seva_ray.dpo.config import Loss, Train
 from seva_ray.dpo.logps import response_logps
 from seva_ray.dpo.policy import load_model
 from seva_ray.pairs.files import lineage
@@ -56,6 +56,43 @@ def test_they_are_the_starting_models_own_in_either_layout(run: SmallRun, toy_mo
             (alone,) = response_logps(model, PreferenceCollator(viewer=viewer, packed=False)([plain])).tolist()
         assert packed["ref_logps"] == pytest.approx(alone, rel=1e-5, abs=1e-4)
         assert plain["ref_logps"] == pytest.approx(alone, rel=1e-5, abs=1e-4)
+
+
+@pytest.mark.parametrize("image_view", ["", "small_crop"])
+def test_those_on_a_view_are_of_the_chosen_and_the_first_rejected_response_in_that_view(
+    run: SmallRun, toy_model: str, image_view: str
+):
+    config = replace(CONFIG, loss=Loss(image_weight=1.0, image_view=image_view))
+    logps = open_logps(config, run.store, run.model, run.pairs, on_view=True)
+    score(scoring(config, run.store, run.model, run.pairs, logps, on_view=True), config)
+    pairs = with_logps(read_pairs(run.pairs), logps).to_pylist()
+    viewer = Viewer(encoder=Encoder(toy_model), image_root=None, max_pixels=10**6)
+    model = load_model(toy_model, "float32")
+    for item in pairs[:6]:
+        row = viewer.row(item, image_view or item["rejected"][0]["view"])
+        expected = []
+        for answer in (item["chosen_token_ids"], item["rejected"][0]["token_ids"]):
+            ids = torch.tensor([[*row.ids, *answer]])
+            with torch.no_grad():
+                logits = model(input_ids=ids, pixel_values=torch.from_numpy(row.features["pixel_values"])).logits[0]
+            of_answer = logits[len(row.ids) - 1 : -1].log_softmax(-1)
+            expected.append(float(of_answer[torch.arange(len(answer)), torch.tensor(answer)].sum()))
+        assert item["ref_logps"] == pytest.approx(expected, rel=1e-5, abs=1e-4)
+    other = replace(CONFIG, loss=Loss(symmetric_weight=0.5), beta=0.3)
+    shared = open_logps(other, run.store, run.model, run.pairs, on_view=True)
+    assert shared.complete or image_view, "every loss that reads this view shares them"
+    assert open_logps(config, run.store, run.model, run.pairs).name != logps.name
+
+
+def test_image_terms_are_refused_if_the_rejected_answers_are_not_about_an_augmented_view(run: SmallRun):
+    config = replace(CONFIG, loss=Loss(image_weight=1.0))
+    logps = open_logps(config, run.store, run.model, run.pairs, on_view=True)
+    counts = {**run.pairs.counts, "views": {"sampled-0.7": {}}}
+    sampled = replace(run.pairs, record={**(run.pairs.record or {}), "counts": counts})
+    with pytest.raises(InputError, match=r"rejected answers of sampled-0.7 are not .*--train.loss.image-view names"):
+        scoring(config, run.store, run.model, sampled, logps, on_view=True)
+    named = replace(config, loss=Loss(image_weight=1.0, image_view="moco"))
+    scoring(named, run.store, run.model, sampled, logps, on_view=True)
 
 
 def test_every_loss_and_beta_shares_them_and_a_restart_computes_what_is_missing(run: SmallRun):

@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from bench.fresh import in_fresh_process, peak_mb
 from seva_ray.core.artifacts import Store
-from seva_ray.core.errors import InputError
+from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.records import PAIR_SCHEMA, RESPONSE_SCHEMA, table
 from seva_ray.core.storage import write_table
-from seva_ray.dpo.config import Train, swapped
+from seva_ray.dpo.config import Loss, Train, swapped
 from seva_ray.stages.pair import PART_BYTES
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.training import reading as stage
@@ -127,6 +128,36 @@ def test_a_pair_is_its_whole_row_with_its_reference_and_weight_in_files_of_one_p
         expected = pair_of(number, 400) | {"ref_logps": logps_of(number)}
         assert row.pop("weight") in ([1.0] if place < 56 else [2.0, 0.0])
         assert row == (swapped(expected, config.seed) if swap else expected)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_a_pair_of_a_loss_with_image_terms_has_its_log_probabilities_on_the_view_too(tmp_path: Path, swap: bool):
+    made = training(tmp_path, 12, 10)
+    loss = Loss(symmetric_weight=0.5, anchor_weight=1.0)
+    made = replace(made, config=replace(CONFIG, loss=loss, swap_sides=swap))
+    store = Store(str(tmp_path))
+    with pytest.raises(ConfigError, match="there is no 'v'"):
+        job(tmp_path, made)
+    shown = replace(made, config=replace(made.config, loss=Loss(image_weight=1.0, image_view="small_crop")))
+    on_view = shown.open_logps(store, on_view=True)
+    assert on_view.name == "logps/m/p/v/bfloat16-on-small_crop"
+    rows = [{"prompt_id": f"p{number}", "ref_logps": [-100.0 - number, -200.0]} for number in range(12)]
+    write_table(on_view.path(shard_name(0)), pa.Table.from_pylist(rows, LOGPS_SCHEMA))
+    on_view.finish({"num_pairs": 12, "plain_because": None})
+    given = job(tmp_path, shown)
+    assert given.view_scoring is not None
+    assert (given.view_scoring.missing, given.view_scoring.image_view) == ([], "small_crop")
+    uris = {"logps_uri": given.scoring.logps.uri, "view_logps_uri": given.view_scoring.logps.uri}
+    read = PairReader(pairs=given.pairs, config=shown.config, kept=Kept(), **uris)
+    exchanged = 0
+    for row in all_of(read):
+        number = number_of(row)
+        turned = row["chosen_token_ids"] != pair_of(number, 10)["chosen_token_ids"]
+        exchanged += turned
+        assert row["view_ref_logps"] == ([-200.0, -100.0 - number] if turned else [-100.0 - number, -200.0])
+        assert row["ref_logps"][turned] == logps_of(number)[0]
+    assert (exchanged > 0) == swap
+    assert job(tmp_path, training(tmp_path / "usual", 4, 10)).view_scoring is None
 
 
 def test_what_a_worker_is_given_does_not_grow_with_the_images_and_texts_of_the_pairs(tmp_path: Path):

@@ -21,6 +21,7 @@ from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import ConfigError, InputError, NothingLeft
 from seva_ray.core.storage import exists, read_bytes
 from seva_ray.dpo.config import Train
+from seva_ray.dpo.methods import METHODS
 from seva_ray.dpo.policy import Lora
 from seva_ray.stages.training.group import check_training, group_size
 from seva_ray.stages.training.train import Training, train, train_all
@@ -110,6 +111,17 @@ def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses_and_so_do_th
     assert any(alone[-1][name] != alone[-1]["rewards/margins"] for name in split)
     for name in ("loss", "rewards/margins", *split, "logps/chosen", "drift/rejected", "tokens/rejected"):
         assert [row[name] for row in shared] == pytest.approx([row[name] for row in alone], rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_the_two_forward_passes_of_image_terms_under_zero_2_lose_what_one_worker_alone_loses(run: SmallRun):
+    config = replace(CONFIG, loss=METHODS["symmpo"].loss, gradient_checkpointing=True)
+    one = log_of(run, "images", config)
+    two = log_of(run, "images-zero2", replace(config, num_workers=2, per_device_batch_size=2, zero_stage=2))
+    assert one[0]["loss"] == pytest.approx(4 * math.log(2), abs=1e-4)
+    assert one[-1]["rewards/image_margins"] != 0
+    for name in ("loss", "rewards/image_margins", "drift/chosen"):
+        assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-4, abs=1e-5)
 
 
 def test_in_bfloat16_it_starts_where_the_reference_is_and_learns_what_float32_does(run: SmallRun, alone: list[dict]):

@@ -109,7 +109,7 @@ def curve(panel: Panel, methods: Sequence[MethodRow]) -> bytes | None:
 
     from seva_ray.pages.figures import INK, MUTED, style, svg_of
 
-    figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+    figure = Figure(figsize=(5.4, 4.0), layout="constrained")
     axes, drawn = figure.add_subplot(), False
     axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
     for method, color in zip(methods, COLORS * len(methods), strict=False):
@@ -119,7 +119,9 @@ def curve(panel: Panel, methods: Sequence[MethodRow]) -> bytes | None:
             dashes = "--" if method.is_control else "-"
             axes.plot(steps, values, color=color, linewidth=1.7, linestyle=dashes, label=method.name)
             drawn = True
+    if not drawn:
+        return None
     style(axes, "step", panel.unit)
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
-    return svg_of(figure) if drawn else None
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9, labelcolor=INK)
+    return svg_of(figure)

@@ -172,9 +172,12 @@ def summary(compared: Sequence[Compared], tables: Sequence[MetricTable]) -> list
         shown = {method: rows[0] for method, rows in table.against_base.items() if not METHODS[method].is_control}
         if table.metrics and shown:
             best = max(shown, key=lambda method: shown[method].gain)
-            gain = change(shown[best]).strip()
-            lines.append(f"{table.metrics[0]} on {table.title}: the largest gain is that of {best}, {gain}")
+            row = shown[best]
+            found = "" if row.excludes_zero else ": not distinguishable from no change"
+            lines.append(f"{table.metrics[0]} on {table.title}: {best} gains most, {change(row).strip()}{found}")
     bases = "1 base model" if num_bases == 1 else f"{num_bases} base models"
     seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
     over = "images and base models" if num_bases > 1 else "images alone"
-    return [*lines, f"{len(compared)} methods from {bases}, with {seeds} each. Intervals cover the choice of {over}."]
+    count = f"{len(compared)} methods and controls from {bases}, with {seeds} each."
+    covered = f"Intervals cover the choice of {over}, but not that of the best among several methods."
+    return [*lines, f"{count} {covered}"]
