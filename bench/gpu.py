@@ -29,8 +29,11 @@ from seva_ray.dpo.losses import ResponseLogps, losses_of
 from seva_ray.dpo.policy import without_image_gradients
 from seva_ray.runtime.cli import run
 
-VARIANTS = (("plain", "sdpa"), ("plain", "causal"), ("packed", "sdpa"), ("packed", "two_part"), ("packed", "flex"))
-"""Layouts of a batch, and ways to compute attention. `packed sdpa` is what training does."""
+VARIANTS = (
+    *(("plain", "mask"), ("plain", "causal")),
+    *(("packed", "mask"), ("packed", "in_parts"), ("packed", "two_part"), ("packed", "flex")),
+)
+"""Layouts of a batch, and ways to compute attention. `packed in_parts` is what training does."""
 
 
 @dataclass(frozen=True, kw_only=True)

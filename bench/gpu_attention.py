@@ -1,5 +1,6 @@
-"""Ways to compute attention over packed rows, to be measured against the 4-D mask that training uses (`sdpa`).
+"""Ways to compute attention over packed rows, to be measured against what training does (`in_parts`).
 
+`mask` is SDPA under a 4-D mask, which training uses for short rows.
 `causal` is what flash kernels make of plain rows without padding. `two_part` splits a packed row: the prompt sees
 itself, and each response sees the keys of the prompt and its own, which needs no mask. `flex`: FlexAttention.
 """
@@ -54,7 +55,9 @@ def use(model: Any, name: str, batch: dict[str, Tensor], response: int, packed: 
     """Let the language model compute attention in this way for batches of this shape."""
     from torch.nn.attention.flex_attention import create_block_mask
     from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    from seva_ray.dpo import logps
     from seva_ray.private.transformers import use_attention
 
     rows, width = batch["input_ids"].shape
@@ -66,6 +69,8 @@ def use(model: Any, name: str, batch: dict[str, Tensor], response: int, packed: 
             return (query >= key) & ((branch[row, key] == 0) | (branch[row, key] == branch[row, query]))
 
         state["mask"] = create_block_mask(allowed, rows, None, width, width, device=branch.device)
-    for other, function in {"causal": causal, "two_part": two_part, "flex": flex}.items():
+    ways = {"mask": sdpa_attention_forward, "causal": causal, "two_part": two_part, "flex": flex}
+    for other, function in ways.items():
         AttentionInterface.register(other, function)
-    use_attention(model.get_base_model().model.language_model, name)
+    logps.LONG = 0
+    use_attention(model.get_base_model().model.language_model, "sdpa" if name == "in_parts" else name)

@@ -1,13 +1,12 @@
 """LLaVA with random weights and batches of random tokens, at the shapes of LLaVA-1.5-7B or tiny, for bench/gpu.py."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from seva_ray.dpo.batch import layout
+from seva_ray.dpo.batch import Branch, layout
 from seva_ray.vlm.rows import Row
 
 
@@ -130,12 +129,12 @@ def batch_of(shapes: Shapes, pairs: int, response: int, packed: bool, device: to
     def draw(number: int) -> list[int]:
         return torch.randint(5, shapes.vocabulary - 40, (number,), generator=random).tolist()
 
-    rows: list[tuple[Row, list[tuple[int, Sequence[int]]]]] = []
+    rows: list[list[Branch]] = []
     for place in range(pairs):
         ids = [1, *[shapes.image_id] * shapes.image_tokens, *draw(shapes.text_tokens - 1)]
         prompt = Row(ids=ids, num_image_tokens=shapes.image_tokens)
-        slots: list[tuple[int, Sequence[int]]] = [(2 * place, draw(response)), (2 * place + 1, draw(response))]
-        rows += [(prompt, slots)] if packed else [(prompt, [slot]) for slot in slots]
+        row = [Branch(slot=2 * place + number, prompt=prompt, response=draw(response)) for number in (0, 1)]
+        rows += [row] if packed else [[branch] for branch in row]
     pixels = torch.randn(pairs, 3, shapes.side, shapes.side, generator=random)
     batch = layout(rows, 0)
     batch["pixel_values"] = (pixels if packed else pixels.repeat_interleave(2, 0)).to(shapes.dtype)

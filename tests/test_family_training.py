@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from seva_ray.core.errors import InputError
 from seva_ray.dpo import logps
+from seva_ray.dpo.attention import NAME
 from seva_ray.dpo.batch import NOTHING, PreferenceCollator
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.layout_check import check_layouts, generated
@@ -90,6 +91,52 @@ def test_plain_packed_and_generate_give_the_same_log_probabilities(family, pairs
         with torch.no_grad():
             found = response_logps(model, PreferenceCollator(viewer=family.viewer, packed=packed)(rows))
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def with_answers(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Two questions about each of three images, not next to each other, with one to three rejected answers."""
+    random = np.random.default_rng(0)
+
+    def answer() -> dict[str, Any]:
+        return {"token_ids": random.integers(100, 250, random.integers(1, 9)).tolist()}
+
+    return [
+        pair
+        | {"question": question, "chosen_token_ids": answer()["token_ids"]}
+        # a question that is the start of another, and one that differs at its first token
+        | {"rejected": [answer() for _ in range(1 + place % 3)]}
+        for question in ("What is it?", "Why?")
+        for place, pair in enumerate(pairs)
+    ]
+
+
+def logps_and_grads(family: Family, rows: Any, packed: bool, by_image: bool) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    model = load_model(family.directory, "float32")
+    freeze_all_but_language(model)
+    batch = PreferenceCollator(viewer=family.viewer, packed=packed, by_image=by_image)(rows)
+    num_rows = {(False, False): sum(1 + len(row["rejected"]) for row in rows), (True, False): 6, (True, True): 3}
+    assert len(batch["input_ids"]) == num_rows[packed, by_image]
+    found = response_logps(model, batch)
+    (found * torch.linspace(-1, 1, found.numel()).view_as(found)).sum().backward()
+    grads = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+    return found.detach(), grads, model
+
+
+def test_attention_in_parts_and_rows_for_an_image_change_neither_log_probabilities_nor_gradients(
+    family, pairs, monkeypatch
+):
+    """Each against a row for each response under a mask."""
+    rows = with_answers(pairs)
+    wanted, wanted_grads, _ = logps_and_grads(family, rows, packed=False, by_image=False)
+    in_parts = family.name not in ("gemma3", "paligemma")  # which read some tokens in both directions
+    layouts = [(False, False), (True, False), (True, True)] if family.name != "paligemma" else [(False, False)]
+    for long in (10**6, 0):
+        monkeypatch.setattr(logps, "LONG", long)
+        for packed, by_image in layouts:
+            found, grads, model = logps_and_grads(family, rows, packed, by_image)
+            assert (model.get_decoder().config._attn_implementation == NAME) == (in_parts and not long)
+            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+            assert (grads - wanted_grads).norm() < 1e-5 * wanted_grads.norm()
 
 
 def test_the_guard_lets_it_pass_in_the_precision_of_training(family, pairs):

@@ -18,7 +18,7 @@ def test_every_section_runs_and_all_layouts_and_kernels_compute_the_same(tmp_pat
     assert [name for name, result in found["sections"].items() if "error" in result] == []
     (step,) = (rows for name, rows in found["sections"].items() if name.startswith("step of"))
     rows = {name: row for name, row in step.items() if isinstance(row, dict)}
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert [row for row in rows.values() if "error" in row] == []
     differences = [row["log-probabilities differ by"] for row in rows.values()]
     assert max(differences) < 1e-3

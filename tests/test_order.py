@@ -1,15 +1,18 @@
 """Which pairs training sees, and in which order."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from seva_ray.core import sorting
+from seva_ray.core.fingerprints import identity
 from seva_ray.core.records import PAIR_SCHEMA, table
 from seva_ray.core.seeds import key_of
 from seva_ray.dpo.config import Train
+from seva_ray.dpo.grouping import together
 from seva_ray.dpo.order import choose, lengths_of, num_response_tokens, schedule
 from tests.test_dpo import pairs
 
@@ -149,3 +152,51 @@ def test_tokens_are_counted_in_every_chunk_of_pairs_whatever_their_number_of_rej
     assert num_response_tokens(chunks).tolist() == counted
     assert num_response_tokens(whole.slice(7, 20)).tolist() == counted[7:27]
     assert num_response_tokens(whole.slice(0, 0)).tolist() == []
+
+
+# Pairs of one image together
+
+
+def test_images_are_shuffled_as_wholes_if_pairs_are_grouped_so_that_a_forward_pass_has_one_image():
+    everything = pairs(64)  # two of each image, side by side
+    config = Train(global_batch_size=16, num_workers=1, per_device_batch_size=2, num_repeats=3, group_by_image=True)
+    names = everything["image_id"].to_pylist()
+
+    def passes(config: Train, column: str) -> list[set[str]]:
+        rows = [
+            (everything[column].slice(start, 7).to_pylist(), lengths_of(everything.slice(start, 7)))
+            for start in range(0, 64, 7)
+        ]
+        order = schedule(rows, config).order.tolist()
+        assert sorted(order) == sorted(3 * [*range(64)])
+        return [{names[number] for number in order[start : start + 2]} for start in range(0, len(order), 2)]
+
+    grouped = passes(config, "image_id")
+    assert all(len(images) == 1 for images in grouped)
+    assert grouped != [{name} for name in names[::2]] * 3
+    assert sum(len(images) == 1 for images in passes(replace(config, group_by_image=False), "prompt_id")) < 16
+    assert identity(config) != identity(replace(config, group_by_image=False))
+    assert identity(replace(config, group_by_image=False)) == identity(Train(global_batch_size=16, num_repeats=3))
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "order"),
+    [
+        ("abab", 2, "aabb"),
+        ("abcab", 2, "aabbc"),
+        ("aaabbbc", 2, "aabbabc"),
+        ("aaabbc", 3, "aaabbc"),
+        ("abc", 4, "abc"),
+        ("", 2, ""),
+    ],
+)
+def test_pairs_of_one_image_fill_forward_passes_and_the_rest_of_them_share_some(images, size, order):
+    places = together(images, size)
+    assert sorted(places) == [*range(len(images))]
+    assert "".join(images[place] for place in places) == order
+
+
+def test_a_forward_pass_has_as_few_images_as_can_be():
+    images = "abcdabcdab"  # three of a and b, two of c and d
+    found = [images[place] for place in together(images, 5)]
+    assert sorted(len(set(found[start : start + 5])) for start in (0, 5)) == [2, 2]

@@ -14,10 +14,11 @@ from torch.nn.functional import logsigmoid
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from seva_ray.core.records import PAIR_SCHEMA, table
+from seva_ray.dpo import token_logps
 from seva_ray.dpo.batch import NOTHING, PreferenceCollator, responses_of
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.logps import attention_mask, response_logps
-from seva_ray.dpo.policy import Lora, load_model
+from seva_ray.dpo.policy import Lora, freeze_all_but_language, load_model
 from seva_ray.stages.training.trainer import PreferenceTrainer
 from seva_ray.toy.model import IMAGE, VOCABULARY
 from seva_ray.toy.world import make_scene, render
@@ -210,6 +211,22 @@ def test_both_layouts_give_the_same_log_probabilities_and_gradients(toy_model, v
     assert (packed < -1).all()
     torch.testing.assert_close(packed, plain, rtol=1e-6, atol=1e-4)
     assert (packed_grads - plain_grads).norm() < (1e-5 if dtype == torch.float32 else 1e-6) * plain_grads.norm()
+
+
+def test_a_trained_head_gives_the_same_without_all_logits_and_is_left_as_it_was(toy_model, viewer, pairs, monkeypatch):
+    rows = random_rows(pairs, 0, 4)
+    model = load_model(toy_model, "float32").double()
+    freeze_all_but_language(model)
+    shapes: list[tuple[int, ...]] = []
+    model.lm_head.register_forward_hook(lambda module, given, output: shapes.append(tuple(output.shape)))
+    wanted, wanted_grads = logps_and_gradients(model, viewer, rows, packed=True)
+    monkeypatch.setattr(token_logps, "WHOLE_BYTES", 0)
+    monkeypatch.setitem(token_logps.CHUNK_BYTES, "cpu", 4 * model.config.text_config.vocab_size * 3)
+    found, grads = logps_and_gradients(model, viewer, rows, packed=True)
+    assert [len(shape) for shape in shapes] == [3, 1], "the second time the head gave log-probabilities"
+    torch.testing.assert_close(found, wanted.double(), rtol=1e-6, atol=0)  # all logits are rounded to float32
+    assert (grads - wanted_grads).norm() < 1e-6 * wanted_grads.norm()
+    assert "forward" not in vars(model.lm_head)
 
 
 def test_in_bfloat16_with_gradient_checkpointing_neither_layout_is_farther_from_the_truth(toy_model, viewer, pairs):

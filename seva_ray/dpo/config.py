@@ -97,6 +97,9 @@ class Train:
     """Number of pairs per optimiser step."""
     seed: int = 42
     """Seed of the adapter's first weights and of the order of pairs."""
+    group_by_image: bool = False
+    """Shuffle images instead of pairs, so that pairs about one image come in one step and share its computation. Each
+    pair's loss is the same, but a step sees fewer different images."""
     swap_sides: bool = False
     """Control experiment: exchange chosen and rejected in a random half of the pairs. A gain that remains is not due to
     SeVa."""

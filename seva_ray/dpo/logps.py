@@ -12,18 +12,26 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
+from seva_ray.dpo.attention import LONG, parts_of, use_parts
 from seva_ray.dpo.batch import NOTHING, OWN, PROMPT
+from seva_ray.dpo.token_logps import logits_fit, scoring_head
 from seva_ray.vlm.model_parts import unwrapped
 from seva_ray.vlm.rows import TYPES
 
 
 def response_logps(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     """log pi(response | image, question), summed over its tokens: float32 (B, 1 + K), 0 if there is no response."""
-    slot = batch["slot"]
-    logits = model(**model_inputs(model, batch), logits_to_keep=slot.shape[1], use_cache=False).logits[:, :-1]
-    targets, slot = batch["input_ids"][:, -slot.shape[1] + 1 :], slot[:, 1:]
+    slot, whole = batch["slot"], unwrapped(model)
+    inputs = model_inputs(model, batch) | {"logits_to_keep": slot.shape[1], "use_cache": False}
+    targets, fits = batch["input_ids"][:, -slot.shape[1] + 1 :], logits_fit(whole, slot.numel())
+    slot = slot[:, 1:]
     scored = slot >= 0
-    logps = -cross_entropy(logits[scored].float(), targets[scored], reduction="none")
+    if fits:
+        logits = model(**inputs).logits[:, :-1]
+        logps = -cross_entropy(logits[scored].float(), targets[scored], reduction="none")
+    else:
+        with scoring_head(whole.get_output_embeddings(), scored, targets[scored]):
+            logps = model(**inputs).logits
     sums = logps.new_zeros(batch["num_tokens"].numel()).index_add(0, slot[scored], logps)
     return sums.view_as(batch["num_tokens"])
 
@@ -37,9 +45,14 @@ def model_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     if TYPES in inputs:
         inputs[TYPES], blocks = types_and_blocks(batch, whole.config.image_token_id)
         mask = mask | ((blocks[:, None, :, None] == blocks[:, None, None, :]) & (blocks[:, None, :, None] > 0))
+    windows = in_windows(mask, batch["position_ids"], whole.config.get_text_config())
+    hands_down = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+    simple = windows is mask and TYPES not in inputs
+    if mask.shape[-1] >= LONG and simple and hands_down and use_parts(whole.get_decoder()):
+        inputs["pair_parts"] = parts_of(batch["branch"], batch["slot"].shape[1])
     return inputs | {
         "input_ids": batch["input_ids"],
-        "attention_mask": in_windows(mask, batch["position_ids"], whole.config.get_text_config()),
+        "attention_mask": windows,
         "position_ids": positions(whole, batch),
     }
 

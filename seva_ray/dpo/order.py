@@ -14,6 +14,10 @@ import pyarrow as pa
 from seva_ray.core.seeds import keys_of
 from seva_ray.core.sorting import sorter
 from seva_ray.dpo.config import Train
+from seva_ray.dpo.grouping import together
+
+MOST_AT_ONCE = 4
+"""The largest number of pairs in a forward pass if the configuration does not say how many."""
 
 
 def choose(ids: Iterable[Sequence[str]], config: Train) -> np.ndarray:
@@ -33,8 +37,8 @@ class Schedule:
     """The order in which pairs are seen, with `step_size` pairs per step.
 
     The order is the same for any number of workers. Within a step, pairs are sorted by length, so that one forward pass
-    needs little padding. The last step is filled up with pairs of weight 0, and the weight of its other pairs is raised
-    so that its loss is their mean.
+    needs little padding, and pairs about one image stand together if they are grouped. The last step is filled up with
+    pairs of weight 0, and the weight of its other pairs is raised so that its loss is their mean.
     """
 
     order: np.ndarray
@@ -72,11 +76,15 @@ def schedule(
 ) -> Schedule:
     """`pairs`: of all pairs, in parts, the prompt_ids, the lengths, and the ranks in a curriculum if there is one. A
     pair's number is its place among them. `chosen`: bool (N,), or None for all. The order depends only on the ids, the
-    lengths and the seed, or on the ranks."""
+    lengths and the seed, or on the ranks. If pairs are grouped by image, the image_ids come in place of the prompt_ids,
+    and images are shuffled."""
     lengths, start, size = [np.empty(0, np.int32)], 0, config.global_batch_size
+    images = [np.empty(0, np.int64)]
     with sorter() as keyed:
         for ids, some, *ranks in pairs:
             lengths.append(some.astype(np.int32))
+            if config.group_by_image:
+                images.append(keys_of(config.seed, "image", ids=ids).view(np.int64)[::2])
             places = np.arange(len(ids)) if chosen is None else np.flatnonzero(chosen[start : start + len(ids)])
             seen = [ids[place] for place in places.tolist()]
             for again in range(config.num_repeats):
@@ -88,7 +96,10 @@ def schedule(
         num_filling = -keyed.total % size
         order = np.empty(keyed.total + num_filling, np.min_scalar_type(start))
         keyed.fill(order[: keyed.total])
-    sort_steps(order[: len(order) - num_filling], np.concatenate(lengths), size)
+    counted = order[: len(order) - num_filling]
+    sort_steps(counted, np.concatenate(lengths), size)
+    if config.group_by_image:
+        group_steps(counted, np.concatenate(images), size, config.per_device_batch_size or MOST_AT_ONCE)
     order[len(order) - num_filling :] = order[len(order) - size :][:1].repeat(num_filling)
     return Schedule(order=order, step_size=size, num_filling=num_filling)
 
@@ -98,6 +109,14 @@ def sort_steps(order: np.ndarray, lengths: np.ndarray, size: int) -> None:
     for start in range(0, len(order), size):
         step = order[start : start + size]
         step[:] = step[np.argsort(lengths[step], kind="stable")]
+
+
+def group_steps(order: np.ndarray, images: np.ndarray, size: int, at_once: int) -> None:
+    """Put the pairs of each step that have the same image next to each other, in place. `at_once`: number of pairs in
+    a forward pass."""
+    for start in range(0, len(order), size):
+        step = order[start : start + size]
+        step[:] = step[together(images[step].tolist(), at_once)]
 
 
 def lengths_of(pairs: pa.Table) -> np.ndarray:

@@ -7,6 +7,7 @@ memory of both hardly grows with the number of pairs, and no column of all image
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -69,7 +70,8 @@ def scheduled(config: Train, pairs: Artifact) -> Scheduled:
     sizes: list[list[int]] = []
 
     def outlines() -> Iterator[tuple[list[str], np.ndarray, np.ndarray | None]]:
-        for ids, lengths, ranks, of_parts in read_each(outline_of, files):
+        name = "image_id" if config.group_by_image else "prompt_id"
+        for ids, lengths, ranks, of_parts in read_each(partial(outline_of, name=name), files):
             sizes.append(of_parts)
             yield ids, lengths, ranks
 
@@ -89,8 +91,9 @@ def ids_of(uri: str) -> list[str]:
     return read_columns(uri, ["prompt_id"])[0]["prompt_id"].to_pylist()
 
 
-def outline_of(uri: str) -> tuple[list[str], np.ndarray, np.ndarray | None, list[int]]:
-    """The pairs' ids, lengths and ranks (None if they have none), and the number of rows in each part of the file."""
-    table, sizes = read_columns(uri, ["prompt_id", RANK, *LENGTHS])
+def outline_of(uri: str, name: str = "prompt_id") -> tuple[list[str], np.ndarray, np.ndarray | None, list[int]]:
+    """The pairs' ids, lengths and ranks (None if they have none), and the number of rows in each part of the file.
+    `name`: the column of the ids."""
+    table, sizes = read_columns(uri, [name, RANK, *LENGTHS])
     ranks = table[RANK].to_numpy() if RANK in table.column_names else None
-    return table["prompt_id"].to_pylist(), lengths_of(table), ranks, sizes
+    return table[name].to_pylist(), lengths_of(table), ranks, sizes

@@ -159,7 +159,9 @@ def trainer_of(job: Job, model: Any, encoder: Encoder, scratch: str, callback: A
     viewer = Viewer(
         encoder=encoder, image_root=reading.image_root, max_pixels=reading.max_image_pixels, seed=reading.seed
     )
-    collate = PreferenceCollator(viewer=viewer, packed=job.scoring.is_packed, views=job.views)
+    collate = PreferenceCollator(
+        viewer=viewer, packed=job.scoring.is_packed, by_image=config.group_by_image, views=job.views
+    )
     view_uri = job.view_scoring.logps.uri if job.view_scoring else None
     trainer = PreferenceTrainer(
         config=config,
