@@ -103,8 +103,8 @@ def _examined(prompt: Prompt) -> Prompt:
     texts = f"{prompt.prompt_id}{prompt.image_id}{prompt.question}{prompt.source}{prompt.image_path}{prompt.error}"
     broken = [] if texts.isascii() else _not_unicode(prompt)
     if broken:
-        texts = {name: getattr(prompt, name).encode("utf-8", "backslashreplace").decode() for name in broken}
-        prompt = replace(prompt, **texts)
+        storable = {name: getattr(prompt, name).encode("utf-8", "backslashreplace").decode() for name in broken}
+        prompt = replace(prompt, **storable)
     if prompt.error is not None:
         return prompt
     if broken:
