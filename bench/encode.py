@@ -18,6 +18,7 @@ import numpy as np
 import transformers as tf
 from PIL import Image
 
+from bench import encode_views
 from bench.figures import Figure, keep, table
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.families import as_seen, processed
@@ -73,6 +74,9 @@ def measure() -> list[Figure]:
     for name in SIZES:
         with tempfile.TemporaryDirectory() as directory:
             encoder = encoder_of(name, directory)
+            if name == "llava":
+                figures += encode_views.measure(encoder, directory, COMMAND)
+                print(table(figures), flush=True)
         for title, (width, height) in PHOTOGRAPHS.items():
             small = np.random.default_rng(0).integers(0, 256, (height // 20, width // 20, 3), dtype=np.uint8)
             image = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)

@@ -16,7 +16,8 @@ from bench.paced import run_stage
 from bench.workload import DECODING, LLAVA_SHAPED, TOY, VIEW, Workload
 from seva_ray.core.artifacts import Store
 from seva_ray.engines import Request
-from seva_ray.engines.units import Unit, encode
+from seva_ray.engines.encoded import encode, encoded_of
+from seva_ray.engines.units import Unit
 from seva_ray.engines.vllm import options_of, sampling_of
 from seva_ray.runtime.progress import say
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
@@ -51,7 +52,8 @@ def prepared_requests(workload: Workload, limit: int | None = None) -> list[Requ
                 image_root=None,
                 num_rows=workload.shard_size,
             )
-            requests += encode(unit, viewer).requests()
+            (encoded,) = encoded_of(*encode([unit], viewer))
+            requests += [replace(item, row=viewer.encoder.finished(item.row)) for item in encoded.requests()]
             if limit and len(requests) >= limit:
                 return requests[:limit]
     return requests

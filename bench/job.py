@@ -35,7 +35,7 @@ KINDS = (
     ("UnitWorker", "engine"),
     ("RayTrainWorker", "training worker"),
     (r"TrainController|Synchronization|Preemption|Cleaner|DatasetManager", "Ray Train's helpers"),
-    (r"encode_unit|pair_shard", "tasks"),
+    (r"encode_units|pair_shard", "tasks"),
     (r"_StatsActor|ActorLocation|Autoscaling|LogRelay", "other actors"),
     (r"gcs_server|raylet|monitor|dashboard|[Aa]gent", "the Ray cluster"),
 )

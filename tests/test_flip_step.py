@@ -16,7 +16,8 @@ from seva_ray.core.records import Response
 from seva_ray.core.storage import read_table
 from seva_ray.engines import FakeEngine, Request
 from seva_ray.engines.config import Generate
-from seva_ray.engines.units import answer, encode
+from seva_ray.engines.encoded import encode, encoded_of
+from seva_ray.engines.units import answer
 from seva_ray.sources import ToyWorld
 from seva_ray.stages import generate as stage
 from seva_ray.stages.pair import ANY, Pair, Sides, open_pairs, pair_shard
@@ -71,7 +72,8 @@ def answered(store: Store, prompts: Artifact, view: str, engine: Judge) -> Artif
     encoder = CONFIG.engine.encoder(MODEL.directory, "")
     viewer = Viewer(encoder=encoder, image_root=None, max_pixels=10**8)
     for unit in stage.units_of(MODEL, prompts, view, artifact):
-        answer(encode(unit, viewer), engine)
+        (encoded,) = encoded_of(*encode([unit], viewer))
+        answer(encoded, engine)
     return stage.finish_responses(prompts, stage.open_responses(CONFIG, store, MODEL, prompts, view))
 
 

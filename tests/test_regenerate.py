@@ -18,8 +18,8 @@ from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import read_table
 from seva_ray.engines import FakeEngine
 from seva_ray.engines.config import Generate
+from seva_ray.engines.encoded import encode, encoded_of
 from seva_ray.engines.img2img import Regeneration, Regenerator, check_pipeline, fitting
-from seva_ray.engines.units import encode
 from seva_ray.sources import ToyWorld
 from seva_ray.stages import generate as generation
 from seva_ray.stages import regenerate as stage
@@ -170,10 +170,10 @@ def test_every_prompt_has_its_image_from_its_own_seed_and_the_units_of_generatio
     assert artifact.recipe["inputs"].keys() == {"prompts/toy", images.name}
     (unit, *_) = generation.units_of(MODEL, prompts, VIEW, artifact)
     viewer = Viewer(encoder=config.engine.encoder("", ""), image_root=None, max_pixels=10**8)
-    encoded = encode(unit, viewer)
+    (encoded,) = encoded_of(*encode([unit], viewer))
     assert encoded.prompts[0].row is not None
     of_image = viewer.encoder.row("", expected).features[PIXELS]
-    assert np.array_equal(encoded.prompts[0].row.features[PIXELS], of_image)
+    assert np.array_equal(viewer.encoder.finished(encoded.prompts[0].row).features[PIXELS], of_image)
     with pytest.raises(InputError, match="its images are made beforehand"):
         viewer.row(prompt, VIEW)
 

@@ -22,7 +22,7 @@ from seva_ray.engines.units import Unit
 from seva_ray.pairs.files import lineage
 from seva_ray.runtime.cli import users_line
 from seva_ray.sources import Table, ToyWorld
-from seva_ray.stages.engine_pool import commits, encoder, encoding_need, row_bytes, run_units
+from seva_ray.stages.engine_pool import TASK_BYTES, commits, encoder, encoding_need, num_encoded, row_bytes, run_units
 from seva_ray.stages.generate import generate, missing_units, open_responses
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
@@ -97,9 +97,9 @@ def test_units_go_to_ray_data_in_portions_with_the_same_result(run: Run, monkeyp
     (next(iter(before)).parent / "record.json").unlink()
     portions = []
 
-    def counted(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]:
-        portions.append(len(units))
-        yield from commits(config, units)
+    def counted(config: Generate, shards: Sequence[Sequence[Unit]]) -> Iterator[dict[str, Any]]:
+        portions.append(len(shards))
+        yield from commits(config, shards)
 
     monkeypatch.setattr("seva_ray.stages.engine_pool.UNITS_PER_CALL", 3)
     monkeypatch.setattr("seva_ray.stages.engine_pool.commits", counted)
@@ -128,7 +128,7 @@ def test_a_job_whose_name_another_one_took_meanwhile_is_told_in_a_line_and_write
     store, other = Store(str(tmp_path)), replace(run.config, decoding=Decoding(max_new_tokens=3))
     taken = open_responses(other, store, run.model, run.prompts, "clean")
 
-    def while_another_begins(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
+    def while_another_begins(config: Generate, units: Sequence[Unit]) -> Iterator[tuple[Unit, dict[str, int]]]:
         taken.begin()
         return run_units(config, units)
 
@@ -141,12 +141,14 @@ def test_a_job_whose_name_another_one_took_meanwhile_is_told_in_a_line_and_write
     assert [path.name for path in Path(taken.uri).iterdir()] == ["recipe.json"]
 
 
-def test_encoding_asks_for_memory_by_the_rows_of_its_shards(run: Run):
-    responses = open_responses(run.config, run.store, run.model, run.prompts, "moco")
-    (num_rows,) = {unit.num_rows for unit in missing_units(run.model, run.prompts, "moco", responses)}
-    assert num_rows == 16
-    assert encoding_need(num_rows)["memory"] == encoding_need(256)["memory"] == 2**29
-    assert encoding_need(1024)["memory"] == 2**31
+def test_encoding_asks_for_memory_by_the_rows_of_its_shards_and_the_images_that_views_do_not_share(run: Run):
+    units = []
+    for view in ("diffusion-300", "moco", "sampled-0.7"):
+        responses = open_responses(run.config, run.store, run.model, run.prompts, view)
+        units += missing_units(run.model, run.prompts, view, responses)[:1]
+    assert {unit.num_rows for unit in units} == {16}
+    assert num_encoded(units) == 2 * 16
+    assert encoding_need(num_encoded(units), 10.0)["memory"] == TASK_BYTES + 2 * 16 * 10
 
 
 def test_the_clean_view_does_not_depend_on_the_augmentation_seed_but_a_noised_one_does(run: Run):
@@ -273,7 +275,7 @@ def test_memory_for_a_row_follows_what_the_model_reads_of_a_photograph(toy_model
         )
         return row_bytes(Generate(engine=VllmEngine()), of_model)
 
-    assert asked(toy_model) == 2 * 2**20
+    assert asked(toy_model) == 48 * 48 * 3
     qwen = save_family("qwen2_5_vl", tmp_path / "qwen")
     settings = tmp_path / "qwen" / "processor_config.json"
     read = json.loads(settings.read_text())
@@ -281,7 +283,7 @@ def test_memory_for_a_row_follows_what_the_model_reads_of_a_photograph(toy_model
     settings.write_text(json.dumps(read))
     encoder.cache_clear()
     num_pixels = 1288 * 952  # 1280 x 960 at multiples of 28
-    assert asked(qwen) >= 1.5 * num_pixels * 3 * 2 * 4
+    assert asked(qwen) == pytest.approx(num_pixels * 3 * 2, rel=0.01)
 
 
 def test_settings_of_the_image_processor_are_in_the_recipe_and_training_reads_with_them(run: Run, tmp_path: Path):

@@ -1,7 +1,6 @@
 """Training prompts and each benchmark are asked with the system text of their source, in one run."""
 
-import json
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +12,10 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.system_texts import LLAVA_V1, SYSTEM_TEXTS, VICUNA_V1
 from seva_ray.engines import FakeEngine
 from seva_ray.engines.config import Generate
-from seva_ray.engines.units import Encoded
+from seva_ray.engines.encoded import encoded_of
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.consistency import Consistency, part_of
-from seva_ray.stages.engine_pool import encode_unit
+from seva_ray.stages.engine_pool import encode_units, task_of
 from seva_ray.stages.generate import open_responses, units_of
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.vlm.encoding import Encoder
@@ -90,9 +89,8 @@ def test_a_unit_is_encoded_with_the_text_of_its_own_prompts(tmp_path: Path) -> N
     store = Store(str(tmp_path / "runs"))
     prompts = prepare(Prepare(), store, "toy", ToyWorld(num_images=1))
     (unit,) = units_of(MODEL, prompts, "clean", open_responses(CONFIG, store, MODEL, prompts, "clean"))
-    made = encode_unit({"unit": [json.dumps(asdict(unit) | {"system": "Be kind."})]}, CONFIG)
-    header, buffer = made.values()
-    encoded = Encoded.of(header[0], buffer[0])
+    made = encode_units({"units": [task_of([replace(unit, system="Be kind.")])["units"]]}, CONFIG)
+    (encoded,) = encoded_of(made["header"][0], made["buffer"][0])
     rows = [prompt.row for prompt in encoded.prompts if prompt.row is not None]
     assert rows
     assert {bytes(row.ids).decode().split("\n")[0] for row in rows} == {"Be kind."}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from seva_ray.augmentations.base import Augmentation, Labelled
+from seva_ray.augmentations.base import Augmentation, Labelled, PixelAugmentation
 from seva_ray.augmentations.blank import Blank
 from seva_ray.augmentations.chain import Chain
 from seva_ray.augmentations.composed import AutoAugment, Byol, Moco, RandAugment, Simclr
@@ -133,6 +133,22 @@ def labelled(part: str, member: Labelled) -> Any:
     if member.label != part:
         raise ConfigError(f"view {part!r}: must be written {member.label}")
     return member
+
+
+def members_of(augmentation: Augmentation) -> tuple[Augmentation, ...]:
+    return augmentation.members if isinstance(augmentation, Chain) else (augmentation,)
+
+
+def changes_pixels(augmentation: Augmentation) -> bool:
+    """Whether it changes the normalised pixels."""
+    return any(isinstance(member, PixelAugmentation) for member in members_of(augmentation))
+
+
+def changes_image(view: str) -> bool:
+    """Whether the view's augmentation changes the image itself, before it is resized. Raises: ConfigError."""
+    augmentation = parse_view(view)
+    members = () if augmentation is None else members_of(augmentation)
+    return not all(isinstance(member, PixelAugmentation) for member in members)
 
 
 def undrawn(label: str) -> str:

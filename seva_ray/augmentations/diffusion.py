@@ -41,4 +41,6 @@ class Diffusion(PixelAugmentation):
         """The noisy pixels. They are neither clipped nor rounded to 8 bits, because both would change the answers."""
         signal = alpha_bar()[self.noise_step]
         noise = generator.standard_normal(pixels.shape, dtype=np.float32)
-        return np.sqrt(signal) * pixels + np.sqrt(1 - signal) * noise
+        noise *= np.sqrt(1 - signal)  # in place: the arrays are large
+        noise += np.sqrt(signal) * pixels
+        return noise

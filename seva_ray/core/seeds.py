@@ -4,7 +4,8 @@ NumPy's PCG64 and its normal sampler give the same stream on every machine. torc
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -30,3 +31,10 @@ def keys_of(seed: int, *keys: str | int, ids: Sequence[str]) -> np.ndarray:
 def generator(seed: int, *keys: str | int) -> np.random.Generator:
     """The generator of (seed, keys...), for example (seed, prompt_id, view)."""
     return np.random.Generator(np.random.PCG64(key_of(seed, *keys)))
+
+
+def generator_at(state: Mapping[str, Any]) -> np.random.Generator:
+    """A generator that goes on where another one was. `state`: the `bit_generator.state` of that one."""
+    source = np.random.PCG64()
+    source.state = state
+    return np.random.Generator(source)

@@ -48,10 +48,11 @@ class Request:
 
     prompt_id: str
     row: Row
-    """The tokens and the features of the image."""
+    """The tokens and the features of the image. The engine finishes the row (`Encoder.finished`): until then a unit's
+    pixels take a quarter of the memory."""
     image_id: str
-    """An id of the features. If two ids are equal, so are the features, and an engine can encode the image only
-    once."""
+    """An id of the finished row's features. If two ids are equal, so are the features, and an engine can encode the
+    image only once."""
     temperature: float | None = None
     """Temperature of this request, which then has a sampling seed of its own. None: the decoding's temperature."""
     draw: str = ""

@@ -17,21 +17,24 @@ ALIGNMENT = 64
 """Arrays begin at multiples of this, in bytes, so that they can be used where they are."""
 
 
-def packed(items: Sequence[Arrays]) -> tuple[list[dict[str, Place]], np.ndarray]:
-    """Where each array is in the buffer, and the buffer, uint8 (bytes,). It has at least one byte."""
-    places: list[dict[str, Place]] = []
-    end = 0
-    for arrays in items:
-        of_item: dict[str, Place] = {}
+class Packing:
+    """A buffer that grows by one array after the other, so that no array is in memory twice."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()  # it grows in place
+
+    def add(self, arrays: Arrays) -> dict[str, Place]:
+        """Append the arrays. Return where each of them is in the buffer."""
+        places: dict[str, Place] = {}
         for name, array in arrays.items():
-            of_item[name] = array.dtype.str, array.shape, end
-            end += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
-        places.append(of_item)
-    buffer = np.empty(max(1, end), np.uint8)
-    for arrays, of_item in zip(items, places, strict=True):
-        for name, array in arrays.items():
-            at(buffer, of_item[name])[...] = array
-    return places, buffer
+            self.data.extend(bytes(-len(self.data) % ALIGNMENT))
+            places[name] = array.dtype.str, array.shape, len(self.data)
+            self.data.extend(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        return places
+
+    def buffer(self) -> np.ndarray:
+        """The buffer, uint8 (bytes,), without a copy. It has at least one byte. Nothing can be added any more."""
+        return np.frombuffer(self.data or bytes(1), np.uint8)
 
 
 def unpacked(places: Sequence[Mapping[str, Place]], buffer: np.ndarray) -> list[dict[str, np.ndarray]]:

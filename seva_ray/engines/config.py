@@ -37,7 +37,8 @@ class Generate:
     units_per_engine: int = execution(2)
     """Units that an engine works on at once. With 2 the engine stays busy while the last answers of a unit finish."""
     max_image_pixels: int = 64_000_000
-    """Largest number of pixels of an image, counted after padding to a square. A larger image is a `failed` row."""
+    """Largest number of pixels of an image. If the model's images are padded to a square, as LLaVA-1.5's are, the
+    pixels of the square count. A larger image is a `failed` row."""
     image_options: str = ""
     """Settings of the model's own image processor, as JSON (empty: as its files say), such as
     '{"size": {"longest_edge": 1003520}}' for Qwen-VL, which counts pixels, or '{"max_patches": 6}' for InternVL. They

@@ -60,11 +60,12 @@ class FakeEncoder(Encoder):
 
     image_token_id = -1
     """The fake engine has no image token; -1 is not the id of any token."""
+    crops, table = False, None
 
-    def __init__(self, system: str):
+    def __init__(self, system: str = ""):
         self.system = system
 
-    def row(self, question: str, image: Image.Image) -> Row:
+    def raw(self, question: str, image: Image.Image) -> Row:
         pixels = np.asarray(image.resize((8, 8)), np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
         ids = list(f"{self.system}\n{question}".encode())
         return Row(ids=ids, num_image_tokens=0, features={PIXELS: pixels}, size=(image.height, image.width))
@@ -78,6 +79,7 @@ class FakeGenerator:
         self.engine, self.decoding = engine, decoding
         self.lock, self.counting = threading.Lock(), threading.Lock()
         self.num_unanswered = 0
+        self.encoder = FakeEncoder()
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         with self.counting:
@@ -96,7 +98,7 @@ class FakeGenerator:
         """Do nothing, because there are no weights."""
 
     def answer(self, request: Request) -> Response:
-        pixels = request.row.features[PIXELS]
+        pixels = self.encoder.finished(request.row).features[PIXELS]
         content = repr(list(request.row.ids)).encode() + pixels.tobytes() + request.draw.encode()
         digest = hashlib.sha256(content).digest()
         if int.from_bytes(digest[-4:], "big") < self.engine.failing_share * 2**32:

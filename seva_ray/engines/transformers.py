@@ -91,6 +91,7 @@ class TransformersGenerator:
     def attempt(self, requests: Sequence[Request]) -> list[Response]:
         """A batch's responses. If the batch fails, each request is tried alone, to find the one that is refused."""
         try:
+            requests = [replace(request, row=self.encoder.finished(request.row)) for request in requests]
             for request in requests:
                 self.check(request)
             return self.generate_batch(requests, self.decoding)

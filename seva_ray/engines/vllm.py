@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from seva_ray.core.checks import check_least
@@ -99,6 +99,7 @@ class VllmGenerator:
         """Prepare a request in the caller's thread, so that the engine's thread has little to do between two steps."""
         future: Future[Any] = Future()
         try:
+            request = replace(request, row=self.encoder.finished(request.row))
             check_request(request, self.encoder)
             rendered = self.render(request)
         except Exception as error:

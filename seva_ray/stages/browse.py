@@ -103,7 +103,7 @@ def small(config: Browse, directory: Path, row: dict[str, Any], image_root: str 
     if not config.image_px:
         return ""
     try:
-        image = load_image(path=row["image_path"], data=row["image_bytes"], image_root=image_root)
+        image = load_image(path=row["image_path"], data=row["image_bytes"], image_root=image_root, padded=False)
     except InputError:
         return ""
     image.thumbnail((config.image_px, config.image_px))

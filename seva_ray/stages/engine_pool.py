@@ -1,5 +1,6 @@
 """engine_pool: units -> files of responses. CPU tasks read, augment and preprocess the units. A pool of actors, each of
-which holds an engine, answers and commits them. In Ray Data a unit is the only row of a block, and so one task.
+which holds an engine, answers and commits them. In Ray Data, all units of one shard are the only row of a block, and so
+one task: its images are read and resized once for all views.
 """
 
 import json
@@ -14,13 +15,16 @@ from typing import Any
 
 from PIL import Image
 
+from seva_ray.augmentations import CLEAN, changes_image
 from seva_ray.core.errors import InputError
 from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.outlines import local_outline
 from seva_ray.engines import Decoding, Engine, VllmEngine
 from seva_ray.engines.config import Generate
-from seva_ray.engines.units import UNITS_PER_CALL, Encoded, Unit, answer, encode
+from seva_ray.engines.counts import Counts, counts_of, read_counts
+from seva_ray.engines.encoded import encode, encoded_of
+from seva_ray.engines.units import UNITS_PER_CALL, Unit, answer, is_committed
 from seva_ray.engines.vllm_models import check_architecture, check_attention
 from seva_ray.planning.memory import engine_refusal, sequences_held
 from seva_ray.runtime import metrics, preflight
@@ -33,45 +37,80 @@ from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.model_shape import PHOTOGRAPH, shape_of
 from seva_ray.vlm.views import Viewer
 
-ROW_BYTES = 2 * 2**20
-"""Least memory to request per row when encoding images, in bytes. The pixels of one 336 px image take 1.35 MB."""
-ROW_SHARE = 1.5
-"""Memory to request per row, as a multiple of what the model reads of a photograph."""
-LEAST_BYTES = 512 * 2**20
-"""Least memory to request for a unit, in bytes: even a small unit decodes each image at its full size."""
+ROW_BYTES = 2**19
+"""Memory to request per image if the model is not known, in bytes. The levels of one 336 px image take 0.34 MB."""
+
+TASK_BYTES = 512 * 2**20
+"""Memory to request for a task that encodes images, beside its rows, in bytes. It decodes one image after the other,
+each at its full size: a photograph of 64 megapixels takes 192 MB, and as much again for each copy."""
 
 
-def run_units(config: Generate, units: Sequence[Unit]) -> Iterator[str]:
-    """Run all units through one pool of engines. Yield the URI of the responses each time that a unit is committed."""
+def run_units(config: Generate, units: Sequence[Unit]) -> Iterator[tuple[Unit, Counts]]:
+    """Run all units through one pool of engines. Yield each unit after it is committed, with its counts."""
     progress = Progress("generate", len(units), "units")
     num_rows = 0
-    for start in range(0, len(units), UNITS_PER_CALL):
-        for row in commits(config, units[start : start + UNITS_PER_CALL]):
-            num_rows += row["num_rows"]
+    for portion in portions(by_shard(units)):
+        of_uri = {unit.responses_uri: unit for units in portion for unit in units}
+        for row in commits(config, portion):
+            counts = Counts.of(row["counts"])
+            num_rows += counts.numbers["num_responses"]
             progress.add(1, note=f", {num_rows:,} responses")
-            yield row["responses_uri"]
+            yield of_uri[row["responses_uri"]], counts
 
 
-def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]:
-    """The row that UnitWorker returns for each unit that it has committed."""
+def by_shard(units: Sequence[Unit]) -> list[list[Unit]]:
+    """The units that one task encodes: one shard for one model, in all views in which it is to be answered."""
+    found: dict[tuple[Any, ...], list[Unit]] = {}
+    for unit in units:
+        found.setdefault((unit.model_directory, unit.prompts_uri, unit.system, unit.image_root), []).append(unit)
+    return list(found.values())
+
+
+def split(shards: Sequence[Sequence[Unit]], at_least: int) -> list[Sequence[Unit]]:
+    """The shards, with the views of each in several parts if there are fewer than `at_least`, to keep all engines
+    busy."""
+    num_parts = math.ceil(at_least / len(shards))
+    sizes = [math.ceil(len(units) / num_parts) for units in shards]
+    return [
+        units[at : at + size] for units, size in zip(shards, sizes, strict=True) for at in range(0, len(units), size)
+    ]
+
+
+def portions(shards: Sequence[list[Unit]]) -> Iterator[list[list[Unit]]]:
+    """The shards for one Ray Data job after the other, each with at most UNITS_PER_CALL units if a shard has fewer."""
+    portion: list[list[Unit]] = []
+    num_units = 0
+    for units in shards:
+        if portion and num_units + len(units) > UNITS_PER_CALL:
+            yield portion
+            portion, num_units = [], 0
+        portion.append(units)
+        num_units += len(units)
+    yield portion
+
+
+def commits(config: Generate, shards: Sequence[Sequence[Unit]]) -> Iterator[dict[str, Any]]:
+    """The row that UnitWorker returns for each unit that it has committed. `shards`: the units of each shard."""
     import ray.data
 
     join()
+    first = shards[0][0]
     if isinstance(config.engine, VllmEngine):
-        check_architecture(local_outline(units[0].model_directory))
-        reads = encoder(config.engine, units[0].model_directory, units[0].system, config.image_options)
+        check_architecture(local_outline(first.model_directory))
+        reads = encoder(config.engine, first.model_directory, first.system, config.image_options)
         check_attention(reads, on_cpu=not gpus_each(config, capacity()))
-    need = encoding_need(max(unit.num_rows for unit in units), row_bytes(config, units[0]))
-    check_engines(config, need)
-    check_memory(config, units[0].model_directory)
     there = capacity()
+    shards = split(shards, 2 * config.units_per_engine * num_engines(config, there))
+    need = encoding_need(max(map(num_encoded, shards)), row_bytes(config, first))
+    check_engines(config, need)
+    check_memory(config, first.model_directory)
     # Ray Data adds engines one by one, each when all before it are loaded and busy, and ends those that wait for units.
-    at_once = min(engines_at_once(config, there, total(nodes())), math.ceil(len(units) / config.units_per_engine))
+    at_once = min(engines_at_once(config, there, total(nodes())), math.ceil(len(shards) / config.units_per_engine))
     return rows_of(
         lambda: (
-            ray.data.from_items([{"unit": json.dumps(asdict(unit))} for unit in units], override_num_blocks=len(units))
+            ray.data.from_items([task_of(units) for units in shards], override_num_blocks=len(shards))
             .map_batches(
-                encode_unit,
+                encode_units,
                 batch_size=1,
                 fn_kwargs={"config": config},
                 **options(need),  # with the engines' resources, Ray Data would run this inside the engine actors
@@ -89,7 +128,7 @@ def commits(config: Generate, units: Sequence[Unit]) -> Iterator[dict[str, Any]]
                     max_concurrent_calls_per_actor=config.units_per_engine,
                     enable_true_multi_threading=True,
                 ),
-                fn_constructor_args=(config.engine, config.decoding, units[0].model_directory, config.image_options),
+                fn_constructor_args=(config.engine, config.decoding, first.model_directory, config.image_options),
             )
         ),
         first="generate: waiting for an engine to load the model and answer the first unit",
@@ -104,15 +143,20 @@ def engine_need(config: Generate) -> dict[str, float]:
 
 
 def row_bytes(config: Generate, unit: Unit) -> float:
-    """Memory to request per row, which follows from what the model's processor makes of a photograph."""
+    """Memory to request per row and image, in bytes: what travels of a photograph."""
     reads = encoder(config.engine, unit.model_directory, unit.system, config.image_options)
-    row = reads.row("", Image.new("RGB", PHOTOGRAPH))
-    return max(ROW_BYTES, ROW_SHARE * sum(values.nbytes for values in row.features.values()))
+    row = reads.raw("", Image.new("RGB", PHOTOGRAPH))
+    return sum(values.nbytes for values in row.features.values())
 
 
 def encoding_need(num_rows: int, bytes_each: float = ROW_BYTES) -> dict[str, float]:
-    """The resources that a task takes of its node to encode a unit of `num_rows` rows."""
-    return {"CPU": 1, "memory": max(LEAST_BYTES, num_rows * bytes_each)}
+    """The resources that a task takes of its node to encode `num_rows` images."""
+    return {"CPU": 1, "memory": TASK_BYTES + num_rows * bytes_each}
+
+
+def num_encoded(units: Sequence[Unit]) -> int:
+    """Images that are encoded for these units of one shard. Views that do not change the image share it."""
+    return units[0].num_rows * len({unit.view if changes_image(unit.view) else CLEAN for unit in units})
 
 
 def check_engines(config: Generate, encoding: Mapping[str, float]) -> None:
@@ -126,7 +170,7 @@ def check_engines(config: Generate, encoding: Mapping[str, float]) -> None:
         fewer="--generate.min-engines",
         smaller={"GPU": sharding, GENERATION: sharding} if sharded else {},
     )
-    smaller = {"memory": "--prepare.shard-size"} if encoding["memory"] > LEAST_BYTES else {}
+    smaller = {"memory": "--prepare.shard-size"} if encoding["memory"] > 2 * TASK_BYTES else {}
     check_places(engines, Need("the task that encodes images", 1, encoding, smaller=smaller))
 
 
@@ -152,18 +196,23 @@ def encoder(engine: Engine, directory: str, system: str, image_options: str) -> 
         return engine.encoder(local_outline(directory), system, image_options)
 
 
+def task_of(units: Sequence[Unit]) -> dict[str, str]:
+    """The row of Ray Data from which `encode_units` encodes these units of one shard."""
+    return {"units": json.dumps([asdict(unit) for unit in units])}
+
+
 @told()
-def encode_unit(batch: dict[str, Any], config: Generate) -> dict[str, Any]:
-    """The task of Ray Data that encodes the unit in the batch's only row."""
-    unit = Unit(**json.loads(batch["unit"][0]))
+def encode_units(batch: dict[str, Any], config: Generate) -> dict[str, Any]:
+    """The task of Ray Data that encodes the units in the batch's only row."""
+    units = [Unit(**unit) for unit in json.loads(batch["units"][0])]
     viewer = Viewer(
-        encoder=encoder(config.engine, unit.model_directory, unit.system, config.image_options),
-        image_root=unit.image_root,
+        encoder=encoder(config.engine, units[0].model_directory, units[0].system, config.image_options),
+        image_root=units[0].image_root,
         max_pixels=config.max_image_pixels,
         seed=config.seed,
     )
-    header, arrays = encode(unit, viewer).packed()
-    return {"header": [header], "arrays": arrays[None]}
+    header, buffer = encode(units, viewer)
+    return {"header": [header], "buffer": buffer[None]}
 
 
 class UnitWorker:
@@ -181,16 +230,20 @@ class UnitWorker:
     @told()
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         began_at = time.time()
-        encoded = Encoded.of(batch["header"][0], batch["arrays"][0])
-        with self.model(encoded.unit.model_directory):
-            responses = answer(encoded, self.generator)
-        metrics.committed(encoded.unit, responses)
-        return {
-            "num_rows": [len(responses)],
-            "responses_uri": [encoded.unit.responses_uri.rpartition("/")[0]],
-            "began_at": [began_at],
-            "committed_at": [time.time()],
-        }
+        made: dict[str, list[Any]] = {"responses_uri": [], "counts": [], "began_at": [], "committed_at": []}
+        for encoded in encoded_of(batch["header"][0], batch["buffer"][0]):
+            unit = encoded.unit
+            if is_committed(unit):
+                counts = read_counts(unit.responses_uri, unit.view)
+            else:
+                with self.model(unit.model_directory):
+                    responses = answer(encoded, self.generator)
+                metrics.committed(unit, responses)
+                counts = counts_of(responses, unit.view)
+            values = (unit.responses_uri, counts.text(), began_at, time.time())
+            for name, value in zip(made, values, strict=True):
+                made[name].append(value)
+        return made
 
     @contextmanager
     def model(self, directory: str) -> Iterator[None]:

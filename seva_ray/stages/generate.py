@@ -7,20 +7,19 @@ a retry or a second copy of the same task changes nothing, and a restart runs on
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any
 
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view, temperature_of, undrawn
 from seva_ray.augmentations.ladder import Ladder, plain_view, views_below
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.ownership import owned
-from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import Response
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import is_directory, is_local, read_table
 from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
+from seva_ray.engines.counts import Tally, read_counts
 from seva_ray.engines.ladder import not_carried
 from seva_ray.engines.units import Unit, commit, failed_in, other_versions
 from seva_ray.runtime import metrics
@@ -29,7 +28,7 @@ from seva_ray.runtime.cluster import join
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import to_be_made
-from seva_ray.stages.engine_pool import run_units
+from seva_ray.stages.engine_pool import encoder, run_units
 from seva_ray.stages.image_check import check_images
 from seva_ray.stages.prepare import own_system, shard_name
 from seva_ray.stages.regenerate import images_name, is_regenerated, open_images, regenerate
@@ -79,8 +78,9 @@ def generated(config: Generate, store: Store, work: Sequence[GenerationTask]) ->
 def generated_alone(config: Generate, store: Store, work: Sequence[GenerationTask]) -> Iterator[Artifact]:
     """The same as `generated`, while no other job makes any of these artifacts."""
     pools: dict[str, list[Unit]] = {}
-    begun: dict[str, tuple[Artifact, Artifact]] = {}
+    begun: dict[str, Artifact] = {}
     num_missing: Counter[str] = Counter()
+    tallies: dict[str, Tally] = {}
     for model, prompts, view in work:
         artifact = open_responses(config, store, model, prompts, view)
         if not artifact.complete:
@@ -93,7 +93,8 @@ def generated_alone(config: Generate, store: Store, work: Sequence[GenerationTas
             artifact = artifact.reopened()
         if missing:
             pools.setdefault(architecture(model.directory), []).extend(missing)
-            begun[artifact.uri], num_missing[artifact.uri] = (prompts, artifact), len(missing)
+            begun[artifact.uri], num_missing[artifact.uri] = artifact, len(missing)
+            tallies[artifact.uri] = tally_of(prompts, artifact, missing)
         else:
             yield metrics.reused(artifact) if artifact.complete else finish_responses(prompts, artifact)
     names = {model.directory: model.name for model, _, _ in work}
@@ -101,11 +102,13 @@ def generated_alone(config: Generate, store: Store, work: Sequence[GenerationTas
     for units in pools.values():
         of_pool = dict.fromkeys(names[unit.model_directory] for unit in units)
         say(f"generate with {', '.join(of_pool)}: {len(units):,} units to do")
-        for uri in run_units(config, units):
+        for unit, of_unit in run_units(config, units):
+            uri, _, name = unit.responses_uri.rpartition("/")
             num_missing[uri] -= 1
+            tallies[uri].add(name, of_unit)
             if not num_missing[uri]:
-                with waiting("generate: counting the responses"):
-                    finished = finish_responses(*begun[uri])
+                with waiting("generate: completing the responses"):
+                    finished = finish_with(begun[uri], tallies[uri])
                 yield finished
 
 
@@ -123,7 +126,8 @@ def check_images_of(config: Generate, units: Sequence[Unit]) -> None:
     for unit in units:
         shards.setdefault((unit.prompts_uri.rpartition("/")[0], unit.image_root), []).append(unit.prompts_uri)
     for (_, image_root), of_set in shards.items():
-        given = (of_set, image_root, config.max_image_pixels, config.max_unreadable)
+        padded = encoder(config.engine, units[0].model_directory, units[0].system, config.image_options).crops
+        given = (of_set, image_root, config.max_image_pixels, config.max_unreadable, padded)
         if image_root and is_local(image_root) and not is_directory(image_root):
             join()  # the nodes that encode images may have what the driver's machine lacks
             list(results_of(check_images_there, [given], "generate: trying to open some images"))
@@ -225,36 +229,28 @@ def rows_per_unit(prompts: Artifact) -> int:
 
 def finish_responses(prompts: Artifact, artifact: Artifact) -> Artifact:
     """Complete the artifact once all units are committed, and count how the responses ended."""
-    counts, reasons = Counter({"num_responses": 0, "num_tokens": 0}), Reasons()
-    paths = [artifact.path(shard_name(index)) for index in range(prompts.counts["num_shards"])]
-    view = artifact.name.rsplit("/", 1)[-1]
-    asked = plain_view(view) if Ladder.of(view) else ""
-    for of_shard, failed in read_each(partial(count_responses, asked=asked), paths):
-        counts.update(of_shard)
-        reasons.update(failed)
-    if asked:
+    return finish_with(artifact, tally_of(prompts, artifact, ()))
+
+
+def tally_of(prompts: Artifact, artifact: Artifact, missing: Sequence[Unit]) -> Tally:
+    """How the responses ended in all units but the missing ones."""
+    to_come = {unit.responses_uri.rpartition("/")[2] for unit in missing}
+    names = [name for name in map(shard_name, range(prompts.counts["num_shards"])) if name not in to_come]
+    view, tally = artifact.name.rpartition("/")[2], Tally()
+    for name, counts in zip(names, read_each(lambda name: read_counts(artifact.path(name), view), names), strict=True):
+        tally.add(name, counts)
+    return tally
+
+
+def finish_with(artifact: Artifact, tally: Tally) -> Artifact:
+    """Complete the artifact with these counts, and say why some responses failed."""
+    view, counts, reasons = artifact.name.rpartition("/")[2], dict(tally.numbers), tally.reasons
+    if Ladder.of(view):
         saved = counts["num_responses"] - counts["num_asked"]
         say(f"generate {view}: {counts['num_asked']:,} prompts were asked at the last step, {saved:,} passes saved")
     for line in reasons.lines():
         say(f"generate {artifact.name.removeprefix('responses/')}: {line}")
-    return artifact.finish(dict(counts) | reasons.record())
-
-
-def count_responses(uri: str, asked: str = "") -> tuple[dict[str, int], Reasons]:
-    """How the responses in a file ended, and why some failed. Of a step of a ladder, also how many were `asked` in this
-    view."""
-    import pyarrow.compute as pc
-
-    shard = read_table(uri, columns=["finish_reason", "token_ids", *(["view"] if asked else [])])
-    num_tokens = pc.sum(pc.list_value_length(shard["token_ids"])).as_py() or 0
-    ends = {f"num_{item['values']}": item["counts"] for item in pc.value_counts(shard["finish_reason"]).to_pylist()}
-    found = {"num_asked": pc.sum(pc.equal(shard["view"], asked)).as_py() or 0} if asked else {}
-    reasons = Reasons()
-    if ends.get("num_error"):
-        for row in read_table(uri, columns=["prompt_id", "error"]).to_pylist():
-            if row["error"] is not None:
-                reasons.add(row["prompt_id"], row["error"])
-    return {"num_responses": len(shard), "num_tokens": num_tokens} | ends | found, reasons
+    return artifact.finish(counts | reasons.record())
 
 
 def read_responses(prompts: Artifact, artifact: Artifact) -> Iterator[Response]:

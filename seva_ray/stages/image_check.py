@@ -17,8 +17,11 @@ NUM_SHARDS = 8
 """Number of shards of prompts from which they are drawn."""
 
 
-def check_images(shards: Iterable[str], image_root: str | None, max_pixels: int, max_unreadable: float) -> None:
+def check_images(
+    shards: Iterable[str], image_root: str | None, max_pixels: int, max_unreadable: float, padded: bool = True
+) -> None:
     """Open a sample of the images that the prompts of these shards name. Rows with an error of their own do not count.
+    `padded`: the model's images are padded to a square, whose pixels count.
 
     Raises: InputError with the most frequent reason if no image can be opened, or if the share of those that cannot is
     above `max_unreadable`; StorageUnavailable if this machine lacks `image_root`.
@@ -27,7 +30,13 @@ def check_images(shards: Iterable[str], image_root: str | None, max_pixels: int,
 
     def reason(row: Mapping[str, Any]) -> str | None:
         try:
-            load_image(path=row["image_path"], data=row["image_bytes"], image_root=image_root, max_pixels=max_pixels)
+            load_image(
+                path=row["image_path"],
+                data=row["image_bytes"],
+                image_root=image_root,
+                max_pixels=max_pixels,
+                padded=padded,
+            )
         except InputError as error:
             if not isinstance(error, StorageUnavailable):
                 return str(error)

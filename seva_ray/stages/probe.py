@@ -4,23 +4,23 @@ One engine runs units of the generate stage, in every view, in shards of the run
 hold only for this machine and these settings, so the recipe includes every setting of generation.
 """
 
-import json
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from seva_ray.augmentations import CLEAN
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_least
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import NUM_READERS, locate, read_table, write_table
 from seva_ray.engines.config import Generate
-from seva_ray.engines.units import Encoded, Unit
+from seva_ray.engines.counts import Counts, read_counts
+from seva_ray.engines.units import Unit
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import say
-from seva_ray.stages.engine_pool import commits, encode_unit
-from seva_ray.stages.generate import count_responses
+from seva_ray.stages.engine_pool import by_shard, commits, encode_units, task_of
 from seva_ray.stages.pair import ANY, Pair, Sides, pair_shard
 from seva_ray.stages.prepare import shard_name
 from seva_ray.vlm.models import Model
@@ -69,11 +69,11 @@ def probe(
     join()
     asked = time.time()
     try:
-        done = list(commits(alone, units))
+        done = list(commits(alone, by_shard(units)))
     except Exception:
         artifact.discard()
         raise
-    num_rows = sum(int(row["num_rows"]) for row in done)
+    num_rows = answered(done)
     speeds = generating(done, asked) | encoding(alone, units, num_rows) | sizes(units, num_rows) | reading(units)
     return artifact.finish({"num_rows": num_rows} | speeds | pairing(pairs, artifact, views, shards))
 
@@ -106,8 +106,12 @@ def units_of(
 def generating(done: Sequence[Mapping[str, Any]], asked: float) -> dict[str, float]:
     """How long the engine took to start, and how fast it answered. `asked`: when it was requested, Unix time in s."""
     began, ended = min(row["began_at"] for row in done), max(row["committed_at"] for row in done)
-    num_rows = sum(int(row["num_rows"]) for row in done)
-    return {"start_s": round(float(began - asked), 3), "rows_per_s": round(float(num_rows / (ended - began)), 3)}
+    return {"start_s": round(float(began - asked), 3), "rows_per_s": round(float(answered(done) / (ended - began)), 3)}
+
+
+def answered(done: Sequence[Mapping[str, Any]]) -> int:
+    """The number of responses in these commits."""
+    return sum(Counts.of(row["counts"]).numbers["num_responses"] for row in done)
 
 
 def sizes(units: Sequence[Unit], num_rows: int) -> dict[str, float]:
@@ -132,13 +136,13 @@ def copy_rows(prompts: Artifact, artifact: Artifact, num_rows: int) -> list[str]
 
 
 def encoding(config: Generate, units: Sequence[Unit], num_rows: int) -> dict[str, float]:
-    """How fast this process encodes the units, and how many bytes of pixels a row sends to the engine."""
-    batches = [{"unit": [json.dumps(asdict(unit))]} for unit in units]
-    encode_unit(batches[0], config)  # loads the processor
+    """How fast this process encodes the units, and how many bytes a row sends to the engine."""
+    batches = [{"units": [task_of(of_shard)["units"]]} for of_shard in by_shard(units)]
+    encode_units(batches[0], config)  # loads the processor
     began = time.perf_counter()
-    made = [encode_unit(batch, config) for batch in batches]
+    made = [encode_units(batch, config) for batch in batches]
     seconds = time.perf_counter() - began
-    num_bytes = sum(Encoded.of(unit["header"][0], unit["arrays"][0]).num_pixel_bytes for unit in made)
+    num_bytes = sum(unit["buffer"].nbytes for unit in made)
     return {"encode_rows_per_s": round(num_rows / seconds, 3), "pixel_bytes": round(num_bytes / num_rows, 1)}
 
 
@@ -146,7 +150,7 @@ def reading(units: Sequence[Unit]) -> dict[str, float]:
     """How fast this process reads response files, several at once, as the driver does at the end of generation."""
     files = [unit.responses_uri for unit in units] * NUM_READERS
     began = time.perf_counter()
-    deque(read_each(count_responses, files), maxlen=0)
+    deque(read_each(lambda uri: read_counts(uri, CLEAN), files), maxlen=0)
     return {"read_files_per_s": round(len(files) / (time.perf_counter() - began), 1)}
 
 

@@ -7,16 +7,20 @@ template of the processor, and images are preprocessed by the PIL backend (the t
 
 import copy
 import json
+import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from seva_ray.augmentations import parse_view
 from seva_ray.core.errors import ConfigError, InputError, is_of_the_machine, line_of
+from seva_ray.core.seeds import generator_at
 from seva_ray.vlm.images import pad_to_square
+from seva_ray.vlm.levels import AS_LEVELS, exact_table, looked_up, shrunk, size_of_squares
 from seva_ray.vlm.rows import PIXELS, Row, with_pixels
 
 
@@ -74,9 +78,10 @@ def settings_of(image_processor: Any, options: Mapping[str, Any]) -> dict[str, A
 class OneImage:
     """An image processor that keeps what it made of the last image, for the next question about the same one."""
 
-    def __init__(self, image_processor: Any, before: Callable[[Image.Image], Image.Image]):
-        """`before`: what is done to an image before it is processed."""
+    def __init__(self, image_processor: Any, before: Callable[[Image.Image], Image.Image], as_levels: bool):
+        """`before`: what is done to an image before it is processed. `as_levels`: pixels are not normalised."""
         self.image_processor, self.before = image_processor, before
+        self.as_levels = as_levels
         self.last: tuple[Image.Image | None, Any] = (None, None)
 
     def __getattr__(self, name: str) -> Any:
@@ -88,7 +93,9 @@ class OneImage:
             (image,) = image
         last, made = self.last
         if image is not last:
+            options |= {"return_tensors": "np"} | (AS_LEVELS if self.as_levels else {})
             made = self.image_processor(images=[self.before(image)], **options)
+            made[PIXELS] = np.asarray(made[PIXELS], np.uint8 if self.as_levels else np.float32)
             self.last = image, made
         return copy.copy(made)  # some processors take values out of it
 
@@ -131,7 +138,7 @@ class Encoder:
             red, green, blue = (int(channel * 255) for channel in mean)
             self.background = (red, green, blue)
             self.reader = copy.copy(self.processor)  # the processor itself is saved with a model that is trained
-            self.reader.image_processor = OneImage(self.image_processor, self.as_seen)
+            self.reader.image_processor = OneImage(self.image_processor, self.as_shrunk, self.table is not None)
             self.image_token_id: int = self.processor.image_token_ids[0]
             self.placeholders = placeholders_of(self.processor)
             if self.prompt_text("?").count(self.processor.image_token) != 1:
@@ -142,6 +149,12 @@ class Encoder:
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = 0 if pad is None else pad
         """Token that fills up a batch. It is masked, so any token would do."""
+
+    last_row: tuple[Any, ...] = (None, None, None)
+    """A question, its image and the row that came of them: several views of a prompt may have the same row."""
+
+    last_looked_up: tuple[Callable[[], np.ndarray | None], np.ndarray] = (lambda: None, np.empty(0))
+    """The levels that were looked up last, and the pixels that came of them."""
 
     features: Mapping[str, np.ndarray]
     """The features of a plain image: their names, types and shapes are those that the model reads."""
@@ -192,12 +205,21 @@ class Encoder:
 
         Raises: InputError if the question itself contains a placeholder, or if the processor cannot read the image.
         """
+        return self.finished(self.raw(question, image))
+
+    def raw(self, question: str, image: Image.Image) -> Row:
+        """The row before its pixels are normalised: they are 8-bit levels, if the levels determine them exactly."""
+        of_question, of_image, row = self.last_row
+        if of_question != question or of_image is not image:
+            row = self.read(question, image)
+            self.last_row = question, image, row
+        return row
+
+    def read(self, question: str, image: Image.Image) -> Row:
         self.check_question(question)
         text = self.prompt_text(question)
         try:
-            made = self.reader(
-                text=[text], images=[image], return_tensors="np", add_special_tokens=not self.has_bos(text)
-            )
+            made = self.reader(text=[text], images=[image], add_special_tokens=not self.has_bos(text))
         except Exception as error:
             if is_of_the_machine(error):
                 raise
@@ -208,15 +230,30 @@ class Encoder:
         arrays = {name: np.asarray(values) for name, values in made.items() if name not in MADE_FOR_A_BATCH}
         tokens = {name: values[0] for name, values in arrays.items() if values.shape == ids.shape}
         features = {name: values for name, values in arrays.items() if name not in tokens}
-        features[PIXELS] = np.asarray(features[PIXELS], np.float32)
-        seen, token_ids = self.as_seen(image), ids[0].tolist()
+        token_ids = ids[0].tolist()
         return Row(
             ids=token_ids,
             num_image_tokens=token_ids.count(self.image_token_id),
             tokens=tokens,
             features=features,
-            size=(seen.height, seen.width),
+            size=self.size_seen(image),
         )
+
+    def finished(self, row: Row) -> Row:
+        """The row as the model reads it: its pixels normalised, and its noise added. Rows of one image that come one
+        after the other share what is made of its levels."""
+        levels = row.features.get(PIXELS)
+        if levels is not None and levels.dtype == np.uint8 and self.table is not None:
+            of_last, pixels = self.last_looked_up
+            if of_last() is not levels:
+                pixels = looked_up(levels, self.table)
+                self.last_looked_up = weakref.ref(levels), pixels
+            row = replace(row, features={**row.features, PIXELS: pixels})
+        if row.noise is None:
+            return row
+        augmentation, random = parse_view(row.noise.view), generator_at(row.noise.state)
+        assert augmentation is not None, "the clean view has no noise"
+        return replace(self.changed(row, lambda pixels: augmentation.pixels(pixels, random)), noise=None)
 
     def changed(self, row: Row, change: Callable[[np.ndarray], np.ndarray]) -> Row:
         """The row after a change of its normalised pixels, which gets each of them once; see `with_pixels`."""
@@ -225,6 +262,28 @@ class Encoder:
     def as_seen(self, image: Image.Image) -> Image.Image:
         """The image that the processor is given."""
         return pad_to_square(image, self.background) if self.crops else image
+
+    def size_seen(self, image: Image.Image) -> tuple[int, int]:
+        """Height and width of `as_seen`, in px."""
+        side = max(image.size)
+        return (side, side) if self.crops else (image.height, image.width)
+
+    def as_shrunk(self, image: Image.Image) -> Image.Image:
+        """The image that the processor is given, already at the size to which the processor would resize it. The
+        processor would first copy it several times."""
+        if self.side is None:
+            return self.as_seen(image)
+        return shrunk(image, self.background, self.side, self.image_processor.resample)
+
+    @cached_property
+    def side(self) -> tuple[int, int] | None:
+        """The size to which the processor resizes every square; None if it does anything else with them."""
+        return size_of_squares(self.image_processor, self.background) if self.crops and self.table is not None else None
+
+    @cached_property
+    def table(self) -> np.ndarray | None:
+        """The normalised pixel of each level in each channel, float32 (3, 256); None if pixels cannot be made so."""
+        return exact_table(self.image_processor, self.as_seen)
 
     @cached_property
     def crops(self) -> bool:

@@ -26,8 +26,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 decoders are left out."""
 
 MAX_PIXELS = 64_000_000
-"""Default limit for the pixels of an image and of the square it is padded to. PIL's own limit (179 million) also
-applies."""
+"""Default limit for the pixels of an image, and of the square that it is padded to where it is padded. PIL's own limit
+(179 million) also applies."""
 
 MAX_SCANS_PER_PIXEL = 32
 """How often a progressive JPEG of the largest size may go over its pixels. Cameras and libraries write about ten scans.
@@ -55,9 +55,10 @@ quiet = threading.Lock()
 
 
 def load_image(
-    *, path: str | None, data: bytes | None, image_root: str | None, max_pixels: int = MAX_PIXELS
+    *, path: str | None, data: bytes | None, image_root: str | None, max_pixels: int = MAX_PIXELS, padded: bool = True
 ) -> Image.Image:
     """The decoded image, upright and RGB. If `data` is given, it is the file's content, and `path` is not read.
+    `padded`: the image will be padded to a square, whose pixels count.
 
     An alpha channel is dropped as in LLaVA: transparent pixels show the colour stored under them.
     Raises: InputError; StorageUnavailable if the place does not answer, as the image may be fine.
@@ -80,7 +81,7 @@ def load_image(
         # PIL warns about broken metadata, sizes and palettes. The warnings that matter are errors here.
         with quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode(data, max_pixels)
+            return _decode(data, max_pixels, padded)
     except Exception as error:  # decoders raise all kinds of errors, and one file must not end a job
         raise InputError(f"{name}: {_reason(error)}") from None
 
@@ -98,12 +99,12 @@ def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Ima
     return square
 
 
-def _decode(data: bytes, max_pixels: int) -> Image.Image:
+def _decode(data: bytes, max_pixels: int, padded: bool) -> Image.Image:
     with Image.open(BytesIO(data), formats=FORMATS) as image:  # reads the header only
         width, height = image.size
         if width * height > max_pixels:
             raise InputError(f"{width}x{height} has more than {max_pixels:,} pixels")
-        if max(width, height) ** 2 > max_pixels:
+        if padded and max(width, height) ** 2 > max_pixels:
             raise InputError(f"{width}x{height} padded to a square has more than {max_pixels:,} pixels")
         num_scans = data.count(START_OF_SCAN) if data.startswith(START_OF_JPEG) else 1
         if width * height * num_scans > max_pixels * MAX_SCANS_PER_PIXEL:
@@ -130,7 +131,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise InputError(f"mode {image.mode}: 32-bit brightness without a known white level cannot be shown in 8 bits")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # for RGB, convert would only copy
 
 
 def largest_file(max_pixels: int) -> int:

@@ -2,11 +2,21 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
 PIXELS = "pixel_values"
 """The name of the normalised pixels among the features of an image, in every family of models."""
+
+
+class Noise(NamedTuple):
+    """A change of normalised pixels that is not made yet."""
+
+    view: str
+    """The label of the view, whose augmentation makes the change."""
+    state: Mapping[str, Any]
+    """The state of the random generator that the augmentation draws from, as NumPy gives it; JSON can hold it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +31,10 @@ class Row:
     """Other arrays with one value for each token, (T,) each, such as `mm_token_type_ids`."""
     features: Mapping[str, np.ndarray] = field(default_factory=dict)
     """What the processor makes of the image, as a batch of one image: `pixel_values` in float32, and what the family
-    has beside it, such as `image_grid_thw`. Families differ in what the first axis counts: images, tiles or patches."""
+    has beside it, such as `image_grid_thw`. Families differ in what the first axis counts: images, tiles or patches.
+    In a row on its way to an engine, `pixel_values` may be 8-bit levels; `Encoder.finished` normalises them."""
+    noise: Noise | None = None
+    """The change of the normalised pixels that `Encoder.finished` is still to make; None: there is none."""
     size: tuple[int, int] = (0, 0)
     """Height and width of the image that the processor was given, in px."""
 

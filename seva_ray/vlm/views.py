@@ -5,20 +5,20 @@ restart, and the report can show exactly what the model saw.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from seva_ray.augmentations import CLEAN, parse_view
+from seva_ray.augmentations import CLEAN, changes_pixels, parse_view
 from seva_ray.augmentations.base import Augmentation
 from seva_ray.augmentations.ladder import plain_view
 from seva_ray.augmentations.regenerate import Regenerate
 from seva_ray.core.seeds import generator
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import load_image
-from seva_ray.vlm.rows import PIXELS, Row
+from seva_ray.vlm.rows import PIXELS, Noise, Row
 
 LIKENESS_PX = 448
 """Largest side of a likeness of an image, in px."""
@@ -43,13 +43,17 @@ class Viewer:
 
         Raises: InputError or OSError if the image cannot be read; InputError for a question that cannot be asked.
         """
+        return self.encoder.finished(self.raw(prompt, view, image))
+
+    def raw(self, prompt: Mapping[str, Any], view: str = CLEAN, image: Image.Image | None = None) -> Row:
+        """The same row as it travels to an engine: its noise is not drawn yet, and its pixels are not normalised."""
         view = plain_view(view)
         image, augmentation = self.opened(prompt, view, image)
         if augmentation is None:
-            return self.encoder.row(prompt["question"], image)
+            return self.encoder.raw(prompt["question"], image)
         random = generator(self.seed, prompt["prompt_id"], view)
-        row = self.encoder.row(prompt["question"], augmentation.image(image, random))
-        return self.encoder.changed(row, lambda pixels: augmentation.pixels(pixels, random))
+        row = self.encoder.raw(prompt["question"], augmentation.image(image, random))
+        return replace(row, noise=Noise(view, random.bit_generator.state)) if changes_pixels(augmentation) else row
 
     def picture(self, prompt: Mapping[str, Any], view: str = CLEAN) -> np.ndarray:
         """What the model saw of a prompt with a question, as one normalised picture to look at, float32 (3, H, W).
@@ -78,7 +82,8 @@ class Viewer:
         augmentation = parse_view(view)
         if isinstance(augmentation, Regenerate) and self.made:
             data = self.made(prompt["prompt_id"], view)
-            return load_image(path=None, data=data, image_root=None, max_pixels=self.max_pixels), None
+            padded = self.encoder.crops
+            return load_image(path=None, data=data, image_root=None, max_pixels=self.max_pixels, padded=padded), None
         return image or self.image(prompt), augmentation
 
     def image(self, row: Mapping[str, Any]) -> Image.Image:
@@ -88,4 +93,5 @@ class Viewer:
             data=row["image_bytes"],
             image_root=self.image_root,
             max_pixels=self.max_pixels,
+            padded=self.encoder.crops,
         )

@@ -15,7 +15,7 @@ from ray._private import ray_constants
 from ray.cluster_utils import Cluster
 
 ENGINE_ACTOR = "ray::MapWorker(MapBatches(UnitWorker))"
-ENCODING_TASK = "ray::MapBatches(encode_unit)"
+ENCODING_TASK = "ray::MapBatches(encode_units)"
 TRAINING_WORKER = "ray::RayTrainWorker"
 VLLM_ENGINE = "VLLM::EngineCore"
 PATIENCE_S = 300

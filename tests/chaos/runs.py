@@ -1,17 +1,16 @@
 """A run of the driver that is killed and started again, and a run without Ray to compare its files with."""
 
-import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.storage import names_in, read_bytes
 from seva_ray.engines import FakeEngine
 from seva_ray.engines.config import Generate
-from seva_ray.stages.engine_pool import UnitWorker, encode_unit
+from seva_ray.stages.engine_pool import UnitWorker, encode_units, task_of
 from seva_ray.stages.generate import finish_responses, missing_units, open_responses
 from seva_ray.vlm.models import Model
 from tests.chaos import driver
@@ -54,7 +53,7 @@ def uninterrupted(config: Generate, store: Store, model: Model, prompts: Artifac
     engine = replace(config.engine, seconds_per_request=0.0) if isinstance(config.engine, FakeEngine) else config.engine
     worker = UnitWorker(engine, config.decoding, model.directory)
     for unit in missing_units(model, prompts, view, artifact):
-        worker(encode_unit({"unit": [json.dumps(asdict(unit))]}, config))
+        worker(encode_units({"units": [task_of([unit])["units"]]}, config))
     return finish_responses(prompts, artifact)
 
 
