@@ -3,13 +3,15 @@
 A row has a question of about 60 bytes about one of 250 images, and answers of 20 tokens.
 """
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.records import PAIR_SCHEMA
+from seva_ray.core.records import PAIR_SCHEMA, PROMPT_SCHEMA, RESPONSE_SCHEMA
 from seva_ray.core.storage import write_table
 from seva_ray.stages.pair import PART_BYTES
 from seva_ray.stages.prepare import shard_name
@@ -18,6 +20,9 @@ from seva_ray.stages.training.reference import LOGPS_SCHEMA
 SHARD_ROWS = 1024
 NUM_TOKENS = 20
 NUM_IMAGES = 250
+NUM_SOURCES = 4
+PROMPTS, RESPONSES = "prompts/fake", ("responses/fake/fake/clean", "responses/fake/fake/diffusion-800")
+TABLE = "rows.jsonl"
 
 
 def numbers_of(num_rows: int) -> Iterator[tuple[str, range]]:
@@ -74,6 +79,59 @@ def logps_table(numbers: range) -> pa.Table:
     offsets = np.arange(0, len(values) + 1, 2, dtype=np.int32)
     columns = {"prompt_id": ids(numbers), "ref_logps": pa.ListArray.from_arrays(offsets, values)}
     return pa.table(columns, schema=LOGPS_SCHEMA)
+
+
+def prompt_table(numbers: range) -> pa.Table:
+    nothing = pa.nulls(len(numbers))
+    columns = {
+        "prompt_id": ids(numbers),
+        "image_id": images(numbers),
+        "question": questions(numbers),
+        "source": [f"source {number % NUM_SOURCES}" for number in numbers],
+        "image_path": images(numbers),
+        "image_bytes": nothing.cast(pa.binary()),
+        "error": nothing.cast(pa.string()),
+    }
+    return pa.table(columns, schema=PROMPT_SCHEMA)
+
+
+def response_table(numbers: range, view: int) -> pa.Table:
+    """Every third answer of view 1 is equal to that of view 0."""
+    words = ["another" if view and number % 3 else "one" for number in numbers]
+    columns = {
+        "prompt_id": ids(numbers),
+        "text": [f"{word} answer to question {number}" for word, number in zip(words, numbers, strict=True)],
+        "token_ids": tokens(numbers, view),
+        "finish_reason": ["stop"] * len(numbers),
+        "error": pa.nulls(len(numbers)).cast(pa.string()),
+    }
+    return pa.table(columns, schema=RESPONSE_SCHEMA)
+
+
+def fake_responses(root: str, num_rows: int) -> list[Artifact]:
+    """The artifacts of prompts and of both views' responses."""
+    store = Store(root)
+    prompts = store.open(PROMPTS, config={})
+    for name, numbers in numbers_of(num_rows):
+        write_table(prompts.path(name), prompt_table(numbers))
+    prompts = prompts.finish({"num_prompts": num_rows, "num_shards": len(list(numbers_of(num_rows))), "image_root": ""})
+    views = [store.open(name, config={}, inputs=[prompts]) for name in RESPONSES]
+    for view, artifact in enumerate(views):
+        for name, numbers in numbers_of(num_rows):
+            write_table(artifact.path(name), response_table(numbers, view))
+    return [prompts, *(artifact.finish({}) for artifact in views)]
+
+
+def fake_table(root: str, num_rows: int) -> None:
+    """A table of JSON lines, and its images."""
+    directory = Path(root, "images")
+    directory.mkdir()
+    for name in images(range(NUM_IMAGES)):
+        (directory / name).write_bytes(name.encode())
+    with open(f"{root}/{TABLE}", "w") as file:
+        for _, numbers in numbers_of(num_rows):
+            for question, image in zip(questions(numbers), images(numbers), strict=True):
+                file.write(json.dumps({"question": question, "image": image}) + "\n")
 
 
 def fake_pairs(root: str, num_rows: int, image_bytes: int = 0) -> tuple[Artifact, Artifact]:

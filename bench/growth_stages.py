@@ -7,14 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.fresh import own_cluster, peak_mb
-from bench.growth_rows import fake_pairs
+from bench.growth_rows import (
+    NUM_SOURCES,
+    PROMPTS,
+    RESPONSES,
+    SHARD_ROWS,
+    TABLE,
+    fake_pairs,
+    fake_responses,
+    fake_table,
+)
 from seva_ray.core.artifacts import Store
+from seva_ray.core.shards import shards_in
 
 NUM_WORKERS = 8
 """A worker's share of a step is one in so many."""
 NUM_STEPS = 24
 """Number of steps that a training worker reads."""
 IMAGE_BYTES = 100_000
+NUM_AGAIN = 5
+"""How often a shard is paired again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +102,41 @@ def with_images(root: str, num_rows: int) -> None:
     fake_pairs(root, num_rows, IMAGE_BYTES)
 
 
+def prepare(root: str, num_rows: int) -> Grown:
+    from seva_ray.sources.table import Table
+    from seva_ray.stages.prepare import Prepare, prepare
+
+    source = Table(path=f"{root}/{TABLE}", image_root=f"{root}/images")
+    began = time.process_time()
+    prompts = prepare(Prepare(shard_size=SHARD_ROWS), Store(root), "fake", source)
+    assert prompts.counts["num_prompts"] == num_rows
+    return Grown(driver_mb=peak_mb(), cpu_s=time.process_time() - began)
+
+
+def pair(root: str, num_rows: int) -> Grown:
+    """All of the stage, with a quota for each of the sources; and one shard again, to measure what a task takes."""
+    from seva_ray.stages.pair import Pair, Sides, kept_keys, pair, pair_shard
+
+    store = Store(root)
+    prompts, chosen, rejected = (store.find(name) for name in (PROMPTS, *RESPONSES))
+    config = Pair(max_per_source={f"source {number}": num_rows // 8 for number in range(NUM_SOURCES)})
+    with own_cluster(num_cpus=1):
+        began = time.process_time()
+        pairs = pair(config, store, prompts, chosen, [rejected])
+        cpu_s, driver_mb = time.process_time() - began, peak_mb()
+    assert pairs.counts["verdicts"]["kept"] == NUM_SOURCES * (num_rows // 8)
+    sides = Sides(prompts=prompts, chosen=chosen, rejected={"diffusion-800": rejected})
+    began, shard = time.process_time(), shards_in(prompts.uri)[0]
+    for _ in range(NUM_AGAIN):
+        kept_keys(config, sides, shard)
+        pair_shard(config, sides, pairs, {}, shard)
+    row_us = 1e6 * (time.process_time() - began) / NUM_AGAIN / min(SHARD_ROWS, num_rows)
+    return Grown(driver_mb=driver_mb, cpu_s=cpu_s, worker_row_us=row_us)
+
+
 STAGES: Mapping[str, Stage] = {
+    "prepare": Stage(make=fake_table, measure=prepare, driver_mb=400, row_us=15),
+    "pair": Stage(make=fake_responses, measure=pair, driver_mb=400, row_us=25, worker_row_us=170),
     "train": Stage(make=fake_pairs, measure=train, driver_mb=400, row_us=40, worker_mb=300, worker_row_us=5e3),
     "train-images": Stage(
         make=with_images, measure=train, driver_mb=400, worker_mb=300, row_us=40, worker_row_us=5_000

@@ -3,13 +3,15 @@
 import random
 from collections.abc import Sequence
 
-from seva_ray.pairs.quotas import last_keys, quota_key
+import numpy as np
+
+from seva_ray.pairs.quotas import keys_by_quota, last_keys, quota_key
 
 IDS = [f"ocr_vqa/{index}" for index in range(300)]
 
 
 def stay(quota: int, num_parts: int = 1, ids: Sequence[str] = IDS) -> set[str]:
-    keys = [{"ocr_vqa": [quota_key(prompt_id) for prompt_id in ids[part::num_parts]]} for part in range(num_parts)]
+    keys = [{"ocr_vqa": keys_by_quota(ids[part::num_parts])} for part in range(num_parts)]
     last = last_keys({"ocr_vqa": quota}, keys)
     return {prompt_id for prompt_id in IDS if quota_key(prompt_id) <= last["ocr_vqa"]}
 
@@ -34,10 +36,15 @@ def test_who_stays_is_pinned():
     assert sorted(stay(3)) == ["ocr_vqa/122", "ocr_vqa/237", "ocr_vqa/79"]
 
 
+def keys(*numbers: int) -> np.ndarray:
+    return np.array([number.to_bytes(16, "big") for number in numbers], "S16")
+
+
 def test_each_source_has_its_own_quota_and_one_without_is_left_alone():
-    parts = [{"a": [5, 1, 9], "b": [2, 8], "c": [7]}, {"b": [4], "a": [3]}]
+    parts = [{"a": keys(5, 1, 9), "b": keys(2, 8), "c": keys(7)}, {"b": keys(4), "a": keys(3, 2**127)}]
     assert last_keys({"a": 2, "b": 1}, parts) == {"a": 3, "b": 2}
+    assert last_keys({"a": 5}, parts) == {"a": 2**127}
 
 
 def test_a_source_of_which_nothing_was_kept_is_no_error():
-    assert last_keys({"a": 2}, [{"a": []}, {}]) == {"a": -1}
+    assert last_keys({"a": 2}, [{"a": keys()}, {}]) == {"a": -1}

@@ -28,3 +28,14 @@ def test_a_key_that_comes_twice_is_found_wherever_it_comes(spooled_bytes: int, m
             for some in (names[:700], names[700:], [more]):
                 keyed.add(keys_of(0, ids=some), np.zeros(len(some), np.int64))
             assert keyed.has_equal_keys() is expected
+
+
+def test_a_key_is_found_by_its_place(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sorting, "SPOOLED_BYTES", 100)
+    keys = keys_of(0, ids=[str(number) for number in range(300)])
+    with sorter(share=2) as keyed:
+        keyed.add(keys, np.zeros(len(keys), np.int64))
+        for place in (0, 1, 150, 299):
+            assert keyed.key_at(place) == np.sort(keys)[place : place + 1].tobytes()
+        with pytest.raises(IndexError, match="only 300 keys"):
+            keyed.key_at(300)

@@ -13,6 +13,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def shard_name(index: int) -> str:
+    return f"shard-{index:06d}.parquet"
+
+
 def shards_in(uri: str) -> list[str]:
     """Names of the shards in a directory, by number. Half-written files of a killed process are left out."""
     names = (name for name in names_in(uri) if name.startswith("shard-") and name.endswith(".parquet"))

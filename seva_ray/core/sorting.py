@@ -38,6 +38,16 @@ class Sorter:
             start, end = end, end + len(keyed)
             numbers[start:end] = keyed["number"][np.argsort(keyed["key"], kind="stable")]
 
+    def key_at(self, place: int) -> bytes:
+        """The key that is number `place`, from 0, among all keys in their order."""
+        for file in self.buckets:
+            file.seek(0)
+            keys = np.frombuffer(file.read(), KEYED)["key"]
+            if place < len(keys):
+                return np.sort(keys)[place : place + 1].tobytes()
+            place -= len(keys)
+        raise IndexError(f"there are only {self.total} keys")
+
     def has_equal_keys(self) -> bool:
         """Whether a key was added twice."""
         for file in self.buckets:
@@ -49,7 +59,9 @@ class Sorter:
 
 
 @contextmanager
-def sorter() -> Iterator[Sorter]:
-    """A Sorter with its temporary files. It takes 24 bytes of disk for each number if there are many."""
+def sorter(share: int = 1) -> Iterator[Sorter]:
+    """A Sorter with its temporary files. It takes 24 bytes of disk for each number if there are many. `share`: how many
+    sorters there are at the same time, which share the memory."""
+    size = SPOOLED_BYTES // share
     with ExitStack() as stack:
-        yield Sorter([stack.enter_context(tempfile.SpooledTemporaryFile(SPOOLED_BYTES)) for _ in range(NUM_BUCKETS)])
+        yield Sorter([stack.enter_context(tempfile.SpooledTemporaryFile(size)) for _ in range(NUM_BUCKETS)])

@@ -88,16 +88,42 @@ class Table:
         prompts = (self._prompt(row, name) for name, row in self._rows())
         yield from examined(prompts) if self._has_distinct_ids() else checked(prompts)
 
-    def image_paths(self) -> Iterator[str | None]:
-        """The image path of each prompt, in less time than the prompts themselves take."""
+    def image_paths(self, file: int | None = None) -> Iterator[str | None]:
+        """The image path of each prompt, of all files or of one, in less time than the prompts themselves take."""
         others = {self.prompt_id_column, self.image_id_column, self.source_column} - {None}
-        for name, row in self._rows():
+        for name, row in self._rows(*([0] if file is None else [file, file + 1])):
             if type(row) is dict and not others:
                 path, question = row.get(self.image_column), row.get(self.question_column)
                 if type(path) is str and type(question) is str and question and path.isascii():
                     yield path
                     continue
             yield next(examined([self._prompt(row, name)])).image_path
+
+    def rows_by_file(self) -> list[int] | None:
+        """The number of rows in each file of a large table that several processes can read; None for another table."""
+        filesystem, shards = find_shards(self.path)
+        sizes = [filesystem.size(shard) for shard in shards.values()]
+        if len(sizes) == 1 or sum(sizes) < LARGE_BYTES or self.image_root is None or not self._has_distinct_ids():
+            return None
+        found = [self._num_rows(filesystem, shard) for shard in shards.values()]
+        return None if None in found else [number for number in found if number is not None]
+
+    def _num_rows(self, filesystem: fsspec.AbstractFileSystem, shard: str) -> int | None:
+        """The number of rows in a file. None if it may hold images, whose size decides where shards end."""
+        try:
+            with filesystem.open(shard, "rb") as file:
+                if not shard.endswith(".parquet"):
+                    return sum(1 for line in file if line.strip())
+                parquet = pq.ParquetFile(file)
+                self._check_schema(parquet.schema_arrow, shard)
+                holds_images = may_be_images(parquet.schema_arrow.field(self.image_column).type)
+                return None if holds_images else int(parquet.metadata.num_rows)
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{shard}: {' '.join(str(error).split())}") from None
+
+    def prompts_from(self, file: int) -> Iterator[Prompt]:
+        """The prompts of this file and of all files after it, for a table that has `rows_by_file`."""
+        return examined(self._prompt(row, name) for name, row in self._rows(file))
 
     def _has_distinct_ids(self) -> bool:
         """Whether all ids are known to be distinct. If a large table names them itself, it is read once more for that,
@@ -114,10 +140,10 @@ class Table:
                 keyed.add(keys_of(0, "prompt id", ids=stored), np.zeros(len(some), np.int64))
             return not keyed.has_equal_keys()
 
-    def _rows(self) -> Iterator[tuple[str, Any]]:
-        """Every row, with the name of its place."""
+    def _rows(self, first: int = 0, end: int | None = None) -> Iterator[tuple[str, Any]]:
+        """Every row, or those of the files from number `first` to before `end`, with the name of its place."""
         filesystem, shards = find_shards(self.path)
-        for prefix, shard in shards.items():
+        for prefix, shard in [*shards.items()][first:end]:
             read = self._parquet_rows if shard.endswith(".parquet") else self._lines
             for number, row in enumerate(read(filesystem, shard)):
                 yield f"{prefix}{number}", row

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
 
+import numpy as np
+
 from seva_ray.augmentations import CLEAN, CONTROLS
 from seva_ray.augmentations.ladder import Ladder
 from seva_ray.core.artifacts import Artifact, Store
@@ -24,7 +26,7 @@ from seva_ray.core.storage import read_table, write_table
 from seva_ray.pairs.exchange import Answered, Rejected, others
 from seva_ray.pairs.filters import Filters
 from seva_ray.pairs.official import write_official
-from seva_ray.pairs.quotas import last_keys, quota_key
+from seva_ray.pairs.quotas import keys_by_quota, last_keys, quota_key
 from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS, verdict_of
 from seva_ray.runtime import metrics
 from seva_ray.runtime.actors import results_of
@@ -204,7 +206,7 @@ def quota_keys(config: Pair, sides: Sides, shards: Sequence[str]) -> dict[str, i
     """Source -> the greatest key within its quota. Raises: ConfigError if a source with a quota has no prompts."""
     found: set[str] = set()
 
-    def parts() -> Iterator[dict[str, list[int]]]:
+    def parts() -> Iterator[dict[str, np.ndarray]]:
         for keys in results_of(kept_keys, ((config, sides, shard) for shard in shards), "pair: applying the quotas"):
             found.update(keys)
             yield keys
@@ -217,14 +219,14 @@ def quota_keys(config: Pair, sides: Sides, shards: Sequence[str]) -> dict[str, i
     return last
 
 
-def kept_keys(config: Pair, sides: Sides, shard: str) -> dict[str, list[int]]:
+def kept_keys(config: Pair, sides: Sides, shard: str) -> dict[str, np.ndarray]:
     """The quota keys of one shard's kept prompts, for each source in the shard."""
-    keys: dict[str, list[int]] = {}
+    kept: dict[str, list[str]] = {}
     for row, _, found in judged(config, sides, shard, columns=["prompt_id", "source"]):
-        of_source = keys.setdefault(row["source"], [])
+        of_source = kept.setdefault(row["source"], [])
         if of_prompt(found) == "kept" and row["source"] in config.max_per_source:
-            of_source.append(quota_key(row["prompt_id"]))
-    return keys
+            of_source.append(row["prompt_id"])
+    return {source: keys_by_quota(ids) for source, ids in kept.items()}
 
 
 def pair_shard(

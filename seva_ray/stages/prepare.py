@@ -1,24 +1,26 @@
 """prepare: the prompts of a source or benchmark -> the artifact `prompts/<name>`, in shards of PROMPT_SCHEMA rows."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_least
 from seva_ray.core.contents import contents, names_and_sizes
-from seva_ray.core.errors import InputError
+from seva_ray.core.errors import InputError, UserError
 from seva_ray.core.fingerprints import fingerprint_of
 from seva_ray.core.ownership import owned
 from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import exists, is_directory, write_table
 from seva_ray.runtime import metrics
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.image_digests import check_moved, digests, sample_of
+from seva_ray.stages.prepare_parts import HasFiles, parts_of, sample_in_parts, write_parts
 
 SHARD_BYTES = 128 * 2**20
 """Bytes of images in a shard of prompts, after which it ends: a task that reads the shard holds some copies of it."""
@@ -46,10 +48,6 @@ class Prepare:
 
     def __post_init__(self) -> None:
         check_least(self, 1, "shard_size")
-
-
-def shard_name(index: int) -> str:
-    return f"shard-{index:06d}.parquet"
 
 
 def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Artifact:
@@ -84,6 +82,10 @@ def prepare_alone(
     config: Prepare, artifact: Artifact, name: str, source: HasPrompts, known: Mapping[str, str] | None
 ) -> Artifact:
     """Make the artifact of prompts, while no other job makes it. `known` has the digests of a sample of the images."""
+    rows = source.rows_by_file() if isinstance(source, HasFiles) else None
+    if rows is not None and sum(rows):
+        assert isinstance(source, HasFiles)
+        return prepare_in_parts(config, artifact, name, source, rows, known)
     shards = batches(source.prompts(), config.shard_size)
     with waiting(f"prepare {name}: reading the source"):
         first = next(shards, None)
@@ -96,8 +98,31 @@ def prepare_alone(
     except BaseException:  # this includes an interrupt; the next try starts again with the first prompt
         artifact.discard()
         raise
-    found = {"image_root": source.image_root} if known is None else {"image_root": source.image_root, "images": known}
-    return artifact.finish(counts | found)
+    return artifact.finish(counts | images_in_counts(source, known))
+
+
+def prepare_in_parts(
+    config: Prepare,
+    artifact: Artifact,
+    name: str,
+    source: HasFiles,
+    rows: Sequence[int],
+    known: Mapping[str, str] | None,
+) -> Artifact:
+    """The same for a large table, of which tasks write the shards."""
+    parts = parts_of(rows, config.shard_size)
+    artifact = artifact.begin()
+    try:
+        reasons = write_parts(name, artifact, source, parts)
+        counts = counts_of(name, sum(rows), sum(len(part.rows) for part in parts), reasons)
+    except (UserError, KeyboardInterrupt):  # after a crash, the next try goes on from the parts that are there
+        artifact.discard()
+        raise
+    return artifact.finish(counts | images_in_counts(source, known))
+
+
+def images_in_counts(source: HasPrompts, known: Mapping[str, str] | None) -> dict[str, Any]:
+    return {"image_root": source.image_root} | ({} if known is None else {"images": known})
 
 
 def reusable(artifact: Artifact, source: HasPrompts) -> Artifact:
@@ -115,8 +140,7 @@ def reusable(artifact: Artifact, source: HasPrompts) -> Artifact:
 
 
 def write_shards(name: str, artifact: Artifact, shards: Iterable[list[Prompt]]) -> dict[str, Any]:
-    """Write the shards and return their counts. Raises: InputError with the most frequent reason if no prompt can be
-    used."""
+    """Write the shards and return their counts. Raises: InputError if no prompt can be used."""
     num_prompts = num_shards = 0
     reasons = Reasons()
     for num_shards, rows in enumerate(shards, 1):
@@ -125,6 +149,11 @@ def write_shards(name: str, artifact: Artifact, shards: Iterable[list[Prompt]]) 
         for row in rows:
             if row.error is not None:
                 reasons.add(row.prompt_id, row.error)
+    return counts_of(name, num_prompts, num_shards, reasons)
+
+
+def counts_of(name: str, num_prompts: int, num_shards: int, reasons: Reasons) -> dict[str, Any]:
+    """Say how many prompts there are. Raises: InputError with the most frequent reason if none can be used."""
     num_failed = reasons.counts.total()
     if num_failed == num_prompts:
         raise InputError(f"source of {name}: none of its {num_prompts:,} prompts can be used; {reasons.lines()[0]}")
@@ -162,8 +191,11 @@ def digests_of_images(source: HasPrompts) -> dict[str, str] | None:
     if not has_images_elsewhere(source):
         return None
     assert source.image_root is not None
-    paths = getattr(source, "image_paths", lambda: (prompt.image_path for prompt in source.prompts()))
-    sample = sample_of(paths())
+    if isinstance(source, HasFiles) and (rows := source.rows_by_file()):
+        sample = sample_in_parts(source, len(rows))
+    else:
+        paths = getattr(source, "image_paths", lambda: (prompt.image_path for prompt in source.prompts()))
+        sample = sample_of(paths())
     return digests(source.image_root, sample) if sample else None
 
 
