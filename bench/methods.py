@@ -3,7 +3,8 @@
     python -m bench.methods
 
 The same model (LLaVA-1.5's shapes but small: 576 image tokens), pairs and precision (float32) for all, LoRA, batch of
-two pairs. A step is data, forward, backward and optimiser.
+two pairs. A step is data, forward, backward and optimiser. All methods make their steps by turns in one process, and
+CPU time is counted.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,6 @@ from seva_ray.runtime.progress import say
 
 RESULTS = Path("build/bench/methods.json")
 COMMAND = "python -m bench.methods"
-NUM_ROUNDS = 3
 VIEW = "diffusion-500"
 """Of every rejected response."""
 
@@ -34,18 +34,21 @@ class BenchMethods:
     """Methods to compare with SeVa."""
     num_tokens: int = 100
     """Tokens of every response."""
+    rounds: int = 3
+    """Number of steps of each method."""
 
 
 def main(config: BenchMethods) -> None:
-    case = Case(num_tokens=config.num_tokens)
-    for name, (step_s, usual_s) in in_fresh_process(steps_of, config.methods, case).items():
-        say(f"{name}: {step_s:.2f} s against {usual_s:.2f} s")
+    case = Case(num_tokens=config.num_tokens, num_rejected=1)
+    usual, *others = in_fresh_process(steps_of, ("seva", *config.methods), case, config.rounds)
+    for name, found in zip(config.methods, others, strict=True):
+        say(f"{name}: {found:.2f} s against {usual:.2f} s")
         figure = Figure(
             figure=f"time of a step of {name}, {case}",
-            ratio=step_s / usual_s,
+            ratio=found / usual,
             target=1.9,
             better="lower",
-            rival=f"SeVa: {step_s:.2f} over {usual_s:.2f} s; by operations {by_operations(name, case):.2f}",
+            rival=f"SeVa: {found:.2f} over {usual:.2f} s; by operations {by_operations(name, case):.2f}",
             command=COMMAND,
         )
         keep(RESULTS, [figure])
@@ -60,18 +63,14 @@ def by_operations(name: str, case: Case) -> float:
     return 1 + on_view / (prompt + 2 * response)
 
 
-def steps_of(methods: Sequence[str], case: Case) -> dict[str, tuple[float, float]]:
-    """CPU seconds of a step of each method and of SeVa, the least of `NUM_ROUNDS` steps that they make by turns, so
-    that a loaded machine slows both alike."""
+def steps_of(names: Sequence[str], case: Case, rounds: int) -> list[float]:
+    """CPU seconds of a step of each method, the least of all rounds after the first."""
     import torch
 
     torch.set_num_threads(1)
-    found, usual = {}, side_of("seva", case)
-    for name in methods:
-        side = side_of(name, case)
-        taken = [(side.step(), usual.step()) for _ in range(1 + NUM_ROUNDS)][1:]  # the first steps warm up
-        found[name] = (min(own for own, _ in taken), min(rival for _, rival in taken))
-    return found
+    sides = [side_of(name, case) for name in names]
+    taken = [[side.step() for side in sides] for _ in range(1 + rounds)]
+    return [min(of_side) for of_side in zip(*taken[1:], strict=True)]
 
 
 def side_of(name: str, case: Case) -> Side:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from seva_ray.core.errors import InputError
 from seva_ray.dpo import logps
-from seva_ray.dpo.attention import NAME
+from seva_ray.dpo.attention import LONG, NAME
 from seva_ray.dpo.batch import NOTHING, PreferenceCollator
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.layout_check import check_layouts, generated
@@ -111,8 +111,11 @@ def with_answers(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def logps_and_grads(family: Family, rows: Any, packed: bool, by_image: bool) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    """With gradient checkpointing if attention is computed in parts."""
     model = load_model(family.directory, "float32")
     freeze_all_but_language(model)
+    if logps.LONG == 0:
+        model.train().gradient_checkpointing_enable()
     batch = PreferenceCollator(viewer=family.viewer, packed=packed, by_image=by_image)(rows)
     num_rows = {(False, False): sum(1 + len(row["rejected"]) for row in rows), (True, False): 6, (True, True): 3}
     assert len(batch["input_ids"]) == num_rows[packed, by_image]
@@ -139,7 +142,10 @@ def test_attention_in_parts_and_rows_for_an_image_change_neither_log_probabiliti
             assert (grads - wanted_grads).norm() < 1e-5 * wanted_grads.norm()
 
 
-def test_the_guard_lets_it_pass_in_the_precision_of_training(family, pairs):
+@pytest.mark.parametrize("long", [0, LONG])
+def test_the_guard_lets_it_pass_in_the_precision_of_training(family, pairs, long, monkeypatch):
+    """Also if attention is computed in parts, which it is in rows of usual length."""
+    monkeypatch.setattr(logps, "LONG", long)
     assert check_layouts(load_model(family.directory, "bfloat16").eval(), family.viewer, pairs, packed=True) is None
 
 

@@ -15,7 +15,7 @@ from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
 from seva_ray.core.records import PAIR_SCHEMA, table
 from seva_ray.dpo import token_logps
-from seva_ray.dpo.batch import NOTHING, PreferenceCollator, responses_of
+from seva_ray.dpo.batch import NOTHING, Branch, PreferenceCollator, responses_of
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.logps import attention_mask, response_logps
 from seva_ray.dpo.policy import Lora, freeze_all_but_language, load_model
@@ -24,6 +24,7 @@ from seva_ray.toy.model import IMAGE, VOCABULARY
 from seva_ray.toy.world import make_scene, render
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import MAX_PIXELS
+from seva_ray.vlm.rows import Row
 from seva_ray.vlm.views import Viewer
 from tests import llava_by_hand
 from tests.processors import llama_style
@@ -102,6 +103,37 @@ def test_a_packed_row_is_the_prompt_once_and_each_response_behind_its_last_token
         assert [ids for ids, _ in found.values()] == [[prompt[-1], *response] for response in responses_of(pair)]
         for ids, positions in found.values():
             assert positions == list(range(len(prompt) - 1, len(prompt) - 1 + len(ids)))
+
+
+def test_a_row_of_one_image_has_the_start_of_its_prompts_once_and_the_rest_before_each_response(viewer, encoder, pairs):
+    about_one = [pair | {"image_bytes": pairs[0]["image_bytes"]} for pair in pairs]
+    batch = PreferenceCollator(viewer=viewer, by_image=True)([about_one[0], pairs[1], about_one[2]])
+    assert len(batch["input_ids"]) == len(batch["pixel_values"]) == 2
+    of_image, other = parts(batch, 0), parts(batch, 1)
+    first, last = (llava_by_hand.token_ids(encoder, pairs[number]["question"]) for number in (0, 2))
+    assert first != last
+    common = next(place for place, ids in enumerate(zip(first, last, strict=False)) if len(set(ids)) > 1)
+    assert of_image.pop(0) == (first[:common], list(range(common)))
+    expected = [[*first[common:], *response] for response in responses_of(pairs[0])]
+    expected += [[*last[common:], *response] for response in responses_of(pairs[2])]
+    assert list(of_image.values()) == [(ids, list(range(common, common + len(ids)))) for ids in expected]
+    alone = parts(PreferenceCollator(viewer=viewer)(pairs), 1)
+    assert other == alone
+    targets = batch["input_ids"][:, -batch["slot"].shape[1] :]
+    scored = [targets[batch["slot"] == slot].tolist() for slot in range(9)]
+    assert scored == [list(response) for pair in pairs for response in (*responses_of(pair), [])][:9]
+
+
+def test_prompts_that_differ_before_their_image_have_rows_of_their_own(viewer):
+    def rows(*prompts: list[int]) -> list[list[int]]:
+        asked = [Row(ids=ids, num_image_tokens=1) for ids in prompts]
+        row = [Branch(slot=slot, prompt=asked[slot // 2], response=[9]) for slot in range(4)]
+        collate = PreferenceCollator(viewer=viewer, by_image=True)
+        return [[branch.slot for branch in part] for part in collate.with_whole_image(row)]
+
+    assert rows([1, IMAGE, 5, 7], [1, IMAGE, 6, 7]) == [[0, 1, 2, 3]]
+    assert rows([1, 5, IMAGE, 7], [1, 6, IMAGE, 7]) == [[0, 1], [2, 3]]
+    assert rows([1, 5, 7, IMAGE], [1, 5, 7, IMAGE]) == [[0, 1], [2, 3]], "the last token comes before each response"
 
 
 @pytest.mark.parametrize("packed", [True, False])
