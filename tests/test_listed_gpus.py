@@ -13,7 +13,8 @@ from tests.nvml import listing_gpus
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
-    "--views", "diffusion-900", "--controls", "--benchmarks.toy-images", "3", "--prepare.shard-size", "8",
+    "--name", "small", "--views", "diffusion-900", "--controls", "--benchmarks.toy-images", "3",
+    "--prepare.shard-size", "8",
     "--train.num-repeats", "2", "--train.global-batch-size", "4", "--train.per-device-batch-size", "1",
     "source:toy-world", "--source.num-images", "10",
 ]  # fmt: skip
@@ -42,7 +43,7 @@ def test_the_demo_runs_on_cpus_to_its_page_and_one_line_says_why(number: int, to
         else []
     )
     assert "Traceback" not in done.stderr
-    assert (root / "reports" / "toy" / "index.html").exists()
-    assert (root / "policies" / "toy" / "model" / "model.safetensors").exists()
+    assert (root / "reports" / "small" / "index.html").exists()
+    assert (root / "policies" / "small" / "model" / "model.safetensors").exists()
     pairs = shards(str(root / "pairs" / Path(toy_model).name / "toy" / "diffusion-900" / "pairs"))
     assert pairs, "there are pairs to train on"

@@ -20,6 +20,7 @@ from seva_ray.stages.prepare import shard_name
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.views import Viewer
 from tests.kept import read_pairs
+from tests.listeners import beyond_loopback, run_watched
 
 JOBS = Path(__file__).parent.parent / "jobs"
 NUM_IMAGES = 60
@@ -61,8 +62,10 @@ def finished(trained_toy: str, tmp_path_factory: pytest.TempPathFactory) -> Stor
     before = {path: path.stat().st_mtime_ns for path in (root / "responses").rglob("shard-*.parquet")}
     assert before
     assert not (root / "policies" / "toy" / "record.json").exists()
-    again = run(*words)
+    again, listeners = run_watched(words)
     assert again.returncode == 0, again.stderr
+    assert {"gcs_server", "raylet"} <= {name for name, _ in listeners}
+    assert not beyond_loopback(listeners), "nothing of the job can be reached from another machine"
     assert "train: resumed at step" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before, "units that were done are not done again"
     return Store(str(root))

@@ -4,7 +4,6 @@ import base64
 import errno
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,14 +13,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from seva_ray.core.contents import contents, names_and_sizes
-from seva_ray.core.errors import InputError
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import (
     exists,
     names_in,
     read_bytes,
     remove,
-    scratch_directory,
     write_bytes,
     write_new,
     write_parts,
@@ -255,18 +252,3 @@ def test_a_file_in_parts_is_written_as_a_whole_or_not_at_all(tmp_path: Path, roo
     write_parts(uri, iter([b"one", b"two"]))
     assert read_bytes(uri) == b"onetwo"
     assert names_in(uri.rpartition("/")[0]) == {"file"}
-
-
-def test_files_that_are_soon_removed_lie_where_the_node_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("SEVA_SCRATCH", str(tmp_path / "nvme" / "spill"))
-    with scratch_directory("seva-x-") as directory:
-        assert Path(directory).parent == tmp_path / "nvme" / "spill"
-        assert Path(directory).name.startswith("seva-x-")
-    assert not Path(directory).exists()
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("SEVA_SCRATCH", str(tmp_path / "file"))
-    with pytest.raises(InputError, match=r"^SEVA_SCRATCH .*/file: File exists$"), scratch_directory("seva-x-"):
-        pass
-    monkeypatch.delenv("SEVA_SCRATCH")
-    with scratch_directory("seva-x-") as directory:
-        assert Path(directory).parent == Path(tempfile.gettempdir())

@@ -20,6 +20,7 @@ import sweep
 from seva_ray.core.artifacts import Store
 from seva_ray.runtime import cli
 from seva_ray.stages.study.sweep import line_of
+from tests.listeners import beyond_loopback, run_watched
 
 JOBS = Path(__file__).parent.parent / "jobs"
 
@@ -82,8 +83,10 @@ def root(trained_toy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
         process.communicate()
     assert not (root / "studies" / "small" / "record.json").exists()
     before = policies(root)
-    again = run(words)
+    again, listeners = run_watched(words)
     assert again.returncode == 0, again.stderr
+    assert {"gcs_server", "raylet"} <= {name for name, _ in listeners}
+    assert not beyond_loopback(listeners), "nothing of the study can be reached from another machine"
     assert before.items() <= policies(root).items(), "what was finished is not done again"
     return root
 

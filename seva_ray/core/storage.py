@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from seva_ray.core.errors import InputError
 from seva_ray.core.patience import is_outage, patient, patiently
+from seva_ray.core.scratch import scratch_directory
 
 NUM_READERS = 16
 """Number of files that one process reads at once."""
@@ -91,28 +91,8 @@ def write_parts(uri: str, parts: Iterable[bytes]) -> None:
         with written(path, parts) as part:
             os.replace(part, path)
     else:
-        with scratch_directory("seva-") as scratch, written(f"{scratch}/file", parts) as part:
+        with scratch_directory("seva-upload-") as scratch, written(f"{scratch}/file", parts) as part:
             patiently(lambda: filesystem.put_file(part, path), uri)
-
-
-SCRATCH_VARIABLE = "SEVA_SCRATCH"
-"""The environment variable with the directory of a node for files that are soon removed, such as checkpoints on their
-way to the root: 40 GB for each of LLaVA-7B's. By default it is Python's, which is TMPDIR or /tmp."""
-
-
-@contextmanager
-def scratch_directory(prefix: str) -> Iterator[str]:
-    """A new local directory, which is removed at the end. Raises: InputError if the place of SEVA_SCRATCH is no
-    directory that can be written."""
-    place = os.environ.get(SCRATCH_VARIABLE) or None
-    try:
-        if place:
-            os.makedirs(place, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=prefix, dir=place)
-    except OSError as error:
-        raise InputError(f"{SCRATCH_VARIABLE} {place or tempfile.gettempdir()}: {error.strerror}") from None
-    with scratch as directory:
-        yield directory
 
 
 EXCLUSIVE = {"s3", "gs", "abfs", "memory"}

@@ -14,8 +14,8 @@ from seva_ray.core.recipe_files import RECIPE, RECORD
 from seva_ray.core.shards import read_each, shards_in
 from seva_ray.core.storage import locate, read_table, whole
 
-NOT_RESULTS_IN = ("run/", "tune/", "tensorboard/")
-"""Directories whose files may change after the artifact is complete: checkpoints and curves."""
+NOT_RESULTS_IN = ("run/", "tune/", "tensorboard/", "images/")
+"""Directories whose files may change after the artifact is complete: checkpoints, curves, what is known of images."""
 
 WHOLE_BYTES = 2**26
 """A remote file that is larger is known by its store's tag, without being read again. A local artifact that is larger

@@ -1,7 +1,6 @@
 """base_model: the model that a run starts from: a directory, a policy, or the toy base, trained once as an artifact."""
 
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.outlines import local_outline
+from seva_ray.core.scratch import scratch_directory
 from seva_ray.core.storage import absolute, exists, write_directory
 from seva_ray.runtime.actors import results_of
 from seva_ray.runtime.cluster import join
@@ -131,7 +131,7 @@ def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable
 
 def trained_toy(artifact: Artifact, recipe: ToyRecipe, report: Callable[[str], None]) -> Artifact:
     """Train the toy base, while no other job does it."""
-    with waiting(TRAINING), tempfile.TemporaryDirectory(prefix="seva-toy-") as scratch:
+    with waiting(TRAINING), scratch_directory("seva-toy-") as scratch:
         from seva_ray.toy.sft import train  # imports torch and transformers, which takes seconds
 
         counts = train(recipe, f"{scratch}/model", report=report)

@@ -11,7 +11,6 @@ the data are scripts that hand it over.
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
@@ -21,6 +20,7 @@ from typing import Any
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.scratch import scratch_directory
 from seva_ray.core.storage import exists, read_table, write_directory
 from seva_ray.core.submission import check_lasts
 from seva_ray.pages.browse_page import render
@@ -57,7 +57,7 @@ def browse(config: Browse, store: Store, name: str) -> str:
         )
     if exists(config.to):
         raise InputError(f"to {config.to}: already exists; choose another place or remove it")
-    with waiting(f"browse {name}: writing the pages"), tempfile.TemporaryDirectory(prefix="seva-browse-") as scratch:
+    with waiting(f"browse {name}: writing the pages"), scratch_directory("seva-browse-") as scratch:
         directory = Path(scratch, "pages")
         (directory / "rows").mkdir(parents=True)
         (directory / "images").mkdir()

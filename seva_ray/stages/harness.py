@@ -10,7 +10,6 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from math import isfinite
@@ -20,6 +19,7 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.ownership import owned
+from seva_ray.core.scratch import scratch_directory
 from seva_ray.core.storage import names_in, read_bytes, write_bytes
 from seva_ray.runtime.cli import users_line
 from seva_ray.runtime.cluster import join
@@ -128,7 +128,7 @@ def run_task(config: Harness, task: str, model_directory: str, artifact: Artifac
     Raises: InputError with the first error in the log and the place of the log.
     """
     check_installed(config)  # the driver's machine was checked before; this is the machine of the run
-    with tempfile.TemporaryDirectory(prefix="seva-harness-") as scratch:
+    with scratch_directory("seva-harness-") as scratch:
         os.symlink(os.path.abspath(local_directory(model_directory)), f"{scratch}/model")
         with open(f"{scratch}/log", "wb") as log_file:
             code = subprocess.run(

@@ -9,7 +9,7 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_least
 from seva_ray.core.contents import contents, names_and_sizes
 from seva_ray.core.errors import InputError, UserError
-from seva_ray.core.fingerprints import fingerprint_of
+from seva_ray.core.fingerprints import execution, fingerprint_of
 from seva_ray.core.ownership import owned
 from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
@@ -20,6 +20,7 @@ from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.image_digests import check_moved, digests, sample_of
+from seva_ray.stages.image_facts import check_images
 from seva_ray.stages.prepare_parts import HasFiles, parts_of, sample_in_parts, write_parts
 
 SHARD_BYTES = 128 * 2**20
@@ -46,6 +47,10 @@ class Prepare:
     """Number of prompts per shard, or fewer if they hold large images. A shard is the unit that is generated,
     committed, and redone after a crash."""
 
+    verify: bool = execution(False)
+    """Read all images and compare them with the digests that this option noted before. Without it, an image that was
+    replaced is noticed by its size, time or tag."""
+
     def __post_init__(self) -> None:
         check_least(self, 1, "shard_size")
 
@@ -70,11 +75,11 @@ def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Art
 
     artifact = opened()
     if artifact.complete:
-        return metrics.reused(reusable(artifact, source))
+        return metrics.reused(reusable(artifact, source, config.verify))
     with owned(store.root, [artifact.name]):
         artifact = opened()  # another job may have made it meanwhile
         if artifact.complete:
-            return metrics.reused(reusable(artifact, source))
+            return metrics.reused(reusable(artifact, source, config.verify))
         return prepare_alone(config, to_be_made(artifact), name, source, known)
 
 
@@ -98,7 +103,7 @@ def prepare_alone(
     except BaseException:  # this includes an interrupt; the next try starts again with the first prompt
         artifact.discard()
         raise
-    return artifact.finish(counts | images_in_counts(source, known))
+    return finished(config, artifact, source, counts, known)
 
 
 def prepare_in_parts(
@@ -118,25 +123,39 @@ def prepare_in_parts(
     except (UserError, KeyboardInterrupt):  # after a crash, the next try goes on from the parts that are there
         artifact.discard()
         raise
-    return artifact.finish(counts | images_in_counts(source, known))
+    return finished(config, artifact, source, counts, known)
 
 
-def images_in_counts(source: HasPrompts, known: Mapping[str, str] | None) -> dict[str, Any]:
-    return {"image_root": source.image_root} | ({} if known is None else {"images": known})
+def finished(
+    config: Prepare,
+    artifact: Artifact,
+    source: HasPrompts,
+    counts: Mapping[str, Any],
+    known: Mapping[str, str] | None,
+) -> Artifact:
+    """The artifact with its record, and with the facts of its images noted."""
+    found = {"image_root": source.image_root} | ({} if known is None else {"images": known})
+    artifact = artifact.finish({**counts, **found})
+    if known is not None:
+        check_images(artifact, config.verify)
+    return artifact
 
 
-def reusable(artifact: Artifact, source: HasPrompts) -> Artifact:
+def reusable(artifact: Artifact, source: HasPrompts, verify: bool) -> Artifact:
     """Complete prompts, with the place where their images are now. Raises: InputError if none of them can be used;
-    FingerprintMismatch if the images have moved and are not the same ones."""
+    FingerprintMismatch if their images are not the same ones, there or where they have moved to."""
     counts = artifact.counts
     if counts.get("num_failed") == counts["num_prompts"]:  # older versions allowed this
         raise InputError(f"{artifact.name}: none of its prompts can be used; remove {artifact.uri}")
-    if counts.get("image_root") == source.image_root:
-        return artifact
-    if counts["image_root"] and source.image_root and has_images_elsewhere(source):
-        check_moved(artifact, source.image_root)
-    say(f"prepare {artifact.name.removeprefix('prompts/')}: its images have moved to {source.image_root}")
-    return artifact.with_counts(image_root=source.image_root)
+    moved = counts.get("image_root") != source.image_root
+    if moved:
+        if counts["image_root"] and source.image_root and has_images_elsewhere(source):
+            check_moved(artifact, source.image_root)
+        say(f"prepare {artifact.name.removeprefix('prompts/')}: its images have moved to {source.image_root}")
+        artifact = artifact.with_counts(image_root=source.image_root)
+    if has_images_elsewhere(source):
+        check_images(artifact, verify, moved)
+    return artifact
 
 
 def write_shards(name: str, artifact: Artifact, shards: Iterable[list[Prompt]]) -> dict[str, Any]:

@@ -153,9 +153,9 @@ def play(kind: str, out: Path, kills: int, seconds: float) -> None:
     """Go on until there are so many kills, or until the time is over. Raises: AssertionError if results differ."""
     out.mkdir(parents=True, exist_ok=True)
     journal, deadline = out / f"{kind}.jsonl", time.monotonic() + seconds
-    if not (out / "toy" / "config.json").exists():
-        random_model(out / "toy", seed=5)
-    model = str(out / "toy")
+    if not (out / "start" / "config.json").exists():
+        random_model(out / "start", seed=5)
+    model = str(out / "start")
 
     def note(**line: Any) -> None:
         with journal.open("a") as file:
