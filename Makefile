@@ -5,7 +5,7 @@ ROOT := $(CURDIR)/runs
 KILLS := 70
 SECONDS := inf
 .DEFAULT_GOAL := help
-.PHONY: help install demo submit stop-head study harness test test-all chaos chaos-long families gpu-check check format lock clean
+.PHONY: help install demo submit stop-head study compare harness test test-all chaos chaos-long families gpu-check check format lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -25,6 +25,9 @@ stop-head: install ## the end of that head, and of its jobs
 
 study: install ## which augmentation, how strong, with which beta: the toy world's answer
 	$(PYTHON) jobs/sweep.py
+
+compare: install ## methods beside SeVa, and the controls that they must beat, from the same base models: one page
+	$(PYTHON) jobs/compare.py
 
 harness: ## lmms-eval, for jobs/harness.py, in .venv-harness (0.8 GB beside .venv)
 	@cluster/images/install.sh cpu .venv harness

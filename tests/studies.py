@@ -19,7 +19,7 @@ START = 61.2
 
 
 def point(arm: str = "diffusion-500", beta: float = 0.1, num_pairs: int | None = 500) -> dict[str, Any]:
-    values = (arm, 1, beta, 1e-4, 16, "sigmoid", num_pairs, None, None)
+    values = (arm, 1, beta, 1e-4, 16, "sigmoid", num_pairs, None, None, None)
     return dict(zip(POINT_FIELDS, values, strict=True))
 
 

@@ -11,7 +11,7 @@ from transformers import AutoModel, LlamaConfig
 
 import presets
 from seva_ray.core.errors import InputError
-from seva_ray.dpo.config import Train
+from seva_ray.dpo.config import Loss, Train
 from seva_ray.dpo.policy import Lora, load_model
 from seva_ray.engines import VllmEngine
 from seva_ray.planning.memory import (
@@ -59,6 +59,14 @@ def test_sharding_and_offloading_take_less_and_a_larger_batch_takes_more():
     assert total(offload=True) < total() < total(gradient_checkpointing=False)
     assert total(num_workers=8) < total() < total(per_device_batch_size=8) < total(dtype="float32")
     assert total(per_device_batch_size=8) < total(per_device_batch_size=8, shared_prefix=False)
+
+
+def test_image_terms_take_the_activations_of_a_second_prompt():
+    usual, images, both = (
+        training_memory(LLAVA_7B, replace(LLAVA_TRAIN, loss=loss), 4).total
+        for loss in (Loss(anchor_weight=1.0), Loss(image_weight=1.0), Loss(symmetric_weight=0.5))
+    )
+    assert training_memory(LLAVA_7B, LLAVA_TRAIN, 4).total == usual < images < both
 
 
 def test_the_published_presets_fit_where_the_readme_says():

@@ -71,6 +71,20 @@ def test_a_point_changes_what_it_says_and_nothing_else_of_training():
     assert point.views == ["diffusion-300", "diffusion-300=2"]
 
 
+def test_methods_are_an_axis_and_without_it_a_point_is_as_it_was():
+    space = Space(views=("diffusion-300",), methods=("seva", "mdpo", "sft"))
+    seva, mdpo, sft = (point.train(TRAIN, seed=0) for point in space.combinations(TRAIN))
+    (usual,) = Space(views=("diffusion-300",)).combinations(TRAIN)
+    assert "method" not in usual.label
+    assert seva == usual.train(TRAIN, seed=0)
+    assert mdpo.loss == replace(TRAIN.loss, image_weight=1.0, anchor_weight=1.0, image_view="small_crop")
+    assert sft.loss == replace(TRAIN.loss, name="sft")
+    with pytest.raises(ConfigError, match="methods blank-image: it has pairs of its own"):
+        Space(methods=("blank-image",))
+    with pytest.raises(ConfigError, match=r"method sft: sets train.loss.name to sft, so it cannot be ipo too"):
+        replace(space, losses=("ipo",)).combinations(TRAIN)
+
+
 def test_a_larger_random_sample_begins_with_a_smaller_one_and_depends_on_the_seed():
     space = Space(betas=(0.1, 0.2, 0.3))
     some, more = space.sample(TRAIN, 4, seed=0), space.sample(TRAIN, 8, seed=0)

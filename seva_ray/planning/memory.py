@@ -86,6 +86,9 @@ def activations(shape: ModelShape, config: Train, width: int) -> float:
     number in 16 bits (Korthikanti et al. 2022, arXiv 2205.05198, without attention scores), and the adapter's."""
     prompt, answers = shape.num_image_tokens + PROMPT_TOKENS, 2 * RESPONSE_TOKENS
     pairs = config.per_device_batch_size or 1
+    if config.loss.reads_view:  # a second prompt, with the chosen answer or with both
+        on_view = RESPONSE_TOKENS * (2 if config.loss.symmetric_weight else 1)
+        answers, prompt = answers + on_view, 2 * prompt
     tokens = pairs * (prompt * (1 if config.shared_prefix else 2) + answers)
     rank = 0 if config.full else config.lora.rank
     of_layer = tokens * width * (17 * shape.hidden_size + 7 * rank)

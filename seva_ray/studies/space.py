@@ -15,6 +15,7 @@ from seva_ray.augmentations import drawn, parse_view
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.seeds import key_of
 from seva_ray.dpo.config import LossName, Train
+from seva_ray.dpo.methods import METHODS, MethodName, trained_by
 from seva_ray.dpo.policy import Lora
 
 SWAPPED = "swapped "
@@ -47,6 +48,8 @@ class Space:
     """Ranks of the adapter. Its alpha keeps its ratio to the rank."""
     losses: tuple[LossName, ...] = ()
     """Names of losses."""
+    methods: tuple[MethodName, ...] = ()
+    """Names of methods that differ in training alone: seva, anchor, seva+image, mdpo, symmpo, swapped, sft."""
     num_pairs: tuple[int, ...] = ()
     """Largest numbers of pairs to train on. A smaller set is part of a larger one."""
     prompt_seeds: tuple[int, ...] = ()
@@ -72,6 +75,9 @@ class Space:
         for number in (*self.num_negatives, *self.num_pairs, *self.curve):
             if number < 1:
                 raise ConfigError(f"num_negatives and num_pairs {number}: must be at least 1")
+        for name in self.methods:
+            if name in METHODS and (METHODS[name].views or METHODS[name].rejected != "view"):
+                raise ConfigError(f"methods {name}: it has pairs of its own, which jobs/compare.py makes")
         if not self.num_negatives:
             raise ConfigError("num_negatives: at least one is needed")
 
@@ -97,6 +103,7 @@ class Space:
             "num_pairs": self.num_pairs or (train.num_pairs,),
             "prompt_seed": self.prompt_seeds or (None,),
             "source": self.sources or (None,),
+            "method": self.methods or (None,),
         }
 
     def prompt_sets(self) -> list["PromptSet"]:
@@ -138,6 +145,7 @@ class Point:
     num_pairs: int | None
     prompt_seed: int | None
     source: str | None = None
+    method: MethodName | None = None
 
     @property
     def prompt_set(self) -> "PromptSet":
@@ -164,7 +172,7 @@ class Point:
 
     def train(self, base: Train, seed: int) -> Train:
         """The job's training at this point. Raises: ConfigError if it cannot be trained."""
-        return replace(
+        train = replace(
             base,
             beta=self.beta,
             learning_rate=self.learning_rate,
@@ -174,6 +182,7 @@ class Point:
             swap_sides=self.arm.startswith(SWAPPED),
             seed=seed,
         )
+        return trained_by(self.method, train) if self.method else train
 
 
 def expanded(view: str) -> list[str]:

@@ -12,6 +12,7 @@ from seva_ray.studies.space import SWAPPED, strength
 
 POINT_FIELDS = (
     "arm", "num_negatives", "beta", "learning_rate", "lora_rank", "loss", "num_pairs", "prompt_seed", "source",
+    "method",
 )  # fmt: skip
 """The fields that say which point a row is of. `num_pairs` is the number that was requested, None for all."""
 

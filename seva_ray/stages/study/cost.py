@@ -60,10 +60,13 @@ def made_by_stage(
     """The study's artifacts by stage, each once."""
     store = context.store
     logps, pairs, policies = dict[str, Artifact](), dict[str, Artifact](), dict[str, Artifact]()
-    for found in measured.values():
+    for point, found in measured.items():
+        train = point.train(context.train, seed=0)
         for model, of_pairs, policy in zip(context.base_models, found.pairs, found.policies, strict=True):
-            scored = open_logps(context.train, store, model, of_pairs)
-            logps[scored.name], pairs[of_pairs.name], policies[policy.name] = scored, of_pairs, policy
+            for on_view in {False, train.loss.reads_view}:
+                scored = open_logps(train, store, model, of_pairs, on_view=on_view)
+                logps[scored.name] = scored
+            pairs[of_pairs.name], policies[policy.name] = of_pairs, policy
     models = {name.removeprefix("policies/") for name in policies}
     models |= {f"{context.base_models[0].name}+{point.view}" for point in points}  # the base model in each view
     scores = [store.find(name) for name in store.names("scores") if name.rsplit("/", 1)[-1] in models]
