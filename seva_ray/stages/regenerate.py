@@ -23,6 +23,7 @@ from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import absolute, exists, read_table, write_table
+from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
 from seva_ray.engines.img2img import Regenerator, check_pipeline
 from seva_ray.runtime.progress import say
@@ -70,6 +71,18 @@ def open_images(config: Generate, store: Store, prompts: Artifact, view: str) ->
 
 def images_name(prompts: Artifact, view: str) -> str:
     return f"images/{prompts.name.removeprefix('prompts/')}/{view}"
+
+
+def images_left(config: Generate, store: Store, prompts: Artifact | None, view: str, num_prompts: int) -> int:
+    """How many images of a view do not exist yet; 0 if the view has none. Whole shards are counted."""
+    if not is_regenerated(view):
+        return 0
+    artifact = open_images(config, store, prompts, view) if prompts else None
+    if prompts is None or artifact is None or not artifact.begun or artifact.stale:
+        return num_prompts
+    done = 0 if not artifact.complete else prompts.counts["num_shards"]
+    done = done or len(whole_shards(artifact.uri, prompts.uri))
+    return max(0, num_prompts - done * prompts.recipe["config"]["prepare"]["shard_size"])
 
 
 def regenerate(config: Generate, store: Store, prompts: Artifact, view: str) -> Artifact:
