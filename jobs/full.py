@@ -47,6 +47,7 @@ from seva_ray.runtime.progress import say
 from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_name, check_start, starting_model
 from seva_ray.stages.consistency import Consistency
+from seva_ray.stages.contrast import CONTRAST, Contrast, contrast
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.generate import generate
 from seva_ray.stages.ground_truth import HasAnswers, ground_truth
@@ -83,10 +84,12 @@ class Full(ModelJob):
     together in one pair per prompt. If chosen is ground-truth, it may also be clean."""
     method: MethodName = "seva"
     """The method: seva, one that adds terms to its loss, or a control; docs/METHODS.md says what each of them does."""
-    chosen: Literal["clean", "ground-truth"] = "clean"
+    chosen: Literal["clean", "ground-truth", "contrast"] = "clean"
     """The chosen answers: the model's own on the clean image, as in SeVa; or those of the data set, which
     source:llava-json and source:toy-world read. With ground-truth it is DPO against ground truth, and with
-    `--train.loss.name sft` too it is continual fine-tuning, which SeVa is compared with."""
+    `--train.loss.name sft` too it is continual fine-tuning, which SeVa is compared with. With contrast they are the
+    candidates that the image makes likelier than a noised view does; `--views clean` rejects the model's own."""
+    contrast: Contrast = field(default_factory=Contrast)
     controls: tuple[str, ...] = ()
     """Measure how many pairs are unequal by the engine's rounding alone: answer the clean images once more
     (control-repeat), or in other batches (control-batch)."""
@@ -113,7 +116,7 @@ class Full(ModelJob):
         if self.chosen == GROUND_TRUTH and not isinstance(self.source, HasAnswers):
             raise ConfigError(f"chosen ground-truth: {type(self.source).__name__} reads no answers of a data set")
         for view in self.views:
-            if parse_view(view) is None and (self.chosen, view) != (GROUND_TRUTH, CLEAN):
+            if parse_view(view) is None and (self.chosen == CLEAN or view != CLEAN):
                 raise ConfigError(f"view {view}: the rejected view must be an augmented one")
         settings_of(self.method, self.train, self.pair, self.views)
         for control in self.controls:
@@ -128,7 +131,9 @@ class Full(ModelJob):
         return [round_name(self.name, number) for number in range(1, self.rounds + 1)]
 
     def clean(self) -> tuple[str, ...]:
-        """The clean view, if the run compares anything with it."""
+        """The clean view, if the run compares anything with it, and the other views that the chosen answers need."""
+        if self.chosen == CONTRAST:
+            return self.contrast.views
         return (CLEAN,) if self.chosen == CLEAN or self.controls else ()
 
 
@@ -228,6 +233,9 @@ def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
             if isinstance(config.source, HasAnswers) and config.chosen == GROUND_TRUTH:
                 seen[GROUND_TRUTH] = ground_truth(config.generate, store, part, start, config.source)
                 answers = [seen[GROUND_TRUTH], *answers]
+            if config.chosen == CONTRAST:
+                seen[CONTRAST] = contrast(config.contrast, config.generate, store, part, start, seen)
+                answers = [seen[CONTRAST], *answers]
             yield "generate", answers
             if rounds:
                 yield "evaluate", evaluate(*settings, [(first, start)], judge, config.consistency)

@@ -26,7 +26,7 @@ from seva_ray.pages.plan_page import Plan, picture_of, text_of
 from seva_ray.pairs.files import GROUND_TRUTH
 from seva_ray.planning.footprint import Sizes, demands, parts
 from seva_ray.planning.forecast import forecast
-from seva_ray.planning.memory import memory_lines
+from seva_ray.planning.memory import memory_lines, pipeline_line
 from seva_ray.planning.prices import POOLS, read_prices
 from seva_ray.planning.rates import Fleet, Rates
 from seva_ray.planning.simulation import Faults
@@ -162,13 +162,13 @@ def memory(config: PlanJob) -> list[str]:
     shape = known.get(model.rstrip("/").rpartition("/")[2])
     if not is_toy(model) and not is_policy(model) and (place := found(model)):
         shape = shape_of(local_outline(place), config.generate.image_options)
+    regeneration, gib = config.generate.regeneration, config.fleet.gpu_gib
+    pipeline = [pipeline_line(regeneration.pipeline, regeneration.dtype, gib)] if regeneration.pipeline else []
     if shape is None or not config.fleet.gpus_per_node:
-        return []
+        return pipeline if config.fleet.gpus_per_node else []
     engine = config.generate.engine if isinstance(config.generate.engine, VllmEngine) else None
     workers = num_workers(config.train, config.fleet.one_node())
-    return memory_lines(
-        shape, config.train, workers, engine, config.generate.decoding.max_new_tokens, config.fleet.gpu_gib
-    )
+    return pipeline + memory_lines(shape, config.train, workers, engine, config.generate.decoding.max_new_tokens, gib)
 
 
 def prepared(config: PlanJob, store: Store) -> Artifact | None:

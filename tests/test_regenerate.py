@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,11 @@ from seva_ray.core.storage import read_table
 from seva_ray.engines import FakeEngine
 from seva_ray.engines.config import Generate
 from seva_ray.engines.encoded import encode, encoded_of
-from seva_ray.engines.img2img import Regeneration, Regenerator, check_pipeline, fitting
+from seva_ray.engines.img2img import Regeneration, Regenerator, check_pipeline, fitting, num_weights
+from seva_ray.planning.forecast import forecast, regenerate
+from seva_ray.planning.memory import pipeline_line
+from seva_ray.planning.rates import Rates
+from seva_ray.planning.simulation import Faults
 from seva_ray.sources import ToyWorld
 from seva_ray.stages import generate as generation
 from seva_ray.stages import regenerate as stage
@@ -28,6 +33,7 @@ from seva_ray.vlm.models import Model, model_at
 from seva_ray.vlm.rows import PIXELS
 from seva_ray.vlm.views import Viewer
 from tests.made_up import ids_of
+from tests.test_plan import FLEET, RATES, WORK
 
 VIEW = "regenerate-0.5"
 MODEL = Model(name="model", directory="/models/model", fingerprint="0")
@@ -249,6 +255,38 @@ def test_a_job_says_before_anything_runs_that_a_pipeline_is_missing(tmp_path):
     job = full.Full(name="a", model="toy", source=ToyWorld(), views=(VIEW,), root=str(tmp_path))
     with pytest.raises(ConfigError, match="must name a directory"):
         next(full.stages(job))
+
+
+def test_a_plan_knows_the_images_that_are_left_and_the_memory_of_the_weights(pipeline, store, prompts):
+    from diffusers import UNet2DModel
+
+    unet = UNet2DModel.from_pretrained(pipeline, subfolder="unet")
+    assert num_weights(pipeline) == sum(parameter.numel() for parameter in unet.parameters())
+    assert pipeline_line(pipeline, "float32", 0.0).endswith("its images; the card has 0 GiB, so it does not fit")
+
+    config, number = config_of(pipeline), prompts.counts["num_prompts"]
+    assert stage.images_left(config, store, None, VIEW, 500) == 500
+    assert stage.images_left(config, store, prompts, "clean", number) == 0
+    assert stage.images_left(config, store, prompts, VIEW, number) == number
+    worker = stage.ImageWorker(config, stage.open_images(config, store, prompts, VIEW), prompts, VIEW)
+    worker.commit(shard_name(0))
+    assert stage.images_left(config, store, prompts, VIEW, number) == number - 8
+    for index in range(1, prompts.counts["num_shards"]):
+        worker.commit(shard_name(index))
+    stage.open_images(config, store, prompts, VIEW).finish({})
+    assert stage.images_left(config, store, prompts, VIEW, number) == 0
+
+
+def test_the_stage_of_a_plan_has_a_worker_on_each_gpu():
+    work = replace(WORK, num_images=16_000)
+    made = regenerate(work, Rates(regenerate_rows_per_s=2.0), FLEET, num_nodes=1)
+    assert (made.wall_s, made.gpu_hours, made.cpu_hours) == (1000.0, pytest.approx(8000 / 3600), 0.0)
+    assert made.work == "16,000 images by 8 workers"
+    unknown = regenerate(work, Rates(), FLEET, num_nodes=1)
+    assert (unknown.wall_s, unknown.unknown) == (0.0, ("regenerate_rows_per_s",))
+    names = [item.name for item in forecast(work, RATES, FLEET, Faults(), 1).stages]
+    assert names[:3] == ["prepare", "regenerate", "generate"]
+    assert "regenerate" not in [item.name for item in forecast(WORK, RATES, FLEET, Faults(), 1).stages]
 
 
 @pytest.mark.slow

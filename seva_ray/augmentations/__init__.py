@@ -17,7 +17,7 @@ from seva_ray.augmentations.base import Augmentation, Labelled, PixelAugmentatio
 from seva_ray.augmentations.blank import Blank
 from seva_ray.augmentations.chain import Chain
 from seva_ray.augmentations.composed import AutoAugment, Byol, Moco, RandAugment, Simclr
-from seva_ray.augmentations.diffusion import Diffusion
+from seva_ray.augmentations.diffusion import Diffusion, DiffusionCosine, DiffusionLinear
 from seva_ray.augmentations.geometric import (
     CenterCrop,
     Pad,
@@ -98,6 +98,10 @@ BEYOND_SEVA = ("small_crop", "blank")
 """Augmentations that are not in SeVa's list. Image preferences and controls use them."""
 
 
+SCHEDULES = {kind.name(): kind for kind in (DiffusionLinear, DiffusionCosine)}
+"""Diffusion noise of other schedules than SeVa's, by name."""
+
+
 def parse_view(label: str) -> Augmentation | None:
     """The augmentation of a view's label; None for the clean view, its controls and sampled views. Each view has only
     one valid label.
@@ -115,16 +119,17 @@ def parse_view(label: str) -> Augmentation | None:
     if label.partition("-")[0] == Regenerate.name():
         return labelled(label, Regenerate.at(label.partition("-")[2]))
     members: list[Augmentation] = []
+    kinds = AUGMENTATIONS | SCHEDULES
     for part in undrawn(label).split("+"):
         name, _, value = part.partition("-")
-        if name not in AUGMENTATIONS:
-            known = ", ".join(kind.usage() for kind in AUGMENTATIONS.values())
+        if name not in kinds:
+            known = ", ".join(kind.usage() for kind in kinds.values())
             plain = ", ".join((CLEAN, *CONTROLS, f"{SAMPLED}-<temperature>"))
             raise ConfigError(
                 f"view {label!r}: there is no {name!r}; a view is {plain}, or made of these, joined by +: {known}; "
                 f"or it is {USAGE} or {Regenerate.usage()}"
             )
-        members.append(labelled(part, AUGMENTATIONS[name].at(value)))
+        members.append(labelled(part, kinds[name].at(value)))
     return members[0] if len(members) == 1 else Chain(members=tuple(members))
 
 

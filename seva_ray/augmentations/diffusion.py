@@ -3,6 +3,9 @@
 x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) eps, eps ~ N(0, I), alpha_bar_t = prod_{s<=t} (1 - beta_s), with the
 sigmoid schedule of `diffusers.DDPMScheduler(1000, beta_schedule="sigmoid", beta_start=1e-5, beta_end=5e-3)`.
 Source: SeVa (arXiv 2404.10501) section 3.2; schedule of the official code at d9284ff.
+
+Two other schedules have views of their own, with the defaults of diffusers: `diffusion_linear-<step>` (DDPM, arXiv
+2006.11239, section 4) and `diffusion_cosine-<step>` (arXiv 2102.09672, equation 17).
 """
 
 from dataclasses import dataclass
@@ -24,8 +27,24 @@ def alpha_bar() -> np.ndarray:
     double precision, sigma would differ from it by up to 5e-6.
     """
     beta = (5e-3 - 1e-5) / (1 + np.exp(-np.linspace(-6, 6, NUM_NOISE_STEPS))) + 1e-5
-    kept = np.float32(1) - beta.astype(np.float32)
-    return np.cumprod(kept, dtype=np.float64).astype(np.float32)
+    return share_left(beta.astype(np.float32))
+
+
+def share_left(beta: np.ndarray) -> np.ndarray:
+    return np.cumprod(np.float32(1) - beta, dtype=np.float64).astype(np.float32)
+
+
+@cache
+def linear_alpha_bar() -> np.ndarray:
+    """As `alpha_bar`, for `diffusers.DDPMScheduler(1000, beta_schedule="linear")`: beta from 1e-4 to 0.02."""
+    return share_left(np.linspace(1e-4, 0.02, NUM_NOISE_STEPS, dtype=np.float32))
+
+
+@cache
+def cosine_alpha_bar() -> np.ndarray:
+    """As `alpha_bar`, for `diffusers.DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2")`."""
+    at = np.cos((np.arange(NUM_NOISE_STEPS + 1) / NUM_NOISE_STEPS + 0.008) / 1.008 * np.pi / 2) ** 2
+    return share_left(np.minimum(1 - at[1:] / at[:-1], 0.999).astype(np.float32))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +58,38 @@ class Diffusion(PixelAugmentation):
 
     def pixels(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """The noisy pixels. They are neither clipped nor rounded to 8 bits, because both would change the answers."""
-        signal = alpha_bar()[self.noise_step]
-        noise = generator.standard_normal(pixels.shape, dtype=np.float32)
-        noise *= np.sqrt(1 - signal)  # in place: the arrays are large
-        noise += np.sqrt(signal) * pixels
-        return noise
+        return noised(pixels, alpha_bar()[self.noise_step], generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionLinear(PixelAugmentation):
+    """Adds the noise of one step of the linear schedule, which at the same step has more noise than SeVa's."""
+
+    kind: ClassVar[str] = "DiffusionLinear"
+
+    noise_step: int = dial(low=0, high=NUM_NOISE_STEPS - 1)
+    """Index into the schedule, 0 to 999."""
+
+    def pixels(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        return noised(pixels, linear_alpha_bar()[self.noise_step], generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionCosine(PixelAugmentation):
+    """Adds the noise of one step of the cosine schedule, whose noise grows most evenly."""
+
+    kind: ClassVar[str] = "DiffusionCosine"
+
+    noise_step: int = dial(low=0, high=NUM_NOISE_STEPS - 1)
+    """Index into the schedule, 0 to 999."""
+
+    def pixels(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        return noised(pixels, cosine_alpha_bar()[self.noise_step], generator)
+
+
+def noised(pixels: np.ndarray, signal: np.float32, generator: np.random.Generator) -> np.ndarray:
+    """The pixels with noise; `signal` is the share of the signal power that is left."""
+    noise = generator.standard_normal(pixels.shape, dtype=np.float32)
+    noise *= np.sqrt(1 - signal)  # in place: the arrays are large
+    noise += np.sqrt(signal) * pixels
+    return noise

@@ -7,6 +7,7 @@ Source: SDEdit (arXiv 2108.01073), section 3.2.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image
 from seva_ray.core.checks import check_least, check_positive
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import execution, place
+from seva_ray.vlm.model_files import header_of
 
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 """Libraries that a pipeline's parts may come from; the last one is the part of diffusers with the safety checker."""
@@ -72,6 +74,13 @@ def check_pipeline(directory: str) -> dict[str, Any]:
             if not list(file.parent.glob("*.safetensors")):
                 raise InputError(f"pipeline {directory}: {file.relative_to(root)} is pickled; save it as safetensors")
     return index
+
+
+def num_weights(directory: str) -> int:
+    """How many numbers the loaded parts of a pipeline have, from the headers of their files. Raises: InputError."""
+    check_pipeline(directory)
+    files = [file for file in Path(directory).rglob("*.safetensors") if file.parent.name != "safety_checker"]
+    return sum(math.prod(tensor["shape"]) for file in files for tensor in header_of(file).values())
 
 
 def fitting(size: tuple[int, int], max_px: int) -> tuple[int, int]:

@@ -50,6 +50,8 @@ class RemainingWork:
     """Largest number of pairs to train on; None for all."""
     num_kept: int | None = None
     """Number of pairs, if they exist already."""
+    num_images: int = 0
+    """Number of images that a diffusion model still has to make."""
     prepared: bool = False
     paired: bool = False
     scored: bool = False
@@ -153,7 +155,8 @@ def forecast(work: RemainingWork, rates: Rates, fleet: Fleet, faults: Faults, nu
     evaluated = generation("evaluate", work.tests, work, rates, fleet, tested)
     paired = pair(work, rates, fleet.cpus(num_nodes))
     trained = [reference(work, rates, fleet), train(work, rates, fleet)]
-    on_nodes = sum(item.engine_s / per_node for item in (outcome, tested) if item)
+    made = [regenerate(work, rates, fleet, num_nodes)] if work.num_images else []
+    on_nodes = sum(item.engine_s / per_node for item in (outcome, tested) if item) + num_nodes * busy(*made)
     return Forecast(
         num_nodes=num_nodes,
         num_engines=per_node * num_nodes,
@@ -161,7 +164,7 @@ def forecast(work: RemainingWork, rates: Rates, fleet: Fleet, faults: Faults, nu
         slowed_by_encoding=rows_per_s == speed,
         ideal_s=rows_per_s and num_rows(work.units) / (rows_per_s * per_node * num_nodes),
         generation=outcome,
-        stages=[prepare(work, rates), generated, paired, *trained, evaluated],
+        stages=[prepare(work, rates), *made, generated, paired, *trained, evaluated],
         node_hours={
             # Without CPU nodes, the nodes of the engines make the pairs too.
             "generation": (on_nodes + (0 if fleet.cpu_nodes else num_nodes * busy(paired))) / 3600,
@@ -194,6 +197,15 @@ def prepare(work: RemainingWork, rates: Rates) -> Stage:
     return Stage(
         name="prepare", work=about, wall_s=seconds, driver_s=seconds, cpu_hours=seconds / 3600, unknown=unknown
     )
+
+
+def regenerate(work: RemainingWork, rates: Rates, fleet: Fleet, num_nodes: int) -> Stage:
+    """Images by a diffusion model, with one worker on each GPU, or on each node without GPUs."""
+    seconds, unknown = spent(rates, regenerate_rows_per_s=work.num_images)
+    workers = min(num_nodes * max(1, fleet.gpus_per_node), math.ceil(work.num_images / work.shard_size))
+    hours = {"gpu_hours" if fleet.gpus_per_node else "cpu_hours": seconds / 3600}
+    about = f"{work.num_images:,} images by {workers:,} workers"
+    return Stage(name="regenerate", work=about, wall_s=seconds / workers, unknown=unknown, **hours)
 
 
 def generation(

@@ -12,6 +12,7 @@ from typing import Any
 
 from seva_ray.dpo.config import Train
 from seva_ray.engines import VllmEngine
+from seva_ray.engines.img2img import num_weights
 from seva_ray.vlm.model_shape import ModelShape
 
 GIB = 2**30
@@ -188,6 +189,13 @@ def memory_lines(
         held = sequences_held(shape, engine, gib, max_new_tokens)
         lines.append(engine_refusal(shape, engine, card, gib) or f"answers at once in an engine on {card}: {held:,}")
     return lines
+
+
+def pipeline_line(directory: str, dtype: str, gib: float | None) -> str:
+    """What the weights of a diffusers pipeline take of a GPU, for a plan. Raises: InputError as `check_pipeline`."""
+    weights = num_weights(directory) * (4 if dtype == "float32" else 2) / GIB
+    fits = "" if gib is None else f"; the card has {gib:.0f} GiB" + (", so it does not fit" if weights > gib else "")
+    return f"memory of a GPU that regenerates images: {weights:.1f} GiB of weights, and its images{fits}"
 
 
 def sequences_held(shape: ModelShape, engine: VllmEngine, gib: float, max_new_tokens: int) -> int:

@@ -24,6 +24,8 @@ class Rates:
     read_files_per_s: float | None = None
     """Files per second that the driver reads, several at once. It reads every file of responses for its counts; the
     files of pairs to write pairs.json, and again for training together with the reference's log-probabilities."""
+    regenerate_rows_per_s: float | None = None
+    """Images per second that one worker regenerates with a diffusion model, for the views regenerate-<strength>."""
     pair_rows_per_s: float | None = None
     """Prompts per second for which one CPU compares the responses of two views."""
     kept_share: float | None = None

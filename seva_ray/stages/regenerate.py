@@ -7,10 +7,10 @@ the view. The generate stage asks for these images when it needs them; other sta
 
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from PIL import Image
 
@@ -26,13 +26,10 @@ from seva_ray.core.storage import absolute, exists, read_table, write_table
 from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
 from seva_ray.engines.img2img import Regenerator, check_pipeline
-from seva_ray.runtime.actors import rows_of, told
-from seva_ray.runtime.cluster import join
-from seva_ray.runtime.progress import Progress, say
+from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
-from seva_ray.runtime.resources import GENERATION, Need, capacity, check_places, has_gpus, kind, options
-from seva_ray.runtime.sizing import num_engines
 from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.shard_pool import run_shards
 from seva_ray.vlm.images import load_image
 
 IMAGES_SCHEMA = pa.schema([("prompt_id", pa.string()), ("image", pa.binary()), ("error", pa.string())])
@@ -76,6 +73,18 @@ def images_name(prompts: Artifact, view: str) -> str:
     return f"images/{prompts.name.removeprefix('prompts/')}/{view}"
 
 
+def images_left(config: Generate, store: Store, prompts: Artifact | None, view: str, num_prompts: int) -> int:
+    """How many images of a view do not exist yet; 0 if the view has none. Whole shards are counted."""
+    if not is_regenerated(view):
+        return 0
+    artifact = open_images(config, store, prompts, view) if prompts else None
+    if prompts is None or artifact is None or not artifact.begun or artifact.stale:
+        return num_prompts
+    done = 0 if not artifact.complete else prompts.counts["num_shards"]
+    done = done or len(whole_shards(artifact.uri, prompts.uri))
+    return max(0, num_prompts - done * prompts.recipe["config"]["prepare"]["shard_size"])
+
+
 def regenerate(config: Generate, store: Store, prompts: Artifact, view: str) -> Artifact:
     """The images of one view, one for each prompt."""
     return made_once(
@@ -87,64 +96,35 @@ def regenerate(config: Generate, store: Store, prompts: Artifact, view: str) -> 
 
 def regenerated(config: Generate, artifact: Artifact, prompts: Artifact, view: str) -> Artifact:
     """Make the missing shards of images, while no other job does it."""
+    work = ImageWork(config=config, artifact=artifact, prompts=prompts, view=view)
+    run_shards(f"regenerate {view}", config, work, artifact, prompts)
     shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
-    done = whole_shards(artifact.uri, prompts.uri) if artifact.begun else set()
-    missing = [shard for shard in shards if shard not in done]
-    if missing:
-        run_shards(config, artifact, prompts, view, missing)
     errors = [row for shard in shards for row in read_table(artifact.path(shard), columns=["error"]).to_pylist()]
     num_failed = sum(row["error"] is not None for row in errors)
     say(f"regenerate {view}: {len(errors):,} images, {num_failed:,} failed")
     return artifact.finish({"num_images": len(errors), "num_failed": num_failed})
 
 
-def run_shards(config: Generate, artifact: Artifact, prompts: Artifact, view: str, missing: list[str]) -> None:
-    """Run these shards through a pool of actors that hold the pipeline."""
-    import ray.data
+@dataclass(frozen=True, kw_only=True)
+class ImageWork:
+    """The images of one view."""
 
-    join()
-    need = worker_need()
-    check_places(Need("a worker that regenerates images", 1, need))
-    say(f"regenerate {view}: {len(missing):,} shards to do")
-    progress = Progress("regenerate", len(missing), "shards")
-    most = min(config.max_engines or num_engines(config, capacity()), len(missing))
-    items = [{"shard": shard} for shard in missing]
-    rows = rows_of(
-        lambda: ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            ImageWorker,
-            batch_size=1,
-            **options(need),
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, most)),
-            fn_constructor_args=(config, artifact, prompts, view),
-        ),
-        first="regenerate: waiting for a worker to load the pipeline and make the first images",
-        others="regenerate: waiting for the next images",
-    )
-    num_images = 0
-    for row in rows:
-        num_images += row["num_images"]
-        progress.add(1, note=f", {num_images:,} images")
+    config: Generate
+    artifact: Artifact
+    prompts: Artifact
+    view: str
 
-
-def worker_need() -> dict[str, float]:
-    """The resources that one worker takes of its node."""
-    gpus = 1 if has_gpus() else 0
-    return ({"CPU": 1, "GPU": gpus} if gpus else {"CPU": 1}) | kind(GENERATION, max(1, gpus))
+    def load(self) -> "ImageWorker":
+        return ImageWorker(**vars(self))
 
 
 class ImageWorker:
-    """The actor of Ray Data that holds the pipeline, makes the images of shards and commits them."""
+    """Holds the pipeline, makes the images of shards and commits them."""
 
-    @told()
     def __init__(self, config: Generate, artifact: Artifact, prompts: Artifact, view: str):
         with quick_imports():
             self.regenerator = Regenerator(config.regeneration, local_directory(absolute(config.regeneration.pipeline)))
         self.config, self.artifact, self.prompts, self.view = config, artifact, prompts, view
-
-    @told()
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        shard = str(batch["shard"][0])
-        return {"num_images": np.array([self.commit(shard)])}
 
     def commit(self, shard: str) -> int:
         """Make the images of one shard and write its file. Returns the number of rows."""

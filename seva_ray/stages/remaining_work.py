@@ -18,6 +18,7 @@ from seva_ray.runtime.sizing import num_workers
 from seva_ray.stages.generate import missing_units, name_of, open_responses
 from seva_ray.stages.pair import Pair, open_pairs
 from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.regenerate import images_left
 from seva_ray.stages.training.reference import open_logps
 from seva_ray.stages.training.train import Training
 from seva_ray.vlm.models import Model
@@ -86,6 +87,7 @@ def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | N
         most_pairs=run.train.num_pairs,
         num_kept=pairs.counts["verdicts"]["kept"] if pairs and pairs.complete else None,
         prepared=prompts is not None,
+        num_images=sum(images_left(run.generate, store, prompts, view, num_prompts) for view in run.views),
         paired=pairs is not None and pairs.complete,
         scored=scored or trained,
         trained=trained,
