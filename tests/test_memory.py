@@ -13,8 +13,10 @@ import presets
 from seva_ray.core.errors import InputError
 from seva_ray.dpo.config import Loss, Train
 from seva_ray.dpo.policy import Lora, load_model
+from seva_ray.dpo.token_logps import CHUNK_BYTES_OF_GPU
 from seva_ray.engines import VllmEngine
 from seva_ray.planning.memory import (
+    LOGITS_AT_ONCE,
     cache_tokens,
     engine_refusal,
     sequences_held,
@@ -43,12 +45,21 @@ RANK_128 = replace(LLAVA_TRAIN, lora=Lora(rank=128, alpha=256))
         (LLAVA_7B, RANK_128, 1, 24),
         (LLAVA_7B, replace(LLAVA_TRAIN, zero_stage=0), 1, 64),
         (LLAVA_7B, replace(LLAVA_TRAIN, full=True), 8, 33),
+        (LLAVA_7B, replace(LLAVA_TRAIN, full=True, zero_stage=0), 1, 129),
         (LLAVA_13B, LLAVA_13B_TRAIN, 8, 19),
     ],
 )
 def test_training_takes_what_was_counted_by_hand(shape: ModelShape, config: Train, num_workers: int, gib: float):
     """Sums by hand from what DeepSpeed keeps, with gradients in float32 and 2 GiB for CUDA and NCCL."""
     assert training_memory(shape, config, num_workers).total == pytest.approx(gib, abs=1)
+
+
+def test_a_large_vocabulary_takes_no_more_than_the_logits_that_are_computed_at_a_time():
+    def total(vocabulary_size: int) -> float:
+        return training_memory(replace(LLAVA_7B, vocabulary_size=vocabulary_size), LLAVA_TRAIN, 8).activations
+
+    assert LOGITS_AT_ONCE == CHUNK_BYTES_OF_GPU // 4
+    assert total(32_000) < total(300_000) == total(10**6)
 
 
 def test_sharding_and_offloading_take_less_and_a_larger_batch_takes_more():

@@ -10,6 +10,7 @@ import pytest
 import torch
 import trl
 from PIL import Image
+from safetensors.torch import load_file
 from torch.nn.functional import logsigmoid
 from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
@@ -19,6 +20,7 @@ from seva_ray.dpo.batch import NOTHING, Branch, PreferenceCollator, responses_of
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.logps import attention_mask, response_logps
 from seva_ray.dpo.policy import Lora, freeze_all_but_language, load_model
+from seva_ray.stages.training.saving import save_whole
 from seva_ray.stages.training.trainer import PreferenceTrainer
 from seva_ray.toy.model import IMAGE, VOCABULARY
 from seva_ray.toy.world import make_scene, render
@@ -308,6 +310,47 @@ def test_trl_itself_takes_no_reference_column_for_images(toy_model, encoder, pai
             processing_class=encoder.processor,
             peft_config=LORA.peft(model),
         )
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_what_is_trained_and_its_gradients_are_float32_without_deepspeed_too(
+    toy_model, encoder, viewer, pairs, tmp_path, full
+):
+    """In bfloat16, updates of 1e-6 and sums of many gradients would be rounded away."""
+    policy = load_model(toy_model, "bfloat16")
+    if full:
+        freeze_all_but_language(policy, exact=True)
+    rows = [pair | {"ref_logps": [-9.0] * (1 + len(pair["rejected"])), "weight": 1.0} for pair in pairs]
+    trainer = PreferenceTrainer(
+        config=Train(full=full, zero_stage=0),
+        model=policy,
+        args=trl.DPOConfig(
+            output_dir=str(tmp_path),
+            bf16=True,
+            gradient_checkpointing=True,
+            use_cpu=True,
+            max_length=None,
+            remove_unused_columns=False,
+            precompute_ref_log_probs=full,
+            report_to="none",
+        ),
+        train_dataset=datasets.Dataset(pa.Table.from_pylist(rows)),
+        processing_class=encoder.processor,
+        data_collator=PreferenceCollator(viewer=viewer),
+        peft_config=None if full else LORA.peft(policy),
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.training_step(trainer.model, PreferenceCollator(viewer=viewer)(rows))
+    weights = list(trainer.model.parameters())
+    assert {weight.dtype for weight in weights if not weight.requires_grad} == {torch.bfloat16}
+    trained = [weight for weight in weights if weight.requires_grad]
+    assert {weight.dtype for weight in trained} == {torch.float32}
+    assert {weight.grad.dtype for weight in trained if weight.grad is not None} == {torch.float32}
+    assert any(weight.grad is not None and weight.grad.any() for weight in trained)
+    if full:
+        directory = save_whole(trainer, toy_model)
+        saved = load_file(f"{directory}/model.safetensors")
+        assert {weight.dtype for weight in saved.values()} == {torch.bfloat16}
 
 
 # The loss

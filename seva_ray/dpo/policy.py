@@ -64,13 +64,16 @@ def load_model(directory: str, dtype: str) -> Any:
     return AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype, use_safetensors=True)
 
 
-def freeze_all_but_language(model: Any) -> None:
-    """Full training changes only the language model and its head; the image features stay the same."""
+def freeze_all_but_language(model: Any, exact: bool = False) -> None:
+    """Full training changes only the language model and its head; the image features stay the same. `exact`: hold what
+    is trained in float32, as DeepSpeed does by itself. In bfloat16, small updates and sums of gradients are lost."""
     from seva_ray.vlm.model_parts import language_weights
 
     model.requires_grad_(False)
     for weight in language_weights(model):
         weight.requires_grad_(True)
+        if exact:
+            weight.data = weight.data.float()
 
 
 def load_policy(directory: str, adapter: str, dtype: str = "auto") -> Any:

@@ -18,6 +18,8 @@ from seva_ray.vlm.model_shape import ModelShape
 GIB = 2**30
 PROMPT_TOKENS, RESPONSE_TOKENS = 45, 100
 """Tokens of a question and of an answer, as LLaVA's instructions and answers have in the mean."""
+LOGITS_AT_ONCE = 2**26
+"""Largest number of logits that a GPU holds at a time."""
 BUCKET = 5e8
 """Numbers in each of DeepSpeed's two buffers for gradients (`reduce_bucket_size`, `allgather_bucket_size`)."""
 RUNTIME_GIB = 2.0
@@ -66,7 +68,8 @@ def training_memory(shape: ModelShape, config: Train, num_workers: int) -> Train
     width = 2 if config.dtype == "bfloat16" else 4
     stage, share = config.zero_stage, 1 / num_workers
     held = share if stage == 3 else 1.0
-    adapter = 0 if config.full else trained * (4 if stage == 0 else width) * held
+    # Weights of the model itself that are trained are among those below, but they are float32 without ZeRO.
+    adapter = trained * ((4 if stage == 0 else width) - (width if config.full else 0)) * held
     gradients = 4 * trained * (share if stage >= 2 else 1) + (4 * trained * share if stage else 0)
     buffers = 4 * trained if stage == 0 else 2 * min(BUCKET, trained) * width
     if stage == 3:
@@ -94,7 +97,7 @@ def activations(shape: ModelShape, config: Train, width: int) -> float:
     rank = 0 if config.full else config.lora.rank
     of_layer = tokens * width * (17 * shape.hidden_size + 7 * rank)
     kept = tokens * width * shape.hidden_size if config.gradient_checkpointing else of_layer
-    logits = pairs * answers * shape.vocabulary_size * (width + 8)
+    logits = min(pairs * answers * shape.vocabulary_size, LOGITS_AT_ONCE) * (width + 8)
     return kept * shape.num_layers + of_layer + logits
 
 

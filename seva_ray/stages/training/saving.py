@@ -25,7 +25,11 @@ def save_merged(trainer: Any, start: str) -> str:
 
 def save_whole(trainer: Any, start: str) -> str:
     """The same as `save_merged`, for a policy whose own weights were trained."""
+    import torch
+
     directory = os.path.join(trainer.args.output_dir, "whole")
+    if not trainer.config.zero_stage:
+        trainer.model.to(getattr(torch, trainer.config.dtype))  # what is trained is float32 until now
     trainer.save_model(directory)
     if trainer.is_world_process_zero():
         for file in Path(directory).iterdir():

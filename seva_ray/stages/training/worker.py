@@ -121,7 +121,7 @@ def do(job: Job, callback: Any) -> None:
             model = load_model(directory, config.dtype)
             without_image_gradients(model)
             if config.full:
-                freeze_all_but_language(model)
+                freeze_all_but_language(model, exact=not config.zero_stage)
             trainer = trainer_of(job, model, encoder, scratch, callback)
         trainer.train(resume_from_checkpoint=last_checkpoint(job, scratch))
         if callback.diverged:
