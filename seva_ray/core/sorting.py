@@ -9,8 +9,8 @@ import numpy as np
 
 NUM_BUCKETS = 64
 """Number of parts that keys are sorted in. A key belongs to a part by its first bits."""
-SPOOLED_BYTES = 2**20
-"""Largest size of a part that is held in memory before it is moved to a file. 64 MiB in all are 2.8 million keys."""
+SPOOLED_BYTES = 2**18
+"""Largest size of a part that is held in memory before it is moved to a file. 16 MiB in all are 700 thousand keys."""
 KEYED = np.dtype([("key", "S16"), ("number", "<u8")])
 
 

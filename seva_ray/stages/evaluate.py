@@ -37,6 +37,9 @@ from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.repeats import repeats
 from seva_ray.stages.score_files import Contest, Evaluate, fate_of, write_comparisons, write_tallies
 
+SCORED = ("prompt_id", "text", "finish_reason", "error")
+"""The columns of responses that scores are made from. Token ids would take most of the memory."""
+
 OUTCOME_SCHEMA = pa.schema(
     [
         ("prompt_id", pa.string()),
@@ -126,7 +129,8 @@ def scored(
 ) -> Artifact:
     """Score both models' responses, while no other job does it."""
     responses: list[Mapping[str, Response]] = [
-        {response.prompt_id: response for response in read_responses(prompts, of_model)} for of_model in of_models
+        {response.prompt_id: response for response in read_responses(prompts, of_model, SCORED)}
+        for of_model in of_models
     ]
     counts: dict[str, Any] = {"protocol": protocol_of(benchmark)}
     if isinstance(benchmark, JudgedBenchmark):

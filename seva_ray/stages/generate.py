@@ -253,9 +253,9 @@ def finish_with(artifact: Artifact, tally: Tally) -> Artifact:
     return artifact.finish(counts | reasons.record())
 
 
-def read_responses(prompts: Artifact, artifact: Artifact) -> Iterator[Response]:
-    """All responses, in the prompts' order."""
+def read_responses(prompts: Artifact, artifact: Artifact, columns: Sequence[str] | None = None) -> Iterator[Response]:
+    """All responses, in the prompts' order, with all or some of their columns."""
     paths = [artifact.path(shard_name(index)) for index in range(prompts.counts["num_shards"])]
-    for shard in read_each(read_table, paths):
+    for shard in read_each(lambda path: read_table(path, columns), paths):
         for row in shard.to_pylist():
             yield Response(**row)

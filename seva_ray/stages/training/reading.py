@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from seva_ray.core.errors import InputError
-from seva_ray.core.storage import read_part, read_table
+from seva_ray.core.storage import read_columns, read_part
 from seva_ray.dpo.config import Train, swapped
 from seva_ray.stages.training.scheduled import Place, Scheduled
 
@@ -25,6 +25,8 @@ NUM_READERS = 4
 """Number of pairs that a worker reads at once. An object store takes about 0.1 s for each."""
 BATCHES_AHEAD = 2
 """Number of batches that are made before they are drawn. The pixels of a pair take 1.35 MB at 336 px."""
+
+SCORES = ("prompt_id", "ref_logps")
 
 Pair = dict[str, Any]
 
@@ -93,7 +95,7 @@ class PairReader:
         """The log-probabilities of a pair's responses."""
         uri = self.pairs.files[place.file]
         logps_uri = f"{artifact_uri}/{uri.rsplit('/', 1)[-1]}"
-        scored = self.kept(logps_uri, 0, lambda: read_table(logps_uri))
+        scored = self.kept(logps_uri, 0, lambda: read_columns(logps_uri, SCORES)[0])
         of_pair = scored.slice(place.row_of_file, 1).to_pylist()
         if [row["prompt_id"] for row in of_pair] != [pair["prompt_id"]]:
             raise InputError(f"{logps_uri}: does not belong to {uri}; remove {artifact_uri} to score the pairs again")
