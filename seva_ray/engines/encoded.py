@@ -176,7 +176,7 @@ def encoded_of(header: str, buffer: np.ndarray) -> list[Encoded]:
 
     return [
         Encoded(
-            unit=Unit(**of_unit["unit"]),
+            unit=Unit.of(of_unit["unit"]),
             prompts=[prompt_of(prompt) for prompt in of_unit["prompts"]],
             image_token_id=data["image_token_id"],
         )
