@@ -17,7 +17,7 @@ from seva_ray.augmentations import changes_image, parse_view
 from seva_ray.core.errors import InputError, UserError
 from seva_ray.core.patience import StorageUnavailable
 from seva_ray.core.storage import read_table
-from seva_ray.engines.buffers import Packing, unpacked
+from seva_ray.engines.buffers import Packing, num_bytes, unpacked
 from seva_ray.engines.ladder import carried
 from seva_ray.engines.units import Encoded, EncodedPrompt, Unit, failed_in
 from seva_ray.vlm.rows import PIXELS, Noise, Row
@@ -151,6 +151,11 @@ def name_of(row: Mapping[str, Any], image_root: str | None) -> str:
 
 def digest(*words: Any) -> str:
     return hashlib.blake2b(json.dumps(words).encode(), digest_size=16).hexdigest()
+
+
+def num_image_bytes(header: str) -> int:
+    """Bytes of the images' features behind this header."""
+    return sum(num_bytes(place) for of_image in json.loads(header)["images"] for place in of_image.values())
 
 
 def encoded_of(header: str, buffer: np.ndarray) -> list[Encoded]:
