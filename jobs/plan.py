@@ -240,13 +240,13 @@ LLAVA_7B = PlanJob(
     generate=LLAVA_GENERATE,
     train=LLAVA_TRAIN,
     sizes=Sizes(
-        pixel_bytes=3 * 4 * 336**2,
+        pixel_bytes=3 * 336**2,
         model_bytes=2 * 7.06e9,
         trained_parameters=32 * LLAVA_TRAIN.lora.rank * (4 * (4096 + 4096) + 3 * (4096 + 11008)),
     ),
 )
 LLAVA_13B_SIZES = Sizes(
-    pixel_bytes=3 * 4 * 336**2,
+    pixel_bytes=3 * 336**2,
     model_bytes=2 * 13.35e9,
     trained_parameters=40 * LLAVA_TRAIN.lora.rank * (4 * (5120 + 5120) + 3 * (5120 + 13824)),
 )

@@ -141,7 +141,7 @@ class Published:
     generate: Generate
     train: Train
     pixel_bytes: float
-    """Bytes of the features of one photograph of 1280 x 960 pixels, in float32."""
+    """Bytes of the features of one photograph of 1280 x 960 pixels as they travel, in 8 bits."""
     model_bytes: float
     """Bytes of its weights in bfloat16."""
     linear_sizes: int
@@ -162,15 +162,15 @@ def generate_of(image_options: str = "", max_model_len: int = 4096) -> Generate:
     return Generate(engine=engine_here(engine), system="", image_options=image_options)
 
 
-TILE_384, TILE_448 = 3 * 4 * 384**2, 3 * 4 * 448**2
-"""Bytes of one tile of an image, in float32."""
+TILE_384, TILE_448 = 3 * 384**2, 3 * 448**2
+"""Bytes of one tile of an image, in 8 bits."""
 QWEN2_7B = 28 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944))
 PUBLISHED = {
     "qwen2.5-vl-7b": Published(
         model="Qwen/Qwen2.5-VL-7B-Instruct",
         generate=generate_of('{"size": {"longest_edge": 1003520}}'),  # 1280 tokens of 28 x 28 px
         train=LLAVA_TRAIN,
-        pixel_bytes=3 * 2 * 4 * 1280 * 28**2,
+        pixel_bytes=3 * 2 * 1280 * 28**2,
         model_bytes=2 * 8.29e9,
         linear_sizes=QWEN2_7B,
     ),
@@ -178,7 +178,7 @@ PUBLISHED = {
         model="Qwen/Qwen3-VL-8B-Instruct",
         generate=generate_of('{"size": {"longest_edge": 1310720}}'),  # 1280 tokens of 32 x 32 px
         train=LLAVA_TRAIN,
-        pixel_bytes=3 * 2 * 4 * 1200 * 32**2,
+        pixel_bytes=3 * 2 * 1200 * 32**2,
         model_bytes=2 * 8.77e9,
         linear_sizes=36 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 12288)),
     ),
@@ -202,7 +202,7 @@ PUBLISHED = {
         model="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
         generate=generate_of('{"size": {"longest_edge": 1152}}'),  # up to 3 x 3 tiles of 81 tokens, and an overview
         train=LLAVA_TRAIN,
-        pixel_bytes=10 * TILE_384 * 5 / 3,  # with the mask of the pixels
+        pixel_bytes=10 * TILE_384 * 11 / 3,  # with the mask of the pixels, which has 64 bits
         model_bytes=2 * 2.25e9,
         linear_sizes=24 * (4 * (2048 + 2048) + 3 * (2048 + 8192)),
     ),

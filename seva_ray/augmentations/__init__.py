@@ -9,6 +9,7 @@ To add one, write a class like those in `geometric.py`, and add it to `AUGMENTAT
 """
 
 import re
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,7 @@ SCHEDULES = {kind.name(): kind for kind in (DiffusionLinear, DiffusionCosine)}
 """Diffusion noise of other schedules than SeVa's, by name."""
 
 
+@lru_cache(maxsize=1024)  # it is asked several times for each row
 def parse_view(label: str) -> Augmentation | None:
     """The augmentation of a view's label; None for the clean view, its controls and sampled views. Each view has only
     one valid label.

@@ -4,7 +4,7 @@ NumPy's PCG64 and its normal sampler give the same stream on every machine. torc
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,7 +33,7 @@ def generator(seed: int, *keys: str | int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(key_of(seed, *keys)))
 
 
-def generator_at(state: Mapping[str, Any]) -> np.random.Generator:
+def generator_at(state: Any) -> np.random.Generator:
     """A generator that goes on where another one was. `state`: the `bit_generator.state` of that one."""
     source = np.random.PCG64()
     source.state = state

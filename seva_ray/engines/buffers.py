@@ -44,5 +44,9 @@ def unpacked(places: Sequence[Mapping[str, Place]], buffer: np.ndarray) -> list[
 
 def at(buffer: np.ndarray, place: Place) -> np.ndarray:
     kind, shape, begin = place
-    size = math.prod(shape) * np.dtype(kind).itemsize
-    return buffer[begin : begin + size].view(kind).reshape(shape)
+    return buffer[begin : begin + num_bytes(place)].view(kind).reshape(shape)
+
+
+def num_bytes(place: Place) -> int:
+    kind, shape, _ = place
+    return math.prod(shape) * np.dtype(kind).itemsize

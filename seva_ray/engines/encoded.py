@@ -17,7 +17,7 @@ from seva_ray.augmentations import changes_image, parse_view
 from seva_ray.core.errors import InputError, UserError
 from seva_ray.core.patience import StorageUnavailable
 from seva_ray.core.storage import read_table
-from seva_ray.engines.buffers import Packing, unpacked
+from seva_ray.engines.buffers import Packing, num_bytes, unpacked
 from seva_ray.engines.ladder import carried
 from seva_ray.engines.units import Encoded, EncodedPrompt, Unit, failed_in
 from seva_ray.vlm.rows import PIXELS, Noise, Row
@@ -153,6 +153,11 @@ def digest(*words: Any) -> str:
     return hashlib.blake2b(json.dumps(words).encode(), digest_size=16).hexdigest()
 
 
+def num_image_bytes(header: str) -> int:
+    """Bytes of the images' features behind this header."""
+    return sum(num_bytes(place) for of_image in json.loads(header)["images"] for place in of_image.values())
+
+
 def encoded_of(header: str, buffer: np.ndarray) -> list[Encoded]:
     """The units of which `encode` gave the header and the buffer. Their arrays are parts of the buffer."""
     data = json.loads(header)
@@ -176,7 +181,7 @@ def encoded_of(header: str, buffer: np.ndarray) -> list[Encoded]:
 
     return [
         Encoded(
-            unit=Unit(**of_unit["unit"]),
+            unit=Unit.of(of_unit["unit"]),
             prompts=[prompt_of(prompt) for prompt in of_unit["prompts"]],
             image_token_id=data["image_token_id"],
         )

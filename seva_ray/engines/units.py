@@ -1,8 +1,9 @@
 """The unit of generation: one shard of prompts in one view. A CPU task encodes it, an engine answers and commits it."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from seva_ray.augmentations import CONTROL_BATCH, temperature_of
 from seva_ray.core.artifacts import Artifact, versions
@@ -51,6 +52,11 @@ class Unit:
     """URI of the shard's regenerated images, if the view is made of them."""
     retry: bool = False
     """Whether only the rows that failed before are answered."""
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> "Unit":
+        """The unit of these fields, which have been JSON on the way."""
+        return cls(**{**fields, "below": tuple(fields["below"])})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ class Sizes:
     image_bytes: float | None = None
     """An image in a file of its own; 0 if the shards hold the images."""
     pixel_bytes: float | None = None
-    """A prompt's pixels on their way to the engine."""
+    """A prompt's pixels on their way to the engine. Views that share them are counted each."""
     response_bytes: float | None = None
     """A response in its file."""
     model_bytes: float | None = None

@@ -204,7 +204,7 @@ def task_of(units: Sequence[Unit]) -> dict[str, str]:
 @told()
 def encode_units(batch: dict[str, Any], config: Generate) -> dict[str, Any]:
     """The task of Ray Data that encodes the units in the batch's only row."""
-    units = [Unit(**unit) for unit in json.loads(batch["units"][0])]
+    units = [Unit.of(unit) for unit in json.loads(batch["units"][0])]
     viewer = Viewer(
         encoder=encoder(config.engine, units[0].model_directory, units[0].system, config.image_options),
         image_root=units[0].image_root,

@@ -39,7 +39,7 @@ class Reading:
     system: str = LLAVA_V1
     """System text before the question (empty: none)."""
     max_image_pixels: int = 64_000_000
-    """Largest number of pixels of an image, counted after padding to a square."""
+    """Largest number of pixels of an image, and of the square that it is padded to where it is padded."""
     image_options: str = ""
     """Settings of the model's own image processor, as JSON (empty: as its files say); see `generate.image_options`."""
 

@@ -17,6 +17,7 @@ from seva_ray.core.shards import read_each
 from seva_ray.core.storage import NUM_READERS, locate, read_table, write_table
 from seva_ray.engines.config import Generate
 from seva_ray.engines.counts import Counts, read_counts
+from seva_ray.engines.encoded import num_image_bytes
 from seva_ray.engines.units import Unit
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import say
@@ -136,13 +137,13 @@ def copy_rows(prompts: Artifact, artifact: Artifact, num_rows: int) -> list[str]
 
 
 def encoding(config: Generate, units: Sequence[Unit], num_rows: int) -> dict[str, float]:
-    """How fast this process encodes the units, and how many bytes a row sends to the engine."""
+    """How fast this process encodes the units, and how many bytes of pixels a row sends to the engine."""
     batches = [{"units": [task_of(of_shard)["units"]]} for of_shard in by_shard(units)]
     encode_units(batches[0], config)  # loads the processor
     began = time.perf_counter()
     made = [encode_units(batch, config) for batch in batches]
     seconds = time.perf_counter() - began
-    num_bytes = sum(unit["buffer"].nbytes for unit in made)
+    num_bytes = sum(num_image_bytes(of_shard["header"][0]) for of_shard in made)
     return {"encode_rows_per_s": round(num_rows / seconds, 3), "pixel_bytes": round(num_bytes / num_rows, 1)}
 
 
