@@ -27,7 +27,7 @@ def response_logps(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     slot = slot[:, 1:]
     scored = slot >= 0
     if fits:
-        logits = model(**inputs).logits[:, :-1]
+        logits = model(**inputs).logits[:, -targets.shape[1] - 1 : -1]  # some models keep those of all tokens
         logps = -cross_entropy(logits[scored].float(), targets[scored], reduction="none")
     else:
         with scoring_head(whole.get_output_embeddings(), scored, targets[scored]):

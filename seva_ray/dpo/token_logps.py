@@ -40,7 +40,7 @@ def scoring_head(head: Any, scored: Tensor, targets: Tensor) -> Iterator[None]:
 
     def forward(states: Tensor) -> Tensor:
         chunk = chunk_of(head.out_features, states.device.type)
-        found: Tensor = TokenLogps.apply(states[:, :-1][scored], head.weight, targets, chunk)
+        found: Tensor = TokenLogps.apply(states[:, -scored.shape[1] - 1 : -1][scored], head.weight, targets, chunk)
         return found
 
     own = head.__dict__.get("forward")

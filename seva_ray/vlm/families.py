@@ -189,7 +189,10 @@ def check_config(directory: str, encoder: Encoder) -> None:
             for place in (config.vision_config, config):
                 for other in names:
                     ours = whole_number(getattr(place, other, None))
-                    if None not in (theirs, ours) and theirs != ours:
+                    if theirs is None or ours is None or theirs == ours:
+                        continue
+                    # Some processors count the patches that a projector has merged, as Aya Vision's does.
+                    if name != "patch_size" or part is not encoder.processor or theirs % ours:
                         raise InputError(
                             f"model {directory}: {name} is {theirs} for its processor, and {other} {ours} in "
                             "config.json"

@@ -65,7 +65,8 @@ def with_pixels(row: Row, change: Callable[[np.ndarray], np.ndarray], frames: in
     else:
         made = change(pixels)
     if MASK in row.features:
-        made = np.where(np.expand_dims(row.features[MASK], -CHANNELS).astype(bool), made, pixels)
+        mask = row.features[MASK].astype(bool)  # of pixels, or of patches that lie in the last axis
+        made = np.where(np.expand_dims(mask, -1 if mask.shape == pixels.shape[:-1] else -CHANNELS), made, pixels)
     return replace(row, features={**row.features, PIXELS: made.astype(np.float32, copy=False)})
 
 

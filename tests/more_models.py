@@ -1,0 +1,342 @@
+"""Checkpoints of families that nothing here was written for, like those of tests/tiny_models.py. What follows the
+conventions of transformers is served, and what does not is refused in one line.
+
+`outcome(name, directory)` says which of the two it is.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import transformers as tf
+
+from seva_ray.core.errors import InputError, line_of
+from seva_ray.vlm.families import check_served
+from tests.tiny_models import (
+    PINPOINTS,
+    QWEN3_VISION,
+    SIGLIP,
+    SIZE,
+    VISION,
+    Made,
+    chatml,
+    clip,
+    image_token,
+    qwen,
+    save_weights,
+    template,
+    text_sizes,
+    tokenizer,
+)
+
+
+def vipllava() -> Made:
+    """LLaVA with features of several layers of its tower."""
+    tokens = tokenizer(bos="<s>", image_token="<image>")
+    config = tf.VipLlavaConfig(
+        vision_config=clip(),
+        text_config=tf.LlamaConfig(**text_sizes(tokens)),
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        vision_feature_layers=[-2, -3],
+        image_seq_length=16,
+    )
+    return config, tf.LlavaProcessor(
+        image_processor=tf.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=SIZE),
+        tokenizer=tokens,
+        patch_size=7,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template("<image>\n"),
+    )
+
+
+def aya_vision() -> Made:
+    """Named tiles."""
+    names = "<|START_OF_IMG|>", "<|END_OF_IMG|>", "<|IMG_PATCH|>", "<|IMG_LINE_BREAK|>", "TILE_GLOBAL"
+    tokens = tokenizer("<image>", *names, *(f"TILE_{number}" for number in range(1, 5)), bos="<bos>")
+    config = tf.AyaVisionConfig(
+        vision_config=SIGLIP,
+        text_config=tf.Cohere2Config(**text_sizes(tokens, sliding_window=4096)),
+        image_token_index=tokens.convert_tokens_to_ids("<|IMG_PATCH|>"),
+        alignment_intermediate_size=64,
+    )
+    return config, tf.AyaVisionProcessor(
+        image_processor=tf.GotOcr2ImageProcessorPil(size=SIZE, crop_to_patches=True, max_patches=4),
+        tokenizer=tokens,
+        patch_size=14,
+        img_size=28,
+        chat_template=template("<image>"),
+    )
+
+
+def cohere2_vision() -> Made:
+    """Its image processor has no PIL backend."""
+    named = {"image_token": "<img>", "boi_token": "<boi>", "eoi_token": "<eoi>", "img_line_break_token": "<br>"}
+    tokens = tokenizer(bos="<bos>", **named)
+    config = tf.Cohere2VisionConfig(
+        vision_config=SIGLIP | {"image_size": 32, "patch_size": 4},
+        text_config=tf.Cohere2Config(**text_sizes(tokens, sliding_window=4096)),
+        **image_token(tokens, "<img>"),
+    )
+    return config, tf.Cohere2VisionProcessor(
+        image_processor=tf.Cohere2VisionImageProcessor(size={"height": 32, "width": 32}, patch_size=4),
+        tokenizer=tokens,
+        chat_template=template("<img>"),
+    )
+
+
+def lfm2_vl() -> Made:
+    """Its image processor has no PIL backend."""
+    tokens = tokenizer("<|image_start|>", "<|image_end|>", "<|img_thumbnail|>", bos="<bos>", image_token="<image>")
+    config = tf.Lfm2VlConfig(
+        text_config=tf.Lfm2Config(**text_sizes(tokens, layer_types=["conv", "full_attention"])),
+        **image_token(tokens, "<image>"),
+    )
+    return config, tf.Lfm2VlProcessor(
+        image_processor=tf.Lfm2VlImageProcessor(tile_size=64),
+        tokenizer=tokens,
+        chat_template=template("<image>", start="{{ bos_token }}"),
+    )
+
+
+GLM = {"hidden_size": 64, "depth": 2, "num_heads": 2, "intermediate_size": 128, "out_hidden_size": 64}
+
+
+def glm4v(family: str = "Glm4v") -> Made:
+    """Images of any size, with positions on three axes."""
+    marks = "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"
+    tokens = tokenizer(*marks, image_token="<|image|>", video_token="<|video|>")
+    config, processor, pixels, video = (
+        getattr(tf, f"{family}{part}") for part in ("Config", "Processor", "ImageProcessorPil", "VideoProcessor")
+    )
+    names = ("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id")
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6], "partial_rotary_factor": 1.0}
+    size = {"shortest_edge": 4 * 28**2, "longest_edge": 64 * 28**2}
+    return config(
+        text_config=text_sizes(tokens, rope_parameters=rope),
+        vision_config=GLM,
+        video_token_id=tokens.convert_tokens_to_ids("<|video|>"),
+        **image_token(tokens, "<|image|>"),
+        **{name: tokens.convert_tokens_to_ids(mark) for name, mark in zip(names, marks, strict=True)},
+    ), processor(
+        image_processor=pixels(size=size),
+        tokenizer=tokens,
+        video_processor=video(size=size),
+        chat_template=template("<|begin_of_image|><|image|><|end_of_image|>"),
+    )
+
+
+def glm46v() -> Made:
+    return glm4v("Glm46V")
+
+
+def qwen3_5() -> Made:
+    """Three of four layers have no attention."""
+    vision = {name: value for name, value in QWEN3_VISION.items() if "deepstack" not in name}
+    return qwen(
+        tf.Qwen3_5Config,
+        tf.Qwen3VLProcessor,
+        tf.Qwen3VLVideoProcessor,
+        16,
+        vision,
+        layer_types=["linear_attention", "full_attention"],
+        linear_key_head_dim=32,
+        linear_value_head_dim=32,
+        linear_num_key_heads=2,
+        linear_num_value_heads=2,
+    )
+
+
+def ovis2() -> Made:
+    """Features that are words of a visual vocabulary."""
+    marks = "<IMG_ATOM>", "<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"
+    tokens = tokenizer("<|im_start|>", "<|im_end|>", "<image>", *marks)
+    vision = {name: value for name, value in VISION.items() if name != "model_type"}
+    config = tf.Ovis2Config(
+        vision_config=vision | {"vocab_size": 40, "hidden_stride": 2},
+        text_config=tf.Qwen2Config(**text_sizes(tokens)),
+        image_token_id=tokens.convert_tokens_to_ids("<IMG_ATOM>"),
+        visual_indicator_token_ids=[tokens.convert_tokens_to_ids(mark) for mark in marks[1:]],
+        vocab_size=len(tokens),
+        hidden_size=64,
+    )
+    return config, tf.Ovis2Processor(
+        image_processor=tf.Ovis2ImageProcessorPil(size=SIZE, crop_to_patches=True, max_patches=4),
+        tokenizer=tokens,
+        image_seq_length=4,
+        chat_template=chatml("<image>\n"),
+    )
+
+
+def deepseek_vl() -> Made:
+    """An image that is filled up to a square."""
+    tokens = tokenizer(bos="<bos>", image_token="<image_placeholder>")
+    config = tf.DeepseekVLConfig(
+        vision_config=SIGLIP,
+        text_config=tf.LlamaConfig(**text_sizes(tokens)),
+        **image_token(tokens, "<image_placeholder>"),
+    )
+    return config, tf.DeepseekVLProcessor(
+        image_processor=tf.DeepseekVLImageProcessorPil(size=SIZE, min_size=7),
+        tokenizer=tokens,
+        num_image_tokens=16,
+        chat_template=template("<image_placeholder>"),
+    )
+
+
+def lighton_ocr() -> Made:
+    """Pixtral's images before a Qwen3."""
+    named = {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"}
+    tokens = tokenizer("<|im_start|>", "<|im_end|>", **named)
+    config = tf.LightOnOcrConfig(
+        vision_config=tf.PixtralVisionConfig(**VISION | {"image_size": 112, "patch_size": 14, "head_dim": 32}),
+        text_config=tf.Qwen3Config(**text_sizes(tokens)),
+        **image_token(tokens, "[IMG]"),
+    )
+    return config, tf.LightOnOcrProcessor(
+        image_processor=tf.PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size=14),
+        tokenizer=tokens,
+        patch_size=14,
+        spatial_merge_size=2,
+        chat_template=chatml("[IMG]"),
+    )
+
+
+def granite4_vision() -> Made:
+    """LLaVA-NeXT's tiles through a Q-former."""
+    tokens = tokenizer(bos="<s>", image_token="<image>")
+    config = tf.Granite4VisionConfig(
+        vision_config=SIGLIP,
+        text_config=text_sizes(tokens),
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=PINPOINTS,
+        image_seq_length=16,
+        downsample_rate="1/2",
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+        deepstack_layer_map=[[-1, 0]],
+        spatial_target_layers=[],
+    )
+    return config, tf.Granite4VisionProcessor(
+        image_processor=tf.LlavaNextImageProcessorPil(
+            size={"shortest_edge": 28}, crop_size=SIZE, image_grid_pinpoints=PINPOINTS
+        ),
+        tokenizer=tokens,
+        patch_size=7,
+        vision_feature_select_strategy="full",
+        downsample_rate="1/2",
+        chat_template=template("<image>\n"),
+    )
+
+
+def video_llama_3() -> Made:
+    """Images of any size, whose positions count on like words."""
+    tokens = tokenizer("<|im_start|>", "<|im_end|>", image_token="<image>", video_token="<video>")
+    size = {"shortest_edge": 4 * 28**2, "longest_edge": 64 * 28**2}
+    vision = {name: value for name, value in VISION.items() if name not in ("model_type", "image_size")}
+    config = tf.VideoLlama3Config(
+        vision_config=vision | {"patch_size": 14},
+        text_config=tf.Qwen2Config(**text_sizes(tokens)),
+        video_token_id=tokens.convert_tokens_to_ids("<video>"),
+        **image_token(tokens, "<image>"),
+    )
+    return config, tf.VideoLlama3Processor(
+        image_processor=tf.VideoLlama3ImageProcessorPil(patch_size=14, size=size),
+        tokenizer=tokens,
+        video_processor=tf.VideoLlama3VideoProcessor(patch_size=14, size=size),
+        chat_template=chatml("<image>"),
+    )
+
+
+def idefics2() -> Made:
+    """Every image is as many tokens as any other."""
+    tokens = tokenizer(
+        bos="<s>",
+        image_token="<image>",
+        image_boundary_token="<fake_token_around_image>",
+        end_of_utterance_token="<end_of_utterance>",
+    )
+    config = tf.Idefics2Config(
+        vision_config=VISION,
+        perceiver_config={
+            "hidden_size": 64,
+            "resampler_n_latents": 4,
+            "resampler_depth": 1,
+            "resampler_n_heads": 2,
+            "resampler_head_dim": 32,
+            "num_key_value_heads": 1,
+        },
+        text_config=tf.MistralConfig(**text_sizes(tokens)),
+        **image_token(tokens, "<image>"),
+    )
+    return config, tf.Idefics2Processor(
+        image_processor=tf.Idefics2ImageProcessorPil(
+            size={"shortest_edge": 14, "longest_edge": 28}, do_image_splitting=False
+        ),
+        tokenizer=tokens,
+        image_seq_len=4,
+        chat_template=template("<image>", before="User:", after="<end_of_utterance>\nAssistant:"),
+    )
+
+
+def instructblip() -> Made:
+    """Its features depend on the question."""
+    tokens = tokenizer(bos="<s>", image_token="<image>")
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    config = tf.InstructBlipConfig(
+        vision_config=sizes | {"image_size": 28, "patch_size": 7},
+        qformer_config=sizes | {"vocab_size": len(tokens), "encoder_hidden_size": 64},
+        text_config=tf.LlamaConfig(**text_sizes(tokens)),
+        num_query_tokens=4,
+        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+    )
+    return config, tf.InstructBlipProcessor(
+        image_processor=tf.BlipImageProcessorPil(size=SIZE),
+        tokenizer=tokens,
+        qformer_tokenizer=tokenizer(),
+        num_query_tokens=4,
+        chat_template=template("<image>"),
+    )
+
+
+def emu3() -> Made:
+    """Images become words of a vocabulary, by a part of the model that is no tower; no PIL backend."""
+    named = {"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>", "image_wrapper_token": "<wrap>"}
+    tokens = tokenizer(bos="<s>", eof_token="<eof>", **named)
+    config = tf.Emu3Config(
+        vq_config={"base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1, "attn_resolutions": []},
+        text_config=text_sizes(tokens),
+        vocabulary_map={"<image>": tokens.convert_tokens_to_ids("<image>")},
+    )
+    return config, tf.Emu3Processor(
+        image_processor=tf.Emu3ImageProcessor(min_pixels=28 * 28, max_pixels=56 * 56),
+        tokenizer=tokens,
+        chat_template=template("<image>"),
+    )
+
+
+MORE: dict[str, Callable[[], Made]] = {
+    make.__name__: make
+    for make in (
+        *(vipllava, aya_vision, cohere2_vision, lfm2_vl, glm4v, glm46v, qwen3_5, ovis2, deepseek_vl),
+        *(lighton_ocr, granite4_vision, video_llama_3, idefics2, instructblip, emu3),
+    )
+}
+
+
+def save_more(name: str, directory: Path) -> str:
+    """Write a family's checkpoint; its directory."""
+    config, processor = MORE[name]()
+    config.save_pretrained(directory)
+    processor.save_pretrained(directory)
+    save_weights(config, processor.tokenizer, directory)
+    return str(directory)
+
+
+def outcome(name: str, directory: Path) -> str:
+    """`served`, or the line of the refusal."""
+    place = save_more(name, directory)
+    try:
+        check_served(place)
+    except InputError as error:
+        return line_of(error).replace(f"model {place}: ", "")
+    return "served"
