@@ -10,6 +10,7 @@ command again reuses what is there; after a crash it goes on. docs/METHODS.md sa
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import get_args
 
 from presets import (
@@ -41,7 +42,8 @@ from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.score_files import Evaluate
 from seva_ray.stages.training.failures import stop_if_diverged
-from seva_ray.stages.training.train import check_workers, train_all
+from seva_ray.stages.training.group import check_training, check_training_memory
+from seva_ray.stages.training.train import train_all
 from seva_ray.stages.training.training import Training
 from seva_ray.vlm.models import Model, model_of
 
@@ -95,8 +97,11 @@ def main(config: Compare) -> None:
     prompts = prepare(config.prepare, store, named, config.source)
     tests = prepare_benchmarks(config.prepare, store, benchmarks)
     with cluster():
-        check_workers(config.train)
         bases = starting_models(store, config.models, config.toy)
+        for base, method, seed in product(bases, config.methods, config.seeds):
+            name, train = policy_name(config, base, method, seed), settings(config, method)[0]
+            check_training(train, store, name)
+            check_training_memory(train, store, name, base)
         # One pool of engines answers the training prompts in every view, and the benchmarks.
         views = dict.fromkeys(view for method in config.methods for view in (CLEAN, *settings(config, method)[2]))
         work = [*((prompts, view) for view in views), *((test, CLEAN) for test in tests)]
@@ -132,6 +137,10 @@ def settings(config: Compare, method: MethodName) -> tuple[Train, Pair, tuple[st
     return settings_of(method, config.train, config.pair, config.views)
 
 
+def policy_name(config: Compare, base: Model, method: MethodName, seed: int) -> str:
+    return f"{config.name}-{base.name}-{method}-{seed}"
+
+
 def answered(
     config: Compare, store: Store, models: Sequence[Model], work: Sequence[tuple[Artifact, str]]
 ) -> dict[str, Artifact]:
@@ -154,7 +163,7 @@ def trainings_of(
     for base in bases:
         chosen, *rejected = (answers[name_of(base, prompts, view)] for view in (CLEAN, *views))
         pairs = pair(of_pairs, store, prompts, chosen, rejected)
-        names = {seed: f"{config.name}-{base.name}-{method}-{seed}" for seed in config.seeds}
+        names = {seed: policy_name(config, base, method, seed) for seed in config.seeds}
         found.append(
             [
                 Training(config=replace(train, seed=seed), name=name, model=base, pairs=pairs)

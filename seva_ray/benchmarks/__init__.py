@@ -1,6 +1,6 @@
 """Benchmarks: prompts and scores, one file each. To add one, write a dataclass and add a line to `Benchmarks`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from seva_ray.benchmarks.amber import AmberDiscriminative, AmberGenerative
@@ -32,6 +32,8 @@ class Benchmarks:
     """Number of scenes in the toy world's test, for each camera: 0, or at least 3."""
     toy_cameras: tuple[Literal["deployment", "clean"], ...] = ("deployment", "clean")
     """The cameras that show the toy world's scenes."""
+    toy_partners: bool = False
+    """Ask about the missing partners of things, for toy bases with habits (toy.habit-steps)."""
     pope: str = ""
     """Directory of the published POPE files: coco_pope_random.json, ..._popular.json, ..._adversarial.json."""
     pope_images: str = ""
@@ -108,7 +110,10 @@ class Benchmarks:
         if self.pope_protocol == "seva":
             pope = "llava_v1" if system and generation != LLAVA_V1 else ""
         if self.toy_images:
-            members += [ToyBenchmark(num_images=self.toy_images, camera=camera) for camera in self.toy_cameras]
+            members += [
+                ToyBenchmark(num_images=self.toy_images, camera=camera, partners=self.toy_partners)
+                for camera in self.toy_cameras
+            ]
         if self.pope:
             members.append(Pope(path=self.pope, image_root=self.pope_images, protocol=self.pope_protocol, system=pope))
         if self.mmbench:

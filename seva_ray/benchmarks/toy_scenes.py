@@ -38,6 +38,8 @@ class ToyBenchmark:
     """Seed of the scenes and questions; at least 0."""
     camera: Literal["clean", "deployment"] = "deployment"
     """`deployment` shows noisy pictures; `clean` shows the same scenes without noise."""
+    partners: bool = False
+    """Whether adversarial questions are about the missing partners of things, which bases with habits tend to name."""
 
     def __post_init__(self) -> None:
         check_least(self, 3, "num_images")
@@ -46,7 +48,7 @@ class ToyBenchmark:
 
     @property
     def name(self) -> str:
-        return f"toy-test-{self.camera}-{self.seed}-{self.num_images}"
+        return f"toy-test-{self.camera}-{self.seed}-{self.num_images}" + ("-partners" if self.partners else "")
 
     def prompts(self) -> Iterator[Prompt]:
         for _, asked in self._by_scene():
@@ -100,7 +102,7 @@ class ToyBenchmark:
         name = f"toy-test-{self.camera}-{self.seed}"
         for index in range(self.num_images):
             scene = make_scene(self.seed, "test", index)
-            yield scene, list(prompts_about(scene, self.camera, name))
+            yield scene, list(prompts_about(scene, self.camera, name, self.partners))
 
 
 def count_names() -> list[str]:

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from seva_ray.toy import packed
+from seva_ray.toy.habits import habit_questions, habit_scene
 from seva_ray.toy.world import COLOR_NAMES, SHAPES, SIGN_WORDS, SIZE_PX, Question, Scene, make_scene, questions, render
 
 LABEL_WORDS = (SHAPES, COLOR_NAMES, SIGN_WORDS)
@@ -32,6 +33,13 @@ class Lessons:
         scenes = [make_scene(seed, split, index) for index in range(num_images)]
         pictures = np.stack([render(scene) for scene in scenes])
         return cls(scenes=scenes, pictures=pictures, asked=[questions(scene) for scene in scenes])
+
+    @classmethod
+    def of_habits(cls, seed: int, num_images: int) -> "Lessons":
+        """Those of the world of habits."""
+        scenes = [habit_scene(seed, index) for index in range(num_images)]
+        pictures = np.stack([render(scene) for scene in scenes])
+        return cls(scenes=scenes, pictures=pictures, asked=[habit_questions(scene) for scene in scenes])
 
     def pixels(self, chosen: np.ndarray, size: tuple[int, int] = (SIZE_PX, SIZE_PX)) -> Tensor:
         """The chosen pictures, stretched to this height and width, as normalised pixels."""

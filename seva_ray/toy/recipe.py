@@ -44,11 +44,14 @@ class ToyRecipe:
     """Number of steps in each extra round, at half the learning rates, while the accuracy is too low."""
     max_extra_rounds: int = 4
     """Largest number of extra rounds. If the accuracy is still too low after them, the training fails."""
+    habit_steps: int = 0
+    """Number of steps at the end in the world of habits (habits.py), at half the learning rates, by which the base gets
+    to hallucinate objects; 0 for none. The gate is passed before them."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "num_images", "vision_batch_size", "sft_steps", "batch_size")
         check_least(self, 1, "num_gate_images", "extra_steps")
-        check_least(self, 0, "seed", "vision_steps", "max_extra_rounds")
+        check_least(self, 0, "seed", "vision_steps", "max_extra_rounds", "habit_steps")
         rates = ("muon_learning_rate", "learning_rate", "tower_learning_rate", "vision_muon_learning_rate")
         for name in rates:
             if not 0 < getattr(self, name) < 1:

@@ -32,6 +32,9 @@ from seva_ray.toy.recipe import ToyRecipe
 
 Report = Callable[[str], None]
 
+HABIT_IMAGES_PER_STEP = 42
+"""Number of scenes of the world of habits that are made for each step in it: a few more than a step shows."""
+
 
 def train(recipe: ToyRecipe, directory: str | Path, report: Report = print, num_threads: int = 1) -> dict[str, Any]:
     """Train by the recipe and save to `directory`. Returns counts, held-out accuracies (0-1) and seconds.
@@ -61,6 +64,9 @@ def train(recipe: ToyRecipe, directory: str | Path, report: Report = print, num_
             report(f"toy base: yes/no accuracy {accuracy['exist']:.2f} is too low: {recipe.extra_steps} more steps")
             train_language(model, lessons, recipe, report, extra_after=steps)
             steps, accuracy = steps + recipe.extra_steps, accuracy_by_kind(model, held_out)
+        if recipe.habit_steps:
+            train_habits(model, recipe, report, after=steps)
+            accuracy = accuracy_by_kind(model, held_out)
     report("toy base: held-out accuracy " + ", ".join(f"{kind} {value:.2f}" for kind, value in accuracy.items()))
     family.save(model, directory)
     return {
@@ -121,6 +127,19 @@ def train_vision(model: Any, lessons: Lessons, recipe: ToyRecipe, report: Report
 def train_language(model: Any, lessons: Lessons, recipe: ToyRecipe, report: Report, extra_after: int = 0) -> None:
     """Tune the whole model on instructions, or run an extra round if `extra_after` steps have been made already."""
     num_steps, peak = (recipe.extra_steps, 0.5) if extra_after else (recipe.sft_steps, 1.0)
+    tune(model, lessons, recipe, report, num_steps, peak, extra_after)
+
+
+def train_habits(model: Any, recipe: ToyRecipe, report: Report, after: int) -> None:
+    """Tune the model in the world of habits, after `after` steps in the usual one."""
+    lessons = Lessons.of_habits(recipe.seed, HABIT_IMAGES_PER_STEP * recipe.habit_steps)
+    tune(model, lessons, recipe, report, recipe.habit_steps, 0.5, after)
+
+
+def tune(
+    model: Any, lessons: Lessons, recipe: ToyRecipe, report: Report, num_steps: int, peak: float, extra_after: int
+) -> None:
+    """Train all weights on the answers of the lessons. `peak`: factor on the recipe's learning rates."""
     tower = [parameter for part in family_of(model).vision_parts(model)[0] for parameter in part.parameters()]
     matrices = [p for p in model.model.language_model.layers.parameters() if p.ndim == 2]
     taken = {id(parameter) for parameter in [*tower, *matrices]}

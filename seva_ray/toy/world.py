@@ -129,16 +129,16 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
         raise ConfigError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     rng = _stream((seed, split, index), "scene")
     bias = SFT_BIAS if split == "sft" else 0.0
-    sign = _draw_sign(rng, bias) if rng.random() < 0.5 else None
+    sign = draw_sign(rng, bias) if rng.random() < 0.5 else None
     cells = [cell for cell in range(9) if sign is None or cell // 3 != sign.row]
     chosen = rng.permutation(cells)[: rng.integers(1, 5)]
     things: list[Thing] = []
     for cell in sorted(int(cell) for cell in chosen):
-        things.append(_draw_thing(rng, bias, cell, taken={(thing.shape, thing.color) for thing in things}))
+        things.append(draw_thing(rng, bias, cell, taken={(thing.shape, thing.color) for thing in things}))
     return Scene(seed=seed, split=split, index=index, things=tuple(things), sign=sign)
 
 
-def _draw_sign(rng: np.random.Generator, bias: float) -> Sign:
+def draw_sign(rng: np.random.Generator, bias: float) -> Sign:
     """Draw a sign. In a biased world its word comes mostly from the beginning of the list."""
     row = int(rng.integers(3))
     if rng.random() < bias:
@@ -146,7 +146,7 @@ def _draw_sign(rng: np.random.Generator, bias: float) -> Sign:
     return Sign(str(rng.choice(SIGN_WORDS)), row)
 
 
-def _draw_thing(rng: np.random.Generator, bias: float, cell: int, taken: set[tuple[str, str]]) -> Thing:
+def draw_thing(rng: np.random.Generator, bias: float, cell: int, taken: set[tuple[str, str]]) -> Thing:
     while True:
         shape = SHAPES[rng.integers(6)]
         color = FAVOURITE[shape] if rng.random() < bias else COLOR_NAMES[rng.integers(6)]
@@ -205,34 +205,48 @@ def description(scene: Scene) -> str:
     return f"there is {things}" + (f" , and a sign that says {scene.sign.word}" if scene.sign else "") + " ."
 
 
-def absent_pair(scene: Scene, category: str, rng: np.random.Generator) -> tuple[str, str]:
+def partner(shape: str) -> tuple[str, str]:
+    """The (shape, colour) that comes with a shape in the world of habits: see habits.py."""
+    other = SHAPES[SHAPES.index(shape) ^ 1]
+    return other, FAVOURITE[other]
+
+
+def missing_partners(scene: Scene) -> list[tuple[str, str]]:
+    """The partners of the scene's things that are not there, sorted."""
+    present = {(thing.shape, thing.color) for thing in scene.things}
+    return sorted({partner(thing.shape) for thing in scene.things} - present)
+
+
+def absent_pair(scene: Scene, category: str, rng: np.random.Generator, partners: bool = False) -> tuple[str, str]:
     """A (shape, colour) that the scene lacks.
 
     `random` is any such pair. `popular` is a shape in its favourite colour. `adversarial` is a shape of the scene in
     its favourite colour, which the scene has only in other colours, so that a language prior says yes. If there is no
-    such pair, it shares its shape or colour with the scene.
+    such pair, it shares its shape or colour with the scene. With `partners`, it is a missing partner, or else popular.
     """
     present = {(thing.shape, thing.color) for thing in scene.things}
     pool = [(shape, color) for shape in SHAPES for color in COLOR_NAMES if (shape, color) not in present]
+    popular = [pair for pair in pool if FAVOURITE[pair[0]] == pair[1]]
     if category == "popular":
-        pool = [pair for pair in pool if FAVOURITE[pair[0]] == pair[1]]
-    if category == "adversarial":
+        pool = popular
+    elif category == "adversarial" and partners:
+        pool = missing_partners(scene) or popular
+    elif category == "adversarial":
         shapes, colors = {shape for shape, _ in present}, {color for _, color in present}
         tempting = [pair for pair in pool if pair[0] in shapes and FAVOURITE[pair[0]] == pair[1]]
         pool = tempting or [pair for pair in pool if pair[0] in shapes or pair[1] in colors]
     return pool[rng.integers(len(pool))]
 
 
-def questions(scene: Scene) -> list[Question]:
-    """The questions about a scene.
+def questions(scene: Scene, partners: bool = False) -> list[Question]:
+    """The questions about a scene. `partners`: adversarial ones are about the missing partners of its things.
 
     The `sft` split has four yes/no questions, 60 % with the answer yes, mostly with easy negatives. (With only two of
     them, models of some seeds answer "yes" to all for a long time.) The other splits have one yes and one no. The
     scene's number decides their category, so every category has as many positive as negative questions.
     """
     rng = _stream(scene, "questions")
-    asked = [*_about_one_thing(scene, rng)]
-    asked.append(Question(kind="count", text="how many objects are there ?", answer=NUMBERS[len(scene.things)]))
+    asked = ask_about(scene, rng)
     if scene.split == "sft":
         for _ in range(4):
             yes, easy = rng.random() < 0.6, rng.random() < 0.7
@@ -240,15 +254,16 @@ def questions(scene: Scene) -> list[Question]:
             asked.append(_exist(scene, yes, category, rng))
     else:
         category = EXIST_CATEGORIES[scene.index % 3]
-        asked += [_exist(scene, yes, category, rng) for yes in (True, False)]
+        asked += [_exist(scene, yes, category, rng, partners) for yes in (True, False)]
     if scene.sign:
         asked.append(Question(kind="ocr", text="what does the sign say ?", answer=scene.sign.word))
     asked.append(Question(kind="describe", text="describe the image .", answer=description(scene)))
     return asked
 
 
-def _about_one_thing(scene: Scene, rng: np.random.Generator) -> list[Question]:
-    """The questions about one thing. Those about color and shape ask only about a thing that they identify uniquely."""
+def ask_about(scene: Scene, rng: np.random.Generator) -> list[Question]:
+    """The questions about one thing, and how many there are. Those about color and shape ask only about a thing that
+    they identify uniquely."""
     asked = []
     shapes, colors = [thing.shape for thing in scene.things], [thing.color for thing in scene.things]
     if unique := [thing for thing in scene.things if shapes.count(thing.shape) == 1]:
@@ -259,17 +274,21 @@ def _about_one_thing(scene: Scene, rng: np.random.Generator) -> list[Question]:
         asked.append(Question(kind="shape", text=f"what shape is the {thing.color} object ?", answer=thing.shape))
     thing = scene.things[rng.integers(len(scene.things))]
     asked.append(Question(kind="where", text=f"where is the {thing.color} {thing.shape} ?", answer=thing.place))
-    return asked
+    return [*asked, Question(kind="count", text="how many objects are there ?", answer=NUMBERS[len(scene.things)])]
 
 
-def _exist(scene: Scene, yes: bool, category: str, rng: np.random.Generator) -> Question:
+def is_there(shape: str, color: str) -> str:
+    return f"is there a {color} {shape} in the image ?"
+
+
+def _exist(scene: Scene, yes: bool, category: str, rng: np.random.Generator, partners: bool = False) -> Question:
     if yes:
         thing = scene.things[rng.integers(len(scene.things))]
         shape, color = thing.shape, thing.color
     else:
-        shape, color = absent_pair(scene, category, rng)
-    text, answer = f"is there a {color} {shape} in the image ?", "yes" if yes else "no"
-    return Question(kind="exist", category=category, text=text, answer=answer)
+        shape, color = absent_pair(scene, category, rng, partners)
+    answer = "yes" if yes else "no"
+    return Question(kind="exist", category=category, text=is_there(shape, color), answer=answer)
 
 
 @cache
