@@ -56,6 +56,38 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(directory)
 
 
+@pytest.fixture(scope="module")
+def guided_pipeline(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A pipeline of Stable Diffusion's parts, with random weights and three words."""
+    import torch
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        sample_size=8, block_out_channels=(4, 8), norm_num_groups=4, layers_per_block=1, cross_attention_dim=8,
+        attention_head_dim=2, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=[4, 8], norm_num_groups=4, latent_channels=4, sample_size=16,
+        down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
+    )  # fmt: skip
+    words = {"<|startoftext|>": 0, "<|endoftext|>": 1, "a</w>": 2}
+    text = CLIPTextConfig(
+        vocab_size=3, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=8, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    pipeline = StableDiffusionPipeline(
+        vae=vae, unet=unet, text_encoder=CLIPTextModel(text), scheduler=DDIMScheduler(clip_sample=False),
+        tokenizer=CLIPTokenizer(vocab=words, merges=[], model_max_length=8, unk_token="<|endoftext|>"),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    directory = tmp_path_factory.mktemp("pipelines") / "guided"
+    pipeline.save_pretrained(directory)
+    return str(directory)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(str(tmp_path / "runs"))
@@ -135,6 +167,23 @@ def test_the_steps_are_those_of_diffusers(pipeline: str):
     expected = ((clean[0].numpy().transpose(1, 2, 0) + 1) * 127.5).round()
     assert np.abs(np.asarray(found, float) - expected).max() <= 1
     assert not np.array_equal(found, image)
+
+
+def test_a_pipeline_that_reads_a_text_makes_what_diffusers_makes_of_each_image_alone(guided_pipeline: str):
+    import torch
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    config = Regeneration(pipeline=guided_pipeline, prompt="a", num_steps=4, guidance_scale=2.0, batch_size=2)
+    images = pictures(3, (24, 16))
+    found = Regenerator(config, guided_pipeline)(images, 0.5, [1, 2, 3])
+    alone = StableDiffusionImg2ImgPipeline.from_pretrained(guided_pipeline, safety_checker=None)
+    for image, made, seed in zip(images, found, (1, 2, 3), strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        (expected,) = alone(
+            prompt="a", image=image, strength=0.5, num_inference_steps=4, guidance_scale=2.0, generator=generator
+        ).images
+        assert made.size == image.size
+        assert np.abs(np.asarray(made, int) - np.asarray(expected, int)).max() <= 1
 
 
 def test_images_are_made_at_a_size_that_a_pipeline_can_halve():
