@@ -111,6 +111,10 @@ def pictures(number: int, size: tuple[int, int] = (16, 16)) -> list[Image.Image]
     ]
 
 
+def same(one: Image.Image, other: Image.Image) -> bool:
+    return one.tobytes() == other.tobytes()
+
+
 def made(config: Generate, store: Store, prompts: Artifact, view: str = VIEW) -> Artifact:
     """The images of a view, made in this process."""
     artifact = stage.open_images(config, store, prompts, view)
@@ -140,8 +144,8 @@ def test_an_image_depends_on_its_seed_and_its_strength_and_not_on_the_batch(pipe
     alone = [regenerator([image], 0.5, [seed])[0] for image, seed in zip(images, [1, 2, 3, 4], strict=True)]
     for one, other in zip(found, alone, strict=True):
         assert np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 1
-    assert np.array_equal(found[0], regenerator(images[:1], 0.5, [1])[0])
-    assert not np.array_equal(found[0], regenerator(images[:1], 0.5, [5])[0])
+    assert same(found[0], regenerator(images[:1], 0.5, [1])[0])
+    assert not same(found[0], regenerator(images[:1], 0.5, [5])[0])
     far = [
         np.abs(np.asarray(regenerator(images[:1], strength, [1])[0], int) - np.asarray(images[0], int)).mean()
         for strength in (0.1, 0.4, 1.0)
@@ -166,7 +170,7 @@ def test_the_steps_are_those_of_diffusers(pipeline: str):
     clean = ((noised - (1 - signal) ** 0.5 * predicted) / signal**0.5).clamp(-1, 1)
     expected = ((clean[0].numpy().transpose(1, 2, 0) + 1) * 127.5).round()
     assert np.abs(np.asarray(found, float) - expected).max() <= 1
-    assert not np.array_equal(found, image)
+    assert not same(found, image)
 
 
 def test_a_pipeline_that_reads_a_text_makes_what_diffusers_makes_of_each_image_alone(guided_pipeline: str):
