@@ -39,13 +39,14 @@ class Judge:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.encoder = CONFIG.engine.encoder("", "")
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         self.asked += [request.prompt_id for request in requests]
         return [
             Response(
                 prompt_id=request.prompt_id,
-                text=f"about {np.abs(request.row.features[PIXELS]).mean():.1f}",
+                text=f"about {np.abs(self.encoder.finished(request.row).features[PIXELS]).mean():.1f}",
                 token_ids=[1],
                 finish_reason="stop",
             )
