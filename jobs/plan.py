@@ -71,8 +71,8 @@ class PlanJob(ModelJob):
     """Questions of all benchmarks: the starting model and the policy answer them."""
     views: tuple[str, ...] = ("diffusion-500",)
     """Rejected views."""
-    chosen: Literal["clean", "ground-truth"] = "clean"
-    """The chosen answers, as in jobs/full.py: the data set's own take no time."""
+    chosen: Literal["clean", "ground-truth", "contrast"] = "clean"
+    """The chosen answers, as in jobs/full.py: the data set's own take no time. That of contrast is not known."""
     controls: tuple[str, ...] = ()
     """Views that measure the engine's rounding."""
     probe: Probe = field(default_factory=Probe)

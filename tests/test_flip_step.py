@@ -39,13 +39,14 @@ class Judge:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.encoder = CONFIG.engine.encoder("", "")
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         self.asked += [request.prompt_id for request in requests]
         return [
             Response(
                 prompt_id=request.prompt_id,
-                text=f"about {np.abs(request.row.features[PIXELS]).mean():.1f}",
+                text=f"about {np.abs(self.encoder.finished(request.row).features[PIXELS]).mean():.1f}",
                 token_ids=[1],
                 finish_reason="stop",
             )
@@ -82,7 +83,9 @@ def texts_of(prompts: Artifact, responses: Artifact) -> dict[str, str]:
 
 
 def test_a_ladder_has_the_steps_of_its_label_and_its_answers_are_those_of_plain_views():
-    assert tuple(Ladder.of(VIEW).steps) == STEPS
+    ladder = Ladder.of(VIEW)
+    assert ladder
+    assert tuple(ladder.steps) == STEPS
     assert parse_view(VIEW) == Diffusion(noise_step=900)
     assert (plain_view(VIEW), plain_view("moco")) == ("diffusion-900", "moco")
     assert views_below(VIEW) == ["diffusion-100", "ladder-100:300:200", "ladder-100:500:200", "ladder-100:700:200"]
@@ -111,7 +114,7 @@ def test_a_ladders_answer_is_the_first_that_differs_and_what_has_flipped_is_not_
     }
     assert {100, 500} <= set(first.values()), f"a test of both early and late flips: {first}"
     for view in views_below(VIEW)[1:]:
-        engine, last = Judge(), Ladder.of(view).last
+        engine, last = Judge(), int(plain_view(view).removeprefix("diffusion-"))
         answered(store, prompts, view, engine)
         assert set(engine.asked) == {name for name, step in first.items() if step is None or step >= last}
     capsys.readouterr()

@@ -45,6 +45,7 @@ def store(tmp_path: Path) -> Store:
     trained(store, "unscored", 1_600_000_000, None)
     write_bytes(store.uri("reports/older/index.html"), b"a page")
     write_bytes(store.uri("studies/betas/index.html"), b"a page")
+    write_bytes(store.uri("rounds/toy/index.html"), b"a page")
     return store
 
 
@@ -67,6 +68,7 @@ def test_the_page_compares_the_runs_and_links_only_to_pages_that_are_there(store
     assert '<a href="reports/older/index.html">older</a>' in html
     assert "reports/newer" not in html
     assert '<a href="studies/betas/index.html">betas</a>' in html
+    assert '<a href="rounds/toy/index.html">toy</a>' in html
     runs, scores = html[html.index('id="runs"') : html.index('id="scores"')], html[html.index('id="scores"') :]
     assert [runs.index(name) for name in (">newer<", ">older<", ">unscored<")] == sorted(
         runs.index(name) for name in (">newer<", ">older<", ">unscored<")

@@ -31,6 +31,7 @@ def test_the_view_adds_the_noise_of_its_step(name: str, noise_step: int):
 
     pixels = np.random.default_rng(1).normal(size=(3, 4, 4)).astype(np.float32)
     view = parse_view(f"{name}-{noise_step}")
+    assert view
     assert view.label == f"{name}-{noise_step}"
     made = view.pixels(pixels, np.random.default_rng(2))
     noise = np.random.default_rng(2).standard_normal(pixels.shape, dtype=np.float32)
@@ -40,6 +41,8 @@ def test_the_view_adds_the_noise_of_its_step(name: str, noise_step: int):
 
 
 def test_a_schedule_joins_other_augmentations_and_needs_its_step():
-    assert parse_view("rand_flip+diffusion_cosine-300").label == "rand_flip+diffusion_cosine-300"
+    joined = parse_view("rand_flip+diffusion_cosine-300")
+    assert joined
+    assert joined.label == "rand_flip+diffusion_cosine-300"
     with pytest.raises(ConfigError, match=r"must be diffusion_linear-<noise_step> with a whole number"):
         parse_view("diffusion_linear")

@@ -106,7 +106,7 @@ class Regenerator:
             import diffusers
 
             self.unet = diffusers.UNet2DModel.from_pretrained(
-                directory, subfolder="unet", use_safetensors=True, torch_dtype=dtype, local_files_only=True
+                directory, subfolder="unet", use_safetensors=True, dtype=dtype, local_files_only=True
             ).to(self.device)
             self.unet.eval()
             kind = getattr(diffusers, parts["scheduler"])
@@ -116,7 +116,7 @@ class Regenerator:
 
             unchecked = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in index else {}
             self.pipeline = AutoPipelineForImage2Image.from_pretrained(
-                directory, use_safetensors=True, torch_dtype=dtype, local_files_only=True, **unchecked
+                directory, use_safetensors=True, dtype=dtype, local_files_only=True, **unchecked
             ).to(self.device)
             self.pipeline.set_progress_bar_config(disable=True)
 

@@ -39,6 +39,8 @@ class IndexContent:
     """The newest first."""
     studies: Sequence[str]
     """Names of studies that have a page."""
+    rounds: Sequence[str] = ()
+    """Names of runs of several rounds that have a page."""
     faults: Sequence[str] = ()
     """A line for each policy that cannot be read."""
 
@@ -51,6 +53,7 @@ def render(content: IndexContent) -> str:
         benchmarks=[compared(content.runs, title) for title in titles(content.runs)],
         reports={run.name: quote(f"reports/{run.name}/index.html") for run in content.runs if run.has_report},
         studies=[(name, quote(f"studies/{name}/index.html")) for name in content.studies],
+        rounds=[(name, quote(f"rounds/{name}/index.html")) for name in content.rounds],
     )
 
 

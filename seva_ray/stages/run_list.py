@@ -24,21 +24,24 @@ def list_runs(store: Store) -> tuple[list[str], str]:
         runs.append(row)
         lines[row.name] = of_run
     runs.sort(key=lambda row: -row.finished)
-    studies = sorted(
-        name.removesuffix("/index.html")
-        for name in (files_in(store.uri("studies")) if exists(store.uri("studies")) else [])
-        if name.endswith("/index.html")
-    )
+    studies = pages_in(store, "studies")
     content = IndexContent(
         title=f"Runs in {store.root}",
         summary=[f"Policies: {len(runs):,}. Studies: {len(studies):,}."],
         runs=runs,
         studies=studies,
+        rounds=pages_in(store, "rounds"),
         faults=faults,
     )
     uri = f"{store.root.rstrip('/')}/index.html"
     write_bytes(uri, render(content).encode())
     return [line for run in runs for line in lines[run.name]] + faults, uri
+
+
+def pages_in(store: Store, folder: str) -> list[str]:
+    """The names under a folder of the root that have a page."""
+    found = files_in(store.uri(folder)) if exists(store.uri(folder)) else []
+    return sorted(name.removesuffix("/index.html") for name in found if name.endswith("/index.html"))
 
 
 def run_of(store: Store, name: str) -> tuple[RunRow, list[str]]:
