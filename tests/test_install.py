@@ -72,11 +72,8 @@ def test_no_lock_names_what_breaks_transformers_beside_a_cpu_torch(target: str) 
 
 
 def test_the_cpu_and_dev_locks_hold_nothing_of_nvidia() -> None:
-    assert [
-        name
-        for name in lock("cpu") | lock("dev") | lock("harness") | lock("clients")
-        if name.startswith(("nvidia", "cuda"))
-    ] == []
+    every = lock("cpu") | lock("dev") | lock("harness") | lock("clients")
+    assert [name for name in every if name.startswith(("nvidia", "cuda"))] == []
 
 
 def test_the_dev_lock_repeats_nothing_that_both_locks_hold() -> None:
