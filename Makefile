@@ -5,7 +5,7 @@ ROOT := $(CURDIR)/runs
 KILLS := 70
 SECONDS := inf
 .DEFAULT_GOAL := help
-.PHONY: help install demo submit stop-head study compare harness test test-all chaos chaos-long families gpu-check check format lock clean
+.PHONY: help install demo submit stop-head study compare harness clients test test-all chaos chaos-long families gpu-check check format lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -38,7 +38,10 @@ dev:
 test: dev ## the tests, with the tools they need, in two processes that share the files
 	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-all: dev ## also the tests that take minutes each
+clients: ## the loaders of LLaMA-Factory and ms-swift, which a test reads exported pairs with, in .venv-clients (0.2 GB beside .venv)
+	@cluster/images/install.sh cpu .venv clients
+
+test-all: dev clients ## also the tests that take minutes each
 	$(PYTHON) -m pytest -m "slow or not slow"
 
 chaos: dev ## generation while everything dies, by turns and often: 44 kills
@@ -73,5 +76,5 @@ lock: ## resolve cluster/images/*.lock anew from pyproject.toml (five minutes, i
 	build/lock/bin/python cluster/images/lock.py
 
 clean: ## remove what can be made again: the environment and caches; results in runs/ stay
-	rm -rf .venv .venv-harness build *.egg-info .*_cache
+	rm -rf .venv .venv-harness .venv-clients build *.egg-info .*_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -66,13 +66,14 @@ def test_a_lock_covers_every_direct_dependency(target: str) -> None:
     assert missing(extras["dev"], lock(target) | lock("dev")) == []
 
 
-@pytest.mark.parametrize("target", ["cpu", "gpu", "dev", "harness"])
+@pytest.mark.parametrize("target", ["cpu", "gpu", "dev", "harness", "clients"])
 def test_no_lock_names_what_breaks_transformers_beside_a_cpu_torch(target: str) -> None:
     assert lock(target).keys() & {"torchaudio", "torchcodec"} == set()
 
 
 def test_the_cpu_and_dev_locks_hold_nothing_of_nvidia() -> None:
-    assert [name for name in lock("cpu") | lock("dev") | lock("harness") if name.startswith(("nvidia", "cuda"))] == []
+    every = lock("cpu") | lock("dev") | lock("harness") | lock("clients")
+    assert [name for name in every if name.startswith(("nvidia", "cuda"))] == []
 
 
 def test_the_dev_lock_repeats_nothing_that_both_locks_hold() -> None:
@@ -121,7 +122,7 @@ def install(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_the_install_script_names_its_targets(tmp_path: Path) -> None:
     done = install("tpu", str(tmp_path / "venv"))
     assert done.returncode == 2
-    assert done.stderr.strip() == "usage: install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness]"
+    assert done.stderr.strip() == "usage: install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness|clients]"
 
 
 def test_another_python_is_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
 # Installs the locked environment and this project (editable), and proves that it works. Instant when nothing changed.
 #
-#   cluster/images/install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness]
+#   cluster/images/install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness|clients]
 #
 # dev: the tools of tests and checks too. A cloud: what starts a cluster there and reads its object store.
 # harness: lmms-eval too, in an environment VENV-harness that lies over VENV.
+# clients: the loaders of LLaMA-Factory and ms-swift, with which a test reads exported pairs, likewise in VENV-clients.
 #
 # Needs Python 3.11 (python3.11 or python3, or PYTHON=/path/to/it) and, for cpu, a pip that finds torch's CPU build,
 # see README.md. DeepSpeed builds a small operator when it first trains: g++ must be there then.
 set -euo pipefail
 
-usage="usage: install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness]"
+usage="usage: install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness|clients]"
 target=${1:?$usage}
 venv=${2:?$usage}
 extra=${3:-}
-[[ $target =~ ^(cpu|gpu)$ && $extra =~ ^(dev|aws|gcp|azure|harness)?$ ]] || { echo "$usage" >&2; exit 2; }
+[[ $target =~ ^(cpu|gpu)$ && $extra =~ ^(dev|aws|gcp|azure|harness|clients)?$ ]] || { echo "$usage" >&2; exit 2; }
 images=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$venv/bin/python
 
@@ -92,12 +93,15 @@ PYTHON
 }
 
 # Python looks here first, and in the first environment for what is not here: torch, transformers and the like.
-lie_over_first() {
+lie_over_first() { # NAME IMPORTS: what the environment is for, and what proves it
     local purelib="import sysconfig; print(sysconfig.get_path('purelib'))"
     echo "import site; site.addsitedir('$("$first" -c "$purelib")')" >"$("$python" -c "$purelib")/first.pth"
-    "$python" -W ignore -c "import lmms_eval.models.chat.llava_hf" >"$venv/prove.log" 2>&1 && return
+    if [[ $1 == clients ]]; then # LLaMA-Factory imports it for audio; there is no build of it beside a CPU torch
+        echo '"""Nothing here reads audio."""' >"$("$python" -c "$purelib")/torchaudio.py"
+    fi
+    DISABLE_VERSION_CHECK=1 "$python" -W ignore -c "import $2" >"$venv/prove.log" 2>&1 && return
     cat "$venv/prove.log" >&2
-    fail "lmms-eval cannot be imported"
+    fail "$1: $2 cannot be imported"
 }
 
 if [[ $target == gpu ]]; then # the CUDA builds are on the default index
@@ -113,18 +117,23 @@ if changed "$target"; then
     prove
     installed "$target"
 fi
-if [[ $extra && $extra != harness ]] && changed "$extra"; then
-    install_lock "$extra"
-    installed "$extra"
-fi
-if [[ $extra == harness ]]; then
+case $extra in
+harness | clients)
     first=$python
-    venv+=-harness
+    venv+=-$extra
     python=$venv/bin/python
-    if changed harness; then
+    if changed "$extra"; then
         "$first" -m venv --clear "$venv"
-        install_lock harness
-        lie_over_first
-        installed harness
+        install_lock "$extra"
+        [[ $extra == harness ]] && proof=lmms_eval.models.chat.llava_hf || proof="llamafactory.data, swift.dataset"
+        lie_over_first "$extra" "$proof"
+        installed "$extra"
     fi
-fi
+    ;;
+?*)
+    if changed "$extra"; then
+        install_lock "$extra"
+        installed "$extra"
+    fi
+    ;;
+esac

@@ -1,4 +1,4 @@
-"""Writes gpu.lock, cpu.lock, dev.lock, one for each cloud, and harness.lock: one set of versions, from pyproject.toml.
+"""Writes gpu.lock, cpu.lock, dev.lock, one for each cloud, harness.lock and clients.lock, from pyproject.toml.
 
     make lock
 
@@ -44,8 +44,22 @@ CLOUDS = {
 }
 
 HARNESS = ["lmms-eval==0.7.3", "decord==0.6.0"]  # which its class for LLaVA imports and its metadata does not name
+# What the loaders of LLaMA-Factory and ms-swift import beside our own set. Their metadata pins another transformers, so
+# nothing is resolved: these versions read our exported pairs (tests/test_clients.py).
+CLIENTS = {
+    "antlr4-python3-runtime": "4.9.3",
+    "av": "18.1.0",
+    "json-repair": "0.64.6",
+    "llamafactory": "0.9.5",
+    "modelscope": "1.40.2",
+    "modelscope-hub": "0.5.1",
+    "ms-swift": "4.6.0",
+    "omegaconf": "2.4.0",
+    "simplejson": "4.3.0",
+}
 EXCLUDED = {"protobuf"}  # by wandb 0.25.0, which lmms-eval pins
 
+CLIENTS_LOCK = "What the loaders of LLaMA-Factory and ms-swift add to either lock, to read exported pairs."
 HEADER = """\
 # {what}
 # Made by `make lock` (cluster/images/lock.py) for Python 3.11 on Linux x86_64; do not edit.
@@ -103,6 +117,7 @@ def main() -> None:
     write_clouds(gpu, cpu, dev)
     setuptools = {"setuptools": cpu["setuptools"]}  # its environment has another, until this one is installed
     write("harness.lock", "What lmms-eval adds to either lock, or needs in another version.", added | setuptools)
+    write("clients.lock", CLIENTS_LOCK, CLIENTS | setuptools)
 
 
 def write_clouds(gpu: dict[str, str], cpu: dict[str, str], dev: dict[str, str]) -> None:
