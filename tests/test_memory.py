@@ -19,6 +19,7 @@ from seva_ray.planning.memory import (
     LOGITS_AT_ONCE,
     cache_tokens,
     engine_refusal,
+    scoring_memory,
     sequences_held,
     training_memory,
     training_refusal,
@@ -107,6 +108,14 @@ def test_the_number_of_pairs_in_a_forward_pass_follows_from_the_card_and_the_wor
         assert open_7b.can_share(n, number)
 
 
+def test_a_card_must_hold_the_whole_model_too_because_the_reference_is_scored_before_weights_are_sharded():
+    assert training_memory(LLAVA_13B, LLAVA_13B_TRAIN, 8).total < L4[1]
+    assert scoring_memory(LLAVA_13B, LLAVA_13B_TRAIN) == pytest.approx(27, abs=1)
+    line = training_refusal(LLAVA_13B, LLAVA_13B_TRAIN, 8, *L4)
+    assert line is not None
+    assert line.startswith("train: about 27 GiB needed on each of 8 GPUs, and NVIDIA L4 has 22; no option makes it fit")
+
+
 def test_a_job_that_does_not_fit_is_one_line_with_options_that_would():
     assert training_refusal(LLAVA_7B, LLAVA_TRAIN, 1, *A100) == (
         "train: about 70 GiB needed on the GPU, and NVIDIA A100-SXM4-40GB has 39; what would fit: --train.offload "
@@ -115,7 +124,7 @@ def test_a_job_that_does_not_fit_is_one_line_with_options_that_would():
     )
     eight = training_refusal(LLAVA_7B, LLAVA_TRAIN, 8, *L4)
     assert eight is not None
-    assert "needed on each of 8 GPUs, and NVIDIA L4 has 22; what would fit: --train.zero-stage 3 (14 GiB), or" in eight
+    assert "needed on each of 8 GPUs, and NVIDIA L4 has 22; what would fit: --train.zero-stage 3 (15 GiB), or" in eight
     nothing = training_refusal(LLAVA_13B, replace(LLAVA_TRAIN, full=True), 1, *L4)
     assert nothing is not None
     assert "no option makes it fit" in nothing

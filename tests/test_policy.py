@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from seva_ray.core.errors import ConfigError
+from seva_ray.dpo import policy
 from seva_ray.dpo.policy import Lora, export, load_model, load_policy, merge, without_image_gradients
 from seva_ray.toy.model import build
 from seva_ray.vlm.encoding import Encoder
@@ -233,3 +237,25 @@ def test_a_model_with_pickled_weights_only_is_not_loaded(toy_model, tmp_path):
     (directory / "model.safetensors").unlink()
     with pytest.raises(OSError, match="safetensors"):
         load_model(str(directory), "float32")
+
+
+def test_processes_that_load_onto_gpus_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Threads with files of their own take turns as processes do. The device `meta` stands for a GPU."""
+    inside, most = [0], [0]
+
+    class Model:
+        def to(self, device: str) -> str:
+            inside[0] -= 1
+            return device
+
+    def load(directory: str, dtype: str) -> Model:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.05)
+        return Model()
+
+    monkeypatch.setattr(policy, "load_model", load)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with ThreadPoolExecutor(4) as workers:
+        assert list(workers.map(lambda _: policy.load_onto("meta", "d", "float32"), range(4))) == 4 * ["meta"]
+    assert most == [1]

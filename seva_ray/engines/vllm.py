@@ -75,6 +75,9 @@ class VllmGenerator:
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if engine.own_process else "0"
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(engine.cpu_kv_cache_gb))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        # On a machine with a CUDA toolkit, FlashInfer would compile its sampler for minutes. Greedy decoding never uses
+        # it, and without it sampled answers are drawn in the same way on every machine.
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
         self.engine, self.decoding, self.image_options = engine, decoding, image_options
         self.encoder = Encoder(directory, image_options=image_options)
         self.intake = threading.Lock()

@@ -101,6 +101,18 @@ def activations(shape: ModelShape, config: Train, width: int) -> float:
     return kept * shape.num_layers + of_layer + logits
 
 
+def scoring_memory(shape: ModelShape, config: Train) -> float:
+    """What a worker keeps on its GPU while it scores the reference, in GiB. It holds the whole model, also if weights
+    are sharded later."""
+    width = 2 if config.dtype == "bfloat16" else 4
+    return (shape.num_weights * width + activations(shape, config, width) / shape.num_layers) / GIB + RUNTIME_GIB
+
+
+def needed(shape: ModelShape, config: Train, num_workers: int) -> float:
+    """Memory of each GPU that a training takes at its most, in GiB."""
+    return max(training_memory(shape, config, num_workers).total, scoring_memory(shape, config))
+
+
 def with_batch_size(config: Train, shape: ModelShape | None, workers: range, gib: float | None) -> Train:
     """The settings with a number of pairs in one forward pass, if they have none: the largest of PAIRS_AT_ONCE that any
     number of `workers` can share evenly and that fits on their cards of `gib` GiB; 1 if none fits. On CPUs, `shape` and
@@ -122,18 +134,18 @@ def with_batch_size(config: Train, shape: ModelShape | None, workers: range, gib
 
 def training_refusal(shape: ModelShape, config: Train, num_workers: int, card: str, gib: float) -> str | None:
     """A line if training does not fit on the card, with the options that would; None if it fits."""
-    need = training_memory(shape, config, num_workers).total
+    need = needed(shape, config, num_workers)
     if need <= gib:
         return None
     fitting = [
         f"{option} ({total:.0f} GiB)"
         for option, other in smaller(config, num_workers)
-        if (total := training_memory(shape, other, num_workers).total) <= gib
+        if (total := needed(shape, other, num_workers)) <= gib
     ]
     lower = (
         f"{option} ({total:.0f} GiB, other results)"
         for option, other in lower_ranks(config)
-        if (total := training_memory(shape, other, num_workers).total) <= gib
+        if (total := needed(shape, other, num_workers)) <= gib
     )
     fitting += islice(lower, 1)
     advice = f"what would fit: {', or '.join(fitting)}" if fitting else "no option makes it fit"

@@ -195,13 +195,13 @@ class Scorer:
 
     def __init__(self, config: Train, scoring: Scoring, device: str):
         with quick_imports():
-            from seva_ray.dpo.policy import load_model
+            from seva_ray.dpo.policy import load_onto
             from seva_ray.vlm.encoding import Encoder
             from seva_ray.vlm.views import Viewer
 
             reading, directory = scoring.reading, local_directory(scoring.reading.directory)
             gc.collect()  # frees another model first: two large models may not fit into memory
-            self.model = load_model(directory, config.dtype).eval().to(device)
+            self.model = load_onto(device, directory, config.dtype).eval()
             self.viewer = Viewer(
                 encoder=Encoder(directory, reading.system, reading.image_options),
                 image_root=reading.image_root,

@@ -17,7 +17,7 @@ from seva_ray.core.node_cache import local_directory
 from seva_ray.core.scratch import scratch_directory
 from seva_ray.core.storage import exists, is_local, write_bytes, write_directory
 from seva_ray.dpo.config import Train, deepspeed_config
-from seva_ray.dpo.policy import freeze_all_but_language, load_model, without_image_gradients
+from seva_ray.dpo.policy import freeze_all_but_language, load_onto, without_image_gradients
 from seva_ray.private.accelerate import forget_trainer
 from seva_ray.private.deepspeed import skip_compiled_collectives
 from seva_ray.private.transformers import forget_deepspeed
@@ -107,6 +107,7 @@ def do(job: Job, callback: Any) -> None:
     """Run the trainer for one job, with a `reporter`. Rank 0 writes the merged model and the log."""
     job.relay.wait_for.remote("train: loading the model")
     import ray.train
+    import ray.train.torch
     import torch
 
     config, rank = job.config, ray.train.get_context().get_world_rank()
@@ -118,7 +119,9 @@ def do(job: Job, callback: Any) -> None:
         curves = f"{job.policy_uri}/tensorboard" if is_local(job.policy_uri) else f"{scratch}/tensorboard"
         os.environ["TENSORBOARD_LOGGING_DIR"] = curves
         with quick_imports():
-            model = load_model(directory, config.dtype)
+            # Under ZeRO-3 a GPU never holds all weights.
+            device = "cpu" if config.zero_stage == 3 else str(ray.train.torch.get_device())
+            model = load_onto(device, directory, config.dtype)
             without_image_gradients(model)
             if config.full:
                 freeze_all_but_language(model, exact=not config.zero_stage)
