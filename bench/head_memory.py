@@ -19,7 +19,8 @@ def growth_mb(way: str, vocabulary: int) -> float:
     """By how much the peak memory of this process grows, which must be a fresh one, in MB."""
     if way == "trl":
         from trl.kernels import ChunkedLogProbFunction
-        from trl.trainer import utils
+
+        from seva_ray.private.trl import chunk_size_of_logps
     torch.manual_seed(0)
     head = torch.nn.Linear(HIDDEN, vocabulary, bias=False).requires_grad_(False)
     targets = torch.randint(vocabulary, (NUM_TOKENS,))
@@ -33,7 +34,7 @@ def growth_mb(way: str, vocabulary: int) -> float:
         elif way == "all logits":
             cross_entropy(head(states).float(), wanted, reduction="sum").backward()
         else:
-            size = utils._CHUNKED_LOGPROB_CHUNK_SIZE
+            size = chunk_size_of_logps()
             given = (states, head.weight, None, wanted, 1.0, size, None, 1.0, ("log_probs",))
             ChunkedLogProbFunction.apply(*given)[0].sum().backward()
 

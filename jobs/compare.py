@@ -14,8 +14,10 @@ from itertools import product
 from typing import get_args
 
 from presets import (
+    LLAVA,
     LLAVA_GENERATE,
     LLAVA_TRAIN,
+    PUBLISHED,
     TOY_GENERATE,
     TOY_TRAIN,
     USUAL,
@@ -183,18 +185,29 @@ TOY = Compare(
     train=replace(TOY_TRAIN, num_pairs=500, num_workers=1, zero_stage=0, trackers=()),
     benchmarks=Benchmarks(toy_images=150),
 )
+LLAVA_7B = Compare(
+    name="llava-7b-compare",
+    models=("llava-1.5-7b-hf",),
+    source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
+    views=("diffusion-500",),
+    metrics=("POPE accuracy", "POPE F1", "POPE yes-ratio"),
+    generate=LLAVA_GENERATE,
+    train=LLAVA_TRAIN,
+    benchmarks=Benchmarks(pope="pope", pope_images="val2014"),
+)
 PRESETS = {
     "toy": TOY,
-    "llava-7b": Compare(
-        name="llava-compare",
-        models=("llava-1.5-7b-hf",),
-        source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
-        views=("diffusion-500",),
-        metrics=("POPE accuracy", "POPE F1", "POPE yes-ratio"),
-        generate=LLAVA_GENERATE,
-        train=LLAVA_TRAIN,
-        benchmarks=Benchmarks(pope="pope", pope_images="val2014"),
-    ),
+    "toy-qwen": replace(TOY, name="compare-qwen", models=("toy-qwen-1", "toy-qwen-2", "toy-qwen-3")),
+    **{
+        name: replace(
+            LLAVA_7B, name=f"{name}-compare", models=(of.model,), views=(of.view,), pair=of.pair, train=of.train
+        )
+        for name, of in LLAVA.items()
+    },
+    **{
+        name: replace(LLAVA_7B, name=f"{name}-compare", models=(of.model,), generate=of.generate, train=of.train)
+        for name, of in PUBLISHED.items()
+    },
 }
 
 if __name__ == "__main__":

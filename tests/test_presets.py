@@ -145,7 +145,7 @@ def test_where_vllm_is_not_installed_as_on_macos_transformers_answers_and_a_line
     assert done.returncode == 0, done.stderr
     assert {line.partition("(")[0] for line in done.stdout.splitlines()} == {"TransformersEngine"}
     assert "dtype='float32'" in done.stdout.splitlines()[0], "the toy's data type"
-    assert "dtype='float16'" in done.stdout.splitlines()[1], "that of the paper"
+    assert "dtype='float16'" in done.stdout, "that of the paper"
     (line,) = (line for line in done.stderr.splitlines() if "vLLM" in line)
     assert line == "vLLM is not installed here, so transformers generates the answers, which takes longer"
     assert isinstance(importlib.import_module("full").PRESETS["toy"].generate.engine, VllmEngine), "it is here"

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention as attend
 
-from seva_ray.private.transformers import use_attention
+from seva_ray.private.transformers import attention_of, use_attention
 
 NAME = "pairs_in_parts"
 """The name of this attention among those of transformers."""
@@ -90,11 +90,11 @@ def use_parts(decoder: Any) -> bool:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    if decoder.config._attn_implementation == "sdpa":
+    if attention_of(decoder) == "sdpa":
         AttentionInterface.register(NAME, attention_in_parts)
         AttentionMaskInterface.register(NAME, sdpa_mask)
         use_attention(decoder, NAME)
-    return bool(decoder.config._attn_implementation == NAME)
+    return attention_of(decoder) == NAME
 
 
 def by_sdpa(query: Tensor, key: Tensor, value: Tensor, parts: Sequence[Part], scale: float) -> Tensor:

@@ -27,6 +27,11 @@ def forget_deepspeed() -> None:
     unset_hf_deepspeed_config()
 
 
+def attention_of(model: Any) -> str:
+    """The name by which a model computes attention, such as `sdpa`."""
+    return str(model.config._attn_implementation)
+
+
 def use_attention(model: Any, name: str) -> None:
     """Let a model compute attention by the registered function of that name, and leave its parts as they are. The
     public `set_attn_implementation` first checks the name against what the model declares."""

@@ -10,6 +10,13 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 
+def chunk_size_of_logps() -> int:
+    """The number of tokens whose logits TRL's chunked log-probabilities hold at a time. No argument says it."""
+    from trl.trainer import utils
+
+    return int(utils._CHUNKED_LOGPROB_CHUNK_SIZE)
+
+
 class HookedTrainer(trl.DPOTrainer):
     """A DPOTrainer that takes the data set's rows in their order to the collator, and the loss from `batch_loss`.
 
