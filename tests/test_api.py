@@ -6,6 +6,7 @@ python -m tests.test_api writes the notebook anew from the page.
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ MODEL = 'MODEL = "runs/models/toy-1/model"  # from `make demo`; or a model of yo
 
 def notebook() -> str:
     """The page as a notebook: its texts and its cells, the first of which names the model."""
-    cells = []
+    cells: list[dict[str, Any]] = []
     for place, part in enumerate(re.split(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)):
         text = part.strip()
         if place % 2:
@@ -30,7 +31,7 @@ def notebook() -> str:
         elif text:
             cells.append({"cell_type": "markdown", "metadata": {}, "source": text})
     for number, cell in enumerate(cells):
-        cell |= {"id": f"cell-{number}", "source": cell["source"].splitlines(keepends=True)}  # type: ignore[attr-defined]
+        cell |= {"id": f"cell-{number}", "source": cell["source"].splitlines(keepends=True)}
         cells[number] = dict(sorted(cell.items()))
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     made = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}

@@ -6,7 +6,7 @@ import warnings
 import zlib
 from io import BytesIO
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import fsspec
 import numpy as np
@@ -35,7 +35,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def decoded(data: bytes, **options: int) -> Image.Image:
+def decoded(data: bytes, **options: Any) -> Image.Image:
     return load_image(path=None, data=data, image_root=None, **options)
 
 

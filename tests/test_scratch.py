@@ -56,8 +56,8 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_nothing_else(
     for directory in tmp_path.iterdir():
         if directory.name != "seva-x-young":
             os.utime(directory, (long_ago, long_ago))
-    with scratch_directory("seva-x-") as directory:
+    with scratch_directory("seva-x-") as own:
         there = {path.name for path in tmp_path.iterdir()}
-        assert there == {living.name, Path(directory).name, "seva-x-young", "seva-home-0", "other"}
+        assert there == {living.name, Path(own).name, "seva-x-young", "seva-home-0", "other"}
     processes[1].communicate("")
     assert not living.exists()

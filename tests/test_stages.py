@@ -128,7 +128,7 @@ def test_a_job_whose_name_another_one_took_meanwhile_is_told_in_a_line_and_write
     store, other = Store(str(tmp_path)), replace(run.config, decoding=Decoding(max_new_tokens=3))
     taken = open_responses(other, store, run.model, run.prompts, "clean")
 
-    def while_another_begins(config: Generate, units: Sequence[Unit]) -> Iterator[tuple[Unit, dict[str, int]]]:
+    def while_another_begins(config: Generate, units: Sequence[Unit]) -> Iterator[tuple[Unit, Any]]:
         taken.begin()
         return run_units(config, units)
 

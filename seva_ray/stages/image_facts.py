@@ -114,6 +114,7 @@ def facts_of(root: str, path: str, read: bool) -> Facts | None:
     """What can be known about an image, with a digest if it is to be read; None if there is no such image."""
     filesystem, start = fsspec.core.url_to_fs(root, use_listings_cache=False)
     full = f"{start.rstrip('/')}/{path}"
+    tag: str | None
     try:
         if isinstance(filesystem, LocalFileSystem):
             status = os.stat(full)  # of the file that a link names

@@ -87,9 +87,8 @@ def prepare_alone(
     config: Prepare, artifact: Artifact, name: str, source: HasPrompts, known: Mapping[str, str] | None
 ) -> Artifact:
     """Make the artifact of prompts, while no other job makes it. `known` has the digests of a sample of the images."""
-    rows = source.rows_by_file() if isinstance(source, HasFiles) else None
-    if rows is not None and sum(rows):
-        assert isinstance(source, HasFiles)
+    rows: list[int] | None = source.rows_by_file() if isinstance(source, HasFiles) else None
+    if isinstance(source, HasFiles) and rows and any(rows):
         return prepare_in_parts(config, artifact, name, source, rows, known)
     shards = batches(source.prompts(), config.shard_size)
     with waiting(f"prepare {name}: reading the source"):
