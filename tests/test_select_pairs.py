@@ -45,6 +45,7 @@ def pairs(store: Store) -> Artifact:
         }
         made[str(step)] = made_up_responses(store, MODEL, prompts, f"diffusion-{step}", texts)
     pairs = made_up_pairs(store, prompts, made["clean"], made["900"])
+    open_logps(Train(), store, MODEL, pairs, on_view=True).begin().finish({})  # is not of the clean image
     logps = open_logps(Train(), store, MODEL, pairs).begin()
     numbers = {name: float(number) for number, name in enumerate(clean)}
     for uri in files_of(pairs):
