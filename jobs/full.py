@@ -40,14 +40,14 @@ from seva_ray.core.errors import ConfigError
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.methods import MethodName
 from seva_ray.engines.config import Generate
-from seva_ray.pairs.files import GROUND_TRUTH
+from seva_ray.pairs.files import CONTRAST, GROUND_TRUTH
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.runtime.progress import say
 from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_name, check_start, starting_model
 from seva_ray.stages.consistency import Consistency
-from seva_ray.stages.contrast import CONTRAST, Contrast, contrast
+from seva_ray.stages.contrast import Contrast, contrast
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.generate import generate
 from seva_ray.stages.ground_truth import HasAnswers, ground_truth

@@ -11,6 +11,7 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.records import Response
 from seva_ray.core.storage import read_table
+from seva_ray.pairs.files import origin_of
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.contrast import SCORES, Contrast, Contraster, ContrastWork, best_of, num_changed
 from seva_ray.stages.generate import finish_responses
@@ -124,6 +125,7 @@ def test_the_pairs_are_named_after_both_sides_and_reject_the_models_own_answer(m
     chosen = finish_responses(prompts, work.artifact.begin())
     pairs = open_pairs(Pair(), store, prompts, chosen, [clean])
     assert pairs.name == "pairs/toy/toy/contrast-1-diffusion-800-vs-clean"
+    assert origin_of(pairs) == "contrast"
     kept = made_up_pairs(store, prompts, chosen, clean).counts["verdicts"]["kept"]
     assert kept == num_changed(prompts, chosen, clean) > 0
 

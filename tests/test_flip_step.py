@@ -18,14 +18,17 @@ from seva_ray.engines import FakeEngine, Request
 from seva_ray.engines.config import Generate
 from seva_ray.engines.encoded import encode, encoded_of
 from seva_ray.engines.units import answer
+from seva_ray.pairs.hardness import Select
 from seva_ray.sources import ToyWorld
 from seva_ray.stages import generate as stage
 from seva_ray.stages.pair import ANY, Pair, Sides, open_pairs, pair_shard
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.select_pairs import select_pairs
 from seva_ray.vlm.models import Model
 from seva_ray.vlm.rows import PIXELS
 from seva_ray.vlm.views import Viewer
 from tests.kept import read_pairs
+from tests.made_up import made_up_pairs
 
 VIEW, STEPS = "ladder-100:900:200", (100, 300, 500, 700, 900)
 MODEL = Model(name="model", directory="/models/model", fingerprint="0")
@@ -144,6 +147,18 @@ def test_a_pair_names_the_step_at_which_its_answer_flipped(store, prompts):
     assert len({row["rejected"][0]["view"] for row in rows}) > 1
     with pytest.raises(ConfigError, match="a noise ladder is the only view of its pairs"):
         open_pairs(Pair(), store, prompts, chosen, [rejected, answered(store, prompts, "diffusion-200", Judge())])
+
+
+def test_pairs_of_a_ladder_can_be_selected_by_their_own_steps(store, prompts):
+    chosen, *_, rejected = [answered(store, prompts, view, Judge()) for view in ("clean", *views_below(VIEW), VIEW)]
+    steps = [
+        row["rejected"][0]["view"] for row in read_pairs(made_up_pairs(store, prompts, chosen, rejected)).to_pylist()
+    ]
+    middle = f"diffusion-{STEPS[2]}"
+    assert middle in steps
+    some = select_pairs(Select(name="a", flip_step=(STEPS[2], STEPS[2])), store, f"model/toy/{VIEW}")
+    kept = [row["rejected"][0]["view"] for row in read_pairs(some).to_pylist()]
+    assert kept == [view for view in steps if view == middle]
 
 
 def test_answers_that_failed_are_carried_on_as_failed(store, prompts):

@@ -10,7 +10,7 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, InputError, NothingLeft
 from seva_ray.core.storage import read_table, write_table
 from seva_ray.dpo.config import Train
-from seva_ray.pairs.files import files_of
+from seva_ray.pairs.files import files_of, lineage
 from seva_ray.pairs.hardness import Select, flip_step, limits_of_share
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.prepare import Prepare, prepare
@@ -45,6 +45,7 @@ def pairs(store: Store) -> Artifact:
         }
         made[str(step)] = made_up_responses(store, MODEL, prompts, f"diffusion-{step}", texts)
     pairs = made_up_pairs(store, prompts, made["clean"], made["900"])
+    open_logps(Train(), store, MODEL, pairs, on_view=True).begin().finish({})  # is not of the clean image
     logps = open_logps(Train(), store, MODEL, pairs).begin()
     numbers = {name: float(number) for number, name in enumerate(clean)}
     for uri in files_of(pairs):
@@ -90,6 +91,7 @@ def test_every_pair_is_counted_and_its_measures_are_kept(store, pairs, capsys):
     number, left = pairs.counts["verdicts"]["kept"], chosen.counts["verdicts"]["kept"]
     assert chosen.counts["left_out"] == {"flip_step": number - left}
     assert sum(chosen.counts["verdicts"].values()) == chosen.counts["num_prompts"]
+    assert lineage(store, chosen) == lineage(store, pairs)
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "select a: flip_step from 100 to 900, median 300",

@@ -14,6 +14,8 @@ NAMES = ("1K", "10K", "100K", "1M", "10M")
 ORIGINS: Mapping[Origin, str] = {
     "self": "They were made without labels by self-supervised visual preference alignment (SeVa, arXiv 2404.10501): "
     "{model} answered every question about the image (chosen) and about a changed copy of it (rejected).",
+    "contrast": "The chosen answers are those of {model}'s that the image makes likelier than a noised copy does; the "
+    "rejected ones are its own answers.",
     "ground truth": "The chosen answers are those of the data set; the rejected ones are answers of {model}.",
     "imported": "Both answers were made elsewhere.",
 }

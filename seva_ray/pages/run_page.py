@@ -24,6 +24,8 @@ NUM_HALLUCINATED = 10
 
 ORIGINS: Mapping[Origin, str] = {
     "self": "The same model answers the same question on the image (chosen) and on the augmented image (rejected).",
+    "contrast": "The chosen answer is the model's answer that the image makes likelier than a noised copy does; the "
+    "rejected one is its own answer on the image shown.",
     "ground truth": "The chosen answer is the data set's own; the rejected answer is the model's on the image shown.",
     "imported": "Both answers were made elsewhere, and nobody here knows what their model saw.",
 }

@@ -27,6 +27,7 @@ from seva_ray.core.node_cache import local_directory
 from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
 from seva_ray.core.storage import read_table, write_table
 from seva_ray.engines.config import Generate
+from seva_ray.pairs.files import CONTRAST
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
 from seva_ray.stages.generate import finish_responses
@@ -37,7 +38,6 @@ from seva_ray.stages.shard_pool import run_shards
 from seva_ray.vlm.encoding import image_options_of
 from seva_ray.vlm.models import Model
 
-CONTRAST = "contrast"
 SCORES = pa.schema(
     [
         ("prompt_id", pa.string()),
@@ -83,7 +83,7 @@ class Contrast:
 
     @property
     def label(self) -> str:
-        return f"contrast-{self.weight:g}-{self.view}"
+        return f"{CONTRAST}-{self.weight:g}-{self.view}"
 
 
 def contrast(

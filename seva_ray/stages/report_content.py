@@ -117,6 +117,8 @@ def summary(trained: Artifact, pairs: Artifact, floors: Sequence[Artifact]) -> l
     seen = f"on its {views} view; {kept:,} pairs ({kept / num_prompts:.1%}) were kept."
     if origin_of(pairs) == "ground truth":
         lines = [f"The chosen answers are the data set's own. {model} answered {num_prompts:,} prompts {seen}"]
+    elif origin_of(pairs) == "contrast":
+        lines = [f"The chosen answers were found by contrast. {model} answered {num_prompts:,} prompts {seen}"]
     else:
         lines = [f"{model} answered {num_prompts:,} prompts on the image and {seen}"]
     for floor in floors:
