@@ -160,7 +160,7 @@ def toys(every: dict[str, Run | Study | Views]) -> dict[str, Run | Study | Views
     toy, study, views = full.PRESETS["toy"], sweep.PRESETS["toy"], test_time.PRESETS["toy"]
     small = replace(study.train, num_pairs=250)
     for name, item in every.items():
-        about = {"claim": f"{name} in the toy world.", "page": f"toy-{name}", "num_prompts": 5_000}
+        about = {"claim": f"In the toy world: {item.claim}", "page": f"toy-{name}", "num_prompts": 5_000}
         if isinstance(item, Views):
             found[f"toy-{name}"] = made(Views, views, **about, views=("diffusion-300", "moco"))
         elif isinstance(item, Study):

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import quote
 
 import full
 import plan
@@ -188,7 +189,7 @@ def write_page(config: Run) -> None:
         joint=joint,
         others={name: headlines(of_policy) for name, of_policy in scores.items()},
         command=" ".join(["python", *sys.argv]),
-        links=[store.uri(f"reports/{name}/index.html") for name in measured],
+        links={name: quote(f"../../reports/{name}/index.html") for name in measured},
     )
     write_bytes(uri, render(content).encode())
     say(f"paper: {uri}")

@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError
+from seva_ray.core.storage import read_table, write_table
+from seva_ray.pairs.files import files_of
 from seva_ray.stages.browse import Browse, browse
+from seva_ray.stages.training.reference import LOGPS_SCHEMA
 from tests.own_pairs import COLOURS, NUM_IMAGES, own_pairs
 
 
@@ -75,6 +79,34 @@ def test_the_page_runs_its_own_script_and_the_files_beside_it_and_loads_nothing_
     assert "http:" not in html
     assert "https:" not in html
     assert not {"innerHTML", "insertAdjacentHTML", "document.write", "eval("} & set(re.findall(r"[\w.]+\(?", script))
+
+
+def test_margins_that_trainings_left_stand_at_the_answers_that_they_are_of(tmp_path: Path):
+    store, pairs = own_pairs(tmp_path / "own")
+    by = {"float32": 2.0, "float32-by-mine": 5.5}
+    for name, margin in by.items():
+        logps = store.open(f"logps/{pairs.name.removeprefix('pairs/')}/{name}", config={}, inputs=[pairs]).begin()
+        for uri in files_of(pairs):
+            kept = read_table(uri, columns=["prompt_id", "rejected"]).to_pylist()
+            rows = [
+                {
+                    "prompt_id": row["prompt_id"],
+                    "ref_logps": [-1.0, *(-1.0 - margin - n for n in range(len(row["rejected"])))],
+                }
+                for row in kept
+            ]
+            write_table(logps.path(uri.rpartition("/")[2]), pa.Table.from_pylist(rows, LOGPS_SCHEMA))
+        logps.finish({})
+    pages = Path(browse(Browse(to=str(tmp_path / "out"), image_px=0), store, pairs.name))
+    (index,) = handed(pages / "index.js", "hold")
+    assert index["margins"] == list(by)
+    verdict, view = (lambda row: index["verdicts"][row[0]]), (lambda row: index["views"][row[2]])
+    for row in index["rows"]:
+        expected = {"moco": 0, "diffusion-500": 1}[view(row)]
+        margins = [value + expected for value in by.values()] if verdict(row) == "kept" else [None, None]
+        assert row[5:] == margins
+    page = (pages / "index.html").read_text()
+    assert 'id="scorer"' in page
 
 
 def test_an_image_that_cannot_be_read_is_left_out_and_pages_without_images_have_none(tmp_path: Path):

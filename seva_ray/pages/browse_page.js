@@ -18,6 +18,13 @@ function hold(data) {
       at(id).append(option);
     });
   }
+  index.margins.forEach((name, place) => {
+    const option = document.createElement("option");
+    option.value = place;
+    option.textContent = name;
+    at("scorer").append(option);
+  });
+  if (index.margins.length) document.body.classList.add("margins");
   filter();
 }
 
@@ -48,11 +55,15 @@ function shard_of(row) {  // the last shard that starts at or before the row and
 function filter() {
   const [verdict, source, view] = ["verdict", "source", "view"].map((id) => at(id).value);
   const least = Number(at("least").value) || 0, most = Number(at("most").value) || Infinity;
+  const [lowest, highest] = ["lowest", "highest"].map((id) => at(id).value === "" ? null : Number(at(id).value));
+  const within = (margin) => (lowest === null && highest === null) ||
+    (typeof margin === "number" && margin >= (lowest ?? -Infinity) && margin <= (highest ?? Infinity));
   const fits = (value, code) => value === "" || Number(value) === code;
   found = [];
-  index.rows.forEach(([v, s, w, chosen, rejected], row) => {
+  index.rows.forEach(([v, s, w, chosen, rejected, ...margins], row) => {
     const longer = Math.max(chosen, rejected);
-    if (fits(verdict, v) && fits(source, s) && fits(view, w) && longer >= least && longer <= most) found.push(row);
+    if (fits(verdict, v) && fits(source, s) && fits(view, w) && longer >= least && longer <= most
+        && within(margins[Number(at("scorer").value)])) found.push(row);
   });
   shown = 0;
   show();
@@ -83,7 +94,7 @@ async function show() {
 }
 
 function card(row, [id, question, chosen, rejected, image, error]) {
-  const [verdict, source, view] = index.rows[row];
+  const [verdict, source, view, , , ...margins] = index.rows[row];
   const made = element("article", "sample"), body = element("div", "body");
   const header = element("header");
   header.append(element("h3", "", question));
@@ -96,13 +107,16 @@ function card(row, [id, question, chosen, rejected, image, error]) {
     answer.append(element("h4", "", name), element("p", text ? "" : "blank", text || "no text"));
     answers.append(answer);
   }
+  margins.forEach((margin, place) => {
+    if (typeof margin === "number") answers.append(element("p", "note", `margin by ${index.margins[place]}: ${margin.toFixed(2)} nats`));
+  });
   if (error) answers.append(element("p", "note", error));
   body.append(picture, answers);
   made.append(header, body);
   return made;
 }
 
-for (const id of ["verdict", "source", "view", "least", "most"]) at(id).addEventListener("change", filter);
+for (const id of ["verdict", "source", "view", "least", "most", "scorer", "lowest", "highest"]) at(id).addEventListener("change", filter);
 at("before").addEventListener("click", () => { shown = Math.max(0, shown - PER_PAGE); show(); });
 at("after").addEventListener("click", () => { shown += PER_PAGE; show(); scrollTo(0, 0); });
 const data = document.createElement("script");

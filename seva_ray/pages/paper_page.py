@@ -22,8 +22,8 @@ class PaperContent:
     others: Mapping[str, Sequence[str]]
     """A sentence on each benchmark, by the name of the policy."""
     command: str
-    links: Sequence[str]
-    """URIs of the pages with all details."""
+    links: Mapping[str, str]
+    """The pages with all details, by the name of the policy, relative to this page."""
 
 
 @dataclass(frozen=True, kw_only=True)

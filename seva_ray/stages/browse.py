@@ -11,7 +11,7 @@ the data are scripts that hand it over.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -61,7 +61,7 @@ def browse(config: Browse, store: Store, name: str) -> str:
         directory = Path(scratch, "pages")
         (directory / "rows").mkdir(parents=True)
         (directory / "images").mkdir()
-        index = write_rows(config, directory, prompts, pairs)
+        index = write_rows(config, directory, prompts, pairs, logps_of(store, pairs))
         (directory / "index.js").write_text(f"hold({json.dumps(index)});\n")
         (directory / "index.html").write_text(render(name.removeprefix("pairs/")))
         write_directory(config.to, str(directory))
@@ -69,24 +69,52 @@ def browse(config: Browse, store: Store, name: str) -> str:
     return config.to
 
 
-def write_rows(config: Browse, directory: Path, prompts: Artifact, pairs: Artifact) -> dict[str, Any]:
+def logps_of(store: Store, pairs: Artifact) -> dict[str, Artifact]:
+    """The log-probabilities of these pairs that trainings left, by their own names: by the model that a training starts
+    from, such as `bfloat16`, and by policies, such as `bfloat16-by-mine`."""
+    prefix = f"logps/{pairs.name.removeprefix('pairs/')}"
+    found = {name.removeprefix(f"{prefix}/"): name for name in store.names(prefix)}
+    return {name: store.find(found[name]) for name in sorted(found) if "/" not in name}
+
+
+def margins_of(pairs: Artifact, logps: Artifact, shard: str) -> dict[tuple[str, str], float]:
+    """By prompt_id and view: how much more likely the chosen answer is than the rejected one, in nats."""
+    if not exists(logps.path(shard)):
+        return {}  # no pair of the shard was kept
+    kept = read_table(pairs.path("pairs", shard), columns=["prompt_id", "rejected"]).to_pylist()
+    scored = {row["prompt_id"]: row["ref_logps"] for row in read_table(logps.path(shard)).to_pylist()}
+    return {
+        (row["prompt_id"], rejected["view"]): round(values[0] - value, 2)
+        for row in kept
+        if (values := scored.get(row["prompt_id"]))
+        for rejected, value in zip(row["rejected"], values[1:], strict=False)
+    }
+
+
+def write_rows(
+    config: Browse, directory: Path, prompts: Artifact, pairs: Artifact, logps: Mapping[str, Artifact]
+) -> dict[str, Any]:
     """Write the rows of every shard, and return what the filters ask: for each row the places of its verdict, source
-    and view in their lists, and the lengths of both answers in characters."""
+    and view in their lists, the lengths of both answers in characters, and its margins, which may be null."""
     names: dict[str, dict[str, int]] = {"verdicts": {}, "sources": {}, "views": {}}
-    numbers: list[list[int]] = []
+    numbers: list[list[float | None]] = []
     sizes: list[int] = []
     for place in range(prompts.counts["num_shards"]):
         texts = []
+        margins = [margins_of(pairs, item, shard_name(place)) for item in logps.values()]
         for row in rows_of(prompts, pairs, shard_name(place)):
             codes = [
                 names[kind].setdefault(row[kind[:-1]], len(names[kind])) for kind in ("verdicts", "sources", "views")
             ]
-            numbers.append([*codes, len(row["chosen"]), len(row["rejected"])])
+            key = row["prompt_id"], row["view"]
+            numbers.append([*codes, len(row["chosen"]), len(row["rejected"]), *(of.get(key) for of in margins)])
             image = small(config, directory, row, prompts.counts["image_root"])
             texts.append([row["prompt_id"], row["question"], row["chosen"], row["rejected"], image, row["error"] or ""])
         sizes.append(len(texts))
         (directory / "rows" / f"{place:06d}.js").write_text(f"hold_rows({place}, {json.dumps(texts)});\n")
-    return {"rows": numbers, "sizes": sizes} | {kind: list(known) for kind, known in names.items()}
+    return {"rows": numbers, "sizes": sizes, "margins": list(logps)} | {
+        kind: list(known) for kind, known in names.items()
+    }
 
 
 def rows_of(prompts: Artifact, pairs: Artifact, shard: str) -> Iterator[dict[str, Any]]:
