@@ -5,6 +5,7 @@ Each case either works or raises one line. `make test-all` tries ten times as ma
 
 import json
 import random
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ from tests import test_textvqa as textvqa
 from tests.hostile import WEIRD, change_one, changed_bytes
 
 LIMIT_S = 20
+LIMIT_KIB = 2 * 2**20
 Case = Callable[[random.Random, Path], None]
 
 
@@ -57,6 +59,11 @@ def limited() -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
+
+
+def peak_kib() -> int:
+    """The largest memory that this process has taken, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def picture(kind: str = "PNG", **options: Any) -> bytes:
@@ -272,7 +279,7 @@ CASES: dict[str, Case] = {
 
 def tried(case: Case, name: str, count: int, root: Path, first: int = 0) -> None:
     """Run the case with many seeds. What is no UserError of one line within the limits fails, and names its seed."""
-    refused = 0
+    refused, before_kib = 0, peak_kib()
     for seed in range(first, first + count):
         rng = random.Random(f"{name} {seed}")
         folder = root / f"{name}-{seed}"
@@ -287,6 +294,7 @@ def tried(case: Case, name: str, count: int, root: Path, first: int = 0) -> None
         except Exception as error:
             raise AssertionError(f"{name}, seed {seed}: {type(error).__name__}: {error}") from error
         assert time.monotonic() - began < LIMIT_S
+        assert peak_kib() - before_kib < LIMIT_KIB, f"{name}, seed {seed}"
     assert refused < count, "every case was refused, so the files were never read"
 
 

@@ -180,7 +180,8 @@ def test_the_image_holds_the_project_where_it_is_expected() -> None:
 
 
 def test_the_image_installs_the_locks_under_the_python_that_they_are_for() -> None:
-    assert lines("FROM") == [["python:3.11-slim-bookworm"]]
+    assert lines("FROM") == [["${BASE}"]]
+    assert lines("ARG")[0] == ["BASE=python:3.11-slim-bookworm"]
     assert PROJECT["requires-python"].startswith(">=3.11,")
     assert 'RUN cluster/images/install.sh "$TARGET" /opt/venv $CLOUD' in DOCKERFILE.splitlines()
 
