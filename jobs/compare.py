@@ -16,6 +16,9 @@ from typing import get_args
 from presets import (
     LLAVA_GENERATE,
     LLAVA_TRAIN,
+    PUBLISHED,
+    ROWS,
+    SIZES,
     TOY_GENERATE,
     TOY_TRAIN,
     USUAL,
@@ -183,18 +186,38 @@ TOY = Compare(
     train=replace(TOY_TRAIN, num_pairs=500, num_workers=1, zero_stage=0, trackers=()),
     benchmarks=Benchmarks(toy_images=150),
 )
+LLAVA_7B = Compare(
+    name="llava-compare",
+    models=("llava-1.5-7b-hf",),
+    source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
+    views=("diffusion-500",),
+    metrics=("POPE accuracy", "POPE F1", "POPE yes-ratio"),
+    generate=LLAVA_GENERATE,
+    train=LLAVA_TRAIN,
+    benchmarks=Benchmarks(pope="pope", pope_images="val2014"),
+)
 PRESETS = {
     "toy": TOY,
-    "llava-7b": Compare(
-        name="llava-compare",
-        models=("llava-1.5-7b-hf",),
-        source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
-        views=("diffusion-500",),
-        metrics=("POPE accuracy", "POPE F1", "POPE yes-ratio"),
-        generate=LLAVA_GENERATE,
-        train=LLAVA_TRAIN,
-        benchmarks=Benchmarks(pope="pope", pope_images="val2014"),
+    "toy-qwen": replace(TOY, name="compare-qwen", models=tuple(f"toy-qwen-{seed}" for seed in (1, 2, 3))),
+    "llava-7b": LLAVA_7B,
+    "llava-13b": replace(
+        LLAVA_7B, name="llava-13b-compare", models=("llava-1.5-13b-hf",), train=SIZES["llava-13b"].train
     ),
+    **{
+        name: replace(LLAVA_7B, name=f"{name}-compare", models=(of.model,), views=(of.view,), train=of.train)
+        for name, of in ROWS.items()
+    },
+    **{
+        name: replace(
+            LLAVA_7B,
+            name=f"{name}-compare",
+            models=(other.model,),
+            generate=other.generate,
+            train=other.train,
+            benchmarks=replace(other.benchmarks, pope="pope", pope_images="val2014"),
+        )
+        for name, other in PUBLISHED.items()
+    },
 }
 
 if __name__ == "__main__":
