@@ -30,7 +30,10 @@ def main(config: SelectJob) -> None:
     select_pairs(config.select, config.store(), config.pairs, config.logps)
 
 
-PRESETS = {"toy": SelectJob(pairs="toy-1/toy/diffusion-300", select=Select(name="hard", share=(0.0, 0.5)))}
+PRESETS = {
+    name: SelectJob(pairs=f"{name}-1/toy/diffusion-300", select=Select(name="hard", share=(0.0, 0.5)))
+    for name in ("toy", "toy-qwen")
+}
 
 if __name__ == "__main__":
     run(main, PRESETS, "Pairs out of others, by their hardness.", USUAL)
