@@ -197,7 +197,7 @@ LLAVA_7B = Compare(
 )
 PRESETS = {
     "toy": TOY,
-    "toy-qwen": replace(TOY, name="compare-qwen", models=("toy-qwen-1", "toy-qwen-2", "toy-qwen-3")),
+    "toy-qwen": replace(TOY, name="compare-qwen", models=tuple(f"toy-qwen-{seed}" for seed in (1, 2, 3))),
     **{
         name: replace(
             LLAVA_7B, name=f"{name}-compare", models=(of.model,), views=(of.view,), pair=of.pair, train=of.train
@@ -205,7 +205,14 @@ PRESETS = {
         for name, of in LLAVA.items()
     },
     **{
-        name: replace(LLAVA_7B, name=f"{name}-compare", models=(of.model,), generate=of.generate, train=of.train)
+        name: replace(
+            LLAVA_7B,
+            name=f"{name}-compare",
+            models=(of.model,),
+            generate=of.generate,
+            train=of.train,
+            benchmarks=replace(of.benchmarks, pope="pope", pope_images="val2014"),
+        )
         for name, of in PUBLISHED.items()
     },
 }

@@ -88,7 +88,13 @@ PRESETS = {
     "toy-qwen": replace(TOY, start=("toy-qwen",), policy=("policies/toy-qwen",)),
     **{name: replace(LLAVA_7B, start=(of.model,), policy=(f"policies/{name}",)) for name, of in LLAVA.items()},
     **{
-        name: replace(LLAVA_7B, start=(other.model,), policy=(f"policies/{name}",), generate=other.generate)
+        name: replace(
+            LLAVA_7B,
+            start=(other.model,),
+            policy=(f"policies/{name}",),
+            generate=other.generate,
+            benchmarks=other.benchmarks,
+        )
         for name, other in PUBLISHED.items()
     },
 }

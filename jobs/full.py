@@ -162,7 +162,14 @@ PRESETS = {
         for name, of in LLAVA.items()
     },
     **{
-        name: replace(LLAVA_7B, name=name, model=other.model, generate=other.generate, train=other.train)
+        name: replace(
+            LLAVA_7B,
+            name=name,
+            model=other.model,
+            generate=other.generate,
+            train=other.train,
+            benchmarks=other.benchmarks,
+        )
         for name, other in PUBLISHED.items()
     },
 }

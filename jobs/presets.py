@@ -3,6 +3,7 @@ other published models."""
 
 from dataclasses import dataclass, field, replace
 
+from seva_ray.benchmarks import Benchmarks
 from seva_ray.core.artifacts import Store
 from seva_ray.core.patience import Storage
 from seva_ray.dpo.config import Train
@@ -140,6 +141,8 @@ class Published:
     """Its repository at Hugging Face; the copy in the cache of this machine is used."""
     generate: Generate
     train: Train
+    benchmarks: Benchmarks = field(default_factory=Benchmarks)
+    """How benchmarks ask it: as its own evaluation does."""
     pixel_bytes: float
     """Bytes of the features of one photograph of 1280 x 960 pixels as they travel, in 8 bits."""
     model_bytes: float
@@ -165,11 +168,13 @@ def generate_of(image_options: str = "", max_model_len: int = 4096) -> Generate:
 TILE_384, TILE_448 = 3 * 384**2, 3 * 448**2
 """Bytes of one tile of an image, in 8 bits."""
 QWEN2_7B = 28 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944))
+AS_QWEN = Benchmarks(pope_protocol="qwen2-vl", mmbench_protocol="qwen2-vl")
 PUBLISHED = {
     "qwen2.5-vl-7b": Published(
         model="Qwen/Qwen2.5-VL-7B-Instruct",
         generate=generate_of('{"size": {"longest_edge": 1003520}}'),  # 1280 tokens of 28 x 28 px
         train=LLAVA_TRAIN,
+        benchmarks=AS_QWEN,
         pixel_bytes=3 * 2 * 1280 * 28**2,
         model_bytes=2 * 8.29e9,
         linear_sizes=QWEN2_7B,
@@ -178,6 +183,7 @@ PUBLISHED = {
         model="Qwen/Qwen3-VL-8B-Instruct",
         generate=generate_of('{"size": {"longest_edge": 1310720}}'),  # 1280 tokens of 32 x 32 px
         train=LLAVA_TRAIN,
+        benchmarks=AS_QWEN,
         pixel_bytes=3 * 2 * 1200 * 32**2,
         model_bytes=2 * 8.77e9,
         linear_sizes=36 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 12288)),

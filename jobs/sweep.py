@@ -281,6 +281,7 @@ PRESETS = {
             models=(other.model,),
             generate=other.generate,
             train=replace(other.train, num_pairs=8000),
+            benchmarks=replace(other.benchmarks, pope="pope", pope_images="val2014"),
         )
         for name, other in PUBLISHED.items()
     },

@@ -71,7 +71,10 @@ PRESETS = {
     "llava-7b": LLAVA_7B,
     "llava-13b": replace(LLAVA_7B, model="llava-1.5-13b-hf"),
     **{name: replace(LLAVA_7B, model=of.model, views=(of.view,)) for name, of in ROWS.items()},
-    **{name: replace(LLAVA_7B, model=other.model, generate=other.generate) for name, other in PUBLISHED.items()},
+    **{
+        name: replace(LLAVA_7B, model=other.model, generate=other.generate, benchmarks=other.benchmarks)
+        for name, other in PUBLISHED.items()
+    },
 }
 
 if __name__ == "__main__":

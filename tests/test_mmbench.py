@@ -95,6 +95,18 @@ def test_a_hint_comes_before_the_question_and_the_chinese_file_gets_the_chinese_
     assert benchmark.name == "mmbench-cn-llava"
 
 
+def test_qwens_protocol_names_hint_question_and_options_and_has_a_name_of_its_own(tmp_path):
+    rows = [row(1, ("dog", "cat"), "A", hint="look"), row(1_000_001, ("cat", "dog"), "B", hint="nan")]
+    written = write(tmp_path, rows)
+    benchmark = MMBench(path=written.path, protocol="qwen2-vl")
+    prompts, request = by_id(benchmark), "Please select the correct answer from the options above."
+    assert prompts["1"].question == f"Hint: look\nQuestion: question 1?\nOptions:\nA. dog\nB. cat\n{request}"
+    assert prompts["1000001"].question == f"Question: question 1?\nOptions:\nA. cat\nB. dog\n{request}"
+    assert benchmark.name == "mmbench-en-qwen2-vl"
+    chinese = by_id(MMBench(path=written.path, protocol="qwen2-vl", language="cn"))
+    assert chinese["1"].question.endswith("\n请直接回答选项字母。")
+
+
 def test_a_question_is_right_only_if_all_its_rotations_are(tmp_path):
     benchmark = write(tmp_path, published_like())
     assert metrics(benchmark, answered(**RIGHT))["MMBench circular accuracy"] == 100

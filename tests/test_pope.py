@@ -72,9 +72,16 @@ def test_llavas_protocol_asks_for_a_single_word_and_has_a_name_of_its_own(tmp_pa
     assert (pope.name, pope.protocol) == ("pope-llava", "llava")
 
 
+def test_qwens_protocol_asks_for_yes_or_no_and_has_a_name_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, published_like())
+    pope = Pope(path=str(tmp_path), image_root="images", protocol="qwen2-vl")
+    assert next(iter(pope.prompts())).question == "Is there a dog in the image? Please answer yes or no."
+    assert pope.name == "pope-qwen2-vl"
+
+
 def test_an_unknown_protocol_is_refused(tmp_path: Path) -> None:
     write(tmp_path, published_like())
-    with pytest.raises(ConfigError, match="protocol 'official': must be seva or llava"):
+    with pytest.raises(ConfigError, match="protocol 'official': must be seva or llava or qwen2-vl"):
         Pope(path=str(tmp_path), image_root="images", protocol="official")  # type: ignore[arg-type]
 
 

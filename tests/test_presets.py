@@ -114,6 +114,13 @@ def test_only_llava_is_asked_with_the_system_text_of_llava():
                 assert preset.generate.system == "", (job, name)
 
 
+def test_qwens_models_are_asked_as_their_own_evaluation_asks_them_in_every_job():
+    for job in ("full", "evaluate", "test_time", "sweep"):
+        for name, preset in importlib.import_module(job).PRESETS.items():
+            asked = (preset.benchmarks.pope_protocol, preset.benchmarks.mmbench_protocol)
+            assert asked == (("qwen2-vl",) * 2 if name in ("qwen2.5-vl-7b", "qwen3-vl-8b") else ("seva", "llava")), name
+
+
 def test_the_help_of_the_main_job_shows_what_people_set_and_counts_the_rest(monkeypatch, capsys):
     shown = output(monkeypatch, capsys, "full", "llava-13b", "--help")
     presets = ", ".join(["toy", "toy-qwen", *LLAVA, *PUBLISHED])

@@ -38,13 +38,17 @@ class Benchmarks:
     """Directory of the published POPE files: coco_pope_random.json, ..._popular.json, ..._adversarial.json."""
     pope_images: str = ""
     """Directory of POPE's images (COCO val2014)."""
-    pope_protocol: Literal["seva", "llava"] = "seva"
-    """`seva` asks only the question; `llava` also asks for a single word. Their numbers cannot be compared."""
+    pope_protocol: Literal["seva", "llava", "qwen2-vl"] = "seva"
+    """`seva` asks only the question; `llava` also asks for a single word, and `qwen2-vl` for yes or no. Their numbers
+    cannot be compared."""
 
     mmbench: str = ""
     """MMBench's TSV file of a split with answers, such as mmbench_dev_20230712.tsv."""
     mmbench_cn: str = ""
     """MMBench-CN's TSV file of a split with answers, such as mmbench_dev_cn_20231003.tsv."""
+    mmbench_protocol: Literal["llava", "qwen2-vl"] = "llava"
+    """How MMBench asks: as LLaVA-1.5 is asked, and InternVL and LLaVA-OneVision too; or as Qwen2-VL and its successors
+    are. Their numbers cannot be compared."""
     seed: str = ""
     """SEED-Bench.json. Only its image questions are asked."""
     seed_images: str = ""
@@ -117,9 +121,10 @@ class Benchmarks:
         if self.pope:
             members.append(Pope(path=self.pope, image_root=self.pope_images, protocol=self.pope_protocol, system=pope))
         if self.mmbench:
-            members.append(MMBench(path=self.mmbench, system=system))
+            members.append(MMBench(path=self.mmbench, protocol=self.mmbench_protocol, system=system))
         if self.mmbench_cn:
-            members.append(MMBench(path=self.mmbench_cn, language="cn", system=system))
+            asked = self.mmbench_protocol
+            members.append(MMBench(path=self.mmbench_cn, language="cn", protocol=asked, system=system))
         if self.seed:
             members.append(SeedBench(path=self.seed, image_root=self.seed_images, system=system))
         if self.scienceqa:

@@ -27,7 +27,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from seva_ray.benchmarks.base import AskedWith, Tally, accuracies, percent, protocol_of, tally_of, text_of
-from seva_ray.benchmarks.choices import LETTER_ANSWER, LETTERS, ask
+from seva_ray.benchmarks.choices import CHINESE_LETTER_ANSWER, LETTER_ANSWER, LETTERS, ask, ask_qwen
 from seva_ray.benchmarks.files import adjacent, choice_at, read_file, settle_paths, text_at
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import place
@@ -35,7 +35,7 @@ from seva_ray.core.records import Prompt, Response
 
 ROTATION = 1_000_000
 """Each rotated row of a question adds this to the index of the row before."""
-REQUESTS = {"en": LETTER_ANSWER, "cn": "请直接回答选项字母。"}
+REQUESTS = {"en": LETTER_ANSWER, "cn": CHINESE_LETTER_ANSWER}
 COLUMNS = ("index", "question", "A", "B", "answer", "category", "image")
 REFERENCE = 64
 """An image cell that is shorter holds the index of the row with the image."""
@@ -87,8 +87,8 @@ class MMBench(AskedWith):
     """The TSV file of a split with answers: dev."""
     language: Literal["en", "cn"] = "en"
     """Language of the file, and of the line that asks for a letter."""
-    protocol: Literal["llava"] = "llava"
-    """The way of asking and scoring. It is part of the recipe."""
+    protocol: Literal["llava", "qwen2-vl"] = "llava"
+    """The way of asking: as LLaVA-1.5 is asked, or Qwen2-VL and its successors. It is part of the recipe."""
     reader: Literal["rules", "judge"] = "rules"
     """Who reads an answer in which no rule finds an option: nobody, so that it is wrong, or a judge model."""
     image_root: ClassVar[None] = None
@@ -175,11 +175,15 @@ class MMBench(AskedWith):
         where = f"{self.path}, index {index}"
         options = options_of(row)
         question = text_at(row, "question", where)
-        hint = row.get("hint", "")
+        hint = row["hint"] if is_filled(row.get("hint", "")) else ""
+        if self.protocol == "qwen2-vl":
+            asked = ask_qwen(question, options, hint, chinese=self.language == "cn")
+        else:
+            asked = ask(f"{hint}\n{question}" if hint else question, options, REQUESTS[self.language])
         prompt = Prompt(
             prompt_id=str(index),
             image_id=hashlib.sha256(image).hexdigest()[:32],
-            question=ask(f"{hint}\n{question}" if is_filled(hint) else question, options, REQUESTS[self.language]),
+            question=asked,
             source=f"mmbench_{row['category']}",
             image_bytes=image,
             error=error,
