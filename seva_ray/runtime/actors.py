@@ -1,5 +1,6 @@
 """Shared by stages that map over a pool of Ray Data actors: settings, and how a worker's error reaches the user."""
 
+import gc
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ def rows_of(dataset: Callable[[], Any], first: str, others: str) -> Iterator[dic
     `first`; then it says `others`."""
     import ray.data
 
+    # The error of an earlier job of this process and its frames refer to each other. Until they are collected they may
+    # keep that job's actors, whose CPUs the new job then waits for.
+    gc.collect()
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None  # a unit stays one block, whatever its size
     context.enable_progress_bars = False
