@@ -9,7 +9,7 @@ import pytest
 
 from seva_ray.core.errors import InputError
 from seva_ray.sources import files
-from seva_ray.sources.files import json_rows
+from seva_ray.sources.files import json_rows, json_value
 
 ROWS: list[Any] = [
     {"id": "a", "value": 'text, with ] and } and \\ and " in it', "list": [[1, 2], [], {"b": None}]},
@@ -71,3 +71,22 @@ def test_a_large_list_is_never_in_memory_as_a_whole(tmp_path: Path):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 8 * files.WINDOW_CHARS
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"a": [1, "b"]}\n', b"  12 \r\n", b'\xef\xbb\xbf{"a": 1}', '{"a": "na\u00efve"}'.encode(), b"NaN",
+        b'{"a": "\\ud83d"}',
+        b'{"a": "\xed\xa0\xbd"}', '{"a": 1}'.encode("utf-16"), '["a"]'.encode("utf-32-be"), b'{"a": 1} 2', b"{broken",
+        b'{"a": "\xff"}', b"\x0b12", b"[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_line_has_the_value_or_the_error_of_json_loads(line: bytes):
+    def result(read: Any) -> str:
+        try:
+            return repr(read(line))
+        except (ValueError, RecursionError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    assert result(json_value) == result(json.loads)

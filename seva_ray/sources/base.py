@@ -56,6 +56,8 @@ def failed(prompt_id: str, error: str, source: str = "") -> Prompt:
 
 def as_object(row: Any) -> Mapping[str, Any]:
     """The row of a table. Raises: InputError if it is no object, or an exception that says why it cannot be read."""
+    if type(row) is dict:
+        return row
     if isinstance(row, InputError):
         raise row
     if isinstance(row, Exception):

@@ -138,9 +138,21 @@ def json_lines(file: Any) -> Iterator[Any]:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if line.strip():
             try:
-                yield json.loads(line)
+                yield json_value(line)
             except (ValueError, RecursionError) as error:
                 yield error
+
+
+def json_value(line: bytes) -> Any:
+    """The same as `json.loads`, in half of the time for a line of UTF-8."""
+    try:
+        text = line.decode().strip(" \t\n\r")
+        value, end = DECODER.raw_decode(text)
+        if end == len(text):
+            return value
+    except ValueError:
+        pass
+    return json.loads(line)  # this says what is wrong, and reads other encodings
 
 
 def csv_rows(uri: str) -> Iterator[dict[str, Any]]:

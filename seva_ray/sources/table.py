@@ -5,7 +5,6 @@ table's order, read batch by batch.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -33,6 +32,7 @@ from seva_ray.sources.base import (
     locate,
     rows_in,
 )
+from seva_ray.sources.files import json_value
 
 SUFFIXES = (".parquet", ".jsonl")
 
@@ -182,7 +182,7 @@ class Table:
                 if not line.strip():
                     continue
                 try:
-                    yield json.loads(line)
+                    yield json_value(line)
                 except (ValueError, RecursionError) as error:
                     yield error
 
