@@ -84,20 +84,6 @@ def cohere2_vision() -> Made:
     )
 
 
-def lfm2_vl() -> Made:
-    """Its image processor has no PIL backend."""
-    tokens = tokenizer("<|image_start|>", "<|image_end|>", "<|img_thumbnail|>", bos="<bos>", image_token="<image>")
-    config = tf.Lfm2VlConfig(
-        text_config=tf.Lfm2Config(**text_sizes(tokens, layer_types=["conv", "full_attention"])),
-        **image_token(tokens, "<image>"),
-    )
-    return config, tf.Lfm2VlProcessor(
-        image_processor=tf.Lfm2VlImageProcessor(tile_size=64),
-        tokenizer=tokens,
-        chat_template=template("<image>", start="{{ bos_token }}"),
-    )
-
-
 GLM = {"hidden_size": 64, "depth": 2, "num_heads": 2, "intermediate_size": 128, "out_hidden_size": 64}
 
 
@@ -317,7 +303,7 @@ def emu3() -> Made:
 MORE: dict[str, Callable[[], Made]] = {
     make.__name__: make
     for make in (
-        *(vipllava, aya_vision, cohere2_vision, lfm2_vl, glm4v, glm46v, qwen3_5, ovis2, deepseek_vl),
+        *(vipllava, aya_vision, cohere2_vision, glm4v, glm46v, qwen3_5, ovis2, deepseek_vl),
         *(lighton_ocr, granite4_vision, video_llama_3, idefics2, instructblip, emu3),
     )
 }

@@ -24,8 +24,8 @@ REFUSED = {
 }
 PLAIN_ONLY = ("qwen3_5",)
 """Linear attention reads all tokens before it, whatever a mask says: responses cannot share a prompt."""
-USUAL = ("qwen3_5", "video_llama_3", "lfm2_vl")
-"""Between them: layers without attention, logits of all tokens, a mask of patches."""
+USUAL = ("qwen3_5", "video_llama_3")
+"""Between them: layers without attention, and logits of all tokens."""
 
 
 @pytest.mark.parametrize("name", REFUSED)

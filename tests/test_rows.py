@@ -15,7 +15,7 @@ from seva_ray.core.seeds import generator
 from seva_ray.core.system_texts import VICUNA_V1
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.families import processed
-from seva_ray.vlm.rows import Row, stacked
+from seva_ray.vlm.rows import Row, stacked, with_pixels
 from seva_ray.vlm.views import Viewer
 from tests import llava_by_hand
 from tests.tiny_models import save_family
@@ -199,3 +199,11 @@ def test_the_picture_of_patches_or_tiles_is_a_likeness_of_the_image(name, tmp_pa
     assert np.array_equal(encoder.levels(clean), np.asarray(small))
     share = alpha_bar()[500]
     assert abs((noisy - np.sqrt(share) * clean).std() / np.sqrt(1 - share) - 1) < 0.02
+
+
+def test_patches_that_only_fill_up_a_shape_stay_as_they_are():
+    """As in LFM2-VL: the mask has one value for each patch."""
+    mask = np.array([[1, 0]])
+    row = Row(ids=[1], num_image_tokens=1, features={"pixel_values": np.ones((1, 2, 3)), "pixel_attention_mask": mask})
+    made = with_pixels(row, lambda pixels: pixels + 1).features["pixel_values"]
+    assert made.tolist() == [[[2.0] * 3, [1.0] * 3]]
