@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from seva_ray.benchmarks import Benchmarks
 from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import ConfigError
 from seva_ray.core.patience import Storage
-from seva_ray.dpo.config import Train
+from seva_ray.dpo.config import Train, is_shown
 from seva_ray.dpo.methods import METHODS, MethodName, trained_by
 from seva_ray.dpo.policy import Lora
 from seva_ray.engines import Decoding, TransformersEngine, VllmEngine, engine_here, has_vllm
@@ -80,7 +81,14 @@ def settings_of(
     train, method = trained_by(name, train), METHODS[name]
     if method.rejected != "view":
         pair = replace(pair, rejected=method.rejected, name=pair.name or name)
-    return train, pair, method.views or views
+    views = method.views or views
+    if train.loss.reads_view and not train.loss.image_view:
+        for view in views:
+            if not is_shown(view):
+                raise ConfigError(
+                    f"view {view}: training cannot show it, as image terms need; use train.loss.image_view"
+                )
+    return train, pair, views
 
 
 TOY_GENERATE = Generate(

@@ -56,6 +56,17 @@ def test_every_view_of_a_method_is_an_augmented_one():
             assert parse_view(view) is not None
 
 
+@pytest.mark.parametrize("view", ["clean", "regenerate-0.5"])
+def test_image_terms_need_a_view_that_training_can_show(view: str):
+    with pytest.raises(ConfigError, match=f"view {view}: training cannot show it"):
+        settings_of("seva+image", TOY_TRAIN, Pair(), (view,))
+    settings_of("mdpo", TOY_TRAIN, Pair(), (view,))
+    settings_of("seva+image", TOY_TRAIN, Pair(), ("ladder-100:900:200",))
+    for shown in (view, "ladder-100:900:200"):
+        with pytest.raises(ConfigError, match=f"image_view {shown}: must be an augmented view"):
+            Loss(image_weight=1.0, image_view=shown)
+
+
 def test_a_method_is_named_on_the_command_line_and_keeps_the_users_other_settings():
     words = ["--method", "seva+image", "--train.beta", "0.2", "--train.loss.name", "ipo"]
     config = full.with_method(tyro.cli(full.Full, default=full.PRESETS["toy"], args=words))

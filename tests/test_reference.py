@@ -58,18 +58,15 @@ def test_they_are_the_starting_models_own_in_either_layout(run: SmallRun, toy_mo
         assert plain["ref_logps"] == pytest.approx(alone, rel=1e-5, abs=1e-4)
 
 
-@pytest.mark.parametrize("image_view", ["", "small_crop"])
-def test_those_on_a_view_are_of_the_chosen_and_the_first_rejected_response_in_that_view(
-    run: SmallRun, toy_model: str, image_view: str
-):
-    config = replace(CONFIG, loss=Loss(image_weight=1.0, image_view=image_view))
+def test_those_on_a_view_are_of_the_chosen_and_the_first_rejected_response_in_that_view(run: SmallRun, toy_model: str):
+    config = replace(CONFIG, loss=Loss(image_weight=1.0))
     logps = open_logps(config, run.store, run.model, run.pairs, on_view=True)
     score(scoring(config, run.store, run.model, run.pairs, logps, on_view=True), config)
     pairs = with_logps(read_pairs(run.pairs), logps).to_pylist()
     viewer = Viewer(encoder=Encoder(toy_model), image_root=None, max_pixels=10**6)
     model = load_model(toy_model, "float32")
     for item in pairs[:6]:
-        row = viewer.row(item, image_view or item["rejected"][0]["view"])
+        row = viewer.row(item, item["rejected"][0]["view"])
         expected = []
         for answer in (item["chosen_token_ids"], item["rejected"][0]["token_ids"]):
             ids = torch.tensor([[*row.ids, *answer]])
@@ -80,7 +77,7 @@ def test_those_on_a_view_are_of_the_chosen_and_the_first_rejected_response_in_th
         assert item["ref_logps"] == pytest.approx(expected, rel=1e-5, abs=1e-4)
     other = replace(CONFIG, loss=Loss(symmetric_weight=0.5), beta=0.3)
     shared = open_logps(other, run.store, run.model, run.pairs, on_view=True)
-    assert shared.complete or image_view, "every loss that reads this view shares them"
+    assert shared.complete, "every loss that reads this view shares them"
     assert open_logps(config, run.store, run.model, run.pairs).name != logps.name
 
 

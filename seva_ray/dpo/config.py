@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 from seva_ray.augmentations import parse_view
+from seva_ray.augmentations.ladder import Ladder
+from seva_ray.augmentations.regenerate import Regenerate
 from seva_ray.core.checks import check_choice, check_least, check_positive
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
@@ -16,6 +18,11 @@ from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.dpo.policy import Lora
 
 LossName = Literal["sigmoid", "softmax", "ipo", "hinge", "robust", "rpo", "length_normalised", "sft"]
+
+
+def is_shown(view: str) -> bool:
+    """Whether training can show this view of an image: an augmented one, and none that a diffusion model has made."""
+    return not isinstance(parse_view(view), Regenerate | None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +66,7 @@ class Loss:
                 f"image_view {self.image_view}: with a symmetric_weight it must be empty, because the rejected "
                 "response must be the answer to the view"
             )
-        if self.image_view and parse_view(self.image_view) is None:
+        if self.image_view and (Ladder.of(self.image_view) or not is_shown(self.image_view)):
             raise ConfigError(f"image_view {self.image_view}: must be an augmented view of the image")
         if self.name not in get_args(LossName):
             raise ConfigError(f"loss {self.name}: must be one of {', '.join(get_args(LossName))}")

@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from seva_ray.augmentations import parse_view
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError
 from seva_ray.core.imports import quick_imports
@@ -27,7 +26,7 @@ from seva_ray.core.shards import shards_in
 from seva_ray.core.storage import exists, read_bytes, read_table, write_table
 from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.core.verification import whole_shards
-from seva_ray.dpo.config import Train
+from seva_ray.dpo.config import Train, is_shown
 from seva_ray.dpo.order import num_response_tokens
 from seva_ray.pairs.files import IMPORTED, lineage
 from seva_ray.vlm.encoding import image_options_of
@@ -136,12 +135,12 @@ def scoring(
 
 
 def check_views(pairs: Artifact) -> None:
-    """Raises: InputError if a rejected response is not the answer to an augmented view, which image terms need."""
+    """Raises: InputError if a rejected response is not about a view that training can show, which image terms need."""
     for view in pairs.counts["views"]:
-        if view == IMPORTED or parse_view(view) is None:
+        if view == IMPORTED or not is_shown(view):
             raise InputError(
-                f"{pairs.name}: its rejected answers of {view} are not about an augmented view, which image terms "
-                "compare with; --train.loss.image-view names a view for them"
+                f"{pairs.name}: its rejected answers of {view} are not about an augmented view that training can "
+                "show, and image terms compare with it; --train.loss.image-view names a view for them"
             )
 
 
