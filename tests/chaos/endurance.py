@@ -103,6 +103,14 @@ class Job:
             return self.process.children(recursive=True)
         return []
 
+    def has_cluster(self) -> bool:
+        """Whether its Ray runs."""
+        for part in self.parts():
+            with suppress(psutil.Error):
+                if part.name() == "raylet":
+                    return True
+        return False
+
     def victims(self) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {"driver": [self.process]}
         for part in self.parts():
@@ -221,6 +229,8 @@ def endure(job: Job, random: Random, deadline: float, note: Any) -> bool:
     num_kills = 0
     while time.monotonic() < deadline:
         quiet_s = random.uniform(*QUIET_S) if num_kills < MOST_KILLS else PATIENCE_S
+        while job.ended() is None and not job.has_cluster() and time.monotonic() < deadline:
+            time.sleep(0.5)  # to be killed while it imports its libraries tells nothing
         ended = waited(job, min(deadline, time.monotonic() + quiet_s))
         if ended == 0:
             return True
