@@ -19,12 +19,24 @@ SMALL = [
     "source:toy-world", "--source.num-images", "10",
 ]  # fmt: skip
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(torch.cuda.is_available(), reason="this torch can use GPUs"),
-]
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this torch can use GPUs")
+
+LIBRARIES = """
+from vllm.platforms import current_platform
+from seva_ray.private.ray import num_listed_gpus
+from seva_ray.runtime import machine
+print(num_listed_gpus(), machine.num_gpus(), current_platform.is_cpu())
+"""
 
 
+@pytest.mark.parametrize("number", [8, *(pytest.param(number, marks=pytest.mark.slow) for number in (0, 1, 2))])
+def test_ray_lists_the_gpus_but_torch_and_vllm_compute_on_cpus(number: int, tmp_path: Path):
+    environment = listing_gpus(number, tmp_path) | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", LIBRARIES], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == [str(number), "0", "True"], done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1, 2, 8])
 def test_the_demo_runs_on_cpus_to_its_page_and_one_line_says_why(number: int, toy_model: str, tmp_path: Path):
     root = tmp_path / "runs"

@@ -103,6 +103,14 @@ class Job:
             return self.process.children(recursive=True)
         return []
 
+    def has_cluster(self) -> bool:
+        """Whether its Ray runs."""
+        for part in self.parts():
+            with suppress(psutil.Error):
+                if part.name() == "raylet":
+                    return True
+        return False
+
     def victims(self) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {"driver": [self.process]}
         for part in self.parts():
@@ -165,17 +173,6 @@ def play(kind: str, out: Path, kills: int, seconds: float) -> None:
     def lines() -> list[dict[str, Any]]:
         return [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
 
-    reference = str(out / ("study-in-peace" if kind == "study" else "in-peace"))
-    if not (Path(reference) / "whole").exists():
-        left = Job(command(kind, reference, model), out / f"{Path(reference).name}.log")
-        left.start()
-        if waited(left, deadline) is None:
-            left.end()
-            return
-        assert left.ended() == 0, left.log.read_text()[-3000:]
-        (Path(reference) / "whole").touch()
-    expected = results(reference)
-    assert expected, "the job has results"
     with place(kind, out) as (root, faults):
         while time.monotonic() < deadline and sum("victim" in line for line in lines()) < kills:
             number = sum("round" in line for line in lines())
@@ -191,8 +188,8 @@ def play(kind: str, out: Path, kills: int, seconds: float) -> None:
                 job.end()
                 if faults:
                     faults.rest()
-            text = job.log.read_text()
-            if not ended:
+            text, expected = job.log.read_text(), in_peace(kind, out, model, deadline) if ended else None
+            if expected is None:
                 note(paused=number, starts=job.num_starts, fine=is_fine(text))
                 continue
             found = results(here)
@@ -200,6 +197,24 @@ def play(kind: str, out: Path, kills: int, seconds: float) -> None:
             note(round=number, starts=job.num_starts, files=len(found), differing=differing, fine=is_fine(text))
             assert not differing, differing
             assert is_fine(text), job.log
+
+
+def in_peace(kind: str, out: Path, model: str, deadline: float) -> dict[str, str] | None:
+    """The results of a job that is left in peace, which is run once; None if the time is over before its end."""
+    root = out / ("study-in-peace" if kind == "study" else "in-peace")
+    if not (root / "whole").exists():
+        job = Job(command(kind, str(root), model), root.with_suffix(".log"))
+        job.start()
+        try:
+            if waited(job, deadline) is None:
+                return None
+        finally:
+            job.end()
+        assert job.ended() == 0, job.log.read_text()[-3000:]
+        (root / "whole").touch()
+    found = results(str(root))
+    assert found, "the job has results"
+    return found
 
 
 def waited(job: Job, deadline: float) -> int | None:
@@ -214,6 +229,8 @@ def endure(job: Job, random: Random, deadline: float, note: Any) -> bool:
     num_kills = 0
     while time.monotonic() < deadline:
         quiet_s = random.uniform(*QUIET_S) if num_kills < MOST_KILLS else PATIENCE_S
+        while job.ended() is None and not job.has_cluster() and time.monotonic() < deadline:
+            time.sleep(0.5)  # to be killed while it imports its libraries tells nothing
         ended = waited(job, min(deadline, time.monotonic() + quiet_s))
         if ended == 0:
             return True

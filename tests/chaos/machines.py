@@ -3,15 +3,13 @@
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import psutil
-import pytest
-from ray._private import ray_constants
+from ray._private import services
 from ray.cluster_utils import Cluster
 
 ENGINE_ACTOR = "ray::MapWorker(MapBatches(UnitWorker))"
@@ -31,27 +29,22 @@ def wait_for(what: Callable[[], Any]) -> Any:
     return found
 
 
-@contextmanager
-def at_their_address() -> Iterator[None]:
-    """Nodes that are started inside listen at this machine's address, where a job of another process looks for them. A
-    test of this process may have started a cluster that listens on loopback only, and Ray keeps that setting."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
-        yield
+def address() -> str:
+    """Where a job of another process looks for a cluster on this machine. In this process Ray may have another address,
+    if a test has started a cluster that listens on loopback only."""
+    return services.node_ip_address_from_perspective(None)
 
 
 class Machines:
     """A head that only directs, and two machines with room for one engine each."""
 
     def __init__(self) -> None:
-        head = {"num_cpus": 0, "include_dashboard": False}
-        with at_their_address():
-            self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        head = {"num_cpus": 0, "include_dashboard": False, "node_ip_address": address()}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.workers = [self.added(), self.added()]
 
     def added(self) -> Any:
-        with at_their_address():
-            return self.cluster.add_node(num_cpus=2, resources={"generation": 1})
+        return self.cluster.add_node(num_cpus=2, resources={"generation": 1}, node_ip_address=address())
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Those of this cluster, and of no other on the host, whose title begins so."""
