@@ -1,6 +1,7 @@
 """The batch of DPO: its tokens, masks and pixels in both layouts, and that training's loss on it is the formula's."""
 
 import io
+import math
 from typing import Any
 
 import datasets
@@ -18,7 +19,7 @@ from seva_ray.core.records import PAIR_SCHEMA, table
 from seva_ray.dpo import token_logps
 from seva_ray.dpo.batch import NOTHING, Branch, PreferenceCollator, responses_of
 from seva_ray.dpo.config import Train
-from seva_ray.dpo.logps import attention_mask, response_logps
+from seva_ray.dpo.logps import attention_mask, response_logps, summed
 from seva_ray.dpo.policy import Lora, freeze_all_but_language, load_model
 from seva_ray.stages.training.saving import save_whole
 from seva_ray.stages.training.trainer import PreferenceTrainer
@@ -286,6 +287,15 @@ def test_in_bfloat16_with_gradient_checkpointing_neither_layout_is_farther_from_
     logps_off, grads_off = torch.stack(errors).T
     assert (logps_off < 2**-9).all(), "more than one rounding: they are summed in float32"
     assert (grads_off < 0.03).all()
+
+
+def test_log_probabilities_of_long_responses_are_added_up_exactly():
+    random = torch.Generator().manual_seed(0)
+    tokens = -10 * torch.rand(3000, generator=random)
+    slot = torch.randint(3, (3000,), generator=random)
+    wanted = torch.tensor([math.fsum(tokens[slot == number].tolist()) for number in range(3)])
+    assert torch.equal(summed(tokens, slot, 3, exact=True), wanted)
+    assert (summed(tokens, slot, 3, exact=False) - wanted).abs().max() > 1e-3
 
 
 def test_logits_are_computed_where_responses_are_and_nowhere_else(toy_model, viewer, pairs):

@@ -32,8 +32,15 @@ def response_logps(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
     else:
         with scoring_head(whole.get_output_embeddings(), scored, targets[scored]):
             logps = model(**inputs).logits
-    sums = logps.new_zeros(batch["num_tokens"].numel()).index_add(0, slot[scored], logps)
+    sums = summed(logps, slot[scored], batch["num_tokens"].numel(), exact=batch["input_ids"].shape[1] >= LONG)
     return sums.view_as(batch["num_tokens"])
+
+
+def summed(logps: Tensor, slot: Tensor, number: int, exact: bool) -> Tensor:
+    """(N,) -> (number,): the sums over the tokens of each response, added one by one. `exact`: in float64, and rounded
+    once. In float32, a hundred roundings of a long response weigh more in a gradient than all others."""
+    dtype = torch.float64 if exact else logps.dtype
+    return logps.new_zeros(number, dtype=dtype).index_add(0, slot, logps.to(dtype)).to(logps.dtype)
 
 
 def model_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
