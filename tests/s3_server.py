@@ -52,6 +52,8 @@ class Faults:
         self.left, self.refused = max(0, self.left - 1), self.refused + 1
         code = {403: "AccessDenied", 503: "SlowDown"}.get(status, "Odd")
         start_response(f"{status} {code}", [("Content-Type", "application/xml")])
+        if environ["REQUEST_METHOD"] == "HEAD":
+            return []  # a body would be taken for the next answer
         return [f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()]
 
 
