@@ -16,7 +16,6 @@ SCRIPT = """
 import os, sys
 import datasets, pyarrow as pa, torch, trl
 from PIL import Image
-from seva_ray.dpo import logps, token_logps
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import MAX_PIXELS
 from seva_ray.dpo.policy import Lora, load_model, without_image_gradients
@@ -28,7 +27,6 @@ from seva_ray.stages.training.trainer import PreferenceTrainer
 from seva_ray.vlm.views import Viewer
 
 model, scratch, stage, dtype = sys.argv[1:]
-logps.LONG = token_logps.WHOLE_BYTES = 0  # as for rows and vocabularies of usual size
 rank = int(os.environ["RANK"])
 torch.distributed.init_process_group("gloo", init_method=f"file://{scratch}/store", rank=rank, world_size=2)
 Image.new("RGB", (48, 48), "red").save(f"{scratch}/red{rank}.png")
