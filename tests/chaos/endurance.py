@@ -36,6 +36,9 @@ QUIET_S = (1.0, 25.0)
 """Shortest and longest time between two kills, in seconds."""
 ENDS_WITHIN_S = 30.0
 """Within this time after its driver nothing of a job runs any more. It is 10 s on a machine that is not loaded."""
+AGENTS = {"ray::RuntimeEnvAgent", "ray::DashboardAgent"}
+"""Ray's own processes that stay for a while if their cluster dies while it starts. They hold nothing; the journal names
+them."""
 MOST_KILLS = 25
 """Kills in one round of a piece; then the job is left in peace to its end."""
 PATIENCE_S = 900.0
@@ -243,7 +246,7 @@ def endure(job: Job, random: Random, deadline: float, note: Any) -> bool:
             killed = job.kill(random)
             num_kills += 1
             note(**killed)
-            assert not killed.get("left"), killed
+            assert set(killed.get("left", [])) <= AGENTS, killed
             if killed["victim"] == "driver":
                 job.start()
     return False
