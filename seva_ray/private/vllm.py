@@ -29,7 +29,8 @@ def pass_rows(llm: Any) -> None:
                 return super().call_hf_processor(hf_processor, data, kwargs)
             # Some of vLLM's models change what they get in place, and other rows share these arrays.
             tensors = {name: torch.tensor(values) for name, values in self.features.items()}
-            return BatchFeature(self._postprocess_output(tensors))
+            # InternVL's code in vLLM takes the tokens of each image out of the answer, and then does not use them.
+            return BatchFeature(self._postprocess_output(tensors | {"input_ids": torch.zeros(1, 1, dtype=torch.int)}))
 
     info = llm.llm_engine.renderer.get_mm_processor().info
     info.ctx = Passing(info.ctx.model_config, info.ctx.tokenizer)
