@@ -174,7 +174,8 @@ def summary(compared: Sequence[Compared], tables: Sequence[MetricTable]) -> list
             best = max(shown, key=lambda method: shown[method].gain)
             row = shown[best]
             found = "" if row.excludes_zero else ": not distinguishable from no change"
-            lines.append(f"{table.metrics[0]} on {table.title}: {best} gains most, {change(row).strip()}{found}")
+            most = f"{best} gains most" if row.gain > 0 else f"no method gains, and {best} comes nearest"
+            lines.append(f"{table.metrics[0]} on {table.title}: {most}, {change(row).strip()}{found}")
     bases = "1 base model" if num_bases == 1 else f"{num_bases} base models"
     seeds = "1 seed" if num_seeds == 1 else f"{num_seeds} seeds"
     over = "images and base models" if num_bases > 1 else "images alone"
