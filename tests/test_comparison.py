@@ -14,7 +14,7 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.storage import read_bytes, write_bytes
 from seva_ray.scoring.intervals import repeated_bootstrap
-from seva_ray.stages.comparison import Compared, check_metrics, compare_methods, summed, table_of
+from seva_ray.stages.comparison import Compared, check_metrics, compare_methods, summary, summed, table_of
 from seva_ray.stages.score_files import Evaluate, write_tallies
 
 BENCHMARK = ToyBenchmark(num_images=6)
@@ -72,6 +72,19 @@ def test_the_counts_of_seeds_are_added_up_and_base_models_are_the_repeats(compar
     assert list(table.against_first["sft"]) == [expected[metric] for metric in METRICS]
     assert list(table.against_first) == ["seva+image", "sft"]
     assert summed([tally(1), tally(2)]).counts == pytest.approx(tally(1).counts + tally(2).counts)
+
+
+@pytest.mark.parametrize(
+    ("above", "said"), [(0.5, "seva gains most, +0.5"), (0.0, "no method gains, and seva comes nearest, +0.0")]
+)
+def test_the_headline_names_a_method_that_gains_or_says_that_none_does(compared: list[Compared], above, said):
+    table = table_of(CONFIG, BENCHMARK, compared, METRICS)
+    rows = {
+        method: [replace(rows[0], difference=above if method == "seva" else -1.0, difference_low=-1.0)]
+        for method, rows in table.against_base.items()
+    }
+    line = summary(compared, [replace(table, against_base=rows)])[0]
+    assert said in line
 
 
 def test_the_page_has_each_method_with_its_cost_and_is_drawn_again_only_if_something_changed(
