@@ -21,6 +21,7 @@ from seva_ray.stages.base_model import check_start
 from seva_ray.vlm import families
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.families import check_served, difference, one_picture
+from seva_ray.vlm.levels import drawn_at_random
 from seva_ray.vlm.models import model_at
 from tests.processors import chatml_style, llama_style
 from tests.tiny_models import FAMILIES, SIZE, save_family, template, tokenizer
@@ -123,7 +124,7 @@ def test_what_differs_from_the_model_s_own_processor_is_named(theirs, line, toy_
 def test_frames_of_an_image_that_differ_are_found(tmp_path):
     """Noise that is drawn once for both of them would also give both the same picture."""
     encoder = Encoder(save_family("qwen2_5_vl", tmp_path / "qwen"))
-    row = encoder.row("Is it?", families.noise(60, 90))
+    row = encoder.row("Is it?", drawn_at_random(60, 90))
     assert one_picture(encoder, row)
     pixels = row.features["pixel_values"].copy()
     pixels.reshape(len(pixels), 3, 2, -1)[0, 0, 1, 0] += 1

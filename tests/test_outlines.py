@@ -6,7 +6,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from seva_ray.core import digests, outlines
+from seva_ray.core import digests, node_cache, outlines
 from seva_ray.core.errors import InputError
 from seva_ray.core.outlines import local_outline
 from seva_ray.core.storage import write_directory
@@ -50,7 +50,7 @@ def test_the_driver_checks_names_and_measures_a_remote_model_without_fetching_it
 def test_a_store_that_does_not_say_when_files_change_is_copied_as_a_whole(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(outlines, "LARGE_BYTES", 10)
-    monkeypatch.setattr(outlines, "tag_of", lambda item, names: None)
+    monkeypatch.setattr(node_cache, "tag_of", lambda item, names: None)
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/outlines/model.safetensors", b"0123456789")
     try:

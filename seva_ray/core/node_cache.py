@@ -38,10 +38,7 @@ def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
     filesystem, path = locate(uri)
     if isinstance(filesystem, LocalFileSystem):
         return path
-    found = filesystem.find(path, detail=True)
-    if not found:
-        raise InputError(f"{uri}: no such directory")
-    listing = {name: [item["size"], tag_of(item, (*TAGS, *TIMES))] for name, item in found.items()}
+    listing = listing_of(filesystem, path, uri)
     copies = Path(cache).expanduser()
     # Without tags, only the contents show whether a copy is up to date: they are fetched each time, but kept once.
     tagged = all(tag is not None for _, tag in listing.values())
@@ -55,6 +52,14 @@ def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
             target = fetched(filesystem, path, uri, copies, target)
         hold(target)
     return str(target)
+
+
+def listing_of(filesystem: Any, path: str, uri: str) -> dict[str, tuple[int, str | None]]:
+    """The size of each file of a directory, and the tag that its store gives it. Raises: InputError if it has none."""
+    found = filesystem.find(path, detail=True)
+    if not found:
+        raise InputError(f"{uri}: no such directory")
+    return {name: (item["size"], tag_of(item, (*TAGS, *TIMES))) for name, item in found.items()}
 
 
 def fetched(filesystem: Any, path: str, uri: str, copies: Path, target: Path | None) -> Path:

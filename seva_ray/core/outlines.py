@@ -13,10 +13,8 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from seva_ray.core.contents import TAGS, TIMES, tag_of
-from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import fingerprint_of
-from seva_ray.core.node_cache import local_directory
+from seva_ray.core.node_cache import listing_of, local_directory
 from seva_ray.core.patience import patient
 from seva_ray.core.storage import locate
 
@@ -36,10 +34,7 @@ def local_outline(uri: str, cache: str = "~/.cache/seva_ray_outlines") -> str:
     filesystem, path = locate(uri)
     if isinstance(filesystem, LocalFileSystem):
         return path
-    found = filesystem.find(path, detail=True)
-    if not found:
-        raise InputError(f"{uri}: no such directory")
-    listing = {name: [item["size"], tag_of(item, (*TAGS, *TIMES))] for name, item in found.items()}
+    listing = listing_of(filesystem, path, uri)
     if any(tag is None for _, tag in listing.values()):  # only a copy of all of it shows whether it has changed
         return local_directory(uri)
     copies = Path(cache).expanduser()
@@ -47,11 +42,11 @@ def local_outline(uri: str, cache: str = "~/.cache/seva_ray_outlines") -> str:
     if not target.exists():
         part = copies / f"{uuid.uuid4().hex}.part"
         try:
-            for name, item in found.items():
+            for name, (size, _) in listing.items():
                 copy = part / name[len(path.rstrip("/")) + 1 :]
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(beginning(filesystem, name, item["size"]))
-                os.truncate(copy, item["size"])
+                copy.write_bytes(beginning(filesystem, name, size))
+                os.truncate(copy, size)
             if not target.exists():
                 part.rename(target)
         except OSError:

@@ -14,15 +14,13 @@ import numpy as np
 from seva_ray.benchmarks.base import Benchmark, Tally
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
-from seva_ray.core.fingerprints import fingerprint_of, identity
+from seva_ray.core.fingerprints import identity
 from seva_ray.core.provenance import versions
-from seva_ray.core.storage import read_bytes, write_bytes
+from seva_ray.core.storage import read_bytes
 from seva_ray.dpo.methods import METHODS
 from seva_ray.pages.comparison_page import ComparisonContent, MethodRow, MetricTable
-from seva_ray.runtime.heartbeat import waiting
-from seva_ray.runtime.progress import say
 from seva_ray.scoring.intervals import Repeated, repeated_bootstrap
-from seva_ray.stages.report import is_drawn, recipe_of
+from seva_ray.stages.report import drawn_once, recipe_of
 from seva_ray.stages.results import change
 from seva_ray.stages.score_files import Evaluate, read_tallies
 from seva_ray.stages.training.worker import LOG
@@ -70,11 +68,8 @@ def compare_methods(
     drawn from the same artifacts, by the same code, stays as it is."""
     uri = store.uri(f"comparisons/{name}/index.html")
     shown = {item.name: item.record for each in compared for item in each.artifacts()}
-    drawn_from = fingerprint_of(recipe_of({"metrics": list(metrics), "evaluate": identity(config)}, shown))
-    if is_drawn(uri, drawn_from):
-        say(f"compare: {uri} (unchanged)")
-        return uri
-    with waiting("compare: computing the intervals and drawing the page"):
+
+    def draw(drawn_from: str) -> str:
         from seva_ray.pages.comparison_page import render  # takes seconds
 
         tables = [table_of(config, benchmark, compared, metrics) for benchmark in benchmarks]
@@ -88,9 +83,10 @@ def compare_methods(
             versions=versions(),
             drawn_from=drawn_from,
         )
-        write_bytes(uri, render(content).encode())
-    say(f"compare: {uri}")
-    return uri
+        return render(content)
+
+    recipe = recipe_of({"metrics": list(metrics), "evaluate": identity(config)}, shown)
+    return drawn_once(uri, "compare", recipe, draw, "computing the intervals and drawing the page")
 
 
 def table_of(

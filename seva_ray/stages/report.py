@@ -4,7 +4,7 @@ The page is drawn again only if something that it shows has changed, because dra
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,28 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
     Unix time in s; older artifacts count as reused.
     """
     uri, shown = store.uri(f"reports/{name}/index.html"), inputs_of(store, name)
-    drawn_from = fingerprint_of(recipe_of(asdict(config), shown.records()))
-    if is_drawn(uri, drawn_from):
-        say(f"report: {uri} (unchanged)")
-        return uri
-    with waiting("report: drawing the page"):
+
+    def draw(drawn_from: str) -> str:
         from seva_ray.pages.run_page import render  # this and the next import take seconds
         from seva_ray.stages.report_content import content_of
 
-        content = content_of(config, store, name, shown, drawn_from, command, began)
-        write_bytes(uri, render(content).encode())
-    say(f"report: {uri}")
+        return render(content_of(config, store, name, shown, drawn_from, command, began))
+
+    return drawn_once(uri, "report", recipe_of(asdict(config), shown.records()), draw)
+
+
+def drawn_once(
+    uri: str, label: str, recipe: Mapping[str, Any], draw: Callable[[str], str], doing: str = "drawing the page"
+) -> str:
+    """Write the page that `draw` makes, unless the one that is there was drawn by the same recipe. Returns its URI.
+    `draw` gets the recipe's fingerprint, which the page must hold. `label`: what the lines about it begin with."""
+    drawn_from = fingerprint_of(recipe)
+    if is_drawn(uri, drawn_from):
+        say(f"{label}: {uri} (unchanged)")
+        return uri
+    with waiting(f"{label}: {doing}"):
+        write_bytes(uri, draw(drawn_from).encode())
+    say(f"{label}: {uri}")
     return uri
 
 

@@ -9,14 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.fingerprints import fingerprint_of
 from seva_ray.core.provenance import versions
-from seva_ray.core.storage import exists, read_bytes, write_bytes
+from seva_ray.core.storage import exists, read_bytes
 from seva_ray.pages.rounds_content import RoundRow, RoundsContent, RoundScores
 from seva_ray.pairs.files import made_of
-from seva_ray.runtime.heartbeat import waiting
-from seva_ray.runtime.progress import say
-from seva_ray.stages.report import is_drawn, recipe_of
+from seva_ray.stages.report import drawn_once, recipe_of
 from seva_ray.stages.results import main_row
 from seva_ray.stages.score_files import benchmark_of, read_comparisons, scores_of, title_of
 from seva_ray.stages.training.worker import LOG
@@ -30,11 +27,8 @@ def report_rounds(store: Store, names: Sequence[str], command: str) -> str:
     pairs = [store.find(next(iter(policy.recipe["inputs"]))) for policy in policies]
     scores = [scores_of(store, name) for name in names]
     shown = [*policies, *pairs, *(item for of_round in scores for item in of_round)]
-    drawn_from = fingerprint_of(recipe_of({"rounds": len(names)}, {item.name: item.record for item in shown}))
-    if is_drawn(uri, drawn_from):
-        say(f"rounds: {uri} (unchanged)")
-        return uri
-    with waiting("rounds: drawing the page"):
+
+    def draw(drawn_from: str) -> str:
         from seva_ray.pages.rounds_page import render  # takes seconds
 
         rows = [row_of(store, *items) for items in zip(names, policies, pairs, strict=True)]
@@ -48,9 +42,10 @@ def report_rounds(store: Store, names: Sequence[str], command: str) -> str:
             versions=versions(),
             drawn_from=drawn_from,
         )
-        write_bytes(uri, render(content).encode())
-    say(f"rounds: {uri}")
-    return uri
+        return render(content)
+
+    recipe = recipe_of({"rounds": len(names)}, {item.name: item.record for item in shown})
+    return drawn_once(uri, "rounds", recipe, draw)
 
 
 def row_of(store: Store, name: str, policy: Artifact, pairs: Artifact) -> RoundRow:

@@ -17,6 +17,7 @@ from PIL import Image
 from seva_ray.core.errors import InputError, line_of
 from seva_ray.private.transformers import arguments_of_forward
 from seva_ray.vlm.encoding import MADE_FOR_A_BATCH, Encoder
+from seva_ray.vlm.levels import drawn_at_random
 from seva_ray.vlm.model_files import check_model, weight_headers
 from seva_ray.vlm.rows import Row, stacked
 from seva_ray.vlm.template_check import check_templates
@@ -63,7 +64,7 @@ def check_served(directory: str) -> None:
 def difference(encoder: Encoder) -> str | None:
     """How rows differ from what the model's own processor makes of a chat about an image of each of SHAPES, or why they
     cannot be batched or noised; None where all is well."""
-    images = [noise(*shape) for shape in SHAPES]
+    images = [drawn_at_random(*shape) for shape in SHAPES]
     for image in images:
         try:
             found = compare(encoder, image)
@@ -75,10 +76,6 @@ def difference(encoder: Encoder) -> str | None:
         return compare_batch(encoder, images)
     except Exception as error:
         return f"its processor fails on several images at once ({line_of(error)})"
-
-
-def noise(width: int, height: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def compare(encoder: Encoder, image: Image.Image) -> str | None:
@@ -200,7 +197,7 @@ def check_config(directory: str, encoder: Encoder) -> None:
     if hasattr(encoder.processor, "num_additional_image_tokens"):
         check_image_tokens(directory, encoder, config)
     read_by_model = arguments_of_forward(config)
-    row = encoder.row(QUESTIONS[0], noise(*SHAPES[0]))
+    row = encoder.row(QUESTIONS[0], drawn_at_random(*SHAPES[0]))
     if unread := {*row.tokens, *row.features} - read_by_model:
         raise InputError(
             f"model {directory}: model type {config.model_type!r} does not read {' and '.join(sorted(unread))}, which "
@@ -232,7 +229,7 @@ def check_image_tokens(directory: str, encoder: Encoder, config: Any) -> None:
     of_image = 1 if config.vision_config.model_type == "clip_vision_model" else 0
     cut = getattr(config, "vision_feature_select_strategy", "default") == "default"
     num_features = (side // patch) ** 2 + of_image - cut
-    num_tokens = encoder.row(QUESTIONS[0], noise(*SHAPES[0])).num_image_tokens
+    num_tokens = encoder.row(QUESTIONS[0], drawn_at_random(*SHAPES[0])).num_image_tokens
     if num_tokens != num_features:
         raise InputError(
             f"model {directory}: its processor makes {num_tokens} tokens of an image, and its vision tower "
