@@ -2,14 +2,17 @@
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from seva_ray.core.artifacts import Store
+from seva_ray.core.errors import FingerprintMismatch
 from seva_ray.core.fingerprints import FIRST, execution, identity
+from seva_ray.engines.config import Generate
 from seva_ray.pairs import filters
 from tests.recipes import opened
 
@@ -75,6 +78,58 @@ def test_a_recipe_names_a_part_by_its_kind_and_not_by_its_class():
     assert identity(Renamed()) == identity(Filters())
     with pytest.raises(TypeError, match="Bare has no constant `kind`"):
         identity(type("Bare", (Filters,), {})())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    kind: ClassVar[str] = "Inner"
+    rate: float = 0.5
+    num_workers: int = execution(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    kind: ClassVar[str] = "Outer"
+    inner: Inner = Inner()
+    names: Sequence[str] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    rate: float = 1.0
+
+
+@pytest.mark.parametrize(
+    "same", [{"inner": Inner(num_workers=9)}, {"names": []}, {"counts": {}}, {"rate": 1}, {"inner": Inner(rate=0.5)}]
+)
+def test_what_means_the_default_makes_the_recipe_of_the_default(same: dict[str, Any]):
+    assert identity(Outer(**same)) == {"kind": "Outer"}
+    assert identity(Outer(inner=Inner(rate=1.0))) == {"kind": "Outer", "inner": {"kind": "Inner", "rate": 1.0}}
+
+
+def test_more_engines_for_regeneration_leave_the_responses_good():
+    usual = Generate()
+    assert identity(replace(usual, regeneration=replace(usual.regeneration, batch_size=2))) == identity(usual)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    kind: ClassVar[str] = "Later"
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Later:
+    """The same class in a later version."""
+
+    kind: ClassVar[str] = "Later"
+    size: int = 5
+
+
+def test_a_field_may_get_a_default_later(tmp_path: Path):
+    store = Store(str(tmp_path))
+    made = store.open("x/deep", config={"parts": [Earlier(size=5)]}).begin().finish({})
+    again = store.open("x/deep", config={"parts": [Later()]})
+    assert (again.complete, again.fingerprint) == (True, made.fingerprint)
+    with pytest.raises(FingerprintMismatch):
+        store.open("x/deep", config={"parts": [Later(size=6)]})
 
 
 def test_every_class_of_the_first_version_has_its_kind():

@@ -10,6 +10,9 @@ from typing import Any
 FIRST: Mapping[str, Mapping[str, Any]] = json.loads(Path(__file__).with_name("first_recipes.json").read_text())
 """The fields that the first version wrote into recipes, by kind, with their defaults. It is never changed."""
 
+ABSENT = object()
+"""Stands for a value that is not there, and equals no value."""
+
 EXECUTION = {"execution": True}
 """Metadata of a config field that says where and how fast something runs, not what comes out. Such a field is left out
 of the fingerprint."""
@@ -35,8 +38,9 @@ def identity(value: Any, places: bool = False) -> Any:
 
     A dataclass is named by its constant `kind`, so that its class may be renamed. A field that is not in FIRST is left
     out while it has its default: a class that gets a new field, with a default that changes nothing, makes the same
-    recipes as before. For the same reason a field in FIRST that the class has lost is written with its old default.
-    So the default of a field must never change: a field with another default needs another name.
+    recipes as before. What its default is decides its own identity: a part of which only execution fields are set, or a
+    list in the place of a tuple, is the default still. A field in FIRST that the class has lost is written with its old
+    default. So the default of a field must never change: a field with another default needs another name.
 
     Raises: TypeError for a value whose identity is not plain data, and for a dataclass without a kind.
     """
@@ -45,10 +49,9 @@ def identity(value: Any, places: bool = False) -> Any:
         if not isinstance(kind, str):
             raise TypeError(f"{type(value).__name__} has no constant `kind`, which names it in recipes")
         first = FIRST.get(kind, {})
-        fields = [field for field in dataclasses.fields(value) if not field.metadata.get("execution")]
-        now = {field.name: getattr(value, field.name) for field in fields}
-        usual = {field.name: default_of(field) for field in fields}
-        written = {name: identity(item, places) for name, item in now.items() if name in first or item != usual[name]}
+        now = {name: identity(getattr(value, name), places) for name in deciding(value)}
+        usual = {name: identity(default, places) for name, default in defaults_of(value).items()}
+        written = {name: item for name, item in now.items() if name in first or item != usual.get(name, ABSENT)}
         found = {"kind": kind} | {name: default for name, default in first.items() if name not in now} | written
         return found if places else {name: item for name, item in found.items() if name not in places_of(value)}
     if isinstance(value, Mapping):
@@ -75,17 +78,43 @@ def without_places(found: Any, value: Any) -> Any:
     return found
 
 
-def default_of(field: dataclasses.Field[Any]) -> Any:
-    """The default of a field, or MISSING if it has none. MISSING equals no value."""
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+def with_defaults(found: Any, value: Any) -> Any:
+    """The same data, also with the defaults of the fields that it leaves out: two recipes mean the same if these are
+    equal. A field that has got its default only later is in some recipes, and not in others."""
+    if (
+        dataclasses.is_dataclass(value)
+        and isinstance(found, Mapping)
+        and found.get("kind") == vars(type(value))["kind"]
+    ):
+        usual = {name: default for name, default in defaults_of(value).items() if name not in found}
+        added = {name: with_defaults(identity(default), default) for name, default in usual.items()}
+        return added | {name: with_defaults(item, getattr(value, name, None)) for name, item in found.items()}
+    if isinstance(value, Mapping) and isinstance(found, Mapping):
+        return {name: with_defaults(item, value.get(name)) for name, item in found.items()}
+    if isinstance(value, (list, tuple)) and isinstance(found, list) and len(value) == len(found):
+        return [with_defaults(*both) for both in zip(found, value, strict=True)]
+    return found
+
+
+def deciding(value: Any) -> dict[str, dataclasses.Field[Any]]:
+    """A dataclass's fields that decide the result, by name: all but the execution fields."""
+    return {field.name: field for field in dataclasses.fields(value) if not field.metadata.get("execution")}
+
+
+def defaults_of(value: Any) -> dict[str, Any]:
+    """The defaults of these fields, by name, without those that have none."""
+    found = {}
+    for name, field in deciding(value).items():
+        if field.default_factory is not dataclasses.MISSING:
+            found[name] = field.default_factory()
+        elif field.default is not dataclasses.MISSING:
+            found[name] = field.default
+    return found
 
 
 def fingerprint_of(recipe: Mapping[str, Any]) -> str:
     """16 hex digits that change when anything in the recipe changes."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-
-
-ABSENT = object()
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
