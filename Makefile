@@ -26,8 +26,8 @@ stop-head: install ## the end of that head, and of its jobs
 study: install ## which augmentation, how strong, with which beta: the toy world's answer
 	$(PYTHON) jobs/sweep.py
 
-compare: install ## methods beside SeVa, and the controls that they must beat, from the same base models: one page
-	$(PYTHON) jobs/compare.py
+compare: install ## methods beside SeVa, and the controls that they must beat, from toy bases that hallucinate: one page
+	$(PYTHON) jobs/compare.py habits
 
 harness: ## lmms-eval, for jobs/harness.py, in .venv-harness (0.8 GB beside .venv)
 	@cluster/images/install.sh cpu .venv harness

@@ -2,6 +2,7 @@
 
     python jobs/compare.py                                              the toy world: SeVa, four methods, four controls
     python jobs/compare.py --models toy-1 --methods seva seva+image     two methods from one base model
+    python jobs/compare.py habits                                       toy bases that hallucinate, as docs/LOG.md says
 
 Everything that several methods need is made once: answers, pairs, and the reference's log-probabilities. The same
 command again reuses what is there; after a crash it goes on. docs/METHODS.md says what each method does.
@@ -31,13 +32,15 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import identity
 from seva_ray.dpo.config import Train
-from seva_ray.dpo.methods import MethodName
+from seva_ray.dpo.methods import METHODS, MethodName
 from seva_ray.engines.config import Generate
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_start, check_starts, starting_models
 from seva_ray.stages.comparison import Compared, check_metrics, compare_methods
+from seva_ray.stages.contrast import Contrast
+from seva_ray.stages.contrast_pairs import with_contrast
 from seva_ray.stages.evaluate import compare, prepare_benchmarks
 from seva_ray.stages.generate import generate_all, name_of
 from seva_ray.stages.pair import Pair, pair
@@ -47,7 +50,12 @@ from seva_ray.stages.training.failures import stop_if_diverged
 from seva_ray.stages.training.group import check_training, check_training_memory
 from seva_ray.stages.training.train import train_all
 from seva_ray.stages.training.training import Training
+from seva_ray.toy.recipe import ToyRecipe
 from seva_ray.vlm.models import Model, model_of
+
+USUAL_METHODS: tuple[MethodName, ...] = tuple(
+    name for name in get_args(MethodName) if METHODS[name].short_answers == "view"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +68,18 @@ class Compare(ModelJob):
     """Names the prompt set, as in jobs/full.py."""
     models: tuple[str, ...]
     """The base models: model directories, policies of this root, or toy bases: `toy-1`, `toy-2`, ..."""
-    methods: tuple[MethodName, ...] = get_args(MethodName)
-    """The methods and controls. The others are also compared with the first one."""
+    methods: tuple[MethodName, ...] = USUAL_METHODS
+    """The methods and controls. Those of contrast need a model that answers yes and no wrongly often enough."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of training: each method is trained once with each of them, from every base model."""
     source: AnySource
     """Where prompts come from."""
     views: tuple[str, ...]
     """The rejected view of the methods that do not have one of their own."""
+    contrast: Contrast = field(default_factory=Contrast)
+    """How the method contrast finds its chosen answers."""
+    against: tuple[MethodName, ...] = ()
+    """The methods that the others are compared with on the page. Empty: the first method."""
     metrics: tuple[str, ...]
     """The metrics on the page. The first one is the main one."""
     prepare: Prepare = field(default_factory=Prepare)
@@ -84,6 +96,9 @@ class Compare(ModelJob):
         for view in self.views or ("",):
             if parse_view(view) is None:
                 raise ConfigError(f"view {view}: the rejected view must be an augmented one")
+        for method in self.against:
+            if method not in self.methods:
+                raise ConfigError(f"against {method}: must be one of the methods, {', '.join(self.methods)}")
         for method in self.methods:
             settings_of(method, self.train, self.pair, self.views)
 
@@ -130,8 +145,12 @@ def main(config: Compare) -> None:
             }
             compared.append(Compared(method=method, policies=found, scores=of_benchmarks))
     command = " ".join(["python", *sys.argv])
-    shown = {key: identity(getattr(config, key)) for key in ("source", "generate", "pair", "train", "evaluate")}
-    page = compare_methods(config.evaluate, store, config.name, benchmarks, compared, config.metrics, command, shown)
+    names = ("source", "generate", "contrast", "pair", "train", "evaluate")
+    shown = {key: identity(getattr(config, key)) for key in names}
+    against = config.against or config.methods[:1]
+    page = compare_methods(
+        config.evaluate, store, config.name, benchmarks, compared, config.metrics, against, command, shown
+    )
     print(page, flush=True)
 
 
@@ -165,6 +184,9 @@ def trainings_of(
     for base in bases:
         chosen, *rejected = (answers[name_of(base, prompts, view)] for view in (CLEAN, *views))
         pairs = pair(of_pairs, store, prompts, chosen, rejected)
+        pairs = with_contrast(
+            method, config.contrast, of_pairs, config.generate, store, prompts, base, pairs, chosen, train.num_pairs
+        )
         names = {seed: policy_name(config, base, method, seed) for seed in config.seeds}
         found.append(
             [
@@ -185,6 +207,26 @@ TOY = Compare(
     train=replace(TOY_TRAIN, num_pairs=500, num_workers=1, zero_stage=0, trackers=()),
     benchmarks=Benchmarks(toy_images=150),
 )
+HABITS = replace(
+    TOY,
+    name="habits",
+    root="runs/habits",  # its toy bases have the names of others
+    prompts="toy-habits",
+    models=tuple(f"toy-{seed}" for seed in range(1, 7)),
+    toy=ToyRecipe(habit_steps=50),
+    methods=("seva", "anchor", "contrast", "seva+image", "contrast-turned"),
+    against=("seva", "anchor"),
+    contrast=Contrast(balanced=False),
+    source=ToyWorld(num_images=900),
+    metrics=(
+        "POPE accuracy", "POPE F1", "POPE yes-ratio", "POPE recall", "POPE adversarial accuracy",
+        "describe precision", "describe recall", "VQA accuracy",
+    ),
+    train=replace(TOY.train, num_pairs=600),
+    benchmarks=Benchmarks(toy_images=300, toy_partners=True),
+)  # fmt: skip
+"""The toy bases learn habits at their end, and then name things that are not there, as real models do. POPE's recall is
+the accuracy on questions whose answer is yes."""
 LLAVA_7B = Compare(
     name="llava-7b-compare",
     models=("llava-1.5-7b-hf",),
@@ -197,6 +239,7 @@ LLAVA_7B = Compare(
 )
 PRESETS = {
     "toy": TOY,
+    "habits": HABITS,
     "toy-qwen": replace(TOY, name="compare-qwen", models=tuple(f"toy-qwen-{seed}" for seed in (1, 2, 3))),
     **{
         name: replace(

@@ -38,7 +38,7 @@ from seva_ray.core.artifacts import Artifact
 from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError
 from seva_ray.dpo.config import Train
-from seva_ray.dpo.methods import MethodName
+from seva_ray.dpo.methods import METHODS, MethodName
 from seva_ray.engines.config import Generate
 from seva_ray.pairs.files import CONTRAST, GROUND_TRUTH
 from seva_ray.runtime.cli import run
@@ -48,6 +48,7 @@ from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_name, check_start, starting_model
 from seva_ray.stages.consistency import Consistency
 from seva_ray.stages.contrast import Contrast, contrast
+from seva_ray.stages.contrast_pairs import with_contrast
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.generate import generate
 from seva_ray.stages.ground_truth import HasAnswers, ground_truth
@@ -119,6 +120,8 @@ class Full(ModelJob):
             if parse_view(view) is None and (self.chosen == CLEAN or view != CLEAN):
                 raise ConfigError(f"view {view}: the rejected view must be an augmented one")
         settings_of(self.method, self.train, self.pair, self.views)
+        if METHODS[self.method].short_answers != "view" and self.chosen != CLEAN:
+            raise ConfigError(f"method {self.method}: chooses answers itself, so it needs chosen clean")
         for control in self.controls:
             if control not in CONTROLS:
                 raise ConfigError(f"control {control}: must be one of {', '.join(CONTROLS)}")
@@ -247,7 +250,12 @@ def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
             if rounds:
                 yield "evaluate", evaluate(*settings, [(first, start)], judge, config.consistency)
             compared = [pair(config.pair, store, part, seen[CLEAN], [seen[control]]) for control in controls]
-            rounds.append(pair(config.pair, store, part, seen[config.chosen], [seen[view] for view in config.views]))
+            rejected = [seen[view] for view in config.views]
+            pairs = pair(config.pair, store, part, seen[config.chosen], rejected)
+            if config.chosen == CLEAN:
+                about = (config.generate, store, part, start, pairs, seen[CLEAN], config.train.num_pairs)
+                pairs = with_contrast(config.method, config.contrast, config.pair, *about)
+            rounds.append(pairs)
             yield "pair", [rounds[-1], *compared]
             pairs = pairs_of_round(config.round, store, rounds)
             reference = first if config.round.reference == "first" and len(rounds) > 1 else None

@@ -20,6 +20,7 @@ from seva_ray.stages.score_files import Evaluate, write_tallies
 BENCHMARK = ToyBenchmark(num_images=6)
 CONFIG = Evaluate(num_resamples=200)
 METRICS = ("POPE accuracy", "describe recall")
+AGAINST = ("seva", "sft")
 METHODS = ("seva", "seva+image", "sft")
 
 
@@ -60,7 +61,7 @@ def compared(tmp_path: Path) -> list[Compared]:
 
 
 def test_the_counts_of_seeds_are_added_up_and_base_models_are_the_repeats(compared: list[Compared]):
-    table = table_of(CONFIG, BENCHMARK, compared, METRICS)
+    table = table_of(CONFIG, BENCHMARK, compared, METRICS, AGAINST)
     starts = [summed([tally(base)] * 2) for base in (1, 2, 3)]
     of_seva, of_sft = (
         [summed([tally(100 * base + 10 * number + seed) for seed in (1, 2)]) for base in (1, 2, 3)] for number in (0, 2)
@@ -69,8 +70,13 @@ def test_the_counts_of_seeds_are_added_up_and_base_models_are_the_repeats(compar
     assert list(table.against_base["sft"]) == [expected[metric] for metric in METRICS]
     assert len(table.against_base["sft"][0].differences) == 3
     expected = {row.metric: row for row in repeated_bootstrap(of_seva, of_sft, BENCHMARK.metrics, num_resamples=200)}
-    assert list(table.against_first["sft"]) == [expected[metric] for metric in METRICS]
-    assert list(table.against_first) == ["seva+image", "sft"]
+    assert list(table.against["seva"]["sft"]) == [expected[metric] for metric in METRICS]
+    assert {name: list(rows) for name, rows in table.against.items()} == {
+        "seva": ["seva+image", "sft"],
+        "sft": ["seva", "seva+image"],
+    }
+    differences = table.against["sft"]["seva"][0].differences
+    assert differences == pytest.approx([-value for value in expected[METRICS[0]].differences])
     assert summed([tally(1), tally(2)]).counts == pytest.approx(tally(1).counts + tally(2).counts)
 
 
@@ -78,7 +84,7 @@ def test_the_counts_of_seeds_are_added_up_and_base_models_are_the_repeats(compar
     ("above", "said"), [(0.5, "seva gains most, +0.5"), (0.0, "no method gains, and seva comes nearest, +0.0")]
 )
 def test_the_headline_names_a_method_that_gains_or_says_that_none_does(compared: list[Compared], above, said):
-    table = table_of(CONFIG, BENCHMARK, compared, METRICS)
+    table = table_of(CONFIG, BENCHMARK, compared, METRICS, AGAINST)
     rows = {
         method: [replace(rows[0], difference=above if method == "seva" else -1.0, difference_low=-1.0)]
         for method, rows in table.against_base.items()
@@ -93,7 +99,17 @@ def test_the_page_has_each_method_with_its_cost_and_is_drawn_again_only_if_somet
     store = Store(str(tmp_path))
 
     def drawn() -> str:
-        arguments = (CONFIG, store, "c", [BENCHMARK], compared, METRICS, "python <b>", {"train": {"beta": 0.1}})
+        arguments = (
+            CONFIG,
+            store,
+            "c",
+            [BENCHMARK],
+            compared,
+            METRICS,
+            AGAINST,
+            "python <b>",
+            {"train": {"beta": 0.1}},
+        )
         return read_bytes(compare_methods(*arguments)).decode()
 
     page = drawn()
@@ -103,7 +119,10 @@ def test_the_page_has_each_method_with_its_cost_and_is_drawn_again_only_if_somet
         "base model",
         *METHODS,
         *METHODS[1:],
+        *METHODS[:2],
     ]
+    assert "<h2>Against seva</h2>" in page
+    assert "<h2>Against sft</h2>" in page
     assert rows[2].count("<small>control</small>") == 1
     assert "<small>" not in rows[1]
     assert [f"{number}.00</td>" in page for number in (1, 2, 3)] == [True] * 3, "three times the time of a step"
@@ -111,7 +130,9 @@ def test_the_page_has_each_method_with_its_cost_and_is_drawn_again_only_if_somet
     assert "python &lt;b&gt;" in page
     assert "3 methods and controls from 3 base models, with 2 seeds each." in page
     assert "Intervals cover the choice of images and base models, but not" in page
-    starts = [f"{row.start:.1f}" for row in table_of(CONFIG, BENCHMARK, compared, METRICS).against_base["seva"]]
+    starts = [
+        f"{row.start:.1f}" for row in table_of(CONFIG, BENCHMARK, compared, METRICS, AGAINST).against_base["seva"]
+    ]
     assert [part.split("<")[0] for part in rows[3].split('"num">')[1:]] == starts
     assert "<script" not in page
     assert drawn() == page
@@ -129,6 +150,7 @@ def test_a_metric_that_no_benchmark_has_is_named():
     [
         ({"methods": ()}, "methods: at least one is needed, and each only once"),
         ({"methods": ("seva", "seva")}, "methods: at least one is needed"),
+        ({"against": ("dpo",)}, "against dpo: must be one of the methods, seva"),
         ({"models": ()}, "models: at least one is needed"),
         ({"seeds": (1, 1)}, "seeds: at least one is needed"),
         ({"views": ("clean",)}, "view clean: the rejected view must be an augmented one"),

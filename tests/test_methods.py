@@ -37,11 +37,16 @@ def test_each_method_differs_from_seva_in_what_it_says_and_in_nothing_else():
         "seva+image": {"image_weight": 1.0},
         "mdpo": {"image_weight": 1.0, "anchor_weight": 1.0, "image_view": "small_crop"},
         "symmpo": {"symmetric_weight": 0.5, "anchor_weight": 1.0},
+        "contrast": {"anchor_weight": 1.0},
         "swapped": {"swap_sides": True},
         "other-prompt": {"rejected": "other_prompt"},
         "blank-image": {"views": ("blank",)},
         "sft": {"name": "sft"},
+        "contrast-sft": {"name": "sft"},
+        "contrast-turned": {"anchor_weight": 1.0},
     }
+    pairs = {name: method.short_answers for name, method in METHODS.items() if method.short_answers != "view"}
+    assert pairs == {"contrast": "contrast", "contrast-sft": "contrast", "contrast-turned": "turned"}
 
 
 def test_pairs_of_another_kind_have_a_name_of_their_own_unless_the_user_gives_one():

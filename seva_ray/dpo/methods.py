@@ -13,8 +13,13 @@ from seva_ray.dpo.config import Loss, Train
 from seva_ray.pairs.exchange import Rejected
 
 MethodName = Literal[
-    "seva", "anchor", "seva+image", "mdpo", "symmpo", "swapped", "other-prompt", "blank-image", "sft"
+    "seva", "anchor", "seva+image", "mdpo", "symmpo", "contrast",
+    "swapped", "other-prompt", "blank-image", "sft", "contrast-sft", "contrast-turned",
 ]  # fmt: skip
+
+ShortAnswers = Literal["view", "contrast", "turned"]
+"""The pairs of questions that the model answers with a short answer, such as yes: as all others; with chosen answers
+that were found by contrast (VCD, arXiv 2311.16922); or, as a control, with the model's own answer turned round."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,8 @@ class Method:
     """Whose answers are rejected."""
     swap_sides: bool = False
     """Whether chosen and rejected are exchanged in half of the pairs."""
+    short_answers: ShortAnswers = "view"
+    """How pairs of short answers are made."""
     is_control: bool = False
 
 
@@ -51,6 +58,11 @@ METHODS: Mapping[str, Method] = {
         about="SymMPO on SeVa's pairs: each of the two images prefers its own answer, by equal margins; two anchors.",
         loss=Loss(symmetric_weight=0.5, anchor_weight=1.0),
     ),
+    "contrast": Method(
+        about="SeVa and the anchor; the chosen answer to questions such as yes/no ones is found by contrast.",
+        loss=Loss(anchor_weight=1.0),
+        short_answers="contrast",
+    ),
     "swapped": Method(
         about="Control: SeVa with chosen and rejected exchanged in a random half of the pairs.",
         swap_sides=True,
@@ -69,6 +81,18 @@ METHODS: Mapping[str, Method] = {
     "sft": Method(
         about="Control: fine-tuning on the chosen answers of SeVa's pairs.",
         loss=Loss(name="sft"),
+        is_control=True,
+    ),
+    "contrast-sft": Method(
+        about="Control: fine-tuning on the chosen answers of the pairs of contrast.",
+        loss=Loss(name="sft"),
+        short_answers="contrast",
+        is_control=True,
+    ),
+    "contrast-turned": Method(
+        about="Control: contrast, but as many yes/no answers are turned round at random.",
+        loss=Loss(anchor_weight=1.0),
+        short_answers="turned",
         is_control=True,
     ),
 }

@@ -38,8 +38,8 @@ class MetricTable:
     metrics: Sequence[str]
     against_base: Mapping[str, Sequence[Repeated]]
     """For each method and metric, the policies against their base models."""
-    against_first: Mapping[str, Sequence[Repeated]]
-    """For each other method and metric, its policies against those of the first method."""
+    against: Mapping[str, Mapping[str, Sequence[Repeated]]]
+    """For some methods: for each other method and metric, its policies against those of this method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class ComparisonContent:
     title: str
     summary: Sequence[str]
     methods: Sequence[MethodRow]
-    """The first one is what the others are compared with."""
+    """The cost of the others is compared with that of the first one."""
     tables: Sequence[MetricTable]
     command: str
     config: Mapping[str, Any]
@@ -97,6 +97,7 @@ def render(content: ComparisonContent) -> str:
         "comparison_page.html.j2",
         content=content,
         first=first.name,
+        against=list(content.tables[0].against) if content.tables else [],
         costs=[(method, method.step_s / first.step_s if first.step_s else float("nan")) for method in content.methods],
         curves=[(panel, data_uri(svg, "image/svg+xml")) for panel in PANELS if (svg := curve(panel, content.methods))],
         settings=setting_rows(content.config),

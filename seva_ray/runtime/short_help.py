@@ -68,7 +68,10 @@ def beside(name: str, text: str, indent: str = "  ") -> list[str]:
     head = indent + name
     if len(head) < COLUMN and wrapped:
         head, wrapped = f"{head:{COLUMN}}{wrapped[0]}", wrapped[1:]
-    return [head, *(" " * COLUMN + line for line in wrapped)]
+    heads = [head]
+    if len(head) > width():  # many choices
+        heads = textwrap.wrap(name.replace(",", ", "), width(), initial_indent=indent, subsequent_indent=indent * 2)
+    return [*heads, *(" " * COLUMN + line for line in wrapped)]
 
 
 def value_of(value: Any) -> str:

@@ -61,18 +61,19 @@ def compare_methods(
     benchmarks: Sequence[Benchmark],
     compared: Sequence[Compared],
     metrics: Sequence[str],
+    against: Sequence[str],
     command: str,
     settings: Mapping[str, Any],
 ) -> str:
-    """Write the page and return its URI. The first of `compared` is what the others are compared with. A page that was
-    drawn from the same artifacts, by the same code, stays as it is."""
+    """Write the page and return its URI. It stays as it is if the same code draws it from the same artifacts.
+    `against`: the methods that the others are compared with."""
     uri = store.uri(f"comparisons/{name}/index.html")
     shown = {item.name: item.record for each in compared for item in each.artifacts()}
 
     def draw(drawn_from: str) -> str:
         from seva_ray.pages.comparison_page import render  # takes seconds
 
-        tables = [table_of(config, benchmark, compared, metrics) for benchmark in benchmarks]
+        tables = [table_of(config, benchmark, compared, metrics, against) for benchmark in benchmarks]
         content = ComparisonContent(
             title=f"seva_ray: the methods of {name}",
             summary=summary(compared, tables),
@@ -85,12 +86,16 @@ def compare_methods(
         )
         return render(content)
 
-    recipe = recipe_of({"metrics": list(metrics), "evaluate": identity(config)}, shown)
+    recipe = recipe_of({"metrics": list(metrics), "against": list(against), "evaluate": identity(config)}, shown)
     return drawn_once(uri, "compare", recipe, draw, "computing the intervals and drawing the page")
 
 
 def table_of(
-    config: Evaluate, benchmark: Benchmark, compared: Sequence[Compared], metrics: Sequence[str]
+    config: Evaluate,
+    benchmark: Benchmark,
+    compared: Sequence[Compared],
+    metrics: Sequence[str],
+    against: Sequence[str],
 ) -> MetricTable:
     sides = {each.method: tallies_of(each, benchmark) for each in compared}
     names = [metric for metric in metrics if metric in metrics_of(benchmark)]
@@ -102,12 +107,14 @@ def table_of(
         by_name = {row.metric: row for row in found}
         return [by_name[metric] for metric in names]
 
-    first, *others = sides
     return MetricTable(
         title=benchmark.name,
         metrics=names,
         against_base={method: rows(*of_method) for method, of_method in sides.items()},
-        against_first={method: rows(sides[first][1], sides[method][1]) for method in others},
+        against={
+            other: {method: rows(sides[other][1], sides[method][1]) for method in sides if method != other}
+            for other in against
+        },
     )
 
 

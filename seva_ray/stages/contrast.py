@@ -63,6 +63,11 @@ class Contrast:
     """Other views whose answers are candidates, such as sampled-0.7 and sampled-0.7=2."""
     short_answers: tuple[str, ...] = ("Yes", "No", "yes", "no", "Yes.", "No.", "yes.", "no.")
     """If the model's own answer is one of these, all that are written like it (case, full stop) are candidates."""
+    only_short: bool = False
+    """Look for other chosen answers only where the model's own is a short one. Then no other view needs answers."""
+    balanced: bool = execution(True)
+    """Only for the method contrast: keep as many pairs with each chosen answer, so that a model that says yes too often
+    does not only learn to say no."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the log-probabilities."""
     batch_size: int = execution(8)
@@ -79,11 +84,11 @@ class Contrast:
     @property
     def views(self) -> tuple[str, ...]:
         """The views whose answers are needed, the clean one first."""
-        return tuple(dict.fromkeys((CLEAN, self.view, *self.candidates)))
+        return (CLEAN,) if self.only_short else tuple(dict.fromkeys((CLEAN, self.view, *self.candidates)))
 
     @property
     def label(self) -> str:
-        return f"{CONTRAST}-{self.weight:g}-{self.view}"
+        return f"{CONTRAST}-{self.weight:g}-{self.view}" + ("-short" if self.only_short else "")
 
 
 def contrast(
@@ -184,6 +189,8 @@ class Contraster:
     def candidates(self, given: Sequence[Response]) -> list[Response]:
         """The different answers among those given, the clean one first, and the short answers if it is one of them."""
         own, short = given[0], self.work.config.short_answers
+        if self.work.config.only_short and own.text not in short:
+            return [own]
         made = [answer for answer in given if answer.error is None and answer.text]
         if own.text in short:
             alike = [text for text in short if manner(text) == manner(own.text)]
