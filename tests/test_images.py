@@ -2,6 +2,7 @@
 
 import os
 import struct
+import unicodedata
 import warnings
 import zlib
 from io import BytesIO
@@ -165,6 +166,10 @@ def test_broken_exif_does_not_cost_the_photograph() -> None:
 
 BAD_FILES = {
     "empty": (b"", "the file is empty"),
+    "avif": (b"\0\0\0\x1cftypavif\0\0\0\0", "WEBP, BMP, GIF, TIFF, but AVIF; save it as JPEG or PNG"),
+    "heic": (b"\0\0\0\x18ftypheic\0\0\0\0", "but HEIC; save it as JPEG or PNG"),
+    "git lfs": (b"version https://git-lfs.github.com/spec/v1\n", "but a pointer of Git LFS; `git lfs pull` fetches"),
+    "web page": (b"\n<!DOCTYPE html><html>404", "but a web page"),
     "text": (b"this is a text\n", "not an image in one of the formats JPEG, PNG, WEBP, BMP, GIF, TIFF"),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg' width='1' height='1'/>", "not an image in one of the formats"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", "not an image in one of the formats"),
@@ -369,3 +374,28 @@ def test_padding_centres_the_image_with_the_smaller_half_of_the_border_first(
     expected = np.full((max(size), max(size), 3), BLUE)
     expected[offset[1] : offset[1] + size[1], offset[0] : offset[0] + size[0]] = RED
     assert np.array_equal(np.asarray(square), expected)
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "help"),
+    [
+        ("a.JPG", "a.jpg", ", but 'a.JPG' is there"),
+        ("a.png", "a", ", but 'a.png' is there"),
+        ("b/a.png", "b\\a.png", ", but 'b/a.png' is there"),
+        (
+            "\uc0ac\uc9c4.png",
+            unicodedata.normalize("NFD", "\uc0ac\uc9c4.png"),
+            ", but the same name in another Unicode form is",
+        ),
+        ("a.png", "c.png", None),
+    ],
+)
+def test_a_missing_file_with_nearly_the_name_of_another_says_so(
+    tmp_path: Path, there: str, asked: str, help: str | None
+) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / there).write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        load_image(path=asked, data=None, image_root=str(tmp_path))
+    assert f"no such file under image_root{help or ''}" in str(caught.value)
+    assert help is not None or str(caught.value).endswith("no such file under image_root")

@@ -24,11 +24,11 @@ from tests.own_pairs import own_pairs
 QUESTION, CHOSEN, REJECTED = "what color is the ring ?", "the ring is red", "the ring is blue"
 
 
-def user(text: str) -> dict[str, str]:
+def user(text: Any) -> dict[str, Any]:
     return {"role": "user", "content": text}
 
 
-def assistant(text: str) -> dict[str, str]:
+def assistant(text: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
@@ -48,6 +48,31 @@ FORMS: dict[str, Callable[[str, str, str], dict[str, Any]]] = {
         "conversations": [{"from": "human", "value": f"<image>{q}"}],
         "chosen": {"from": "gpt", "value": c}, "rejected": {"from": "gpt", "value": r}, "images": ["a.png"],
     },
+    "RLAIF-V": lambda q, c, r: {
+        "ds_name": "x", "image": "a.png", "question": q, "chosen": c, "rejected": r, "image_path": "elsewhere.jpg",
+    },
+    "RLHF-V": lambda q, c, r: {"image": "a.png", "text": json.dumps({"question": q, "chosen": c, "rejected": r})},
+    "MMPR": lambda q, c, r: {"image": ["a.png"], "question": f"<image>\n{q}", "chosen": c, "rejected": r},
+    "POVID": lambda q, c, r: {
+        "image": "a.png", "conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": c}],
+        "rejected_conversations": [{"from": "human", "value": f"<image>\n{q}"}, {"from": "gpt", "value": r}],
+    },
+    "LLaVA-RLHF": lambda q, c, r: {
+        "image": "a.png", "conversations": [{"from": "human", "value": f"{q}\n<image>"}],
+        "output_1": {"from": "llava", "value": r}, "output_2": {"from": "llava", "value": c}, "preference": 2,
+    },
+    "ms-swift, whole conversations": lambda q, c, r: {
+        "messages": [user(f"<image>{q}"), assistant(c)], "rejected_messages": [user(f"<image>{q}"), assistant(r)],
+        "images": ["a.png"],
+    },
+    "TRL, in parts": lambda q, c, r: {
+        "images": ["a.png"],
+        **{name: [user([{"type": "image"}, {"type": "text", "text": q}]), assistant([{"type": "text", "text": text}])]
+           for name, text in (("chosen", c), ("rejected", r))},
+    },
+    "TRL, prompt as a text": lambda q, c, r: {
+        "prompt": q, "chosen": [assistant(c)], "rejected": json.dumps([assistant(r)]), "images": ["a.png"],
+    },
 }  # fmt: skip
 
 
@@ -63,6 +88,13 @@ def test_every_form_gives_the_question_the_image_and_both_answers(tmp_path: Path
     (prompt,), (answers,) = source.prompts(), source.answers()
     assert (prompt.question, prompt.image_path, prompt.error) == (QUESTION, "a.png", None)
     assert answers == (CHOSEN, REJECTED, None)
+
+
+def test_answers_in_columns_of_other_names_are_told_by_option(tmp_path: Path):
+    written(tmp_path, [{"question": QUESTION, "image": "a.png", "good": CHOSEN, "bad": REJECTED}])
+    source = Preferences(path=str(tmp_path / "rows.json"), columns={"chosen": "good", "rejected": "bad"})
+    assert [prompt.error for prompt in source.prompts()] == [None]
+    assert list(source.answers()) == [(CHOSEN, REJECTED, None)]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +113,28 @@ def test_every_form_gives_the_question_the_image_and_both_answers(tmp_path: Path
             "the chosen conversation does not end with an answer",
         ),
         (["x"], "must be an object"),
+        (
+            {"chosen": [user("a?"), assistant("x")], "rejected": [user("b?"), assistant("y")], "image": "a.png"},
+            "the chosen and the rejected conversation ask different questions",
+        ),
+        (
+            {
+                "messages": [user("a?"), assistant("x")],
+                "rejected_response": "y",
+                "images": ["a.png"],
+                "rejected_images": ["b.png"],
+            },
+            "column 'rejected_images': has another image for the rejected answer, which is not read",
+        ),
+        (
+            {"question": "a?", "image": "a.png", "chosen": ["x", "y"], "rejected": ["z"]},
+            "has 2 chosen answers; rows with one are read",
+        ),
+        (
+            {"prompt": "a?", "image": "a.png", "completions": [{"response": "x"}]},
+            "the row has prompt, image, completions; name yours with --data.columns question NAME image NAME chosen",
+        ),
+        ({"question": "a?", "image": "a.png", "chosen": None, "rejected": "y"}, "empty in this row: chosen"),
     ],
 )
 def test_a_row_that_is_no_pair_is_one_prompt_with_an_error(tmp_path: Path, row: Any, error: str):

@@ -1,10 +1,15 @@
-"""How the text files of sources are read: a JSON list, JSON lines, CSV. Every row comes out, also a broken one."""
+"""How the text files of sources are read: a JSON list, JSON lines, CSV. Every row comes out, also a broken one.
+
+Suffixes may be in upper case. A file may be compressed (.gz, .bz2, .xz), which its last suffix says.
+"""
 
 import csv
 import io
 import json
+import lzma
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from seva_ray.core.errors import InputError
@@ -12,10 +17,41 @@ from seva_ray.sources.base import locate
 
 LINES = (".jsonl", ".ndjson")
 """Suffixes of files that hold one JSON value per line."""
+TABLES = (".csv", ".tsv")
+TEXTS = (".json", *LINES, *TABLES)
+"""Suffixes of files with rows as text."""
+COMPRESSED = (".gz", ".bz2", ".xz")
+DELIMITERS = (",", "\t", ";", "|")
+MAX_CELL_CHARS = 2**27
+"""Largest number of characters in a cell of a CSV file, which may be an image in base64."""
+BROKEN = (OSError, EOFError, ValueError, RecursionError, zlib.error, lzma.LZMAError, csv.Error)
+"""What reading a text file, compressed or not, raises if it is broken."""
 WINDOW_CHARS = 2**20
 """Number of characters of a JSON list that are read at once."""
 WHITE = re.compile(r"[ \t\n\r]*")
 DECODER = json.JSONDecoder()
+
+
+def plain(path: str) -> str:
+    """The path in small letters, without the suffix of a compression: its suffix says how the file is read."""
+    path = path.lower()
+    if path.endswith(".tgz"):
+        return f"{path[:-4]}.tar"
+    return next((path.removesuffix(suffix) for suffix in COMPRESSED if path.endswith(suffix)), path)
+
+
+def text_rows(uri: str) -> Iterator[Any]:
+    """The rows of a file with one of the suffixes TEXTS."""
+    return csv_rows(uri) if plain(uri).endswith(TABLES) else json_rows(uri)
+
+
+def unreadable(uri: str, error: Exception) -> InputError:
+    """One line on a file that cannot be read, with what helps."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{uri}: no such file")
+    if isinstance(error, UnicodeDecodeError):
+        return InputError(f"{uri}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8")
+    return InputError(f"{uri}: {' '.join(str(error).split()) or type(error).__name__}")
 
 
 def json_rows(uri: str, lone: bool = False) -> Iterator[Any]:
@@ -26,14 +62,10 @@ def json_rows(uri: str, lone: bool = False) -> Iterator[Any]:
     """
     filesystem, path = locate(uri)
     try:
-        if not path.endswith(LINES):
-            with filesystem.open(path, "rb") as file:
-                yield from json_list(uri, file, lone)
-                return
-        with filesystem.open(path, "rb") as file:
-            yield from json_lines(file)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{uri}: {'no such file' if isinstance(error, FileNotFoundError) else error}") from None
+        with filesystem.open(path, "rb", compression="infer") as file:
+            yield from json_lines(file) if plain(path).endswith(LINES) else json_list(uri, file, lone)
+    except BROKEN as error:
+        raise unreadable(uri, error) from None
 
 
 def json_list(uri: str, file: Any, lone: bool) -> Iterator[Any]:
@@ -52,11 +84,25 @@ def json_list(uri: str, file: Any, lone: bool) -> Iterator[Any]:
     except NotStreamed:
         text.seek(0)
     rows = json.load(text)  # this says what is wrong and where
-    if lone and isinstance(rows, dict):
-        rows = [rows]
+    if isinstance(rows, dict):
+        rows = [rows] if lone else list_in(rows)
     if not isinstance(rows, list):
-        raise InputError(f"{uri}: must be a JSON list of rows, not {type(rows).__name__}")
+        fields = f" (its fields: {shown(rows)})" if isinstance(rows, dict) else ""
+        raise InputError(f"{uri}: must be a JSON list of rows, not {type(rows).__name__}{fields}")
     yield from rows[num_rows:]
+
+
+def list_in(value: dict[str, Any]) -> Any:
+    """The only list of objects in an object such as {info, data: [...]}; the object itself if it has none, or more."""
+    lists = [item for item in value.values() if isinstance(item, list) and item and isinstance(item[0], dict)]
+    return lists[0] if len(lists) == 1 else value
+
+
+def shown(names: Iterable[Any], limit: int = 12) -> str:
+    """The first names, and how many there are beside them."""
+    every = list(names)
+    more = f", ... ({len(every):,} in all)" if len(every) > limit else ""
+    return ", ".join(str(name)[:60] for name in every[:limit]) + more
 
 
 def has_one_value_per_line(text: io.TextIOWrapper) -> bool:
@@ -158,13 +204,18 @@ def json_value(line: bytes) -> Any:
 def csv_rows(uri: str) -> Iterator[dict[str, Any]]:
     """The rows of a CSV or TSV file with a header line. All values stay texts: `007` is not turned into a number.
 
-    Raises: InputError if the file cannot be read.
+    Cells are separated by commas (by tabs in a .tsv file), or by what the header has instead: a semicolon, a tab, a
+    bar. Raises: InputError if the file cannot be read.
     """
     filesystem, path = locate(uri)
-    delimiter = "\t" if path.endswith(".tsv") else ","
     try:
-        with filesystem.open(path, "rb") as file:
+        with filesystem.open(path, "rb", compression="infer") as file:
+            csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL_CHARS))  # of the whole process, and only larger
             text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-            yield from csv.DictReader(text, delimiter=delimiter, restkey="(more cells)")
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{uri}: {'no such file' if isinstance(error, FileNotFoundError) else error}") from None
+            header = text.readline(WINDOW_CHARS)
+            text.seek(0)
+            own = "\t" if plain(path).endswith(".tsv") else ","
+            delimiter = own if own in header else max(DELIMITERS, key=header.count)
+            yield from csv.DictReader(text, delimiter=delimiter, restkey="(more cells)", skipinitialspace=True)
+    except BROKEN as error:
+        raise unreadable(uri, error) from None

@@ -4,6 +4,8 @@ In: image files, at any depth. Out: prompts in the order of the file names, with
 each other.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,6 +15,11 @@ from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import absolute
 from seva_ray.sources.base import check_names, checked, locate
+
+log = logging.getLogger(__name__)
+
+NOT_READ = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw")
+"""Suffixes of image files in formats that are not decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +67,23 @@ class Folder:
         if not filesystem.isdir(path):
             raise InputError(f"{self.path}: no such directory")
         start = len(path.rstrip("/")) + 1
-        inner = (name[start:] for name in filesystem.find(path))
-        names = sorted(
-            name
-            for name in inner
-            if name.lower().endswith(self.suffixes) and not any(part.startswith(".") for part in name.split("/"))
-        )
+        inner = [name[start:] for name in filesystem.find(path)]
+        seen = [name for name in inner if not any(part.startswith(".") for part in name.split("/"))]
+        names = sorted(name for name in seen if name.lower().endswith(self.suffixes))
+        others = Counter(suffix for name in seen if (suffix := suffix_of(name)) not in self.suffixes)
         if not names:
-            raise InputError(f"{self.path}: no image in this directory (suffixes {', '.join(self.suffixes)})")
+            there = f"; it has {counted(others)}" if others else ""
+            raise InputError(f"{self.path}: no image in this directory (suffixes {', '.join(self.suffixes)}){there}")
+        if left_out := Counter({suffix: count for suffix, count in others.items() if suffix in NOT_READ}):
+            log.warning("%s: left out %s; save them as JPEG or PNG to use them", self.path, counted(left_out))
         return names
+
+
+def suffix_of(name: str) -> str:
+    _, dot, suffix = name.lower().rpartition("/")[2].rpartition(".")
+    return f"{dot}{suffix}" if dot else "no suffix"
+
+
+def counted(suffixes: Counter[str]) -> str:
+    """The most frequent suffixes, each with its number of files."""
+    return ", ".join(f"{count:,} of {suffix}" for suffix, count in suffixes.most_common(4))

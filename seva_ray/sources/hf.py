@@ -8,6 +8,7 @@ streamed: only one batch is in memory.
 import hashlib
 import os
 import re
+import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,8 @@ from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import absolute, exists, is_directory, is_local
 from seva_ray.sources.base import as_object, check_directory, check_names, checked, failed, rows_in
-from seva_ray.sources.files import LINES, csv_rows, json_rows
-from seva_ray.sources.forms import flat, image_of, named, only_known, questions_of
+from seva_ray.sources.files import BROKEN, TEXTS, plain, shown, text_rows, unreadable
+from seva_ray.sources.forms import NoColumn, flat, image_of, named, only_known, questions_of
 
 READERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 """The reader of `datasets` for a file, by its suffix."""
@@ -29,16 +30,23 @@ READERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 KEYS = ("question", "conversation", "image", "prompt_id", "image_id", "source")
 """What a column can be named for."""
 
+BATCH_ROWS = 64
+"""Rows of a parquet file in memory at once. A row group may hold thousands of images."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hf:
     """What Hugging Face `datasets` reads: question and image, `messages`, or ShareGPT's `conversations`."""
 
     kind: ClassVar[str] = "Hf"
+    keys: ClassVar[tuple[str, ...]] = KEYS
+    option: ClassVar[str] = "--source"
+    """How the job's options begin that set these fields."""
 
     path: str = place()
     """A file, a directory, or the name of a data set in Hugging Face's cache. Files are .parquet, .arrow, .json,
-    .jsonl, .csv, .tsv or .tar; a name is like `user/name`, and the cache is that of this machine."""
+    .jsonl, .csv, .tsv or .tar (text files and tars may end in .gz too); a name is like `user/name`, and the cache is
+    that of this machine."""
     image_root: str | None = place(None)
     """The directory that image paths are relative to. By default it is the data set's own directory."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -55,8 +63,8 @@ class Hf:
 
     def __post_init__(self) -> None:
         check_names(self, "path", "split", "source")
-        if (key := only_known(self.columns, KEYS)) is not None:
-            raise ConfigError(f"columns {key!r}: must be one of {', '.join(KEYS)}")
+        if (key := only_known(self.columns, self.keys)) is not None:
+            raise ConfigError(f"columns {key!r}: must be one of {', '.join(self.keys)}")
         if any(not question.strip() for question in self.questions):
             raise ConfigError(f"questions {self.questions}: one of them is empty")
         object.__setattr__(self, "path", found(self.path))
@@ -81,15 +89,13 @@ class Hf:
             yield from self.of_row(row, str(number))
 
     def _rows(self) -> Iterator[Any]:
-        if self.path.endswith((".json", *LINES)):
-            return json_rows(self.path)
-        if self.path.endswith((".csv", ".tsv")):
-            return csv_rows(self.path)
-        return streamed(self.path, self.split, self.subset)
+        if not is_directory(self.path) and plain(self.path).endswith(TEXTS):
+            return text_rows(self.path)
+        return streamed(self.path, self.split, self.subset, self.option)
 
     def of_row(self, row: Any, number: str) -> Iterator[Prompt]:
         """The prompts of a row: one for each question."""
-        prompt_id, source = number, self.source
+        prompt_id, source, given = number, self.source, row
         try:
             row = flat(as_object(row))
             prompt_id = self._told(row, "prompt_id", number)
@@ -101,7 +107,8 @@ class Hf:
             path, data = (None, blob) if (blob := self._cached(path)) is not None else (path, data)
             questions = self.questions or questions_of(row, self.columns)
         except InputError as error:
-            yield failed(prompt_id, f"row {number}: {error}", source)
+            more = self.advice(given, row) if isinstance(error, NoColumn) else ""
+            yield failed(prompt_id, f"row {number}: {error}{more}", source)
             return
         for turn, question in enumerate(questions):
             yield Prompt(
@@ -112,6 +119,13 @@ class Hf:
                 image_path=path,
                 image_bytes=data,
             )
+
+    def advice(self, given: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+        """What the row has, and what helps if a column was not recognised. `row` is `given` without empty columns."""
+        hollow = [str(name) for name in given if name not in row]
+        empty = f"; empty in this row: {shown(hollow)}" if hollow else ""
+        named = " ".join(f"{key} NAME" for key in self.keys if key in ("question", "image", "chosen", "rejected"))
+        return f"; the row has {shown(row) or 'no column'}{empty}; name yours with {self.option}.columns {named}"
 
     def _told(self, row: Mapping[str, Any], key: str, usual: str) -> str:
         value = named(row, self.columns, key)
@@ -131,7 +145,7 @@ class Hf:
             return path
         root = f"{(self.image_root or '').rstrip('/')}/"
         if not path.startswith(root):
-            raise InputError(f"the image {path!r} is outside {root}; give --source.image-root")
+            raise InputError(f"the image {path!r} is outside {root}; give {self.option}.image-root")
         return path.removeprefix(root)
 
 
@@ -148,30 +162,62 @@ def found(path: str) -> str:
         return absolute(path)
 
 
-def streamed(path: str, split: str, subset: str | None) -> Iterator[Any]:
+def streamed(path: str, split: str, subset: str | None, option: str) -> Iterator[Any]:
     """The rows of a data set, read by `datasets`; images stay encoded. Raises: InputError if it cannot read it."""
-    from datasets import DatasetDict, load_dataset, load_from_disk
     from datasets.exceptions import DatasetsError
 
     try:
-        if is_directory(path) and not is_local(path):
-            raise InputError(f"{path}: directories of data sets must be local; source:table reads remote ones")
-        if not is_directory(path):
-            suffix = next((suffix for suffix in READERS if path.endswith(suffix)), None)
-            if suffix is None:
-                known = ", ".join([*READERS, ".json", *LINES, ".csv", ".tsv"])
-                raise InputError(f"{path}: must be a directory, or a file with one of the suffixes {known}")
-            rows = load_dataset(READERS[suffix], data_files={split: path}, split=split, streaming=True)
-        elif exists(f"{path}/dataset_dict.json") or exists(f"{path}/state.json"):
-            saved = load_from_disk(path)
-            if isinstance(saved, DatasetDict):
-                if split not in saved:
-                    raise InputError(f"{path}: no split {split!r}; it has {', '.join(saved)} (--source.split)")
-                saved = saved[split]
-            rows = saved.to_iterable_dataset()
-        else:
-            rows = load_dataset(path, name=subset, split=split, streaming=True)
-        for row in rows.decode(False).with_format("arrow"):
+        rows = in_directory(path, split, subset, option) if is_directory(path) else in_file(path, split)
+        if isinstance(rows, list):
+            for uri in rows:
+                yield from text_rows(uri)
+            return
+        for row in (rows.decode(False) if rows.features else rows).with_format("arrow"):
             yield from rows_in(row)
-    except (DatasetsError, OSError, ValueError, pa.ArrowException) as error:
-        raise InputError(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from None
+    except (DatasetsError, RuntimeError, tarfile.TarError, pa.ArrowException, *BROKEN) as error:
+        raise unreadable(path, error) from None
+
+
+def in_file(path: str, split: str) -> Any:
+    from datasets import load_dataset
+
+    reader = next((reader for suffix, reader in READERS.items() if plain(path).endswith(suffix)), None)
+    if reader is None:
+        known = ", ".join([*READERS, *TEXTS])
+        raise InputError(f"{path}: must be a directory, or a file with one of the suffixes {known}")
+    more = {"batch_size": BATCH_ROWS} if reader == "parquet" else {}
+    return load_dataset(reader, data_files={split: path}, split=split, streaming=True, **more)
+
+
+def in_directory(path: str, split: str, subset: str | None, option: str) -> Any:
+    """The data set in a directory; if it consists of text files, their paths: those are read without guessing types."""
+    from datasets import DatasetDict, load_dataset_builder, load_from_disk
+    from datasets.packaged_modules.csv.csv import Csv
+    from datasets.packaged_modules.json.json import Json
+    from datasets.packaged_modules.parquet.parquet import Parquet
+
+    if not is_local(path):
+        raise InputError(f"{path}: directories of data sets must be local; source:table reads remote ones")
+    if exists(f"{path}/dataset_dict.json") or exists(f"{path}/state.json"):
+        saved = load_from_disk(path)
+        if isinstance(saved, DatasetDict):
+            check_split(path, split, saved, option)
+            saved = saved[split]
+        return saved.to_iterable_dataset()
+    try:
+        builder = load_dataset_builder(path, name=subset)
+    except ValueError as error:
+        more = f" ({option}.subset)" if "onfig" in str(error) else ""
+        raise InputError(f"{unreadable(path, error)}{more}") from None
+    files = builder.config.data_files or {}
+    check_split(path, split, files, option)
+    if isinstance(builder, (Json, Csv)):
+        return [str(file) for file in files[split]]
+    if isinstance(builder, Parquet):
+        builder.config.batch_size = BATCH_ROWS
+    return builder.as_streaming_dataset(split)
+
+
+def check_split(path: str, split: str, splits: Mapping[Any, Any], option: str) -> None:
+    if split not in splits:
+        raise InputError(f"{path}: no split {split!r}; it has {shown(splits) or 'none'} ({option}.split)")

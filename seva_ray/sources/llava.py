@@ -159,8 +159,11 @@ class LlavaJson:
             found = images.get(source, {})
             if not found:
                 others = ", ".join(sorted(images)) or "none of the sources we know"
-                advice = "" if own_root is not None else "; --source.folders takes rows of any folder"
-                raise InputError(f"{self.path}: no row of source {source}; it has {others}{advice}")
+                advice = (
+                    "" if own_root is not None else "; --source.folders takes rows of any folder, source:hf other forms"
+                )
+                example = f"; {len(bad):,} rows cannot be used, such as {bad[0].error}" if bad else ""
+                raise InputError(f"{self.path}: no row of source {source}; it has {others}{advice}{example}")
             if count > len(found):
                 log.warning("%s: %s images of %s, not the %s asked for", self.path, len(found), source, count)
             drawn[source] = sorted(found, key=lambda image: key_of(self.seed, image, "image"))[: count or None]

@@ -1,10 +1,11 @@
 """Preference data made elsewhere: a question about an image, a chosen and a rejected answer.
 
 In: rows in the form of TRL (prompt, chosen, rejected; or chosen and rejected as whole conversations), LLaMA-Factory,
-ms-swift (messages, rejected_response) or the official SeVa JSON (question, image_id, chosen, reject), in every file
-that `source:hf` reads. Out: one prompt for each row, and its two answers.
+ms-swift (messages, rejected_response), RLHF-V, RLAIF-V, POVID, LLaVA-RLHF, MMPR, or the official SeVa JSON (question,
+image_id, chosen, reject), in every file that `source:hf` reads. Out: one prompt for each row, and its two answers.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -12,14 +13,17 @@ from typing import Any, ClassVar
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import Prompt
 from seva_ray.sources.base import failed
-from seva_ray.sources.forms import ASSISTANTS, flat, role_of, text_of
-from seva_ray.sources.hf import Hf
+from seva_ray.sources.forms import ASSISTANTS, NoColumn, as_list, cleaned, flat, named, role_of, spelled, text_of
+from seva_ray.sources.hf import KEYS, Hf
 
 CHOSEN = ("chosen", "messages", "conversations")
 """Columns that may hold the chosen answer. In conversations it is the last turn."""
 
-REJECTED = ("rejected", "reject", "rejected_response", "rejected_messages")
+REJECTED = ("rejected", "reject", "rejected_response", "rejected_messages", "rejected_conversations")
 """Columns that may hold the rejected answer."""
+
+OTHER_IMAGES = ("rejected_images", "rejected_image")
+"""Columns with another image for the rejected answer (mDPO, ms-swift)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,8 @@ class Preferences(Hf):
     """Rows with a chosen and a rejected answer. Every row is one prompt, also if it cannot be used."""
 
     kind: ClassVar[str] = "Preferences"
+    keys: ClassVar[tuple[str, ...]] = (*KEYS, "chosen", "rejected")
+    option: ClassVar[str] = "--data"
 
     source: str = "imported"
     """The source of all rows if no column `source` is named."""
@@ -36,11 +42,12 @@ class Preferences(Hf):
         None."""
         for row in self._rows():
             try:
-                yield *answers_of(row), None
+                yield *answers_of(row, self.columns), None
             except InputError as error:
                 yield "", "", str(error)
 
     def of_row(self, row: Any, number: str) -> Iterator[Prompt]:
+        given = row
         if isinstance(row, Mapping):
             row = as_asked(row)
         found = list(super().of_row(row, number))
@@ -49,17 +56,27 @@ class Preferences(Hf):
             yield failed(number, error, self.source)
             return
         try:
-            answers_of(row)
+            answers_of(row, self.columns)
         except InputError as error:
-            yield replace(found[0], error=found[0].error or f"row {number}: {error}")
+            more = self.advice(given, row) if isinstance(error, NoColumn) else ""
+            yield replace(found[0], error=found[0].error or f"row {number}: {error}{more}")
             return
         yield from found
 
 
 def as_asked(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with its question and image under names that are recognised: the official JSON names the image's file
-    `image_id`, and in TRL's form without `prompt` the question is in the chosen conversation."""
+    """The row with its question, image and answers under names that are recognised.
+
+    The official JSON names the image's file `image_id`. In TRL's form without `prompt`, the question is in the chosen
+    conversation. RLHF-V has question and answers as JSON in the column `text`. LLaVA-RLHF has two answers, and the
+    number of the better one.
+    """
     row = flat(row)
+    if isinstance(text := row.get("text"), str) and text.lstrip().startswith("{") and not row.keys() & {*CHOSEN}:
+        row |= object_in(text)
+    if row.get("preference") in (1, 2) and {"output_1", "output_2"} <= row.keys():
+        better = row["preference"]
+        row |= {"chosen": row[f"output_{better}"], "rejected": row[f"output_{3 - better}"]}
     if "image_id" in row and "reject" in row:
         row["image"] = row.get("image") or row["image_id"]
     chosen = row.get("chosen")
@@ -69,22 +86,55 @@ def as_asked(row: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def answers_of(row: Any) -> tuple[str, str]:
-    """The chosen and the rejected answer of a row. Raises: InputError if it has not both."""
+def object_in(text: str) -> dict[str, Any]:
+    """The fields of a JSON object, without empty ones; none if the text is no JSON object."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return flat(value) if isinstance(value, dict) else {}
+
+
+def answers_of(row: Any, columns: Mapping[str, str]) -> tuple[str, str]:
+    """The chosen and the rejected answer of a row. Raises: InputError if it has not both, or if they answer different
+    questions or images."""
     if not isinstance(row, Mapping):
         raise InputError("must be an object with a chosen and a rejected answer")
-    return answer_in(row, CHOSEN, "chosen"), answer_in(row, REJECTED, "rejected")
+    row = as_asked(row)
+    chosen, rejected = side_of(row, columns, "chosen", CHOSEN), side_of(row, columns, "rejected", REJECTED)
+    of_chosen, of_rejected = questions_in(chosen), questions_in(rejected)
+    if of_chosen and of_rejected and of_chosen != of_rejected:
+        raise InputError("the chosen and the rejected conversation ask different questions")
+    for name in OTHER_IMAGES:
+        if name in row and row[name] not in (row.get("images"), row.get("image")):
+            raise InputError(f"column {name!r}: has another image for the rejected answer, which is not read")
+    return answer_in(chosen, "chosen"), answer_in(rejected, "rejected")
 
 
-def answer_in(row: Mapping[str, Any], names: tuple[str, ...], what: str) -> str:
-    """An answer: a text, a turn, or the last turn of a conversation."""
-    row = flat(row)
-    value = next((row[name] for name in names if name in row), None)
+def side_of(row: Mapping[str, Any], columns: Mapping[str, str], what: str, names: tuple[str, ...]) -> Any:
+    """What the row has as chosen, or as rejected: a text, a turn, or a conversation."""
+    value = named(row, columns, what)
     if value is None:
-        raise InputError(f"no column with the {what} answer ({', '.join(names)}); the row has {', '.join(row)}")
-    turn = value[-1] if isinstance(value, list) else value
+        value = next((row[name] for name in spelled(row, names)), None)
+    if value is None:
+        raise NoColumn(f"no column with the {what} answer ({', '.join(names)})")
+    turns = as_list(value) if not isinstance(value, list) else value
+    return turns if turns and isinstance(turns[0], Mapping) else value
+
+
+def questions_in(side: Any) -> list[str]:
+    """The user's turns in a conversation; none in another value."""
+    turns = [turn for turn in side if isinstance(turn, Mapping)] if isinstance(side, list) else []
+    return [cleaned(text_of(turn)) for turn in turns if role_of(turn) not in (*ASSISTANTS, "system")]
+
+
+def answer_in(side: Any, what: str) -> str:
+    """An answer: a text, a turn, or the last turn of a conversation."""
+    if isinstance(side, list) and len(side) > 1 and isinstance(side[0], str):
+        raise InputError(f"has {len(side)} {what} answers; rows with one are read")
+    turn = side[-1] if isinstance(side, list) and side else side
     if isinstance(turn, Mapping):
-        if isinstance(value, list) and role_of(turn) not in ASSISTANTS:
+        if isinstance(side, list) and role_of(turn) not in ASSISTANTS:
             raise InputError(f"the {what} conversation does not end with an answer")
         turn = text_of(turn)
     if not isinstance(turn, str):

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import threading
+import unicodedata
 import urllib.parse
 import warnings
 from io import BytesIO
@@ -24,6 +25,28 @@ from seva_ray.core.patience import StorageUnavailable, patiently
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 """Formats that are decoded. They are recognised by content, not by suffix. Vector formats, scripts and rarely used
 decoders are left out."""
+
+SUFFIXES = ("jpg", "jpeg", "png", "webp")
+"""Suffixes that are tried if a path names no file."""
+
+OTHER_FORMATS = (
+    (b"ftypavif", "AVIF; save it as JPEG or PNG"),
+    (b"ftypheic", "HEIC; save it as JPEG or PNG"),
+    (b"ftypheix", "HEIC; save it as JPEG or PNG"),
+    (b"ftypmif1", "HEIC; save it as JPEG or PNG"),
+    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "JPEG 2000; save it as JPEG or PNG"),
+    (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "JPEG XL; save it as JPEG or PNG"),
+    (b"version https://git-lfs", "a pointer of Git LFS; `git lfs pull` fetches the image"),
+    (b"<!doctype html", "a web page"),
+    (b"<html", "a web page"),
+    (b"<svg", "SVG; save it as PNG"),
+    (b"<?xml", "XML, such as SVG; save it as PNG"),
+    (b"%pdf", "PDF; save its page as PNG"),
+    (b"8bps", "a Photoshop file; save it as PNG"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"pk\x03\x04", "a zip archive"),
+)
+"""How other files begin that people have among their images (ISO media files: bytes 4 to 12), and what they are."""
 
 MAX_PIXELS = 64_000_000
 """Default limit for the pixels of an image, and of the square that it is padded to where it is padded. PIL's own limit
@@ -71,6 +94,8 @@ def load_image(
             data = patiently(lambda: read_image(path, image_root, max_bytes), f"{image_root}/{path}", refusals=False)
         except StorageUnavailable:
             raise
+        except FileNotFoundError:
+            raise InputError(f"{name}: no such file under image_root{likely(path, image_root)}") from None
         except (OSError, ValueError, ImportError) as error:  # ImportError: the URI scheme is not installed
             raise InputError(f"{name}: {_reason(error)}") from None
     try:
@@ -82,6 +107,8 @@ def load_image(
         with quiet, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _decode(data, max_pixels, padded)
+    except UnidentifiedImageError:
+        raise InputError(f"{name}: {found_instead(data)}") from None
     except Exception as error:  # decoders raise all kinds of errors, and one file must not end a job
         raise InputError(f"{name}: {_reason(error)}") from None
 
@@ -177,11 +204,30 @@ def _check_local(root: str, full: str) -> None:
         raise InputError("not a regular file")
 
 
+def found_instead(data: bytes) -> str:
+    """What the content of a file is that is no image in one of the known formats."""
+    start = data[:200].lstrip().lower()
+    kind = next((kind for mark, kind in OTHER_FORMATS if mark in (data[4:12], data[:12]) or start.startswith(mark)), "")
+    return f"not an image in one of the formats {', '.join(FORMATS)}{kind and f', but {kind}'}"
+
+
+def likely(path: str | None, image_root: str | None) -> str:
+    """What helps if the path names no file, but a file that is there has nearly this name; else an empty text."""
+    if path is None or not image_root or not os.path.isdir(image_root):
+        return ""
+    slashes = path.replace("\\", "/")
+    stem, dot, suffix = slashes.rpartition(".")
+    near = [slashes, *(unicodedata.normalize(form, slashes) for form in ("NFC", "NFD"))]
+    near += [f"{stem}.{other}" for other in (suffix.lower(), suffix.upper(), *SUFFIXES)] if dot else []
+    near += [f"{slashes}.{other}" for other in SUFFIXES]
+    there = next((name for name in near if os.path.isfile(os.path.join(image_root, name))), None)
+    if there is None:
+        return ""
+    same = unicodedata.normalize("NFC", there) == unicodedata.normalize("NFC", path)
+    return ", but the same name in another Unicode form is there" if same else f", but {there!r} is there"
+
+
 def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file under image_root"
-    if isinstance(error, UnidentifiedImageError):
-        return f"not an image in one of the formats {', '.join(FORMATS)}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return _short(" ".join(str(error).split())) or type(error).__name__
