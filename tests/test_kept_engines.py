@@ -1,6 +1,6 @@
 """A job starts its engines once: they wait between two generations, and go if something else needs their place."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,7 +67,7 @@ class Counted(Pool):
         self.waiting += [(task, int(task.split("x")[1])) for task in tasks]
         self.most = max(self.most, len(self.waiting))
 
-    def commit(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+    def commit(self) -> Generator[dict[str, Any], None, None]:
         while True:
             task, left = self.waiting.pop(0)
             self.waiting[:0] = [(task, left - 1)] if left > 1 else []

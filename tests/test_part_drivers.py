@@ -1,7 +1,7 @@
 """Many units are dealt out in parts to drivers of their own: each unit is made once, whatever dies."""
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ class Pools:
 
 
 @pytest.fixture
-def pools(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pools]:
+def pools(monkeypatch: pytest.MonkeyPatch) -> Pools:
     pools = Pools()
     monkeypatch.setattr(part_drivers, "answered", pools.answered)
     monkeypatch.setattr(part_drivers, "restarted", lambda: False)

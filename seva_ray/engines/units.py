@@ -99,7 +99,7 @@ class Units(Sequence[Unit]):
         begin, end = np.searchsorted(self.numbers, [first, last])
         return self[begin:end]
 
-    def only(self, chosen: Sequence[bool]) -> "Units":
+    def only(self, chosen: Sequence[bool] | np.ndarray) -> "Units":
         """Those for which `chosen` is true."""
         return Units(self.like, self.numbers[np.asarray(chosen, bool)])
 

@@ -99,7 +99,7 @@ class Pool:
         when few are at work."""
         to_come, num_open, most = iter(tasks), 0, 0
         while True:
-            more = []
+            more: list[str] = []
             while 2 * num_open <= most or (more and num_open < most):
                 if (task := next(to_come, None)) is None:
                     break

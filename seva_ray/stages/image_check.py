@@ -1,8 +1,10 @@
 """image_check: opens a sample of the images before a model loads, because a wrong directory is known in a second."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from heapq import nsmallest
 from typing import Any
+
+import numpy as np
 
 from seva_ray.core.errors import InputError
 from seva_ray.core.patience import StorageUnavailable
@@ -58,7 +60,7 @@ def check_images(
     )
 
 
-def sample_of_shards(numbers: Sequence[int]) -> list[int]:
+def sample_of_shards(numbers: np.ndarray) -> list[int]:
     """The numbers of the shards of which `sample_of` would read any."""
     return nsmallest(NUM_SHARDS, map(int, numbers), key=lambda number: key_of(0, "image check", shard_name(number)))
 
