@@ -29,6 +29,9 @@ ROOT = Path("build/bench/job")
 BASE = Path("build/bench/start/models/toy-1/model")
 """The base model of the benchmark of starts."""
 LOOK_EVERY_S = 0.1
+SECOND = "generate, time 2"
+SECOND_LIMIT_S = 3.0
+"""The policy answers six questions, so nearly all of its time is fixed."""
 
 KINDS = (
     ("full.py", "driver"),
@@ -77,7 +80,8 @@ def main(config: BenchJob) -> None:
     RESULTS.write_text(json.dumps(vars(best), indent=1))
     print(f"a whole small job: {best.wall_s:.1f} s, {best.cpu_s:.1f} CPU s")
     for stage, seconds in best.of_stages.items():
-        print(f"  {stage:<22}{seconds:7.1f} s")
+        target = f" (target: at most {SECOND_LIMIT_S:g} s)" if stage == SECOND else ""
+        print(f"  {stage:<22}{seconds:7.1f} s{target}")
     for kind, seconds in best.of_kinds.items():
         print(f"  {kind:<22}{seconds:7.1f} CPU s in {best.num_processes[kind]} processes")
 

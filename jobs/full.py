@@ -43,6 +43,7 @@ from seva_ray.engines.config import Generate
 from seva_ray.pairs.files import CONTRAST, GROUND_TRUTH
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
+from seva_ray.runtime.kept_engines import kept_engines
 from seva_ray.runtime.progress import say
 from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_name, check_start, starting_model
@@ -226,7 +227,7 @@ def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
     parts = prompts_of_rounds(config.round, store, prompts, config.rounds)
     tests = prepare_benchmarks(config.prepare, store, benchmarks)
     yield "prepare", [prompts]
-    with cluster():
+    with cluster(), kept_engines():
         for name in config.names() if trains else ():
             check_training(config.train, store, name)
         first = start = starting_model(store, config.model, config.toy)
@@ -234,7 +235,8 @@ def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
             check_training_memory(config.train, store, name, start)
         settings, rounds = (config.evaluate, config.generate, store, benchmarks, tests), list[Artifact]()
         for name, part in zip(config.names(), parts, strict=True):
-            # One pool of engines answers the training prompts in every view and the benchmarks.
+            # One pool of engines answers the training prompts in every view and the benchmarks. It is kept for the
+            # policy's answers, if training has room beside it.
             controls = () if rounds else config.controls
             views = tuple(dict.fromkeys((*config.clean(), *config.views, *controls)))
             work = [*((part, view) for view in views), *((test, CLEAN) for test in tests)]

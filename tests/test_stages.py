@@ -142,7 +142,7 @@ def test_a_job_whose_name_another_one_took_meanwhile_is_told_in_a_line_and_write
 
 
 def test_encoding_asks_for_memory_by_the_rows_of_its_shards_and_the_images_that_views_do_not_share(run: Run):
-    units = []
+    units: list[Unit] = []
     for view in ("diffusion-300", "moco", "sampled-0.7"):
         responses = open_responses(run.config, run.store, run.model, run.prompts, view)
         units += missing_units(run.model, run.prompts, view, responses)[:1]

@@ -76,6 +76,11 @@ class Tally:
         if counts.reasons.counts:
             self.failed[name] = counts.reasons
 
+    def update(self, other: "Tally") -> None:
+        """Add what others have added up."""
+        self.numbers.update(other.numbers)
+        self.failed |= other.failed
+
     @property
     def reasons(self) -> Reasons:
         """All reasons. Their examples are of the first files, whichever was committed first."""

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, overload
+
+import numpy as np
 
 from seva_ray.augmentations import CONTROL_BATCH, temperature_of
 from seva_ray.core.artifacts import Artifact, versions
 from seva_ray.core.records import LADDER_SCHEMA, RESPONSE_SCHEMA, Response, table
 from seva_ray.core.seeds import key_of
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import exists, read_schema, read_table, write_table
 from seva_ray.core.verification import column
 from seva_ray.engines import Generator, Request
@@ -57,6 +60,48 @@ class Unit:
     def of(cls, fields: Mapping[str, Any]) -> "Unit":
         """The unit of these fields, which have been JSON on the way."""
         return cls(**{**fields, "below": tuple(fields["below"])})
+
+
+@dataclass(frozen=True)
+class Units(Sequence[Unit]):
+    """Units of one artifact. They differ only in the number of their shard, and are made when they are asked for, so
+    that each takes four bytes of memory."""
+
+    like: Unit
+    """A unit whose URIs are those of the directories."""
+    numbers: np.ndarray
+    """Numbers of their shards, int32 (units,), in ascending order."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> Unit: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Units": ...
+    def __getitem__(self, place: int | slice) -> "Unit | Units":
+        if isinstance(place, slice):
+            return Units(self.like, self.numbers[place])
+        return self.of_shard(int(self.numbers[place]))
+
+    def of_shard(self, number: int) -> Unit:
+        name, like = shard_name(number), self.like
+        return replace(
+            like,
+            prompts_uri=f"{like.prompts_uri}/{name}",
+            responses_uri=f"{like.responses_uri}/{name}",
+            below=tuple(f"{uri}/{name}" for uri in like.below),
+            images=like.images and f"{like.images}/{name}",
+        )
+
+    def between(self, first: int, last: int) -> "Units":
+        """Those of the shards from number `first` up to, and without, number `last`."""
+        begin, end = np.searchsorted(self.numbers, [first, last])
+        return self[begin:end]
+
+    def only(self, chosen: Sequence[bool] | np.ndarray) -> "Units":
+        """Those for which `chosen` is true."""
+        return Units(self.like, self.numbers[np.asarray(chosen, bool)])
 
 
 @dataclass(frozen=True, kw_only=True)

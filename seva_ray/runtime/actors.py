@@ -2,7 +2,7 @@
 
 import gc
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,22 +16,33 @@ NUM_TASKS = 20_000
 number of shards of a large run."""
 
 
-def rows_of(dataset: Callable[[], Any], first: str, others: str) -> Iterator[dict[str, Any]]:
+def rows_of(
+    dataset: Callable[[], Any], first: str, others: str, one_by_one: bool = False
+) -> Generator[dict[str, Any], None, None]:
     """Make a dataset, run it, and yield its rows as they arrive. Until the first row is there, the heartbeat says
-    `first`; then it says `others`."""
+    `first`; then it says `others`. `one_by_one`: a task that makes several rows hands over each as soon as it is made;
+    no row has to wait for the next one."""
     import ray.data
 
     # The error of an earlier job of this process and its frames refer to each other. Until they are collected they may
     # keep that job's actors, whose CPUs the new job then waits for.
     gc.collect()
     context = ray.data.DataContext.get_current()
-    context.target_max_block_size = None  # a unit stays one block, whatever its size
+    # A unit stays one block, whatever its size. With the limit of a byte, each row is a block.
+    context.target_max_block_size = 1 if one_by_one else None
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # Ray's wrapper would arrive without the cause of the error
     created = dataset()
     # Ray Data sets its own log level when a dataset is made. It also raises every error that it logs.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    yield from awaited(created.iter_rows(), first, others)
+    if not one_by_one:
+        yield from awaited(created.iter_rows(), first, others)
+        return
+    blocks = iter(created.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+    try:
+        yield from awaited((row for block in blocks for row in block.to_pylist()), first, others)
+    finally:
+        blocks.close()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
@@ -28,13 +28,26 @@ from seva_ray.engines.units import UNITS_PER_CALL, Unit, answer, is_committed
 from seva_ray.engines.vllm_models import check_architecture, check_attention
 from seva_ray.planning.memory import engine_refusal, sequences_held
 from seva_ray.runtime import metrics, preflight
-from seva_ray.runtime.actors import rows_of, told
+from seva_ray.runtime.actors import told
 from seva_ray.runtime.cluster import join
+from seva_ray.runtime.kept_engines import PoolSettings, engines
 from seva_ray.runtime.progress import Progress, say
-from seva_ray.runtime.resources import GENERATION, Need, capacity, check_places, kind, nodes, options, total
-from seva_ray.runtime.sizing import engines_at_once, gpus_each, num_engines
+from seva_ray.runtime.resources import (
+    GENERATION,
+    Need,
+    capacity,
+    check_places,
+    has_gpus,
+    is_one_node,
+    kind,
+    nodes,
+    options,
+    total,
+)
+from seva_ray.runtime.sizing import MOST_ENGINES, engines_at_once, gpus_each, num_engines
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.model_shape import PHOTOGRAPH, shape_of
+from seva_ray.vlm.models import architecture
 from seva_ray.vlm.views import Viewer
 
 ROW_BYTES = 2**19
@@ -91,55 +104,75 @@ def portions(shards: Sequence[list[Unit]]) -> Iterator[list[list[Unit]]]:
 
 def commits(config: Generate, shards: Sequence[Sequence[Unit]]) -> Iterator[dict[str, Any]]:
     """The row that UnitWorker returns for each unit that it has committed. `shards`: the units of each shard."""
+    join()
+    shards = split(shards, 2 * config.units_per_engine * num_engines(config, capacity()))
+    most = max(map(num_encoded, shards))
+    return answered(config, shards[0][0], most, shards, len(shards), sum(map(len, shards)))
+
+
+def answered(
+    config: Generate, first: Unit, most: int, shards: Iterable[Sequence[Unit]], num_shards: int, num_units: int
+) -> Iterator[dict[str, Any]]:
+    """The same for shards that are drawn when they are due. `first`: one of the units. `most`: the largest number of
+    images that are encoded for a shard. `num_shards` and `num_units`: how many there are, as far as is known."""
     import ray.data
 
-    join()
-    first = shards[0][0]
     if isinstance(config.engine, VllmEngine):
         check_architecture(local_outline(first.model_directory))
         reads = encoder(config.engine, first.model_directory, first.system, config.image_options)
         check_attention(reads, on_cpu=not gpus_each(config, capacity()))
     there = capacity()
-    shards = split(shards, 2 * config.units_per_engine * num_engines(config, there))
-    need = encoding_need(max(map(num_encoded, shards)), row_bytes(config, first))
+    need = encoding_need(most, row_bytes(config, first))
     check_engines(config, need)
     check_memory(config, first.model_directory)
     # Ray Data adds engines one by one, each when all before it are loaded and busy, and ends those that wait for units.
-    at_once = min(engines_at_once(config, there, total(nodes())), math.ceil(len(shards) / config.units_per_engine))
-    return rows_of(
-        lambda: (
-            ray.data.from_items([task_of(units) for units in shards], override_num_blocks=len(shards))
-            .map_batches(
-                encode_units,
-                batch_size=1,
-                fn_kwargs={"config": config},
-                **options(need),  # with the engines' resources, Ray Data would run this inside the engine actors
-            )
-            .map_batches(
-                UnitWorker,
-                batch_size=1,
-                batch_format="numpy",
-                **options(engine_need(config)),
-                compute=ray.data.ActorPoolStrategy(
-                    min_size=max(config.min_engines, at_once),
-                    max_size=config.max_engines or num_engines(config, there),
-                    # As many units again wait at the actor: the pool grows if units wait, and pixels arrive in time.
-                    max_tasks_in_flight_per_actor=2 * config.units_per_engine,
-                    max_concurrent_calls_per_actor=config.units_per_engine,
-                    enable_true_multi_threading=True,
-                ),
-                fn_constructor_args=(config.engine, config.decoding, first.model_directory, config.image_options),
-            )
-        ),
-        first="generate: waiting for an engine to load the model and answer the first unit",
-        others="generate: waiting for the next unit",
+    at_once = min(engines_at_once(config, there, total(nodes())), math.ceil(num_shards / config.units_per_engine))
+    largest = config.max_engines or num_engines(config, there)
+
+    def commits_of(tasks: Any) -> Any:
+        return tasks.map_batches(
+            encode_units,
+            batch_size=1,
+            fn_kwargs={"config": config},
+            **options(need),  # with the engines' resources, Ray Data would run this inside the engine actors
+        ).map_batches(
+            UnitWorker,
+            batch_size=1,
+            batch_format="numpy",
+            **options(engine_takes(config)),
+            compute=ray.data.ActorPoolStrategy(
+                min_size=max(config.min_engines, at_once),
+                max_size=largest,
+                # As many units again wait at the actor: the pool grows if units wait, and pixels arrive in time.
+                max_tasks_in_flight_per_actor=2 * config.units_per_engine,
+                max_concurrent_calls_per_actor=config.units_per_engine,
+                enable_true_multi_threading=True,
+            ),
+            fn_constructor_args=(config.engine, config.decoding, first.model_directory, config.image_options),
+        )
+
+    settings = PoolSettings(
+        alike=(config, architecture(first.model_directory)),
+        encoding_memory=need["memory"],
+        engines=Need("an engine", largest, engine_takes(config)),
+        most_tasks=4 * config.units_per_engine * largest + 2 * int(min(there.get("CPU", 0), MOST_ENGINES)),
+        most_units=UNITS_PER_CALL,
     )
+    with engines(settings, commits_of, num_units) as pool:
+        yield from pool.answered((task_of(units)["units"], len(units)) for units in shards)
 
 
 def engine_need(config: Generate) -> dict[str, float]:
     """The resources that one engine takes of its node."""
     gpus = gpus_each(config, capacity())
     return {"CPU": 1, "GPU": gpus} | kind(GENERATION, max(1, gpus))
+
+
+def engine_takes(config: Generate) -> dict[str, float]:
+    """The resources that Ray counts for an engine. On a single machine without GPUs it takes no CPU: it computes on all
+    of them whenever it has work, and while it waits, the job's other stages need them."""
+    need = engine_need(config)
+    return need | ({"CPU": 0} if is_one_node() and not has_gpus() else {})
 
 
 def row_bytes(config: Generate, unit: Unit) -> float:

@@ -7,7 +7,10 @@ a retry or a second copy of the same task changes nothing, and a restart runs on
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
+
+import numpy as np
 
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view, temperature_of, undrawn
 from seva_ray.augmentations.ladder import Ladder, plain_view, views_below
@@ -21,7 +24,7 @@ from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
 from seva_ray.engines.counts import Tally, read_counts
 from seva_ray.engines.ladder import not_carried
-from seva_ray.engines.units import Unit, commit, failed_in, other_versions
+from seva_ray.engines.units import Unit, Units, commit, failed_in, other_versions
 from seva_ray.runtime import metrics
 from seva_ray.runtime.actors import results_of, told
 from seva_ray.runtime.cluster import join
@@ -29,7 +32,8 @@ from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.engine_pool import encoder, run_units
-from seva_ray.stages.image_check import check_images
+from seva_ray.stages.image_check import check_images, sample_of_shards
+from seva_ray.stages.part_drivers import UNITS_PER_DRIVER, Made, run_parts
 from seva_ray.stages.prepare import own_system, shard_name
 from seva_ray.stages.regenerate import images_name, is_regenerated, open_images, regenerate
 from seva_ray.vlm.encoding import options_of
@@ -77,7 +81,7 @@ def generated(config: Generate, store: Store, work: Sequence[GenerationTask]) ->
 
 def generated_alone(config: Generate, store: Store, work: Sequence[GenerationTask]) -> Iterator[Artifact]:
     """The same as `generated`, while no other job makes any of these artifacts."""
-    pools: dict[str, list[Unit]] = {}
+    pools: dict[str, list[Units]] = {}
     begun: dict[str, Artifact] = {}
     num_missing: Counter[str] = Counter()
     tallies: dict[str, Tally] = {}
@@ -93,40 +97,54 @@ def generated_alone(config: Generate, store: Store, work: Sequence[GenerationTas
             artifact = artifact.reopened()
         if missing:
             pools.setdefault(architecture(model.directory), []).extend(missing)
-            begun[artifact.uri], num_missing[artifact.uri] = artifact, len(missing)
+            begun[artifact.uri], num_missing[artifact.uri] = artifact, sum(map(len, missing))
             tallies[artifact.uri] = tally_of(prompts, artifact, missing)
         else:
             yield metrics.reused(artifact) if artifact.complete else finish_responses(prompts, artifact)
     names = {model.directory: model.name for model, _, _ in work}
-    check_images_of(config, [unit for units in pools.values() for unit in units])
-    for units in pools.values():
-        of_pool = dict.fromkeys(names[unit.model_directory] for unit in units)
-        say(f"generate with {', '.join(of_pool)}: {len(units):,} units to do")
-        for unit, of_unit in run_units(config, units):
-            uri, _, name = unit.responses_uri.rpartition("/")
-            num_missing[uri] -= 1
-            tallies[uri].add(name, of_unit)
+    check_images_of(config, [units for of_pool in pools.values() for units in of_pool])
+    for of_pool in pools.values():
+        of_models = dict.fromkeys(names[units.like.model_directory] for units in of_pool)
+        say(f"generate with {', '.join(of_models)}: {sum(map(len, of_pool)):,} units to do")
+        for uri, num_units, tally in made(config, of_pool):
+            num_missing[uri] -= num_units
+            tallies[uri].update(tally)
             if not num_missing[uri]:
                 with waiting("generate: completing the responses"):
                     finished = finish_with(begun[uri], tallies[uri])
                 yield finished
 
 
-def take_from(whole: Artifact, units: Sequence[Unit]) -> bool:
+def made(config: Generate, missing: Sequence[Units]) -> Iterator[Made]:
+    """What is committed of these units: by one driver or, of many units, by several."""
+    if sum(map(len, missing)) > UNITS_PER_DRIVER:
+        yield from run_parts(config, missing)
+        return
+    for unit, counts in run_units(config, [unit for units in missing for unit in units]):
+        uri, _, name = unit.responses_uri.rpartition("/")
+        tally = Tally()
+        tally.add(name, counts)
+        yield uri, 1, tally
+
+
+def take_from(whole: Artifact, missing: Sequence[Units]) -> bool:
     """Make these units of a ladder's step from all prompts' answers at that step, which are there: no model runs."""
-    for unit in units:
+    for unit in chain.from_iterable(missing):
         rows = [Response(**row) for row in read_table(whole.path(unit.responses_uri.rpartition("/")[2])).to_pylist()]
         commit(unit, not_carried(rows, unit.below))
     return True
 
 
-def check_images_of(config: Generate, units: Sequence[Unit]) -> None:
+def check_images_of(config: Generate, missing: Sequence[Units]) -> None:
     """Open a sample of the images of each prompt set of these units. Raises: InputError if too few can be opened."""
-    shards: dict[tuple[str, str | None], list[str]] = {}
-    for unit in units:
-        shards.setdefault((unit.prompts_uri.rpartition("/")[0], unit.image_root), []).append(unit.prompts_uri)
-    for (_, image_root), of_set in shards.items():
-        padded = encoder(config.engine, units[0].model_directory, units[0].system, config.image_options).crops
+    sets: dict[tuple[str, str | None], set[int]] = {}
+    for units in missing:
+        drawn = sample_of_shards(units.numbers)
+        sets.setdefault((units.like.prompts_uri, units.like.image_root), set()).update(drawn)
+    for (uri, image_root), numbers in sets.items():
+        like = missing[0].like
+        padded = encoder(config.engine, like.model_directory, like.system, config.image_options).crops
+        of_set = [f"{uri}/{shard_name(number)}" for number in sorted(numbers)]
         given = (of_set, image_root, config.max_image_pixels, config.max_unreadable, padded)
         if image_root and is_local(image_root) and not is_directory(image_root):
             join()  # the nodes that encode images may have what the driver's machine lacks
@@ -173,17 +191,17 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
     return store.open(name_of(model, prompts, view), config=recipe, inputs=inputs, made_from=made_from)
 
 
-def units_to_do(config: Generate, model: Model, prompts: Artifact, view: str, artifact: Artifact) -> list[Unit]:
+def units_to_do(config: Generate, model: Model, prompts: Artifact, view: str, artifact: Artifact) -> list[Units]:
     """The units that are missing, and those of which some rows are to be tried again."""
-    missing = [] if artifact.complete else missing_units(model, prompts, view, artifact)
-    if not config.retry_failed:
-        return missing
-    there = {unit.responses_uri for unit in missing}
-    others = [unit for unit in units_of(model, prompts, view, artifact, retry=True) if unit.responses_uri not in there]
-    return missing + [unit for unit, ids in zip(others, read_each(failed_in, others), strict=True) if ids]
+    found = [] if artifact.complete else [missing_units(model, prompts, view, artifact)]
+    if config.retry_failed:
+        others = units_of(model, prompts, view, artifact, retry=True)
+        others = others.only(~np.isin(others.numbers, [number for units in found for number in units.numbers]))
+        found.append(others.only([bool(ids) for ids in read_each(failed_in, others)]))
+    return [units for units in found if len(units)]
 
 
-def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact) -> list[Unit]:
+def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact) -> Units:
     begun = artifact.begun and not artifact.stale
     done = whole_shards(artifact.uri, prompts.uri) - artifact.damaged.keys() if begun else set()
     of_artifact = units_of(model, prompts, view, artifact)
@@ -192,10 +210,10 @@ def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact
             f"generate: {artifact.name} was begun by other versions ({', '.join(changes)}), so its answers will be of "
             f"both; remove {artifact.uri} to make them all by one"
         )
-    return [unit for unit in of_artifact if unit.responses_uri.rpartition("/")[2] not in done]
+    return of_artifact.only([shard_name(number) not in done for number in of_artifact.numbers])
 
 
-def units_of(model: Model, prompts: Artifact, view: str, artifact: Artifact, retry: bool = False) -> list[Unit]:
+def units_of(model: Model, prompts: Artifact, view: str, artifact: Artifact, retry: bool = False) -> Units:
     """All units of an artifact of responses."""
     claimed = json.dumps(
         {"name": artifact.name, "uri": artifact.uri, "recipe": artifact.recipe, "made_from": artifact.made_from}
@@ -203,23 +221,21 @@ def units_of(model: Model, prompts: Artifact, view: str, artifact: Artifact, ret
     images = artifact.uri.rpartition("responses/")[0] + images_name(prompts, view)
     ladder = Ladder.of(view)
     below = [artifact.uri.removesuffix(view) + other for other in (CLEAN, ladder.below)] if ladder else []
-    return [
-        Unit(
-            model=model.name,
-            model_directory=model.directory,
-            prompts_uri=prompts.path(name),
-            responses_uri=artifact.path(name),
-            view=view,
-            image_root=prompts.counts["image_root"],
-            num_rows=rows_per_unit(prompts),
-            artifact=claimed,
-            below=tuple(f"{uri}/{name}" for uri in below),
-            images=f"{images}/{name}" if is_regenerated(view) else "",
-            retry=retry,
-            system=artifact.recipe["config"]["system"],
-        )
-        for name in map(shard_name, range(prompts.counts["num_shards"]))
-    ]
+    like = Unit(
+        model=model.name,
+        model_directory=model.directory,
+        prompts_uri=prompts.uri,
+        responses_uri=artifact.uri,
+        view=view,
+        image_root=prompts.counts["image_root"],
+        num_rows=rows_per_unit(prompts),
+        artifact=claimed,
+        below=tuple(below),
+        images=images if is_regenerated(view) else "",
+        retry=retry,
+        system=artifact.recipe["config"]["system"],
+    )
+    return Units(like, np.arange(prompts.counts["num_shards"], dtype=np.int32))
 
 
 def rows_per_unit(prompts: Artifact) -> int:
@@ -232,10 +248,12 @@ def finish_responses(prompts: Artifact, artifact: Artifact) -> Artifact:
     return finish_with(artifact, tally_of(prompts, artifact, ()))
 
 
-def tally_of(prompts: Artifact, artifact: Artifact, missing: Sequence[Unit]) -> Tally:
+def tally_of(prompts: Artifact, artifact: Artifact, missing: Sequence[Units]) -> Tally:
     """How the responses ended in all units but the missing ones."""
-    to_come = {unit.responses_uri.rpartition("/")[2] for unit in missing}
-    names = [name for name in map(shard_name, range(prompts.counts["num_shards"])) if name not in to_come]
+    there = np.ones(prompts.counts["num_shards"], bool)
+    for units in missing:
+        there[units.numbers] = False
+    names = [shard_name(number) for number in np.flatnonzero(there)]
     view, tally = artifact.name.rpartition("/")[2], Tally()
     for name, counts in zip(names, read_each(lambda name: read_counts(artifact.path(name), view), names), strict=True):
         tally.add(name, counts)

@@ -1,13 +1,16 @@
 """image_check: opens a sample of the images before a model loads, because a wrong directory is known in a second."""
 
 from collections.abc import Iterable, Mapping
+from heapq import nsmallest
 from typing import Any
+
+import numpy as np
 
 from seva_ray.core.errors import InputError
 from seva_ray.core.patience import StorageUnavailable
 from seva_ray.core.reasons import Reasons
 from seva_ray.core.seeds import key_of
-from seva_ray.core.shards import read_each
+from seva_ray.core.shards import read_each, shard_name
 from seva_ray.core.storage import read_table
 from seva_ray.vlm.images import load_image
 
@@ -55,6 +58,11 @@ def check_images(
         f"generate: {num_failed} of {len(rows)} images{place} cannot be opened, which were tried before a model loads; "
         f"{reasons.lines(1)[0]}"
     )
+
+
+def sample_of_shards(numbers: np.ndarray) -> list[int]:
+    """The numbers of the shards of which `sample_of` would read any."""
+    return nsmallest(NUM_SHARDS, map(int, numbers), key=lambda number: key_of(0, "image check", shard_name(number)))
 
 
 def sample_of(shards: Iterable[str]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
 from seva_ray.runtime.actors import rows_of, told
 from seva_ray.runtime.cluster import join
+from seva_ray.runtime.kept_engines import make_room
 from seva_ray.runtime.progress import Progress, say
 from seva_ray.runtime.resources import GENERATION, Need, capacity, check_places, has_gpus, kind, options
 from seva_ray.runtime.sizing import num_engines
@@ -51,6 +52,7 @@ def run_shards(name: str, config: Generate, work: Work, artifact: Artifact, prom
     check_places(Need(f"a worker of the stage {stage}", 1, need))
     say(f"{name}: {len(missing):,} shards to do")
     most = min(config.max_engines or num_engines(config, capacity()), len(missing))
+    make_room(Need(f"workers of the stage {stage}", most, need))
     progress, num_rows = Progress(stage, len(missing), "shards"), 0
     for row in committed(work, missing, need, most, stage):
         num_rows += row["num_rows"]

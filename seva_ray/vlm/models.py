@@ -110,8 +110,21 @@ def architecture(directory: str) -> str:
     """A fingerprint that is equal for models that an engine can switch between by loading other weights. It is empty if
     there is no config."""
     files = [Path(local_outline(directory), name) for name in ("config.json", "generation_config.json")]
-    configs = {path.name: without_bookkeeping(json.loads(path.read_text())) for path in files if path.exists()}
-    return fingerprint_of(configs) if configs else ""
+    configs = {path.name: json.loads(path.read_text()) for path in files if path.exists()}
+    if "config.json" in configs:
+        configs["config.json"] = with_defaults(configs["config.json"])
+    return fingerprint_of({name: without_bookkeeping(config) for name, config in configs.items()}) if configs else ""
+
+
+def with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A model's config with all values that it leaves to transformers. Some versions write them into the file, others
+    do not, so that a policy may say less than the model that it was trained from."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.for_model(**config).to_dict()
+    except (AttributeError, KeyError, TypeError, ValueError):  # a model of its own code, or one that its files spoil
+        return config
 
 
 def without_bookkeeping(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,10 +23,11 @@ from seva_ray.private.ray import (
 )
 from seva_ray.runtime import metrics
 from seva_ray.runtime.cluster import join
+from seva_ray.runtime.kept_engines import make_room
 from seva_ray.runtime.log_relay import log_relay
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import check_policy, to_be_made
-from seva_ray.runtime.resources import is_one_node, listed
+from seva_ray.runtime.resources import Need, is_one_node, listed
 from seva_ray.stages.training.failures import DIVERGED, stop_if_diverged
 from seva_ray.stages.training.group import (
     NUM_WORKERS,
@@ -94,6 +95,7 @@ def train_all_alone(store: Store, trainings: Sequence[Training]) -> list[Artifac
         # The group's checkpoints are stored with the last missing policy, which is the same one in every try.
         uri = policies[missing[-1]].uri
         check_workers(trainings[missing[0]].config, uri)
+        make_room(Need("training workers", group_size(trainings[missing[0]].config, uri), worker_need()))
         for place in missing:
             check_memory(trainings[place].config, trainings[place].model.directory, uri)
         with log_relay("train: waiting for the workers to start") as relay:
