@@ -1,4 +1,4 @@
-"""Untrusted image files -> RGB images: checks paths and sizes before decoding, then turns common modes into 8-bit RGB.
+"""Untrusted image files -> RGB images: checks paths and sizes of files, and has them decoded within limits.
 
 In: a path under an image root (a local directory or an fsspec URI such as `s3://bucket/photos`), or the file's bytes.
 Out: a decoded RGB image without metadata. Any fault of a file is an InputError with one line. (libtiff also writes its
@@ -8,73 +8,27 @@ own messages to stderr, which cannot be turned off for one file.)
 import os
 import re
 import socket
-import threading
 import unicodedata
 import urllib.parse
-import warnings
-from io import BytesIO
 
 import fsspec
-import numpy as np
 from fsspec.implementations.local import LocalFileSystem
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from seva_ray.core.errors import InputError
 from seva_ray.core.patience import StorageUnavailable, patiently
-
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-"""Formats that are decoded. They are recognised by content, not by suffix. Vector formats, scripts and rarely used
-decoders are left out."""
+from seva_ray.vlm.decoder_process import decode_within_limits
+from seva_ray.vlm.decoding import reason_of, shortened
 
 SUFFIXES = ("jpg", "jpeg", "png", "webp")
 """Suffixes that are tried if a path names no file."""
-
-OTHER_FORMATS = (
-    (b"ftypavif", "AVIF; save it as JPEG or PNG"),
-    (b"ftypheic", "HEIC; save it as JPEG or PNG"),
-    (b"ftypheix", "HEIC; save it as JPEG or PNG"),
-    (b"ftypmif1", "HEIC; save it as JPEG or PNG"),
-    (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "JPEG 2000; save it as JPEG or PNG"),
-    (b"\x00\x00\x00\x0cJXL \r\n\x87\n", "JPEG XL; save it as JPEG or PNG"),
-    (b"version https://git-lfs", "a pointer of Git LFS; `git lfs pull` fetches the image"),
-    (b"<!doctype html", "a web page"),
-    (b"<html", "a web page"),
-    (b"<svg", "SVG; save it as PNG"),
-    (b"<?xml", "XML, such as SVG; save it as PNG"),
-    (b"%pdf", "PDF; save its page as PNG"),
-    (b"8bps", "a Photoshop file; save it as PNG"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"pk\x03\x04", "a zip archive"),
-)
-"""How other files begin that people have among their images (ISO media files: bytes 4 to 12), and what they are."""
 
 MAX_PIXELS = 64_000_000
 """Default limit for the pixels of an image, and of the square that it is padded to where it is padded. PIL's own limit
 (179 million) also applies."""
 
-MAX_SCANS_PER_PIXEL = 32
-"""How often a progressive JPEG of the largest size may go over its pixels. Cameras and libraries write about ten scans.
-A scan may cost 53 bytes in the file and 0.2 s in the decoder, so a file of 1 MB could take half an hour."""
-
 METADATA_BYTES = 2**24
 """How many bytes longer an encoded file may be than its raw RGBA pixels."""
-
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""The transposition that undoes each EXIF orientation. Source: EXIF 2.32, tag 0x0112."""
-
-ORIENTATION = 0x0112
-START_OF_JPEG, START_OF_SCAN = b"\xff\xd8", b"\xff\xda"
-
-quiet = threading.Lock()
-"""Warnings are silenced for the whole process. Two threads that did it at once would leave each other's filters."""
 
 
 def load_image(
@@ -84,10 +38,11 @@ def load_image(
     `padded`: the image will be padded to a square, whose pixels count.
 
     An alpha channel is dropped as in LLaVA: transparent pixels show the colour stored under them.
-    Raises: InputError; StorageUnavailable if the place does not answer, as the image may be fine.
+    Raises: InputError; StorageUnavailable if the place does not answer, as the image may be fine;
+    MemoryError if this machine has no memory left.
     Deviates: LLaVA ignores EXIF orientation, so it sees some photographs lying on their side.
     """
-    name = "image bytes" if data is not None else f"image {_short(repr(path))}"
+    name = "image bytes" if data is not None else f"image {shortened(repr(path))}"
     max_bytes = largest_file(max_pixels)
     if data is None:
         try:
@@ -97,20 +52,15 @@ def load_image(
         except FileNotFoundError:
             raise InputError(f"{name}: no such file under image_root{likely(path, image_root)}") from None
         except (OSError, ValueError, ImportError) as error:  # ImportError: the URI scheme is not installed
-            raise InputError(f"{name}: {_reason(error)}") from None
+            raise InputError(f"{name}: {reason_of(error)}") from None
     try:
         if not data:
             raise InputError("the file is empty")
         if len(data) > max_bytes:
             raise InputError(f"more than {max_bytes:,} bytes")
-        # PIL warns about broken metadata, sizes and palettes. The warnings that matter are errors here.
-        with quiet, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return _decode(data, max_pixels, padded)
-    except UnidentifiedImageError:
-        raise InputError(f"{name}: {found_instead(data)}") from None
-    except Exception as error:  # decoders raise all kinds of errors, and one file must not end a job
-        raise InputError(f"{name}: {_reason(error)}") from None
+        return decode_within_limits(data, max_pixels, padded)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
 
 
 def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
@@ -124,41 +74,6 @@ def pad_to_square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Ima
     square = Image.new("RGB", (side, side), colour)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
     return square
-
-
-def _decode(data: bytes, max_pixels: int, padded: bool) -> Image.Image:
-    with Image.open(BytesIO(data), formats=FORMATS) as image:  # reads the header only
-        width, height = image.size
-        if width * height > max_pixels:
-            raise InputError(f"{width}x{height} has more than {max_pixels:,} pixels")
-        if padded and max(width, height) ** 2 > max_pixels:
-            raise InputError(f"{width}x{height} padded to a square has more than {max_pixels:,} pixels")
-        num_scans = data.count(START_OF_SCAN) if data.startswith(START_OF_JPEG) else 1
-        if width * height * num_scans > max_pixels * MAX_SCANS_PER_PIXEL:
-            raise InputError(f"{width}x{height} in {num_scans:,} scans would take too long to decode")
-        image.load()
-        upright = _upright(image)  # only after decoding: a TIFF turns itself upright and drops its tag
-        rgb = _to_rgb(image)
-    if upright is not None:
-        rgb = rgb.transpose(upright)
-    rgb.info = {}
-    return rgb
-
-
-def _upright(image: Image.Image) -> Image.Transpose | None:
-    try:
-        return UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # a photograph with broken EXIF is still a photograph
-        return None
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # PIL would clip at 255 instead of scaling, so almost every 16-bit image would become white.
-        return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise InputError(f"mode {image.mode}: 32-bit brightness without a known white level cannot be shown in 8 bits")
-    return image if image.mode == "RGB" else image.convert("RGB")  # for RGB, convert would only copy
 
 
 def largest_file(max_pixels: int) -> int:
@@ -204,13 +119,6 @@ def _check_local(root: str, full: str) -> None:
         raise InputError("not a regular file")
 
 
-def found_instead(data: bytes) -> str:
-    """What the content of a file is that is no image in one of the known formats."""
-    start = data[:200].lstrip().lower()
-    kind = next((kind for mark, kind in OTHER_FORMATS if mark in (data[4:12], data[:12]) or start.startswith(mark)), "")
-    return f"not an image in one of the formats {', '.join(FORMATS)}{kind and f', but {kind}'}"
-
-
 def likely(path: str | None, image_root: str | None) -> str:
     """What helps if the path names no file, but a file that is there has nearly this name; else an empty text."""
     if path is None or not image_root or not os.path.isdir(image_root):
@@ -225,13 +133,3 @@ def likely(path: str | None, image_root: str | None) -> str:
         return ""
     same = unicodedata.normalize("NFC", there) == unicodedata.normalize("NFC", path)
     return ", but the same name in another Unicode form is there" if same else f", but {there!r} is there"
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return _short(" ".join(str(error).split())) or type(error).__name__
-
-
-def _short(text: str, limit: int = 200) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}..."
