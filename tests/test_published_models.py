@@ -12,7 +12,7 @@ import transformers as tf
 from PIL import Image
 
 from presets import PUBLISHED
-from seva_ray.vlm.encoding import options_of, settings_of
+from seva_ray.vlm.image_options import options_of, settings_of
 from seva_ray.vlm.model_parts import language_linears
 from seva_ray.vlm.model_shape import PHOTOGRAPH
 

@@ -11,7 +11,7 @@ from seva_ray.core.fingerprints import execution
 from seva_ray.core.system_texts import LLAVA_V1
 from seva_ray.engines import AnyEngine, Decoding, VllmEngine, engine_here
 from seva_ray.engines.img2img import Regeneration
-from seva_ray.vlm.encoding import options_of
+from seva_ray.vlm.image_options import options_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from seva_ray.stages.engine_pool import encoder, run_units
 from seva_ray.stages.image_check import check_images
 from seva_ray.stages.prepare import own_system, shard_name
 from seva_ray.stages.regenerate import images_name, is_regenerated, open_images, regenerate
-from seva_ray.vlm.encoding import options_of
+from seva_ray.vlm.image_options import options_of
 from seva_ray.vlm.models import Model, architecture
 
 GenerationTask = tuple[Model, Artifact, str]
