@@ -18,6 +18,7 @@ from PIL import Image
 from seva_ray.augmentations import parse_view
 from seva_ray.core.errors import InputError, is_of_the_machine, line_of
 from seva_ray.core.seeds import generator_at
+from seva_ray.private.transformers import settings_of_every_call
 from seva_ray.vlm.image_options import grids_within, made_smaller, options_of, settings_of, size_within
 from seva_ray.vlm.images import pad_to_square
 from seva_ray.vlm.levels import AS_LEVELS, exact_table, looked_up, shrunk, size_of_squares
@@ -87,7 +88,8 @@ class Encoder:
             self.image_settings = settings_of(self.image_processor, settings)
             self.grids = grids_within(self.image_processor, settings)
             if self.image_settings:
-                self.image_processor = load(**self.image_settings)
+                # Other settings may need those that its processor passes in every call.
+                self.image_processor = load(**settings_of_every_call(self.processor) | self.image_settings)
             self.tokenizer = self.processor.tokenizer
             if getattr(self.processor, "chat_template", None) is None:
                 raise InputError("it has no chat template, which belongs into chat_template.jinja")

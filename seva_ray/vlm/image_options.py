@@ -40,6 +40,15 @@ def image_options_of(recipe: Mapping[str, Any]) -> str:
     return json.dumps(options) if options else ""
 
 
+def own_settings(image_processor: Any) -> set[str]:
+    """The names of the settings that this kind of image processor has beside the usual ones. They may not be set, as
+    Gemma 3's `do_pan_and_scan`."""
+    from transformers.processing_utils import ImagesKwargs
+
+    own = getattr(image_processor, "valid_kwargs", ImagesKwargs)
+    return {*own.__annotations__} - {*ImagesKwargs.__annotations__}
+
+
 def is_setting(name: str, value: Any) -> bool:
     return value is not None and not name.startswith("_") and not name.endswith("_type") and not callable(value)
 
@@ -57,8 +66,9 @@ def settings_of(image_processor: Any, options: Mapping[str, Any]) -> dict[str, A
         if name in OF_THE_MODEL:
             raise InputError(f"image_options: {name} is what the model was made for, and cannot be changed")
         now = getattr(image_processor, name, None)
-        if not is_setting(name, now):
-            known = sorted(name for name, value in vars(image_processor).items() if is_setting(name, value))
+        if not is_setting(name, now) and name not in own_settings(image_processor):
+            known = {name for name, value in vars(image_processor).items() if is_setting(name, value)}
+            known = sorted(known | own_settings(image_processor))
             raise InputError(f"image_options: its image processor has no {name}; it has {', '.join(known)}")
         if is_dataclass(now) and not isinstance(now, type):
             now = asdict(now)
