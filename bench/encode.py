@@ -43,6 +43,8 @@ SIZES: dict[str, Callable[[], Any]] = {
     "mistral3": lambda: tf.PixtralImageProcessorPil(size={"longest_edge": 1540}, patch_size=14),
 }
 """Image processors of published models, in place of the tiny ones."""
+OPTIONS = {"llava_onevision": '{"max_patches": 4}'}
+"""Bounds that are no settings of the image processor itself."""
 PHOTOGRAPHS = {"640 x 480": (640, 480), "12 megapixels": (4000, 3000)}
 SECONDS = 4.0
 """For each of the two sides."""
@@ -53,7 +55,7 @@ def encoder_of(name: str, directory: str) -> Encoder:
     _, processor = FAMILIES[name]()
     processor.image_processor = SIZES[name]()
     processor.save_pretrained(directory)
-    return Encoder(directory)
+    return Encoder(directory, image_options=OPTIONS.get(name, ""))
 
 
 def seconds_of(sides: list[Callable[[Image.Image], object]], image: Image.Image) -> list[float]:

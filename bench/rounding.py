@@ -22,7 +22,8 @@ from seva_ray.dpo.batch import PreferenceCollator
 from seva_ray.dpo.logps import response_logps
 from seva_ray.dpo.policy import load_model, merge
 from seva_ray.pairs.files import lineage
-from seva_ray.vlm.encoding import Encoder, image_options_of
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.image_options import image_options_of
 from seva_ray.vlm.views import Viewer
 
 

@@ -107,7 +107,7 @@ def main(config: Compare) -> None:
     store = config.store()
     check_starts(config.models, config.toy)
     for model in config.models:
-        check_start(store, model)
+        check_start(store, model, config.generate.image_options)
     benchmarks = config.benchmarks.chosen(config.generate.system)
     check_metrics(benchmarks, config.metrics)
     named = prompts_of(config.prompts, config.source, config.name, toy="toy-compare")

@@ -57,14 +57,17 @@ class EvaluateJob(ModelJob):
 
 def main(config: EvaluateJob) -> None:
     store = config.store()
-    asked, system = config.generate.system, config.benchmarks.system_of_llava(config.generate.system)
-    benchmarks: list[Benchmark | JudgedBenchmark] = [*config.benchmarks.chosen(asked), *config.judged.chosen(system)]
+    asked, system = config.generate.system, config.benchmarks.system_of_source(config.generate.system)
+    benchmarks: list[Benchmark | JudgedBenchmark] = [
+        *config.benchmarks.chosen(asked),
+        *config.judged.chosen(system, config.benchmarks.mmbench_protocol),
+    ]
     judge = open_judge(config.judge, benchmarks)
     if not benchmarks:
         raise ConfigError("benchmarks: none is chosen")
     every = list(dict.fromkeys([*config.start, *config.policy]))
     for model in every:
-        check_start(store, model)
+        check_start(store, model, config.generate.image_options)
     models = {model: starting_model(store, model, config.toy) for model in every}
     starts = config.start if len(config.start) > 1 else config.start * len(config.policy)
     contests = [(models[start], models[policy]) for start, policy in zip(starts, config.policy, strict=True)]

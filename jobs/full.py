@@ -214,13 +214,16 @@ def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
     trains, scores = config.until in (None, "train", "evaluate"), config.until in (None, "evaluate")
     store = config.store()
     if config.until != "prepare":
-        check_start(store, config.model)
+        check_start(store, config.model, config.generate.image_options)
     for name in config.names():
         check_name(name, config.model, config.toy)
     benchmarks: list[Benchmark | JudgedBenchmark] = []
     if scores:
-        asked, system = config.generate.system, config.benchmarks.system_of_llava(config.generate.system)
-        benchmarks += [*config.benchmarks.chosen(asked), *config.judged.chosen(system)]
+        asked, system = config.generate.system, config.benchmarks.system_of_source(config.generate.system)
+        benchmarks += [
+            *config.benchmarks.chosen(asked),
+            *config.judged.chosen(system, config.benchmarks.mmbench_protocol),
+        ]
     judge = open_judge(config.judge, benchmarks)
     check_regeneration(config.generate, config.views)
     prompts = prepare(config.prepare, store, prompts_of(config.prompts, config.source, config.name), config.source)

@@ -11,7 +11,7 @@ from seva_ray.core.errors import ConfigError
 from seva_ray.engines.config import Generate
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
-from seva_ray.stages.base_model import starting_model
+from seva_ray.stages.base_model import check_start, starting_model
 from seva_ray.stages.generate import generate
 from seva_ray.stages.regenerate import check_regeneration
 
@@ -37,6 +37,7 @@ class GenerateJob(ModelJob):
 
 def main(config: GenerateJob) -> None:
     store = config.store()
+    check_start(store, config.model, config.generate.image_options)
     check_regeneration(config.generate, config.views)
     prompts = store.find(f"prompts/{config.prompts}")
     model = starting_model(store, config.model, config.toy)

@@ -36,7 +36,7 @@ class ImportJob(ModelJob):
 
 def main(config: ImportJob) -> None:
     store = config.store()
-    check_start(store, config.model)
+    check_start(store, config.model, config.reading.image_options)
     with cluster():
         model = starting_model(store, config.model, config.toy)
         pairs = import_pairs(config.reading, config.pair, config.prepare, store, config.name, model, config.data)

@@ -101,8 +101,11 @@ def price(config: Run | Study | Views) -> None:
 
 def asked(config: Run | Study | Views) -> list[Benchmark | JudgedBenchmark]:
     """The benchmarks that the experiment scores models on."""
-    system = config.benchmarks.system_of_llava(config.generate.system)
-    return [*config.benchmarks.chosen(config.generate.system), *config.judged.chosen(system)]
+    system = config.benchmarks.system_of_source(config.generate.system)
+    return [
+        *config.benchmarks.chosen(config.generate.system),
+        *config.judged.chosen(system, config.benchmarks.mmbench_protocol),
+    ]
 
 
 def num_judge_prompts(benchmark: Benchmark | JudgedBenchmark) -> int:

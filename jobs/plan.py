@@ -111,7 +111,7 @@ def main(config: PlanJob) -> Plan:
     store = Store(config.root)
     prices = read_prices(config.prices) if config.prices else None
     if found(config.model):
-        check_start(store, config.model)
+        check_start(store, config.model, config.generate.image_options)
     prompts = prepared(config, store)
     measured = probed(config, store, prompts) | stepped(config, store)
     rates, sizes, origins = settled(config, measured)
@@ -200,7 +200,7 @@ def probed(config: PlanJob, store: Store, prompts: Artifact | None) -> dict[str,
         return {}
     if prompts is None:
         raise InputError(f"probe {config.probe.name}: needs prompts/{config.prompts}, which jobs/prepare.py makes")
-    check_start(store, config.model)
+    check_start(store, config.model, config.generate.image_options)
     store.check_writable()
     model, views = starting_model(store, config.model, config.toy), (CLEAN, *config.views)
     with cluster():

@@ -176,13 +176,17 @@ def generate_of(image_options: str = "", max_model_len: int = 4096) -> Generate:
 TILE_384, TILE_448 = 3 * 384**2, 3 * 448**2
 """Bytes of one tile of an image, in 8 bits."""
 QWEN2_7B = 28 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944))
-AS_QWEN = Benchmarks(pope_protocol="qwen2-vl", mmbench_protocol="qwen2-vl")
+AS_QWEN2 = Benchmarks(pope_protocol="qwen2-vl", mmbench_protocol="qwen2-vl", asked_as="qwen2-vl")
+AS_QWEN3 = Benchmarks(pope_protocol="qwen2-vl", mmbench_protocol="qwen3-vl", asked_as="qwen3-vl")
+AS_INTERNVL = Benchmarks(pope_protocol="llava", asked_as="internvl")
+AS_ONEVISION = Benchmarks(pope_protocol="llava", asked_as="llava-onevision")
+AS_SMOLVLM2 = Benchmarks(pope_protocol="smolvlm2", mmbench_protocol="smolvlm2", asked_as="smolvlm2")
 PUBLISHED = {
     "qwen2.5-vl-7b": Published(
         model="Qwen/Qwen2.5-VL-7B-Instruct",
         generate=generate_of('{"size": {"longest_edge": 1003520}}'),  # 1280 tokens of 28 x 28 px
         train=LLAVA_TRAIN,
-        benchmarks=AS_QWEN,
+        benchmarks=AS_QWEN2,
         pixel_bytes=3 * 2 * 1280 * 28**2,
         model_bytes=2 * 8.29e9,
         linear_sizes=QWEN2_7B,
@@ -191,7 +195,7 @@ PUBLISHED = {
         model="Qwen/Qwen3-VL-8B-Instruct",
         generate=generate_of('{"size": {"longest_edge": 1310720}}'),  # 1280 tokens of 32 x 32 px
         train=LLAVA_TRAIN,
-        benchmarks=AS_QWEN,
+        benchmarks=AS_QWEN3,
         pixel_bytes=3 * 2 * 1200 * 32**2,
         model_bytes=2 * 8.77e9,
         linear_sizes=36 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 12288)),
@@ -200,15 +204,19 @@ PUBLISHED = {
         model="OpenGVLab/InternVL3-8B-hf",
         generate=generate_of('{"max_patches": 6}'),  # tiles of 256 tokens, and an overview
         train=LLAVA_TRAIN,
+        benchmarks=AS_INTERNVL,
         pixel_bytes=7 * TILE_448,
         model_bytes=2 * 7.94e9,
         linear_sizes=QWEN2_7B,
     ),
     "llava-onevision-7b": Published(
         model="llava-hf/llava-onevision-qwen2-7b-ov-hf",
-        generate=generate_of(max_model_len=10240),  # up to 7290 tokens and the ends of their rows; see anyres_max_9
+        # A photograph of 640 x 480 px fits into 4 tiles as it is; with an overview they are 5 of 729 tokens. At its
+        # start vLLM tries the largest image by itself: 36 tiles, of which the model makes 7290 tokens.
+        generate=generate_of('{"max_patches": 4}', max_model_len=10240),
         train=LLAVA_TRAIN,
-        pixel_bytes=13 * TILE_384,
+        benchmarks=AS_ONEVISION,
+        pixel_bytes=5 * TILE_384,
         model_bytes=2 * 8.03e9,
         linear_sizes=QWEN2_7B,
     ),
@@ -216,6 +224,7 @@ PUBLISHED = {
         model="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
         generate=generate_of('{"size": {"longest_edge": 1152}}'),  # up to 3 x 3 tiles of 81 tokens, and an overview
         train=LLAVA_TRAIN,
+        benchmarks=AS_SMOLVLM2,
         pixel_bytes=10 * TILE_384 * 11 / 3,  # with the mask of the pixels, which has 64 bits
         model_bytes=2 * 2.25e9,
         linear_sizes=24 * (4 * (2048 + 2048) + 3 * (2048 + 8192)),

@@ -174,11 +174,11 @@ def main(config: Sweep) -> None:
     store = config.store()
     check_starts(config.models, config.toy)
     for model in config.models:
-        check_start(store, model)
-    system = config.benchmarks.system_of_llava(config.generate.system)
+        check_start(store, model, config.generate.image_options)
+    system = config.benchmarks.system_of_source(config.generate.system)
     benchmarks: list[Benchmark | JudgedBenchmark] = [
         *config.benchmarks.chosen(config.generate.system),
-        *config.judged.chosen(system),
+        *config.judged.chosen(system, config.benchmarks.mmbench_protocol),
     ]
     sought = objective(config, benchmarks)
     judged = open_judge(config.judge, benchmarks) is not None  # its key is missed before anything runs

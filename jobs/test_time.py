@@ -46,15 +46,15 @@ class TestTime(ModelJob):
 
 def main(config: TestTime) -> None:
     store = config.store()
-    system = config.benchmarks.system_of_llava(config.generate.system)
+    system = config.benchmarks.system_of_source(config.generate.system)
     benchmarks: list[Benchmark | JudgedBenchmark] = [
         *config.benchmarks.chosen(config.generate.system),
-        *config.judged.chosen(system),
+        *config.judged.chosen(system, config.benchmarks.mmbench_protocol),
     ]
     judge = open_judge(config.judge, benchmarks)
     if not benchmarks:
         raise ConfigError("benchmarks: none is chosen")
-    check_start(store, config.model)
+    check_start(store, config.model, config.generate.image_options)
     model = starting_model(store, config.model, config.toy)
     with cluster():
         tests = prepare_benchmarks(config.prepare, store, benchmarks)

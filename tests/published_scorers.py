@@ -12,7 +12,7 @@ from seva_ray.benchmarks.amber import AmberDiscriminative, AmberGenerative, Ambe
 from seva_ray.benchmarks.base import LabelledQuestion, tally_of
 from seva_ray.benchmarks.chair import Synonyms, read_synonyms
 from seva_ray.benchmarks.gqa import Gqa
-from seva_ray.benchmarks.mmbench import vlmevalkit_letter
+from seva_ray.benchmarks.letters import vlmevalkit_letter
 from seva_ray.benchmarks.mme import said
 from seva_ray.benchmarks.scienceqa import OPTIONS, llava_letter
 from seva_ray.benchmarks.seed_bench import SeedBench

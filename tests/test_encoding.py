@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.errors import InputError
 from seva_ray.core.system_texts import VICUNA_V1
-from seva_ray.engines.config import Generate
 from seva_ray.vlm.encoding import Encoder
-from seva_ray.vlm.families import difference
 from seva_ray.vlm.model_files import check_model
 from tests.processors import chatml_style, llama_style
-from tests.tiny_models import save_family
 
 CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073])
 CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711])
@@ -328,47 +325,3 @@ def test_a_tokenizer_without_a_padding_token_can_fill_up_batches(model):
     encoder = Encoder(str(model))
     assert encoder.tokenizer.pad_token_id is None
     assert encoder.pad_id != encoder.image_token_id
-
-
-# Settings of the image processor
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "most"),
-    [
-        ("qwen2_5_vl", '{"size": {"longest_edge": 7840}}', 10),
-        ("internvl", '{"max_patches": 1}', 4),
-        ("idefics3", '{"do_image_splitting": false}', 4),
-        ("mistral3", '{"size": {"longest_edge": 56}}', 4),
-    ],
-)
-def test_settings_of_the_image_processor_bound_what_an_image_becomes(name, options, most, tmp_path):
-    directory = save_family(name, tmp_path / name)
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8))
-    bound, free = (Encoder(directory, image_options=given) for given in (options, ""))
-    row, whole = bound.row("What?", image), free.row("What?", image)
-    assert row.num_image_tokens <= most < whole.num_image_tokens
-    assert row.features["pixel_values"].size < whole.features["pixel_values"].size
-    assert difference(bound) is None
-
-
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        ('{"max_pixels": 5}', "image_options: its image processor has no max_pixels; it has crop_size, "),
-        ('{"size": {"longest": 5}}', "image_options: size has no longest; it has shortest_edge"),
-        ('{"preprocess": 5}', "its image processor has no preprocess"),
-        ('{"patch_size": 5}', "patch_size is what the model was made for, and cannot be changed"),
-    ],
-)
-def test_a_setting_that_an_image_processor_does_not_have_is_one_line(options, line, toy_model):
-    with pytest.raises(InputError) as caught:
-        Encoder(toy_model, image_options=options)
-    assert line in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("options", ["size=5", "{}", "[1]", "{'size': 5}"])
-def test_settings_that_are_no_json_are_named_before_anything_starts(options):
-    with pytest.raises(ConfigError, match="must be settings of the model's image processor as JSON, such as"):
-        Generate(image_options=options)

@@ -7,7 +7,8 @@ from typing import Literal
 import pytest
 from PIL import Image
 
-from seva_ray.benchmarks.mmbench import MMBench, vlmevalkit_letter
+from seva_ray.benchmarks.letters import vlmevalkit_letter
+from seva_ray.benchmarks.mmbench import MMBench
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import Prompt, Response
@@ -105,6 +106,22 @@ def test_qwens_protocol_names_hint_question_and_options_and_has_a_name_of_its_ow
     assert benchmark.name == "mmbench-en-qwen2-vl"
     chinese = by_id(MMBench(path=written.path, protocol="qwen2-vl", language="cn"))
     assert chinese["1"].question.endswith("\n请直接回答选项字母。")
+
+
+def test_qwen3s_and_smolvlm2s_protocols_ask_for_a_letter_in_their_own_words(tmp_path):
+    rows = [row(1, ("dog", "cat"), "A", hint="look"), row(1_000_001, ("cat", "dog"), "B", hint="nan")]
+    written = write(tmp_path, rows)
+    qwen, smol = (MMBench(path=written.path, protocol=protocol) for protocol in ("qwen3-vl", "smolvlm2"))
+    assert by_id(qwen)["1"].question == (
+        "Hint: look\nQuestion: question 1?\nOptions:\nA. dog\nB. cat\nAnswer with the option letter only."
+    )
+    assert by_id(smol)["1"].question == (
+        "Question: question 1?\nHint: look\nChoices:\nA. dog\nB. cat\nAnswer with a letter."
+    )
+    assert by_id(smol)["1000001"].question == "Question: question 1?\nChoices:\nA. cat\nB. dog\nAnswer with a letter."
+    assert [one.name for one in (qwen, smol)] == ["mmbench-en-qwen3-vl", "mmbench-en-smolvlm2"]
+    chinese = by_id(MMBench(path=written.path, protocol="qwen3-vl", language="cn"))
+    assert chinese["1"].question.endswith("\nAnswer with the option letter only.")
 
 
 def test_a_question_is_right_only_if_all_its_rotations_are(tmp_path):

@@ -79,6 +79,12 @@ def test_qwens_protocol_asks_for_yes_or_no_and_has_a_name_of_its_own(tmp_path: P
     assert pope.name == "pope-qwen2-vl"
 
 
+def test_smolvlm2s_protocol_is_a_bare_question_and_has_a_name_of_its_own(tmp_path: Path) -> None:
+    pope = write(tmp_path, published_like(), protocol="smolvlm2")
+    assert next(iter(pope.prompts())).question == "Is there a dog in the image?"
+    assert pope.name == "pope-smolvlm2"
+
+
 def test_an_unknown_protocol_is_refused(tmp_path: Path) -> None:
     write(tmp_path, published_like())
     with pytest.raises(ConfigError, match="protocol 'official': must be seva or llava or qwen2-vl"):

@@ -114,11 +114,21 @@ def test_only_llava_is_asked_with_the_system_text_of_llava():
                 assert preset.generate.system == "", (job, name)
 
 
-def test_qwens_models_are_asked_as_their_own_evaluation_asks_them_in_every_job():
-    for job in ("full", "evaluate", "test_time", "sweep"):
+ASKED = {
+    "qwen2.5-vl-7b": ("qwen2-vl", "qwen2-vl", "qwen2-vl"),
+    "qwen3-vl-8b": ("qwen2-vl", "qwen3-vl", "qwen3-vl"),
+    "internvl3-8b": ("llava", "llava", "internvl"),
+    "llava-onevision-7b": ("llava", "llava", "llava-onevision"),
+    "smolvlm2-2b": ("smolvlm2", "smolvlm2", "smolvlm2"),
+}
+
+
+def test_published_models_are_asked_as_their_own_evaluation_asks_them_in_every_job():
+    assert {*ASKED} == {*PUBLISHED}
+    for job in ("full", "evaluate", "test_time", "sweep", "compare"):
         for name, preset in importlib.import_module(job).PRESETS.items():
-            asked = (preset.benchmarks.pope_protocol, preset.benchmarks.mmbench_protocol)
-            assert asked == (("qwen2-vl",) * 2 if name in ("qwen2.5-vl-7b", "qwen3-vl-8b") else ("seva", "llava")), name
+            asked = preset.benchmarks.pope_protocol, preset.benchmarks.mmbench_protocol, preset.benchmarks.asked_as
+            assert asked == ASKED.get(name, ("seva", "llava", "llava")), (job, name)
 
 
 def test_the_help_of_the_main_job_shows_what_people_set_and_counts_the_rest(monkeypatch, capsys):

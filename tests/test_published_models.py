@@ -12,7 +12,7 @@ import transformers as tf
 from PIL import Image
 
 from presets import PUBLISHED
-from seva_ray.vlm.encoding import options_of, settings_of
+from seva_ray.vlm.image_options import grids_within, made_smaller, options_of, settings_of
 from seva_ray.vlm.model_parts import language_linears
 from seva_ray.vlm.model_shape import PHOTOGRAPH
 
@@ -120,8 +120,10 @@ def test_the_sizes_of_a_preset_are_those_of_the_published_configuration(name: st
     assert preset.model_bytes == pytest.approx(2 * weights, rel=0.01)
     linears = language_linears(model).values()
     assert preset.linear_sizes == sum(linear.in_features + linear.out_features for linear in linears)
-    settings = settings_of(image_processor, options_of(preset.generate.image_options))
-    bounded = type(image_processor)(**image_processor.to_dict() | settings)
-    made = bounded(images=[Image.new("RGB", PHOTOGRAPH)], return_tensors="np")
+    options, image = options_of(preset.generate.image_options), Image.new("RGB", PHOTOGRAPH)
+    if grids := grids_within(image_processor, options):
+        image = made_smaller(image, grids, image_processor.resample)
+    bounded = type(image_processor)(**image_processor.to_dict() | settings_of(image_processor, options))
+    made = bounded(images=[image], return_tensors="np")
     travel = made["pixel_values"].size + (made["pixel_attention_mask"].nbytes if "pixel_attention_mask" in made else 0)
     assert preset.pixel_bytes == pytest.approx(travel, rel=0.05)

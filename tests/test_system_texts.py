@@ -9,7 +9,7 @@ import pytest
 from seva_ray.benchmarks import Benchmarks
 from seva_ray.benchmarks.base import protocol_of
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.system_texts import LLAVA_V1, SYSTEM_TEXTS, VICUNA_V1
+from seva_ray.core.system_texts import LLAVA_TEXTS, LLAVA_V1, SYSTEM_TEXTS, VICUNA_V1
 from seva_ray.engines import FakeEngine
 from seva_ray.engines.config import Generate
 from seva_ray.engines.encoded import encoded_of
@@ -44,7 +44,7 @@ def prepared(store: Store, benchmark: Any) -> Artifact:
     return prepare(Prepare(), store, benchmark.name, benchmark)
 
 
-@pytest.mark.parametrize("name", SYSTEM_TEXTS)
+@pytest.mark.parametrize("name", LLAVA_TEXTS)
 def test_prompts_are_those_of_llavas_templates_to_the_last_character(name: str, tmp_path: Path) -> None:
     llama_style().save_pretrained(str(tmp_path))
     encoder = Encoder(str(tmp_path), SYSTEM_TEXTS[name])
@@ -58,6 +58,22 @@ def test_each_benchmark_is_asked_with_its_sources_text_and_says_it(tmp_path: Pat
     assert [protocol_of(one) for one in llava] == ["llava-vicuna_v1", "llava-vicuna_v1"]
     assert seva[0].name == "pope-seva", "SeVa asks POPE with the text of its generation"
     assert chosen(tmp_path, VICUNA_V1)[0].name == "pope-seva-llava_v1"
+
+
+def test_a_family_is_asked_with_its_evaluations_text_unless_the_user_has_another_one(tmp_path: Path) -> None:
+    names = {
+        asked_as: [one.name for one in chosen(tmp_path, "", pope_protocol="llava", asked_as=asked_as)]
+        for asked_as in ("internvl", "llava-onevision", "qwen2-vl", "smolvlm2")
+    }
+    assert names == {
+        "internvl": ["pope-llava-internvl2_5", "gqa-internvl-internvl2_5"],
+        "llava-onevision": ["pope-llava-qwen_1_5", "gqa-llava-qwen_1_5"],
+        "qwen2-vl": ["pope-llava", "gqa-qwen2-vl"],
+        "smolvlm2": ["pope-llava", "gqa-smolvlm2"],
+    }
+    for values in ({"generation": "Be brief."}, {"generation": "", "system": "generation"}):
+        one = chosen(tmp_path, **values, pope_protocol="seva", asked_as="internvl")
+        assert [part.name for part in one] == ["pope-seva", "gqa-internvl"]
 
 
 @pytest.mark.parametrize(("generation", "system"), [("", "source"), ("Be kind.", "source"), (LLAVA_V1, "generation")])

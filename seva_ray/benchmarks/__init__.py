@@ -1,27 +1,32 @@
 """Benchmarks: prompts and scores, one file each. To add one, write a dataclass and add a line to `Benchmarks`."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from seva_ray.benchmarks.amber import AmberDiscriminative, AmberGenerative
 from seva_ray.benchmarks.base import Benchmark, Tally
 from seva_ray.benchmarks.chair import Chair
+from seva_ray.benchmarks.choices import AskedAs
 from seva_ray.benchmarks.files import check_images
 from seva_ray.benchmarks.gqa import Gqa
 from seva_ray.benchmarks.mmbench import MMBench
 from seva_ray.benchmarks.mme import Mme
-from seva_ray.benchmarks.pope import Pope
+from seva_ray.benchmarks.pope import Pope, PopeProtocol
 from seva_ray.benchmarks.scienceqa import ScienceQa
 from seva_ray.benchmarks.seed_bench import SeedBench
 from seva_ray.benchmarks.textvqa import TextVqa
 from seva_ray.benchmarks.toy_scenes import ToyBenchmark
 from seva_ray.core.errors import ConfigError
-from seva_ray.core.system_texts import LLAVA_V1, SYSTEM_TEXTS, SystemName
+from seva_ray.core.system_texts import LLAVA_TEXTS, LLAVA_V1, SystemName
 
 TOGETHER: list[tuple[str, ...]] = [
     ("chair", "chair_images", "chair_synonyms"),
     *((name, f"{name}_images") for name in ("pope", "seed", "scienceqa", "gqa", "textvqa", "amber")),
 ]
+
+SYSTEMS: Mapping[str, SystemName] = {"internvl": "internvl2_5", "llava-onevision": "qwen_1_5"}
+"""The system texts with which families are asked whose own chat template writes none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +43,17 @@ class Benchmarks:
     """Directory of the published POPE files: coco_pope_random.json, ..._popular.json, ..._adversarial.json."""
     pope_images: str = ""
     """Directory of POPE's images (COCO val2014)."""
-    pope_protocol: Literal["seva", "llava", "qwen2-vl"] = "seva"
-    """`seva` asks only the question; `llava` also asks for a single word, and `qwen2-vl` for yes or no. Their numbers
-    cannot be compared."""
+    pope_protocol: PopeProtocol = "seva"
+    """`seva` asks only the question, and so does `smolvlm2`; `llava` also asks for a single word, and `qwen2-vl` for
+    yes or no. Their numbers cannot be compared."""
 
     mmbench: str = ""
     """MMBench's TSV file of a split with answers, such as mmbench_dev_20230712.tsv."""
     mmbench_cn: str = ""
     """MMBench-CN's TSV file of a split with answers, such as mmbench_dev_cn_20231003.tsv."""
-    mmbench_protocol: Literal["llava", "qwen2-vl"] = "llava"
-    """How MMBench asks: as LLaVA-1.5 is asked, and InternVL and LLaVA-OneVision too; or as Qwen2-VL and its successors
-    are. Their numbers cannot be compared."""
+    mmbench_protocol: AskedAs = "llava"
+    """How MMBench asks: as the family of this name is asked by its own evaluation. InternVL and LLaVA-OneVision are
+    asked as LLaVA-1.5 is. Numbers of two protocols cannot be compared."""
     seed: str = ""
     """SEED-Bench.json. Only its image questions are asked."""
     seed_images: str = ""
@@ -87,9 +92,14 @@ class Benchmarks:
     """AMBER's yes/no questions: `llava` takes the first word of an answer, `amber-original` exactly Yes or No, as the
     published script does."""
 
+    asked_as: Literal[AskedAs, "llava-onevision"] = "llava"
+    """How SEED, ScienceQA, GQA, TextVQA and MME ask: as the family of this name is asked by its own evaluation. With it
+    comes the system text of that evaluation for all benchmarks. LLaVA-OneVision is asked as LLaVA-1.5 is, with another
+    system text."""
     system: Literal["source", "generation"] = "source"
     """`source` asks each benchmark with the system text of its published script: LLaVA's vicuna_v1, and llava_v1 for
-    POPE by SeVa's protocol. Names of benchmarks say it. `generation` asks all of them with `generate.system`."""
+    POPE by SeVa's protocol; see `asked_as` for other families. Names of benchmarks say it. `generation` asks all of
+    them with `generate.system`."""
 
     def __post_init__(self) -> None:
         for names in TOGETHER:
@@ -98,20 +108,25 @@ class Benchmarks:
         if self.textvqa_ocr and not self.textvqa:
             raise ConfigError("textvqa_ocr: needs textvqa")
 
-    def system_of_llava(self, generation: str) -> SystemName | Literal[""]:
-        """The system text of benchmarks that are asked as LLaVA's evaluation scripts ask. `generation` is the text that
-        prompts are asked with. A model that is asked with another text than LLaVA's is asked with it everywhere."""
-        return "vicuna_v1" if self.system == "source" and generation in SYSTEM_TEXTS.values() else ""
+    def system_of_source(self, generation: str) -> SystemName | Literal[""]:
+        """The system text with which published evaluation scripts ask. `generation` is the text that prompts are asked
+        with. A model that is asked with a text of the user's own is asked with it everywhere."""
+        if self.system != "source":
+            return ""
+        if not generation:
+            return SYSTEMS.get(self.asked_as, "")
+        return "vicuna_v1" if generation in LLAVA_TEXTS.values() else ""
 
     def chosen(self, generation: str = "") -> list[Benchmark]:
-        """The benchmarks that the fields ask for, each with its own system text if `generation` is one of LLaVA's.
+        """The benchmarks that the fields ask for, each with its own system text; see `system_of_source`.
 
         Raises: InputError if a file is not as published, or if a directory of images does not exist.
         """
         members: list[Benchmark] = []
-        system = self.system_of_llava(generation)
+        system = self.system_of_source(generation)
+        asked_as: AskedAs = "llava" if self.asked_as == "llava-onevision" else self.asked_as
         pope: SystemName | Literal[""] = system
-        if self.pope_protocol == "seva":
+        if self.pope_protocol == "seva" and system in (*LLAVA_TEXTS, ""):
             pope = "llava_v1" if system and generation != LLAVA_V1 else ""
         if self.toy_images:
             members += [
@@ -126,17 +141,25 @@ class Benchmarks:
             asked = self.mmbench_protocol
             members.append(MMBench(path=self.mmbench_cn, language="cn", protocol=asked, system=system))
         if self.seed:
-            members.append(SeedBench(path=self.seed, image_root=self.seed_images, system=system))
+            members.append(SeedBench(path=self.seed, image_root=self.seed_images, protocol=asked_as, system=system))
         if self.scienceqa:
-            members.append(ScienceQa(path=self.scienceqa, image_root=self.scienceqa_images, system=system))
+            members.append(
+                ScienceQa(path=self.scienceqa, image_root=self.scienceqa_images, protocol=asked_as, system=system)
+            )
         if self.gqa:
-            members.append(Gqa(path=self.gqa, image_root=self.gqa_images, system=system))
+            members.append(Gqa(path=self.gqa, image_root=self.gqa_images, protocol=asked_as, system=system))
         if self.textvqa:
             members.append(
-                TextVqa(path=self.textvqa, image_root=self.textvqa_images, ocr_path=self.textvqa_ocr, system=system)
+                TextVqa(
+                    path=self.textvqa,
+                    image_root=self.textvqa_images,
+                    ocr_path=self.textvqa_ocr,
+                    asked_as=asked_as,
+                    system=system,
+                )
             )
         if self.mme:
-            members.append(Mme(path=self.mme, system=system))
+            members.append(Mme(path=self.mme, protocol=asked_as, system=system))
         if self.chair:
             members.append(
                 Chair(

@@ -8,11 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 
+from seva_ray.benchmarks.choices import AskedAs
 from seva_ray.benchmarks.files import adjacent, settle_paths
+from seva_ray.core.checks import check_choice
 from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt, Response
 
@@ -66,7 +68,7 @@ class Benchmark(Protocol):
 class AskedWith:
     """What benchmarks share that a published script asks with a system text of its own."""
 
-    system: Literal["", "llava_v1", "vicuna_v1"] = ""
+    system: Literal["", "llava_v1", "vicuna_v1", "internvl2_5", "qwen_1_5"] = ""
     """Name of the system text. Empty: that of the generation. It is part of the name and of the protocol."""
 
 
@@ -83,6 +85,8 @@ class LabelledQuestion(Generic[Label]):
     prompt: Prompt
     label: Label
     """The right answer, in the form that the benchmark's rule compares with."""
+    options: tuple[str, ...] = ()
+    """The options of a multiple-choice question."""
     group: str = "all"
     """The category, task or subject that the question belongs to. The names of its counts begin with it."""
 
@@ -153,14 +157,19 @@ class LabelledBenchmark(AskedWith, ABC, Generic[Label]):
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaBenchmark(LabelledBenchmark[Label]):
-    """A labelled benchmark with files and images in two places, which is asked and scored as LLaVA does it."""
+    """A labelled benchmark with files and images in two places, which is asked and scored as LLaVA does it, or asked as
+    another family is."""
 
     path: str = place()
     """The published file or folder; the member's module says which."""
     image_root: str = place()
     """The folder of the images."""
-    protocol: Literal["llava"] = "llava"
+    protocol: AskedAs = "llava"
     """The way of asking and scoring. It is part of the recipe."""
+
+    def __post_init__(self) -> None:
+        check_choice(self, "protocol", get_args(AskedAs))
+        super().__post_init__()
 
 
 def text_of(responses: Mapping[str, Response], prompt_id: str) -> str | None:

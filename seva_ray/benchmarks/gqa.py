@@ -3,8 +3,8 @@
 In: the published testdev_balanced_questions.json, {question id: {question, answer, imageId, isBalanced, types}}, and
 the folder of images, <imageId>.jpg. Out: accuracy, overall and of GQA's binary and open questions.
 
-It asks as LLaVA-1.5 does, for a single word or phrase. It scores as GQA's script does after LLaVA's conversion: the
-answer in lower case, without periods at its end, must equal the label.
+It asks as LLaVA-1.5 does, for a single word or phrase, or by another protocol of choices.py. It scores as GQA's script
+does after LLaVA's conversion: the answer in lower case, without periods at its end, must equal the label.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from seva_ray.benchmarks.base import LabelledQuestion, LlavaBenchmark, accuracies
-from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
+from seva_ray.benchmarks.choices import ask_short
 from seva_ray.benchmarks.files import image_at, object_at, read_json, text_at
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import Prompt
@@ -56,7 +56,7 @@ class Gqa(LlavaBenchmark[str]):
         prompt = Prompt(
             prompt_id=question_id,
             image_id=image,
-            question=ask(text_at(row, "question", where), [], SHORT_ANSWER),
+            question=ask_short(self.protocol, text_at(row, "question", where)),
             source="gqa",
             image_path=f"{image}.jpg",
         )

@@ -5,8 +5,8 @@ answer, category, image (base64). Rotations of question `i` are rows `i + k * 1,
 rotated here. Out: circular accuracy (a question is right if all its rotations are), overall and per category, and the
 accuracy of the first row alone.
 
-It asks as LLaVA-1.5 does. It finds an answer's letter by the rules of VLMEvalKit, MMBench's maintained scorer: the one
-letter that stands alone, or else the one option whose text is in the answer.
+It asks as LLaVA-1.5 does, or by another protocol of choices.py. It finds an answer's letter by the rules of VLMEvalKit,
+MMBench's maintained scorer: the one letter that stands alone, or else the one option whose text is in the answer.
 Deviates: if no rule matches an answer, MMBench asks ChatGPT what it means. Here such an answer is wrong, unless a judge
 model reads it (`reader`, stages/judge_reading.py). Chinese punctuation separates words too. LLaVA reads an option
 "None" as an empty cell; here it is an option.
@@ -27,28 +27,19 @@ import pyarrow as pa
 from pyarrow import csv
 
 from seva_ray.benchmarks.base import AskedWith, Tally, accuracies, percent, protocol_of, tally_of, text_of
-from seva_ray.benchmarks.choices import CHINESE_LETTER_ANSWER, LETTER_ANSWER, LETTERS, ask, ask_qwen
+from seva_ray.benchmarks.choices import LETTERS, AskedAs, ask_circular
 from seva_ray.benchmarks.files import adjacent, choice_at, read_file, settle_paths, text_at
+from seva_ray.benchmarks.letters import vlmevalkit_letter
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt, Response
 
 ROTATION = 1_000_000
 """Each rotated row of a question adds this to the index of the row before."""
-REQUESTS = {"en": LETTER_ANSWER, "cn": CHINESE_LETTER_ANSWER}
+LANGUAGES = ("en", "cn")
 COLUMNS = ("index", "question", "A", "B", "answer", "category", "image")
 REFERENCE = 64
 """An image cell that is shorter holds the index of the row with the image."""
-PUNCTUATION = re.compile(r"[.()\[\],:;!*#{}。，：；！（）、]")
-"""VLMEvalKit's punctuation, and its full-width forms in Chinese answers."""
-REFUSALS = (
-    "Sorry, I can't help with images of people yet.",
-    "I can't process this file.",
-    "I'm sorry, but without the image provided",
-    "Cannot determine the answer",
-    "Failed to obtain answer via API",
-)
-"""VLMEvalKit's refusals. An answer that holds one of them chooses no option."""
 TEXT = pa.string()
 
 Row = dict[str, str]
@@ -87,8 +78,8 @@ class MMBench(AskedWith):
     """The TSV file of a split with answers: dev."""
     language: Literal["en", "cn"] = "en"
     """Language of the file, and of the line that asks for a letter."""
-    protocol: Literal["llava", "qwen2-vl"] = "llava"
-    """The way of asking: as LLaVA-1.5 is asked, or Qwen2-VL and its successors. It is part of the recipe."""
+    protocol: AskedAs = "llava"
+    """The way of asking, by the family whose own evaluation asks so. It is part of the recipe."""
     reader: Literal["rules", "judge"] = "rules"
     """Who reads an answer in which no rule finds an option: nobody, so that it is wrong, or a judge model."""
     image_root: ClassVar[None] = None
@@ -98,7 +89,7 @@ class MMBench(AskedWith):
 
     def __post_init__(self) -> None:
         settle_paths(self, "path")
-        if self.language not in REQUESTS:
+        if self.language not in LANGUAGES:
             raise ConfigError(f"language {self.language!r}: must be en or cn")
         self.questions  # noqa: B018 - a wrong file is found here, before a model answers anything
 
@@ -176,10 +167,7 @@ class MMBench(AskedWith):
         options = options_of(row)
         question = text_at(row, "question", where)
         hint = row["hint"] if is_filled(row.get("hint", "")) else ""
-        if self.protocol == "qwen2-vl":
-            asked = ask_qwen(question, options, hint, chinese=self.language == "cn")
-        else:
-            asked = ask(f"{hint}\n{question}" if hint else question, options, REQUESTS[self.language])
+        asked = ask_circular(self.protocol, question, options, hint, chinese=self.language == "cn")
         prompt = Prompt(
             prompt_id=str(index),
             image_id=hashlib.sha256(image).hexdigest()[:32],
@@ -203,24 +191,6 @@ def hits(question: Circular, responses: Mapping[str, Response]) -> list[bool]:
 def chosen(text: str, options: Sequence[str]) -> str:
     letter = vlmevalkit_letter(text, options)
     return text if letter is None else f"{text} ({options[LETTERS.index(letter)]})"
-
-
-def vlmevalkit_letter(text: str, options: Sequence[str]) -> str | None:
-    """The letter that an answer chooses; None if it chooses no letter.
-
-    Source: `can_infer` of VLMEvalKit, vlmeval/utils/matching_util.py (2025, VERBOSE off): the only option's letter
-    among the words, wherever it is; else the only option whose text the answer holds, if the answer is at most twice
-    as long as all options together. The article A counts as a letter in that code too.
-    """
-    if any(refusal in text for refusal in REFUSALS):
-        return None
-    found = set(PUNCTUATION.sub(" ", text).split()) & set(LETTERS[: len(options)])
-    if len(found) == 1:
-        return found.pop()
-    if len(text) > 2 * sum(map(len, options)):
-        return None
-    held = [letter for letter, option in zip(LETTERS, options) if option.lower() in text.lower()]
-    return held[0] if len(held) == 1 else None
 
 
 def read_tsv(path: str) -> dict[int, Row]:

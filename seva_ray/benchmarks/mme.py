@@ -5,21 +5,23 @@ file of the same name, side by side or in images/ and questions_answers_YN/. A t
 `question<tab>Yes|No`. Out, per task: accuracy over questions, accuracy+ over images (both questions right), and the
 score, which is their sum (0 to 200 points). The sums of the scores are perception (2000) and cognition (800).
 
-It asks as LLaVA-1.5 does: without "Please answer yes or no.", and with a request for a single word. It scores as MME's
-script does: the answer is the yes, or else the no, in its first four characters, in upper or lower case.
+It asks as LLaVA-1.5 does: without "Please answer yes or no.", and with a request for a single word; or by another
+protocol of choices.py. It scores as MME's script does: the answer is the yes, or else the no, in its first four
+characters, in upper or lower case.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import ClassVar, Literal
+from typing import ClassVar, get_args
 
 import numpy as np
 
 from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion, Tally, percent, tally_of
-from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
+from seva_ray.benchmarks.choices import SHORT_ANSWER, YES_OR_NO, AskedAs
 from seva_ray.benchmarks.files import brief, read_text
+from seva_ray.core.checks import check_choice
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt, Response
@@ -29,7 +31,13 @@ PERCEPTION = ["existence", "count", "position", "color", "posters", "celebrity",
 COGNITION = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"]
 TASKS = {"perception": PERCEPTION, "cognition": COGNITION}
 COUNTS = ("asked", "right", "images", "both_right")
-REQUEST = "Please answer yes or no."
+REQUESTS: Mapping[AskedAs, str] = {
+    "internvl": f" {SHORT_ANSWER}",
+    "qwen2-vl": "",
+    "qwen3-vl": f" {YES_OR_NO}",
+    "smolvlm2": "\nGive a very brief answer.",
+}
+"""What follows a question as it was published, which ends with YES_OR_NO. Source: as in choices.py."""
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -43,8 +51,12 @@ class Mme(LabelledBenchmark[str]):
 
     path: str = place()
     """The folder MME_Benchmark_release_version."""
-    protocol: Literal["llava"] = "llava"
+    protocol: AskedAs = "llava"
     """The way of asking and scoring. It is part of the recipe."""
+
+    def __post_init__(self) -> None:
+        check_choice(self, "protocol", get_args(AskedAs))
+        super().__post_init__()
 
     @property
     def image_root(self) -> str:
@@ -66,7 +78,7 @@ class Mme(LabelledBenchmark[str]):
             if not texts:
                 raise InputError(f"{self.path}/{task}: has no questions")
             for name in texts:
-                found += read_pair(self.path, task, name, images.get(stem(name)))
+                found += read_pair(self.path, task, name, images.get(stem(name)), self.protocol)
         return found
 
     @property
@@ -107,7 +119,7 @@ def stem(name: str) -> str:
     return name.rpartition("/")[2].rpartition(".")[0]
 
 
-def read_pair(path: str, task: str, name: str, image: str | None) -> list[LabelledQuestion[str]]:
+def read_pair(path: str, task: str, name: str, image: str | None, protocol: AskedAs) -> list[LabelledQuestion[str]]:
     """The two questions of one text file. If its image does not exist, their prompts hold an error."""
     lines = [line.strip("\r") for line in read_text(f"{path.rstrip('/')}/{name}").split("\n") if line.strip()]
     if len(lines) != 2:
@@ -121,13 +133,20 @@ def read_pair(path: str, task: str, name: str, image: str | None) -> list[Labell
         prompt = Prompt(
             prompt_id=f"{task}/{stem(name)}-{number}",
             image_id=f"{task}/{stem(name)}",
-            question=ask(text.replace(REQUEST, "").strip(), [], SHORT_ANSWER),
+            question=asked(text.strip(), protocol),
             source=f"mme_{task}",
             image_path=image,
             error=None if image else f"no image beside {name}",
         )
         questions.append(LabelledQuestion(prompt=prompt, group=task, label=answer))
     return questions
+
+
+def asked(text: str, protocol: AskedAs) -> str:
+    """The prompt of a published question."""
+    if protocol == "llava":
+        return f"{text.replace(YES_OR_NO, '').strip()}\n{SHORT_ANSWER}"
+    return text + REQUESTS[protocol]
 
 
 def said(text: str) -> str:

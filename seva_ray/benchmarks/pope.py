@@ -2,9 +2,10 @@
 
 In: the published label files, JSON lines of {question_id, image, text, label}, and the COCO val2014 image folder.
 
-It has three protocols, whose numbers cannot be compared. `seva` asks only the question, and models answer in sentences.
-`llava` adds LLaVA-1.5's request for a single word. `qwen2-vl` asks for yes or no, as Qwen2-VL and its successors are
-asked. All read answers by the same rule: says_yes in yesno.py.
+It has several protocols, whose numbers cannot be compared. `seva` asks only the question, and models answer in
+sentences. `llava` adds LLaVA-1.5's request for a single word, with which InternVL and LLaVA-OneVision are asked too.
+`qwen2-vl` asks for yes or no, as Qwen2-VL and its successors are asked. `smolvlm2` asks only the question, as
+SmolVLM2's own evaluation does. All read answers by the same rule: says_yes in yesno.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,14 @@ import numpy as np
 
 from seva_ray.benchmarks import yesno
 from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion
-from seva_ray.benchmarks.choices import QWEN_YES_OR_NO, SHORT_ANSWER
+from seva_ray.benchmarks.choices import SHORT_ANSWER, YES_OR_NO
 from seva_ray.benchmarks.files import choice_at, id_at, image_at, read_json_lines, text_at, unique
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 
-REQUESTS = {"seva": "", "llava": f"\n{SHORT_ANSWER}", "qwen2-vl": QWEN_YES_OR_NO}
+PopeProtocol = Literal["seva", "llava", "qwen2-vl", "smolvlm2"]
+REQUESTS = {"seva": "", "llava": f"\n{SHORT_ANSWER}", "qwen2-vl": f" {YES_OR_NO}", "smolvlm2": ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +38,9 @@ class Pope(LabelledBenchmark[str]):
     """Folder with coco_pope_random.json, coco_pope_popular.json and coco_pope_adversarial.json."""
     image_root: str = place()
     """Folder or URI of the images. The label files name images relative to it."""
-    protocol: Literal["seva", "llava", "qwen2-vl"] = "seva"
-    """`seva` asks only the question; `llava` adds a line that requests a single word or phrase, and `qwen2-vl` a
-    request for yes or no."""
+    protocol: PopeProtocol = "seva"
+    """`seva` and `smolvlm2` ask only the question; `llava` adds a line that requests a single word or phrase, and
+    `qwen2-vl` a request for yes or no."""
 
     def __post_init__(self) -> None:
         if self.protocol not in REQUESTS:

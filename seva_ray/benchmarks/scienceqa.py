@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from seva_ray.benchmarks.base import LabelledQuestion, LlavaBenchmark, accuracies
-from seva_ray.benchmarks.choices import LETTERS, ask
+from seva_ray.benchmarks.choices import LETTERS, ask_letter
 from seva_ray.benchmarks.files import choice_at, image_at, items_at, object_at, read_json, text_at, unique
+from seva_ray.benchmarks.letters import vlmevalkit_letter
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import Prompt
 
@@ -54,7 +55,9 @@ class ScienceQa(LlavaBenchmark[str]):
         return sorted({question.group for question in self.questions})
 
     def is_right(self, question: LabelledQuestion[str], text: str | None) -> bool:
-        return llava_letter(text or "") == question.label
+        if self.protocol == "llava":
+            return llava_letter(text or "") == question.label
+        return vlmevalkit_letter(text or "", question.options) == question.label
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return accuracies("ScienceQA-IMG", sums, self.groups)
@@ -63,20 +66,18 @@ class ScienceQa(LlavaBenchmark[str]):
         options = [text_at({"choices": option}, "choices", where) for option in items_at(row, "choices", where)]
         if not 2 <= len(options) <= len(OPTIONS):
             raise InputError(f"{where}, choices: expected 2 to {len(OPTIONS)}, got {len(options)}")
-        question = text_at(row, "question", where)
-        if str(row.get("hint") or "").strip():
-            question = f"Context: {text_at(row, 'hint', where)}\n{question}"
+        context = text_at(row, "hint", where) if str(row.get("hint") or "").strip() else ""
         image = f"{problem_id}/{image_at(row, 'image', where)}"
         prompt = Prompt(
             prompt_id=problem_id,
             image_id=image,
-            question=ask(question, options),
+            question=ask_letter(self.protocol, text_at(row, "question", where), options, context),
             source="scienceqa",
             image_path=image,
         )
         subject = text_at(row, "subject", where)
         letter = OPTIONS[choice_at(row, "answer", range(len(options)), where)]
-        return LabelledQuestion(prompt=prompt, group=subject, label=letter)
+        return LabelledQuestion(prompt=prompt, group=subject, label=letter, options=tuple(options))
 
 
 def llava_letter(text: str) -> str | None:

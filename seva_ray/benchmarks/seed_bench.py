@@ -4,7 +4,8 @@ In: the published SEED-Bench.json (version 1), whose image questions have data_t
 to 9, and the folder SEED-Bench-image, where the name of an image's file is its data_id. Out: accuracy over all image
 questions and per dimension.
 
-It asks as LLaVA-1.5 does, and scores as LLaVA's script does: the answer must be the letter and nothing else.
+It asks as LLaVA-1.5 does, and scores as LLaVA's script does: the answer must be the letter and nothing else. By another
+protocol of choices.py, an answer's letter is found by the rules of VLMEvalKit.
 """
 
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from seva_ray.benchmarks.base import LabelledQuestion, LlavaBenchmark, accuracies
-from seva_ray.benchmarks.choices import LETTERS, ask
+from seva_ray.benchmarks.choices import LETTERS, ask_letter
 from seva_ray.benchmarks.files import choice_at, id_at, image_at, items_at, object_at, read_json, text_at, unique
+from seva_ray.benchmarks.letters import vlmevalkit_letter
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import Prompt
 
@@ -44,7 +46,8 @@ class SeedBench(LlavaBenchmark[str]):
         return list(unique(asked, "question_id", f"{self.path}, data_type image").values())
 
     def is_right(self, question: LabelledQuestion[str], text: str | None) -> bool:
-        return text == question.label
+        letter = text if self.protocol == "llava" else vlmevalkit_letter(text or "", question.options)
+        return letter == question.label
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return accuracies("SEED-Image", sums, self.groups)
@@ -58,9 +61,9 @@ class SeedBench(LlavaBenchmark[str]):
         prompt = Prompt(
             prompt_id=id_at(row, "question_id", where),
             image_id=image,
-            question=ask(text_at(row, "question", where), options),
+            question=ask_letter(self.protocol, text_at(row, "question", where), options),
             source=f"seed_{number}",
             image_path=image,
         )
         letter = choice_at(row, "answer", LETTERS[: len(options)], where)
-        return LabelledQuestion(prompt=prompt, group=dimensions[number], label=letter)
+        return LabelledQuestion(prompt=prompt, group=dimensions[number], label=letter, options=tuple(options))

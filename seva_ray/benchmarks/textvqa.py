@@ -2,7 +2,7 @@
 
 In: the published TextVQA_0.5.1_val.json and the folder of images, <image_id>.jpg. LLaVA-1.5's protocol also needs its
 llava_textvqa_val_v051_ocr.jsonl, which holds the prompts with their OCR tokens. Without it the question is asked alone,
-which is another protocol. Out: accuracy.
+which is another protocol. So is the way in which another family is asked; see choices.py. Out: accuracy.
 
 It scores as M4C's evaluator does, which LLaVA uses. Answers are normalised as on EvalAI. The worth of an answer that
 some of the ten people gave is the mean, over all ways to leave one person out, of min(1, others who gave it / 3).
@@ -13,12 +13,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 
 from seva_ray.benchmarks.base import LabelledBenchmark, LabelledQuestion, percent
-from seva_ray.benchmarks.choices import SHORT_ANSWER, ask
+from seva_ray.benchmarks.choices import AskedAs, ask_short
 from seva_ray.benchmarks.files import (
     id_at,
     image_at,
@@ -30,7 +30,8 @@ from seva_ray.benchmarks.files import (
     text_at,
     unique,
 )
-from seva_ray.core.errors import InputError
+from seva_ray.core.checks import check_choice
+from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 
@@ -53,6 +54,17 @@ CONTRACTIONS = {
 """A contraction that lacks one apostrophe -> the contraction. The last entry is reversed, as in the published table."""
 
 
+SMOLVLM2_INSTRUCTIONS = """Answer the following question about the image using as few words as possible. \
+Follow these additional instructions:
+-Always answer a binary question with Yes or No.
+-When asked what time it is, reply with the time seen in the image.
+-Do not put any full stops at the end of the answer.
+-Do not put quotation marks around the answer.
+-An answer with one or two words is favorable.
+-Do not apply common sense knowledge. The answer can be found in the image.
+Question: """
+"""What SmolVLM2 is told before the question. Source: as in choices.py."""
+
 Worth = Mapping[str, float]
 """What each normalised answer that somebody gave is worth, 0 to 1."""
 
@@ -70,14 +82,21 @@ class TextVqa(LabelledBenchmark[Worth]):
     """Folder of the images: train_images."""
     ocr_path: str = place("")
     """LLaVA's llava_textvqa_val_v051_ocr.jsonl. Empty: the questions are asked without OCR tokens."""
+    asked_as: AskedAs = "llava"
+    """The way of asking, by the family whose own evaluation asks so. Only LLaVA's has OCR tokens."""
 
     def __post_init__(self) -> None:
+        check_choice(self, "asked_as", get_args(AskedAs))
+        if self.ocr_path and self.asked_as != "llava":
+            raise ConfigError(f"ocr_path: {self.asked_as} is asked without OCR tokens")
         if self.ocr_path:
             settle_paths(self, "ocr_path")
         super().__post_init__()
 
     @property
     def protocol(self) -> str:
+        if self.asked_as != "llava":
+            return self.asked_as
         return "llava" if self.ocr_path else "llava-no-ocr"
 
     @cached_property
@@ -139,8 +158,11 @@ class TextVqa(LabelledBenchmark[Worth]):
         if len(answers) != NUM_PEOPLE or not all(isinstance(answer, str) for answer in answers):
             raise InputError(f"{where}, answers: expected {NUM_PEOPLE} texts, got {len(answers)} items")
         image = image_at(row, "image_id", where)
+        question = text_at(row, "question", where)
         # LLaVA's prompts begin with a capital.
-        bare = ask(text_at(row, "question", where).capitalize(), [], SHORT_ANSWER)
+        bare = ask_short(self.asked_as, question.capitalize() if self.asked_as == "llava" else question)
+        if self.asked_as == "smolvlm2":
+            bare = SMOLVLM2_INSTRUCTIONS + bare
         prompt = Prompt(
             prompt_id=question_id,
             image_id=image,

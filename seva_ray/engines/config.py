@@ -11,7 +11,7 @@ from seva_ray.core.fingerprints import execution
 from seva_ray.core.system_texts import LLAVA_V1
 from seva_ray.engines import AnyEngine, Decoding, VllmEngine, engine_here
 from seva_ray.engines.img2img import Regeneration
-from seva_ray.vlm.encoding import options_of
+from seva_ray.vlm.image_options import options_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +41,9 @@ class Generate:
     pixels of the square count. A larger image is a `failed` row."""
     image_options: str = ""
     """Settings of the model's own image processor, as JSON (empty: as its files say), such as
-    '{"size": {"longest_edge": 1003520}}' for Qwen-VL, which counts pixels, or '{"max_patches": 6}' for InternVL. They
-    bound what an image becomes, and so time and memory. Training and benchmarks use the same ones."""
+    '{"size": {"longest_edge": 1003520}}' for Qwen-VL, which counts pixels, or '{"max_patches": 6}' for InternVL and
+    LLaVA-OneVision, which cut tiles. They bound what an image becomes, and so time and memory. Training and benchmarks
+    use the same ones."""
     max_unreadable: float = execution(1.0)
     """Largest share of images that cannot be opened, in a sample of 64 that is tried before a model loads. With 1 it is
     an error only if all of them cannot be opened."""

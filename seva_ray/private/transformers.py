@@ -19,6 +19,13 @@ def arguments_of_forward(config: Any) -> set[str]:
     return {*inspect.signature(model.forward).parameters}
 
 
+def settings_of_every_call(processor: Any) -> dict[str, Any]:
+    """The settings that a processor passes to its image processor in every call, whatever the image processor's files
+    say. In public they show only in the call."""
+    kwargs = getattr(processor, "valid_processor_kwargs", None)
+    return dict(getattr(kwargs, "_defaults", {}).get("images_kwargs", {}))
+
+
 def forget_deepspeed() -> None:
     """Let models load whole again: under ZeRO-3, transformers loads them in parts for as long as it remembers the last
     trainer's configuration. The public object that holds it belongs to the trainer."""

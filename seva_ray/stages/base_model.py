@@ -18,7 +18,7 @@ from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
 from seva_ray.runtime.resources import TASK, Need, check_places
 from seva_ray.toy.recipe import ToyQwenRecipe, ToyRecipe
-from seva_ray.vlm.families import check_served
+from seva_ray.vlm.families import check_image_options, check_served
 from seva_ray.vlm.models import Model, model_at, model_of, name_of, place_of
 
 TOY, TOY_QWEN = "toy", "toy-qwen"
@@ -31,13 +31,15 @@ TRAINING = "toy base: training"
 """What the heartbeat says."""
 
 
-def check_start(store: Store, model: str) -> None:
-    """Make checks that need no weights, before the first stage. Raises: InputError if `starting_model` would."""
+def check_start(store: Store, model: str, image_options: str = "") -> None:
+    """Make checks that need no weights, before the first stage. `image_options`: other settings of its image processor.
+    Raises: InputError if `starting_model` would, or if the model cannot be served with these settings."""
     if is_policy(model):
         store.find(model)
     elif not is_toy(model):
         place = place_of(model)
         check_served(local_outline(place))
+        check_image_options(local_outline(place), image_options)
         name_of(place)
 
 

@@ -35,7 +35,7 @@ from seva_ray.stages.import_pairs import response
 from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.regenerate import is_regenerated
 from seva_ray.stages.shard_pool import run_shards
-from seva_ray.vlm.encoding import image_options_of
+from seva_ray.vlm.image_options import image_options_of
 from seva_ray.vlm.models import Model
 
 SCORES = pa.schema(

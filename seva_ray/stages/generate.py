@@ -36,7 +36,7 @@ from seva_ray.stages.image_check import check_images, sample_of_shards
 from seva_ray.stages.part_drivers import UNITS_PER_DRIVER, Made, run_parts
 from seva_ray.stages.prepare import own_system, shard_name
 from seva_ray.stages.regenerate import images_name, is_regenerated, open_images, regenerate
-from seva_ray.vlm.encoding import options_of
+from seva_ray.vlm.image_options import options_of
 from seva_ray.vlm.models import Model, architecture
 
 GenerationTask = tuple[Model, Artifact, str]

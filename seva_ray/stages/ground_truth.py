@@ -22,7 +22,8 @@ from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.generate import finish_responses
 from seva_ray.stages.import_pairs import response
 from seva_ray.stages.prepare import shard_name
-from seva_ray.vlm.encoding import Encoder, options_of
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.image_options import options_of
 from seva_ray.vlm.models import Model
 
 NO_ANSWER = "the data set has no answer to this question"

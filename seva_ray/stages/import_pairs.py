@@ -26,7 +26,8 @@ from seva_ray.sources.preferences import Preferences
 from seva_ray.stages.generate import finish_responses
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.vlm.encoding import Encoder, options_of
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.image_options import options_of
 from seva_ray.vlm.models import Model
 
 

@@ -13,7 +13,8 @@ from seva_ray.benchmarks.base import protocol_of, text_of
 from seva_ray.benchmarks.judged.endpoint import Endpoint, Judge
 from seva_ray.benchmarks.judged.judgement import JudgePrompt, ask_all
 from seva_ray.benchmarks.judged.mmbench_reader import INSTRUCTIONS, LETTERS, NONE, parse, reading_prompt
-from seva_ray.benchmarks.mmbench import MMBench, vlmevalkit_letter
+from seva_ray.benchmarks.letters import vlmevalkit_letter
+from seva_ray.benchmarks.mmbench import MMBench
 from seva_ray.core.artifacts import Store
 from seva_ray.core.records import Response
 from seva_ray.runtime.progress import Progress, say

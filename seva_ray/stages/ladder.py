@@ -75,7 +75,8 @@ def answers_by_step(store: Store, model: Model, prompts: Artifact) -> dict[int |
 def chosen(config: LadderPage, prompts: Artifact, responses: dict[int | None, Artifact], model: Model) -> list[Ladder]:
     """The ladders of the page: prompts without a failed answer, from as many shards as are needed."""
     from seva_ray.stages.report_content import png, viewer_of  # with numpy and transformers
-    from seva_ray.vlm.encoding import Encoder, image_options_of
+    from seva_ray.vlm.encoding import Encoder
+    from seva_ray.vlm.image_options import image_options_of
 
     recipe = responses[None].recipe["config"]
     encoder = Encoder(local_outline(model.directory), recipe["system"], image_options_of(recipe))

@@ -27,7 +27,8 @@ from seva_ray.stages.regenerate import images_made
 from seva_ray.stages.report_inputs import Report, ReportInputs
 from seva_ray.stages.results import headlines
 from seva_ray.stages.score_files import protocol_of, read_comparisons, title_of
-from seva_ray.vlm.encoding import Encoder, image_options_of
+from seva_ray.vlm.encoding import Encoder
+from seva_ray.vlm.image_options import image_options_of
 from seva_ray.vlm.models import Model
 from seva_ray.vlm.views import Viewer
 

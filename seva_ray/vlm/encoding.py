@@ -6,10 +6,9 @@ template of the processor, and images are preprocessed by the PIL backend (the t
 """
 
 import copy
-import json
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -17,70 +16,28 @@ import numpy as np
 from PIL import Image
 
 from seva_ray.augmentations import parse_view
-from seva_ray.core.errors import ConfigError, InputError, is_of_the_machine, line_of
+from seva_ray.core.errors import InputError, is_of_the_machine, line_of
 from seva_ray.core.seeds import generator_at
+from seva_ray.private.transformers import settings_of_every_call
+from seva_ray.vlm.image_options import grids_within, made_smaller, options_of, settings_of, size_within
 from seva_ray.vlm.images import pad_to_square
 from seva_ray.vlm.levels import AS_LEVELS, exact_table, looked_up, shrunk, size_of_squares
 from seva_ray.vlm.rows import PIXELS, Row, with_pixels
 
 
-def options_of(image_options: str) -> dict[str, Any]:
-    """Settings of an image processor that are written as JSON. Raises: ConfigError."""
-    if not image_options:
-        return {}
-    try:
-        options = json.loads(image_options)
-    except ValueError:
-        options = None
-    if not isinstance(options, dict) or not options:
-        raise ConfigError(
-            f"image_options {image_options!r}: must be settings of the model's image processor as JSON, such as "
-            '{"size": {"longest_edge": 1003520}}'
-        )
-    return options
-
-
-def image_options_of(recipe: Mapping[str, Any]) -> str:
-    """The settings with which the responses of this recipe were made, as JSON."""
-    options = recipe.get("image_options")
-    return json.dumps(options) if options else ""
-
-
-def is_setting(name: str, value: Any) -> bool:
-    return value is not None and not name.startswith("_") and not name.endswith("_type") and not callable(value)
-
-
-OF_THE_MODEL = ("image_grid_pinpoints", "merge_size", "patch_size", "temporal_patch_size")
-"""Settings that the model has too."""
-
-
-def settings_of(image_processor: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with all parts of the settings that they change a part of. Raises: InputError."""
-    settings = {}
-    for name, value in options.items():
-        if name in OF_THE_MODEL:
-            raise InputError(f"image_options: {name} is what the model was made for, and cannot be changed")
-        now = getattr(image_processor, name, None)
-        if not is_setting(name, now):
-            known = sorted(name for name, value in vars(image_processor).items() if is_setting(name, value))
-            raise InputError(f"image_options: its image processor has no {name}; it has {', '.join(known)}")
-        if is_dataclass(now) and not isinstance(now, type):
-            now = asdict(now)
-        if isinstance(value, Mapping) and isinstance(now, Mapping):
-            parts = {part: setting for part, setting in now.items() if setting is not None}
-            if unknown := {*value} - {*parts}:
-                raise InputError(f"image_options: {name} has no {min(unknown)}; it has {', '.join(sorted(parts))}")
-            value = {**parts, **value}
-        settings[name] = value
-    return settings
-
-
 class OneImage:
     """An image processor that keeps what it made of the last image, for the next question about the same one."""
 
-    def __init__(self, image_processor: Any, before: Callable[[Image.Image], Image.Image], as_levels: bool):
-        """`before`: what is done to an image before it is processed. `as_levels`: pixels are not normalised."""
-        self.image_processor, self.before = image_processor, before
+    def __init__(
+        self,
+        image_processor: Any,
+        before: Callable[[Image.Image], Image.Image],
+        as_levels: bool,
+        settings: Mapping[str, Any],
+    ):
+        """`before`: what is done to an image before it is processed. `as_levels`: pixels are not normalised.
+        `settings`: what the user has set; some processors always pass values of their own."""
+        self.image_processor, self.before, self.settings = image_processor, before, settings
         self.as_levels = as_levels
         self.last: tuple[Image.Image | None, Any] = (None, None)
 
@@ -93,7 +50,7 @@ class OneImage:
             (image,) = image
         last, made = self.last
         if image is not last:
-            options |= {"return_tensors": "np"} | (AS_LEVELS if self.as_levels else {})
+            options |= {"return_tensors": "np"} | self.settings | (AS_LEVELS if self.as_levels else {})
             made = self.image_processor(images=[self.before(image)], **options)
             made[PIXELS] = np.asarray(made[PIXELS], np.uint8 if self.as_levels else np.float32)
             self.last = image, made
@@ -129,8 +86,10 @@ class Encoder:
             load = partial(AutoImageProcessor.from_pretrained, directory, backend="pil", trust_remote_code=False)
             self.image_processor = load()
             self.image_settings = settings_of(self.image_processor, settings)
-            if settings:
-                self.image_processor = load(**self.image_settings)
+            self.grids = grids_within(self.image_processor, settings)
+            if self.image_settings:
+                # Other settings may need those that its processor passes in every call.
+                self.image_processor = load(**settings_of_every_call(self.processor) | self.image_settings)
             self.tokenizer = self.processor.tokenizer
             if getattr(self.processor, "chat_template", None) is None:
                 raise InputError("it has no chat template, which belongs into chat_template.jinja")
@@ -138,7 +97,9 @@ class Encoder:
             red, green, blue = (int(channel * 255) for channel in mean)
             self.background = (red, green, blue)
             self.reader = copy.copy(self.processor)  # the processor itself is saved with a model that is trained
-            self.reader.image_processor = OneImage(self.image_processor, self.as_shrunk, self.table is not None)
+            self.reader.image_processor = OneImage(
+                self.image_processor, self.as_shrunk, self.table is not None, self.image_settings
+            )
             self.image_token_id: int = self.processor.image_token_ids[0]
             self.placeholders = placeholders_of(self.processor)
             if self.prompt_text("?").count(self.processor.image_token) != 1:
@@ -261,12 +222,15 @@ class Encoder:
 
     def as_seen(self, image: Image.Image) -> Image.Image:
         """The image that the processor is given."""
+        if self.grids:
+            return made_smaller(image, self.grids, self.image_processor.resample)
         return pad_to_square(image, self.background) if self.crops else image
 
     def size_seen(self, image: Image.Image) -> tuple[int, int]:
         """Height and width of `as_seen`, in px."""
         side = max(image.size)
-        return (side, side) if self.crops else (image.height, image.width)
+        width, height = size_within(self.grids, image.size) if self.grids else image.size
+        return (side, side) if self.crops and not self.grids else (height, width)
 
     def as_shrunk(self, image: Image.Image) -> Image.Image:
         """The image that the processor is given, already at the size to which the processor would resize it. The

@@ -19,7 +19,7 @@ from seva_ray.private.transformers import arguments_of_forward
 from seva_ray.vlm.encoding import MADE_FOR_A_BATCH, Encoder
 from seva_ray.vlm.levels import drawn_at_random
 from seva_ray.vlm.model_files import check_model, weight_headers
-from seva_ray.vlm.rows import Row, stacked
+from seva_ray.vlm.rows import PIXELS, Row, stacked
 from seva_ray.vlm.template_check import check_templates
 
 SERVED = (
@@ -56,6 +56,28 @@ def check_served(directory: str) -> None:
         )
     check_config(directory, encoder)
     weight_headers(directory)
+
+
+@lru_cache(maxsize=16)
+def check_image_options(directory: str, image_options: str) -> None:
+    """Check other settings of the image processor of a model that `check_served` accepts. Raises: InputError where the
+    model would not read what its processor makes then."""
+    if not image_options:
+        return
+    bounded, usual = Encoder(directory, image_options=image_options), Encoder(directory)
+    if found := difference(bounded):
+        raise InputError(f"model {directory}: image_options {image_options} cannot be served exactly: {found}")
+    (now, *_), (before, *others) = (shapes_of_pixels(encoder) for encoder in (bounded, usual))
+    if len(before) > 2 and all(before[-2:] == other[-2:] for other in others) and now[-2:] != before[-2:]:
+        raise InputError(
+            f"model {directory}: image_options {image_options}: its processor would make images of "
+            f"{now[-1]} x {now[-2]} pixels, and its vision tower was made for {before[-1]} x {before[-2]}"
+        )
+
+
+def shapes_of_pixels(encoder: Encoder) -> list[tuple[int, ...]]:
+    """Of images of each of SHAPES."""
+    return [encoder.row("", drawn_at_random(*shape)).features[PIXELS].shape for shape in SHAPES]
 
 
 # What the model's own processor makes
@@ -152,7 +174,7 @@ def processed_batch(encoder: Encoder, prompts: Sequence[tuple[str, Image.Image]]
         tokenize=True,
         return_dict=True,
         return_tensors="np",
-        **({"processor_kwargs": {"padding": True}} if len(chats) > 1 else {}),
+        processor_kwargs=encoder.image_settings | ({"padding": True} if len(chats) > 1 else {}),
     )
     return {name: np.asarray(values) for name, values in made.items()}
 

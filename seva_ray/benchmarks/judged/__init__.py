@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from seva_ray.benchmarks.choices import AskedAs
 from seva_ray.benchmarks.files import check_images
 from seva_ray.benchmarks.judged.base import JudgedBenchmark
 from seva_ray.benchmarks.judged.competition import Competition
@@ -43,8 +44,11 @@ class JudgedBenchmarks:
         if self.competition and not self.llava_bench:
             raise ConfigError("competition: needs llava_bench, whose questions it asks")
 
-    def chosen(self, system: SystemName | Literal[""] = "") -> list[JudgedBenchmark | MMBench]:
-        """The benchmarks that the fields ask for, each with the named system text.
+    def chosen(
+        self, system: SystemName | Literal[""] = "", asked_as: AskedAs = "llava"
+    ) -> list[JudgedBenchmark | MMBench]:
+        """The benchmarks that the fields ask for, each with the named system text. `asked_as`: the way in which MMBench
+        asks.
 
         Raises: InputError if a file is not as published.
         """
@@ -62,7 +66,7 @@ class JudgedBenchmarks:
         files: list[tuple[str, Literal["en", "cn"]]] = [(self.mmbench, "en"), (self.mmbench_cn, "cn")]
         for path, language in files:
             if path:
-                members.append(MMBench(path=path, language=language, system=system, reader="judge"))
+                members.append(MMBench(path=path, language=language, system=system, reader="judge", protocol=asked_as))
         for member in members:
             check_images(member.name, member.image_root)
         return members

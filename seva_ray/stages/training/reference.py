@@ -29,7 +29,7 @@ from seva_ray.core.verification import whole_shards
 from seva_ray.dpo.config import Train, is_shown
 from seva_ray.dpo.order import num_response_tokens
 from seva_ray.pairs.files import IMPORTED, lineage
-from seva_ray.vlm.encoding import image_options_of
+from seva_ray.vlm.image_options import image_options_of
 from seva_ray.vlm.models import Model
 
 REPORT_EVERY_S = 10.0
