@@ -33,7 +33,9 @@ REPOSITORY = Path(__file__).parents[2]
 VICTIMS = {"driver": 3, ENGINE_ACTOR: 3, ENCODING_TASK: 2, TRAINING_WORKER: 3}
 """How often each is chosen; only those that run are."""
 QUIET_S = (1.0, 25.0)
-"""Shortest and longest time between two kills, in seconds."""
+"""Shortest and longest time between two kills, in seconds, on a machine on which a job's Ray starts in START_S. They are
+longer on a machine that is slower or busy; otherwise every kill would come while the job starts."""
+START_S = 6.0
 ENDS_WITHIN_S = 30.0
 """Within this time after its driver nothing of a job runs any more. It is 10 s on a machine that is not loaded."""
 AGENTS = {"ray::RuntimeEnvAgent", "ray::DashboardAgent"}
@@ -136,7 +138,7 @@ class Job:
         self.process.wait()
         began = time.monotonic()
         _, alive = psutil.wait_procs(rest, timeout=ENDS_WITHIN_S)
-        return {"victim": title, "rest_s": round(time.monotonic() - began, 1), "left": [part.name() for part in alive]}
+        return {"victim": title, "rest_s": round(time.monotonic() - began, 1), "left": [named(part) for part in alive]}
 
     def end(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -144,6 +146,13 @@ class Job:
             self.process.kill()
             self.process.wait()
             psutil.wait_procs(rest, timeout=ENDS_WITHIN_S)
+
+
+def named(process: psutil.Process) -> str:
+    """The beginning of its command, by which a journal tells what it was."""
+    with suppress(psutil.Error):
+        return " ".join(process.cmdline()).strip()[:200]
+    return "ended"
 
 
 @contextmanager
@@ -232,8 +241,10 @@ def endure(job: Job, random: Random, deadline: float, note: Any) -> bool:
     num_kills = 0
     while time.monotonic() < deadline:
         quiet_s = random.uniform(*QUIET_S) if num_kills < MOST_KILLS else PATIENCE_S
+        began = time.monotonic()
         while job.ended() is None and not job.has_cluster() and time.monotonic() < deadline:
             time.sleep(0.5)  # to be killed while it imports its libraries tells nothing
+        quiet_s *= max(1.0, (time.monotonic() - began) / START_S)
         ended = waited(job, min(deadline, time.monotonic() + quiet_s))
         if ended == 0:
             return True
@@ -246,7 +257,7 @@ def endure(job: Job, random: Random, deadline: float, note: Any) -> bool:
             killed = job.kill(random)
             num_kills += 1
             note(**killed)
-            assert set(killed.get("left", [])) <= AGENTS, killed
+            assert set(killed.get("left", [])) <= {*AGENTS, "ended"}, killed
             if killed["victim"] == "driver":
                 job.start()
     return False
