@@ -82,11 +82,12 @@ def test_letters_of_other_families_are_found_by_vlmevalkits_rules(tmp_path: Path
     llava, qwen = (replace(seed(tmp_path), protocol=family) for family in ("llava", "qwen2-vl"))
     assert scores(llava, q101="A. thing a")["SEED-Image accuracy"] == 0
     assert scores(qwen, q101="A. thing a")["SEED-Image accuracy"] == pytest.approx(100 / 3)
-    llava, smol = (replace(scienceqa(tmp_path), protocol=family) for family in ("llava", "smolvlm2"))
-    assert scores(llava, q1="The answer is B")["ScienceQA-IMG accuracy"] == 0
+    first, smol = (replace(scienceqa(tmp_path), protocol=family) for family in ("llava", "smolvlm2"))
+    assert scores(first, q1="The answer is B")["ScienceQA-IMG accuracy"] == 0
     assert scores(smol, q1="The answer is B")["ScienceQA-IMG accuracy"] == 50
 
 
 def test_an_unknown_protocol_is_one_line(tmp_path: Path):
+    unknown: Any = "gpt"
     with pytest.raises(ConfigError, match=r"^protocol 'gpt': must be one of llava, internvl, "):
-        replace(gqa(tmp_path), protocol="gpt")
+        replace(gqa(tmp_path), protocol=unknown)

@@ -82,18 +82,18 @@ GQA = {
 }
 
 
-def seed(folder: Path, content: Any = SEED) -> Benchmark:
+def seed(folder: Path, content: Any = SEED) -> SeedBench:
     (folder / "SEED-Bench.json").write_text(json.dumps(content))
     return SeedBench(path=str(folder / "SEED-Bench.json"), image_root="images")
 
 
-def scienceqa(folder: Path, problems: Any = PROBLEMS, splits: Any = SPLITS) -> Benchmark:
+def scienceqa(folder: Path, problems: Any = PROBLEMS, splits: Any = SPLITS) -> ScienceQa:
     (folder / "problems.json").write_text(json.dumps(problems))
     (folder / "pid_splits.json").write_text(json.dumps(splits))
     return ScienceQa(path=str(folder), image_root="images")
 
 
-def gqa(folder: Path, content: Any = GQA) -> Benchmark:
+def gqa(folder: Path, content: Any = GQA) -> Gqa:
     (folder / "testdev.json").write_text(json.dumps(content))
     return Gqa(path=str(folder / "testdev.json"), image_root="images")
 

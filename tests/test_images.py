@@ -177,7 +177,7 @@ BAD_FILES = {
     "ico": (encoded(Image.new("RGB", (4, 4)), "ICO"), "not an image in one of the formats"),
     "jpeg 2000": (encoded(Image.new("RGB", (4, 4)), "JPEG2000"), "not an image in one of the formats"),
     "icns": (encoded(Image.new("RGBA", (16, 16)), "ICNS"), "not an image in one of the formats"),
-    "avif": (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf" + bytes(64), "not an image in one of the formats"),
+    "a whole avif": (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf" + bytes(64), "not an image in one of the formats"),
     "half a jpeg": (encoded(photo("skimage/coffee.png"), "JPEG")[:20_000], "truncated"),
     "half a png": (encoded(photo("skimage/coffee.png"), "PNG")[:200_000], "truncated"),
     "head of a jpeg": (encoded(photo("skimage/coffee.png"), "JPEG")[:100], "Truncated"),

@@ -20,7 +20,9 @@ def row(question_id: int, image: str, thing: str, label: str) -> dict[str, Any]:
     return {"question_id": question_id, "image": image, "text": text, "label": label}
 
 
-def write(folder: Path, rows: Mapping[str, list[Any]], protocol: Literal["seva", "llava"] = "seva") -> Benchmark:
+def write(
+    folder: Path, rows: Mapping[str, list[Any]], protocol: Literal["seva", "llava", "smolvlm2"] = "seva"
+) -> Benchmark:
     for category in CATEGORIES:
         lines = [line if isinstance(line, str) else json.dumps(line) for line in rows[category]]
         (folder / f"coco_pope_{category}.json").write_text("\n".join(lines) + "\n", encoding="utf-8")

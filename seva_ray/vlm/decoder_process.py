@@ -114,16 +114,18 @@ def serve() -> None:
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             options, data = json.loads(receive(source)), receive(source)
+            answer: dict[str, Any]
             allow(options.pop("cpu_s"), options.pop("memory") + len(data))
             try:
                 image = decode(data, **options)
                 answer, pixels = {"size": image.size}, image.tobytes()
+                del image
             except InputError as error:
                 answer, pixels = {"error": str(error)}, b""
             except MemoryError:
                 answer, pixels = {"error": "it takes too much memory to decode"}, b""
             send(sink, json.dumps(answer).encode(), pixels)
-            image = data = pixels = b""
+            data = pixels = b""
 
 
 def allow(cpu_s: int, memory: int) -> None:

@@ -50,7 +50,7 @@ class OneImage:
             (image,) = image
         last, made = self.last
         if image is not last:
-            options |= {"return_tensors": "np"} | self.settings | (AS_LEVELS if self.as_levels else {})
+            options |= {"return_tensors": "np"} | dict(self.settings) | (AS_LEVELS if self.as_levels else {})
             made = self.image_processor(images=[self.before(image)], **options)
             made[PIXELS] = np.asarray(made[PIXELS], np.uint8 if self.as_levels else np.float32)
             self.last = image, made

@@ -67,8 +67,8 @@ def settings_of(image_processor: Any, options: Mapping[str, Any]) -> dict[str, A
             raise InputError(f"image_options: {name} is what the model was made for, and cannot be changed")
         now = getattr(image_processor, name, None)
         if not is_setting(name, now) and name not in own_settings(image_processor):
-            known = {name for name, value in vars(image_processor).items() if is_setting(name, value)}
-            known = sorted(known | own_settings(image_processor))
+            there = {name for name, value in vars(image_processor).items() if is_setting(name, value)}
+            known = sorted(there | own_settings(image_processor))
             raise InputError(f"image_options: its image processor has no {name}; it has {', '.join(known)}")
         if is_dataclass(now) and not isinstance(now, type):
             now = asdict(now)

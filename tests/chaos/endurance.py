@@ -33,8 +33,8 @@ REPOSITORY = Path(__file__).parents[2]
 VICTIMS = {"driver": 3, ENGINE_ACTOR: 3, ENCODING_TASK: 2, TRAINING_WORKER: 3}
 """How often each is chosen; only those that run are."""
 QUIET_S = (1.0, 25.0)
-"""Shortest and longest time between two kills, in seconds, on a machine on which a job's Ray starts in START_S. They are
-longer on a machine that is slower or busy; otherwise every kill would come while the job starts."""
+"""Shortest and longest time between two kills, in seconds, on a machine on which a job's Ray starts in START_S. On a
+slower or busy machine they are longer; otherwise every kill would come while the job starts."""
 START_S = 6.0
 ENDS_WITHIN_S = 30.0
 """Within this time after its driver nothing of a job runs any more. It is 10 s on a machine that is not loaded."""
