@@ -109,7 +109,7 @@ def test_a_row_that_cannot_be_used_says_what_it_has_and_what_helps(place: Path, 
     ("name", "content"),
     [
         ("A.JSON", json.dumps([ROW]).encode()),
-        ("a.jsonl.gz", gzip.compress(lines(ROW))),
+        ("a.jsonl.gz", gzip.compress(lines(ROW), mtime=0)),
         ("a.json.bz2", bz2.compress(json.dumps([ROW]).encode())),
         ("a.CSV.xz", lzma.compress(f"question,image\n{Q},p/0.png\n".encode())),
         ("a.json", json.dumps({"info": {}, "data": [ROW]}).encode()),
@@ -138,7 +138,11 @@ def test_a_table_of_texts_may_hold_whole_images(place: Path):
         ("a.json", json.dumps([ROW]).encode("utf-16"), "is not UTF-8 text (invalid start byte at byte 0); save it as"),
         ("a.csv", f"question,image\nqu\xea?{Q},p/0.png\n".encode("latin-1"), "is not UTF-8 text (invalid continuation"),
         ("a.jsonl.gz", b"hello", "Not a gzipped file"),
-        ("a.jsonl.gz", gzip.compress(lines(ROW))[:-9], "Compressed file ended before the end-of-stream marker"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(lines(ROW), mtime=0)[:-9],
+            "Compressed file ended before the end-of-stream marker",
+        ),
         (
             "a.json",
             json.dumps({"x": ROW, "y": ROW}).encode(),
