@@ -19,7 +19,7 @@ from seva_ray.core import contents as core_contents
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.contents import agreed, contents
 from seva_ray.core.errors import FingerprintMismatch, InputError
-from seva_ray.core.fingerprints import fingerprint_of, identity
+from seva_ray.core.fingerprints import fingerprint_of, identity, place
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import write_bytes
 from seva_ray.runtime import cli as job
@@ -93,6 +93,29 @@ def test_files_that_the_source_does_not_read_may_come_and_go(store: Store, tmp_p
     put(folder, "b.png")
     with pytest.raises(FingerprintMismatch, match=r"config\.contents"):
         prepare(Prepare(), store, "y", Folder(path=str(folder)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A source whose file is in a field of another name than those here have."""
+
+    kind: ClassVar[str] = "Sheet"
+    sheet: str = place()
+    image_root: str | None = None
+
+    def prompts(self) -> Iterator[Prompt]:
+        for number, line in enumerate(Path(self.sheet).read_text().splitlines()):
+            yield Prompt(prompt_id=str(number), image_id="i", question=line, source="sheet", image_bytes=b"1")
+
+
+def test_every_field_that_names_files_has_its_contents_in_the_recipe(store: Store, tmp_path: Path):
+    put(tmp_path, "a.txt")
+    made = prepare(Prepare(), store, "x", Sheet(sheet=str(tmp_path / "a.txt")))
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    assert prepare(Prepare(), store, "x", Sheet(sheet=str(tmp_path / "b.txt"))) == made
+    put(tmp_path, "b.txt")
+    with pytest.raises(FingerprintMismatch, match=r"config\.contents of sheet"):
+        prepare(Prepare(), store, "x", Sheet(sheet=str(tmp_path / "b.txt")))
 
 
 def test_an_image_beside_the_table_is_a_part_of_its_contents(store: Store, tmp_path: Path):

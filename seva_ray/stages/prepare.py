@@ -29,8 +29,8 @@ SHARD_BYTES = 128 * 2**20
 
 
 class HasPrompts(Protocol):
-    """A source or a benchmark. The recipe has the contents of the files in its fields `path` and `..._path`, and of a
-    sample of the images."""
+    """A source or a benchmark. The recipe has the contents of the files that its fields `path`, `..._path` and all
+    other `place()` fields name, and of a sample of the images in `image_root`."""
 
     @property
     def image_root(self) -> str | None: ...
@@ -199,7 +199,9 @@ def digests_of(source: HasPrompts, found: Mapping[str, Any] | None) -> list[dict
     oldest identified the files of a directory only by names and sizes. If the recipe that was `found` in the store has
     another digest of the same contents, the first has that one."""
     path = getattr(source, "path", None)
-    others = [field for field in getattr(source, "__dataclass_fields__", ()) if field.endswith("_path")]
+    fields: Mapping[str, Any] = getattr(source, "__dataclass_fields__", {})
+    files = [name for name, field in fields.items() if field.metadata.get("place") or name.endswith("_path")]
+    others = [name for name in files if name not in ("path", "image_root")]
     uris = {"contents": path} if path and exists(path) else {}
     uris |= {f"contents of {field}": uri for field in others if (uri := getattr(source, field))}
     recorded = (found or {}).get("config") or {}
