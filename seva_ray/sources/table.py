@@ -40,7 +40,7 @@ SUFFIXES = (".parquet", ".jsonl")
 BATCH_ROWS = 64
 """Number of rows in memory at once. It is small because rows may hold whole images."""
 BATCH_PATHS = 4096
-"""The same for rows with image paths."""
+"""Number of rows in memory at once if they hold only paths of images."""
 IDS_AT_ONCE = 4096
 LARGE_BYTES = 2**26
 """Size of a large table, in bytes. Without images it has some hundred thousand rows."""
