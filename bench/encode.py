@@ -47,7 +47,7 @@ OPTIONS = {"llava_onevision": '{"max_patches": 4}'}
 """Bounds that are no settings of the image processor itself."""
 PHOTOGRAPHS = {"640 x 480": (640, 480), "12 megapixels": (4000, 3000)}
 SECONDS = 4.0
-"""For each of the two sides."""
+"""Time in s for which each of the two sides is measured."""
 
 
 def encoder_of(name: str, directory: str) -> Encoder:
@@ -59,7 +59,7 @@ def encoder_of(name: str, directory: str) -> Encoder:
 
 
 def seconds_of(sides: list[Callable[[Image.Image], object]], image: Image.Image) -> list[float]:
-    """The least time of one call of each side, by turns, so that a busy machine slows both."""
+    """The least time of one call of each side. The sides take turns, so that a busy machine slows both."""
     least = [float("inf")] * len(sides)
     ends_at = time.monotonic() + len(sides) * SECONDS
     while time.monotonic() < ends_at:

@@ -79,7 +79,7 @@ def units_of(directory: str, size: tuple[int, int], num_prompts: int, model: str
 
 
 def together(units: list[Any], viewer: Viewer) -> int:
-    """As the stage does it. Return the bytes that travel."""
+    """Encode the units as the stage does. Returns the number of bytes that travel."""
     header, buffer = encode(units, viewer)
     for encoded in encoded_of(header, buffer):
         for request in encoded.requests():
@@ -88,7 +88,7 @@ def together(units: list[Any], viewer: Viewer) -> int:
 
 
 def apart(files: list[Any], viewer: Viewer) -> int:
-    """As it was done before. Return the bytes that travel."""
+    """Encode the units as this project did at first. Returns the number of bytes that travel."""
     reader = copy.copy(viewer.encoder.processor)
     reader.image_processor = viewer.encoder.image_processor
     num_bytes = 0

@@ -30,7 +30,7 @@ IN_VLLM = "vLLM as transformers, clean and noised"
 
 @dataclass(frozen=True, kw_only=True)
 class Families:
-    """Which families are looked at."""
+    """The families to measure."""
 
     names: tuple[str, ...] = ()
     """Names of tests/tiny_models.py; empty: all."""
@@ -84,7 +84,7 @@ in the packed layout is trained in the plain one.
 """
 
 INEXACT = 1e-4
-"""Nats from which on a layout is not used."""
+"""A layout is not used if it changes a log-probability by this many nats or more."""
 
 ENDING = """
 No code of seva_ray asks for a family by its name. Other lines of refusal:
@@ -97,7 +97,7 @@ No code of seva_ray asks for a family by its name. Other lines of refusal:
 
 
 def row_of(name: str, with_vllm: bool) -> list[str]:
-    """The line of one family."""
+    """The line of the table for one family."""
     from seva_ray.vlm.encoding import Encoder
     from tests.family_pictures import picture
     from tests.tiny_models import save_family
@@ -202,7 +202,7 @@ def answered_alike(name: str, scratch: str) -> str:
 
 
 def tried(name: str) -> list[str]:
-    """The line of a family that nothing here was written for."""
+    """The line of the table for a family for which this project has no code."""
     from tests.more_models import outcome
 
     with tempfile.TemporaryDirectory() as directory:

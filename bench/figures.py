@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One ratio of one run, and what was hoped for."""
+    """One ratio of one run, and the target for it."""
 
     figure: str
     """What was measured: its name in the table and in the JSON."""
@@ -17,9 +17,9 @@ class Figure:
     target: float
     better: Literal["higher", "lower"]
     rival: str
-    """What the ratio is against, with what was measured on both sides."""
+    """The rival in the ratio, and what was measured on both sides."""
     command: str
-    """What measures it again."""
+    """The command that measures it again."""
 
     @property
     def met(self) -> bool:
@@ -39,7 +39,7 @@ def read(path: Path) -> list[Figure]:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """A line for each figure."""
+    """A table with one line for each figure."""
     rows = [("ratio", "target", "met", "figure", "rival")]
     for figure in figures:
         bound = f"{'>=' if figure.better == 'higher' else '<='} {figure.target:g}"

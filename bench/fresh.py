@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def in_fresh_process(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What a module's function returns in a new interpreter."""
+    """Run a module's function in a new interpreter, and return its result."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
         return process.submit(function, *args, **kwargs).result()
 
@@ -47,6 +47,6 @@ def own_cluster(**options: Any) -> Iterator[None]:
 
 
 def peak_mb() -> float:
-    """Of this process; getrusage would also count the process that started it."""
+    """Peak memory of this process. `getrusage` would also count the process that started it."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024

@@ -22,12 +22,12 @@ KINDS = ("scheduling", "growth", "engine", "rivals", "sweep")
 
 @dataclass(frozen=True, kw_only=True)
 class BenchGenerate:
-    """Which figures are measured."""
+    """The figures to measure."""
 
     only: tuple[str, ...] = KINDS
     """Kinds of figures."""
     full: bool = False
-    """Also what takes longer than minutes: one million prompts."""
+    """Also measure one million prompts, which takes longer than minutes."""
 
     def __post_init__(self) -> None:
         for kind in self.only:

@@ -30,11 +30,11 @@ AS_GIVEN = {
     "do_normalize": False,
     "do_convert_rgb": False,
 }
-"""Of vLLM's image processor, for pixels that are prepared already."""
+"""Settings of vLLM's image processor for pixels that are prepared already."""
 
 
 def prepared_requests(workload: Workload, limit: int | None = None) -> list[Request]:
-    """What the stage makes of the workload's prompts."""
+    """The requests that the stage makes from the workload's prompts."""
     viewer = Viewer(
         encoder=workload.engine.encoder(workload.model.directory, ""), image_root=None, max_pixels=10**7, seed=0
     )

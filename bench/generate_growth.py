@@ -27,7 +27,7 @@ SMALL, LARGE, FULL = 10_000, 100_000, 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class TinyPrompts:
-    """Short questions about 8 px images of which there are 250."""
+    """Short questions about 250 images of 8 px."""
 
     num_prompts: int
     image_root: str | None = None

@@ -58,7 +58,7 @@ def rows_of(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def request_of(row: dict[str, Any], workload: Workload) -> dict[str, Any]:
-    """What our stage asks of vLLM, in the words of `ray.data.llm`."""
+    """The settings of our stage for vLLM, as `ray.data.llm` names them."""
     read = viewer(workload).row(row, VIEW)
     return {
         "prompt_id": row["prompt_id"],
@@ -98,7 +98,7 @@ def ray_data_llm_rate(workload: Workload) -> float:
             batch_size=64,
             max_concurrent_batches=8,
             concurrency=1,
-            placement_group_config={"bundles": [{"CPU": 1}]},  # else it waits for a GPU
+            placement_group_config={"bundles": [{"CPU": 1}]},  # otherwise it waits for a GPU
             log_engine_metrics=False,
             prepare_multimodal_stage=False,
             chat_template_stage=False,

@@ -28,7 +28,7 @@ SECONDS_PER_REQUEST = 0.25
 
 
 def share_at_work() -> float:
-    """Of the replicas' time in the steady state."""
+    """The share of the replicas' time in the steady state in which they are at work."""
     num_replicas = NUM_NODES * REPLICAS_PER_NODE
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:
         head = {"num_cpus": 2, "temp_dir": directory, "include_dashboard": False}

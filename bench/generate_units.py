@@ -31,14 +31,14 @@ class BenchUnits:
     """What is measured."""
 
     sizes: tuple[int, ...] = (1_000, 3_000)
-    """Numbers of units."""
+    """The numbers of units to measure."""
     one_driver: bool = False
     """Let the job's own driver make all units."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What the driver spent between its first and its last commit, and in all of the stage."""
+    """CPU time of the driver between its first and its last commit, and in the whole stage."""
 
     cpu_s: float
     wall_s: float
@@ -46,7 +46,7 @@ class Spent:
     """How much more memory it had at the last commit."""
     whole_cpu_s: float
     num_units: int
-    """Units committed in between."""
+    """Number of units committed between the first and the last commit."""
 
 
 def now() -> tuple[float, float, float]:
@@ -57,7 +57,7 @@ def now() -> tuple[float, float, float]:
 
 
 def spent(num_units: int, one_driver: bool) -> Spent:
-    """Generate so many units."""
+    """Generate this number of units."""
     moments: list[tuple[int, tuple[float, float, float]]] = []
     made = stage.made
 

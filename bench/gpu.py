@@ -41,7 +41,7 @@ class GpuCheck:
     """What is measured."""
 
     tiny: bool = False
-    """Take small shapes, for a CPU."""
+    """Use small shapes, for a CPU."""
     out: str = "build/bench/gpu.json"
     """File of the results."""
     seconds: float = 400
@@ -49,7 +49,7 @@ class GpuCheck:
 
 
 class Check:
-    """The results so far, and the device that they are of."""
+    """The results so far, and the device on which they were measured."""
 
     def __init__(self, config: GpuCheck):
         self.config, self.began = config, time.monotonic()

@@ -25,7 +25,7 @@ class Shapes:
     """Side of an image, in pixels."""
     patch: int
     text_tokens: int
-    """Tokens of a prompt beside those of its image."""
+    """Number of tokens of a prompt, without those of its image."""
     rank: int
     """Rank of the adapter."""
     dtype: torch.dtype

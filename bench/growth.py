@@ -28,9 +28,9 @@ class BenchGrowth:
     """What is measured."""
 
     rows: tuple[int, ...] = (10_000, 100_000)
-    """Numbers of rows."""
+    """The numbers of rows to measure."""
     stages: tuple[str, ...] = tuple(STAGES)
-    """Names of stages."""
+    """Names of the stages to measure."""
     scratch: str | None = None
     """Directory for the fake artifacts, which take about 0.4 kB a row. By default it is the system's own."""
 
@@ -53,7 +53,7 @@ def main(config: BenchGrowth) -> None:
 
 
 def figures_of(name: str, number: int, grown: Grown) -> list[Figure]:
-    """Each is a share of its limit."""
+    """The figures of a stage. Each is a share of its limit."""
     stage = STAGES[name]
     measured = [
         ("memory of the driver", "MB", grown.driver_mb, stage.driver_mb),

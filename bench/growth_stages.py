@@ -21,12 +21,12 @@ from seva_ray.core.artifacts import Store
 from seva_ray.core.shards import shards_in
 
 NUM_WORKERS = 8
-"""A worker's share of a step is one in so many."""
+"""Number of workers that share a step."""
 NUM_STEPS = 24
 """Number of steps that a training worker reads."""
 IMAGE_BYTES = 100_000
 NUM_AGAIN = 5
-"""How often a shard is paired again."""
+"""Number of times that a shard is paired again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Grown:
     worker_mb: float | None = None
     """Peak memory of a worker over what it had after its imports."""
     worker_row_us: float | None = None
-    """CPU time of workers for a row, in microseconds."""
+    """CPU time of workers per row, in microseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)

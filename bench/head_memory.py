@@ -11,7 +11,7 @@ from seva_ray.dpo.token_logps import TokenLogps, chunk_of
 
 NUM_TOKENS, HIDDEN = 602, 512
 VOCABULARIES = (32_064, 152_064)
-"""Of LLaVA-1.5 and of Qwen2.5-VL."""
+"""Vocabulary sizes of LLaVA-1.5 and of Qwen2.5-VL."""
 WAYS = ("ours", "all logits", "trl")
 
 
@@ -38,7 +38,7 @@ def growth_mb(way: str, vocabulary: int) -> float:
             given = (states, head.weight, None, wanted, 1.0, size, None, 1.0, ("log_probs",))
             ChunkedLogProbFunction.apply(*given)[0].sum().backward()
 
-    step(2)  # what the libraries keep
+    step(2)  # the libraries keep this memory afterwards
     before = peak_mb()
     step(NUM_TOKENS)
     return peak_mb() - before

@@ -128,7 +128,7 @@ def family(pid: int) -> dict[int, tuple[str, float]]:
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         stats[int(path.parent.name)] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     found = {pid} & stats.keys()
@@ -157,7 +157,7 @@ def stages_of(lines: Sequence[tuple[float, str]]) -> dict[str, float]:
     visits: Counter[str] = Counter()
     last, before = "", 0.0
     for at_s, line in lines:
-        stage = re.split(r"\W", line, maxsplit=1)[0].replace("reference", "train")  # the same workers do both
+        stage = re.split(r"\W", line, maxsplit=1)[0].replace("reference", "train")  # the same workers do both stages
         if line.rstrip().endswith("so far") or not stage.isalpha():
             continue  # a heartbeat tells of a wait and ends nothing
         visits[stage] += stage != last

@@ -23,7 +23,7 @@ from seva_ray.runtime.progress import say
 RESULTS = Path("build/bench/methods.json")
 COMMAND = "python -m bench.methods"
 VIEW = "diffusion-500"
-"""Of every rejected response."""
+"""The view of every rejected response."""
 
 
 @dataclass(frozen=True, kw_only=True)

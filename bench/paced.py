@@ -27,7 +27,7 @@ class GatedEngine(VllmEngine):
     """A vLLM engine whose CPU tasks wait until it has loaded."""
 
     gate: str = execution("")
-    """A file whose time is when it was ready."""
+    """A file whose modification time says when the engine was ready."""
 
     def encoder(self, directory: str, system: str, image_options: str = "") -> Encoder:
         encoder = super().encoder(directory, system, image_options)
@@ -46,9 +46,9 @@ class Pace:
     rate: float
     """Rows/s in steady state."""
     seconds: float
-    """From the engine being ready to the last commit."""
+    """Seconds from the moment at which the engine is ready to the last commit."""
     whole_seconds: float
-    """Of the call, the engine's start included."""
+    """Seconds of the whole call, with the start of the engine."""
 
 
 def steady_rate(commits: Sequence[tuple[float, int]]) -> float:

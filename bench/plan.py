@@ -50,7 +50,7 @@ class Setting:
     shard_size: int
     num_prompts: int
     killed_at_s: float | None = None
-    """When one engine's process is killed, from the run's start."""
+    """When the process of one engine is killed, in seconds after the start of the run."""
 
     @property
     def name(self) -> str:
@@ -72,7 +72,7 @@ class BenchPlan:
     """What is predicted and then run."""
 
     only: tuple[int, ...] = field(default_factory=lambda: tuple(range(len(SETTINGS))))
-    """Numbers of settings."""
+    """Numbers of the settings to measure."""
 
 
 def main(config: BenchPlan) -> None:
@@ -105,7 +105,7 @@ def probed() -> dict[str, float]:
 
 
 def predict_and_run(setting: Setting, rates: Mapping[str, float]) -> tuple[float, float]:
-    """Wall time of generation, s: as the plan has it, and as it is."""
+    """Wall time of generation in s: the predicted and the measured one."""
     with tempfile.TemporaryDirectory() as root, own_cluster(num_cpus=2 * setting.num_engines):
         store, journal = Store(f"{root}/runs"), Path(root, "journal")
         prompts = prepare(

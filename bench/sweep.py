@@ -31,7 +31,7 @@ SOURCE = ("source:toy-world", "--source.num-images")
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSweep:
-    """The trials."""
+    """The views and betas of the trials."""
 
     views: tuple[str, ...] = ("diffusion-300", "diffusion-500", "diffusion-700", "diffusion-900")
     betas: tuple[float, ...] = (0.05, 0.1, 0.2)
@@ -80,7 +80,7 @@ def with_random_weights(directory: Path) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
-                parameter.mul_(3)  # else answers are near ties, and hardly any is unequal
+                parameter.mul_(3)  # otherwise answers are near ties, and hardly any pair is unequal
     save(model, directory)
 
 
@@ -94,7 +94,7 @@ def timed(words: Sequence[str]) -> float:
 
 
 def num_passes(root: Path) -> int:
-    """Of models over the training prompts."""
+    """Number of passes of models over the training prompts."""
     return sum("/toy/" in name for name in Store(str(root)).names("responses"))
 
 

@@ -29,7 +29,7 @@ COMMAND = "python -m bench.train"
 TARGETS = {25: 2.6, 100: 2.5, 300: 2.0}
 TARGETS_BY_IMAGE = {25: 3.5, 100: 3.4, 300: 2.5}
 TARGETS_MANY = {4: 8.0}
-"""By the number of rejected responses."""
+"""Targets, by the number of rejected responses."""
 SHOWN = Case(num_tokens=100)
 """The case whose memory and cost with the reference pass are reported too."""
 
@@ -49,9 +49,9 @@ class BenchTrain:
     rounds: int = 4
     """Number of steps of each side."""
     memory: bool = True
-    """Also peak memory."""
+    """Also measure peak memory."""
     workers: bool = True
-    """Also one worker against two."""
+    """Also compare one worker with two."""
 
 
 def main(config: BenchTrain) -> None:

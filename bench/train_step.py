@@ -21,11 +21,11 @@ from seva_ray.vlm.rows import stacked
 from seva_ray.vlm.views import Viewer
 
 NUM_PAIRS = 2
-"""Per step."""
+"""Number of pairs in a step."""
 SIDES_PX = {"llava-shaped": (336, 337), "qwen-shaped": (448, 561)}
 """Smallest and largest side of the pictures, the latter exclusive."""
 NUM_IMAGE_TOKENS = {"llava-shaped": 576, "qwen-shaped": 324}
-"""In the mean. Qwen2.5-VL has one for 28 x 28 px."""
+"""Mean number of image tokens. Qwen2.5-VL has one token for 28 x 28 px."""
 QUESTIONS = ("how many objects are there ?", "what color is the ring ?")
 LORA = Lora(rank=16, alpha=32)
 
@@ -67,10 +67,10 @@ class Compared:
     own_s: float
     rival_s: float
     reference_s: float
-    """Of the reference log-probabilities of a batch, which ours computes once for all epochs."""
+    """CPU seconds of the reference log-probabilities of a batch. Our trainer computes them once for all epochs."""
     loss_off: float
     gradient_off: float
-    """Norm of the difference over the norm."""
+    """The norm of the difference, divided by the norm."""
 
 
 def rows_of(case: Case, number: int = NUM_PAIRS) -> list[dict[str, Any]]:

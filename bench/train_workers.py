@@ -31,7 +31,7 @@ from seva_ray.stages.training.worker import Job
 
 CASE = Case(num_tokens=25, num_rejected=1)
 NUM_STEPS = 6
-"""The first two are left out: they hold the start of everything."""
+"""Number of steps at the start that are not counted, because the libraries start in them."""
 GLOBAL_BATCH_SIZE = 4
 stage_work = stage.work
 COLLECTIVES = ("all_reduce", "reduce", "all_gather_into_tensor", "reduce_scatter_tensor", "broadcast", "barrier")
@@ -39,7 +39,7 @@ COLLECTIVES = ("all_reduce", "reduce", "all_gather_into_tensor", "reduce_scatter
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """Means over the counted steps of the first worker."""
+    """Mean times over the counted steps of the first worker."""
 
     step_s: float
     model_s: float

@@ -32,7 +32,7 @@ HOST = "127.0.0.1"
 CHECKOUT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 DEFAULT_TOKEN = Path.home() / ".ray" / "auth_token"
-"""Where Ray looks for one."""
+"""The file in which Ray looks for a token."""
 START_S, STOP_S = 120, 30
 HEAD_ONLY = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on Linux Ray else takes the machine's own address in place of loopback
@@ -41,7 +41,8 @@ HEAD_ONLY = {
 
 
 def start(port: int, directory: Path) -> None:
-    """The head, unless it runs. Its logs, and the copies of what is submitted, are in `directory`, for its owner."""
+    """Start the head, unless it runs already. Its logs, and copies of submitted code, are in `directory`, which only
+    its owner can read."""
     if not (os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")):
         make_token()
     if head(directory) is None:
@@ -52,7 +53,7 @@ def start(port: int, directory: Path) -> None:
 
 
 def claim(directory: Path) -> None:
-    """Empty, and for this user alone. Raises: InputError where it is somebody else's."""
+    """Make the directory empty, and readable only by this user. Raises: InputError if it belongs to another user."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if directory.is_symlink() or directory.stat().st_uid != os.getuid():
         raise InputError(f"{directory}: is not yours; choose another with --directory")
@@ -93,7 +94,7 @@ def launch(port: int, directory: Path) -> None:
 
 
 def stop(directory: Path) -> None:
-    """End that head and what it started, and no other Ray of this machine."""
+    """End this head and the processes that it started. Other Ray clusters on this machine go on."""
     pid = head(directory)
     if pid is None:
         return
@@ -107,7 +108,7 @@ def stop(directory: Path) -> None:
 
 
 def head(directory: Path) -> int | None:
-    """The process id, where the head of this directory runs."""
+    """The process id of this directory's head; None if it does not run."""
     try:
         pid = int((directory / "head.pid").read_text())
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
@@ -117,7 +118,7 @@ def head(directory: Path) -> int | None:
 
 
 def job(port: int, words: list[str]) -> NoReturn:
-    """`ray job ...` in place of this process."""
+    """Replace this process by `ray job ...`."""
     check(port)
     if words[:1] == ["submit"]:
         metadata = json.dumps({"git_commit": commit} if (commit := git_commit(CHECKOUT)) else {})
@@ -127,7 +128,7 @@ def job(port: int, words: list[str]) -> NoReturn:
 
 
 def environment(port: int) -> dict[str, str]:
-    """For Ray's own commands: with the token, with this Python as `python`, past any proxy."""
+    """Environment of Ray's own commands: it has the token, this Python as `python`, and no proxy."""
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return kept | {
         "RAY_AUTH_MODE": "token",
@@ -138,7 +139,7 @@ def environment(port: int) -> dict[str, str]:
 
 
 def check(port: int) -> None:
-    """Raises: InputError where the head does not answer, or not to this token."""
+    """Check that the head answers. Raises: InputError if it does not, or if it refuses this token."""
     match status(port):
         case 200:
             return
@@ -153,7 +154,7 @@ def check(port: int) -> None:
 
 
 def status(port: int) -> int | None:
-    """How the dashboard answers to the token; None where nobody does."""
+    """The dashboard's answer to the token; None if nothing answers."""
     asked = urllib.request.Request(f"{url(port)}/api/jobs/", headers={"Authorization": f"Bearer {token()}"})
     try:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=10) as answer:
@@ -165,7 +166,7 @@ def status(port: int) -> int | None:
 
 
 def token() -> str:
-    """As Ray finds it."""
+    """The token, where Ray finds it too."""
     if given := os.environ.get("RAY_AUTH_TOKEN"):
         return given
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or DEFAULT_TOKEN)

@@ -15,7 +15,7 @@ from seva_ray.stages.check import check, summary
 
 @dataclass(frozen=True, kw_only=True)
 class CheckJob(Job):
-    """All artifacts of a root, read and compared with what their records say."""
+    """Read all artifacts of a root, and compare them with their records."""
 
 
 def main(config: CheckJob) -> None:

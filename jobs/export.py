@@ -16,7 +16,7 @@ from seva_ray.stages.export_pairs import ExportPairs, export_pairs
 
 @dataclass(frozen=True, kw_only=True)
 class ExportJob(Job):
-    """A policy as others use it."""
+    """Export a policy in a form that other programs load."""
 
     name: str
     """The policy: `policies/<name>`."""
@@ -25,7 +25,7 @@ class ExportJob(Job):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportPairsJob(Job):
-    """Pairs as others train on them."""
+    """Export pairs in the forms that other trainers read."""
 
     pairs: str
     """The pairs that jobs/pair.py made: <model>/<prompts>/<view>."""

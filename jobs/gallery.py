@@ -24,7 +24,8 @@ NOISE_VIEWS = tuple(f"diffusion-{step}" for step in (300, 500, 600, 800, 999))
 VIEWS = (CLEAN, *NOISE_VIEWS, *(name for name in AUGMENTATIONS if name != "diffusion"))
 
 SIZE_PX = 336
-"""Of the vision tower of LLaVA-1.5, CLIP ViT-L/14-336; so are mean and deviation of the colours."""
+"""Side in px of the images that LLaVA-1.5's vision tower (CLIP ViT-L/14-336) reads. Mean and deviation of the colours
+below are its own too."""
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)[:, None, None]
 STD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)[:, None, None]
 
@@ -40,11 +41,11 @@ class Gallery:
     out: str = "gallery.png"
     """The picture to write; its suffix says in which format. Only formats that keep every level show noise as it is."""
     views: tuple[str, ...] = VIEWS
-    """Labels, in the order in which they are shown."""
+    """The views to show, by their labels, in this order."""
     seed: int = 0
-    """Of the augmentations."""
+    """Seed of the augmentations."""
     columns: int = 6
-    """Views in a row, 1 to 20."""
+    """Number of views in a row, 1 to 20."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.columns <= 20:

@@ -12,7 +12,7 @@ from seva_ray.stages.run_list import list_runs
 
 @dataclass(frozen=True, kw_only=True)
 class ListJob(Job):
-    """Every run under a root."""
+    """List every run under a root."""
 
 
 def main(config: ListJob) -> None:

@@ -123,7 +123,7 @@ def sampled(config: Run, benchmarks: Sequence[Benchmark | JudgedBenchmark]) -> i
 
 
 def size_of(config: Study, num_questions: int) -> StudySize:
-    """How much of everything the whole study takes."""
+    """What the whole study takes, in answers, trainings, evaluations and questions to a judge."""
     points = config.search.check(config.space, config.train)
     sets = {point.prompt_set for point in points}
     num_base_models = len(set(config.models))
@@ -141,7 +141,7 @@ def size_of(config: Study, num_questions: int) -> StudySize:
 
 
 def planned(config: Run | Study, num_questions: int) -> plan.PlanJob:
-    """The planner's own job for one policy of the experiment."""
+    """The job of jobs/plan.py for one policy of the experiment."""
     study, toy = isinstance(config, Study), isinstance(config.source, ToyWorld)
     model = config.models[0] if isinstance(config, Study) else config.model
     usual = plan.PRESETS["toy" if toy else "llava-13b" if "13b" in model else "llava-7b"]

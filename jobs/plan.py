@@ -64,20 +64,20 @@ class PlanJob(ModelJob):
     prompts: str
     """Names the prompt set."""
     model: str
-    """The starting model; it need not be there yet, but for a probe."""
+    """The starting model. It must exist only if it is probed."""
     num_prompts: int | None = None
-    """How many there will be, where the prompt set is not prepared yet."""
+    """Number of prompts, if the prompt set is not prepared yet."""
     num_test_prompts: int = 0
-    """Questions of all benchmarks: the starting model and the policy answer them."""
+    """Number of questions in all benchmarks. The starting model and the policy answer each of them."""
     views: tuple[str, ...] = ("diffusion-500",)
-    """Rejected views."""
+    """The rejected views, as in jobs/full.py."""
     chosen: Literal["clean", "ground-truth", "contrast"] = "clean"
     """The chosen answers, as in jobs/full.py: the data set's own take no time. That of contrast is not known."""
     controls: tuple[str, ...] = ()
     """Views that measure the engine's rounding."""
     probe: Probe = field(default_factory=Probe)
     rates: Rates = field(default_factory=Rates)
-    """What is given here goes before what a probe says."""
+    """Rates of the run. A rate that is given here replaces a probed one."""
     sizes: Sizes = field(default_factory=Sizes)
     policy: str = ""
     """A policy of this root that was trained by the same settings on the same machines: its log says how long a step
@@ -172,7 +172,7 @@ def memory(config: PlanJob) -> list[str]:
 
 
 def prepared(config: PlanJob, store: Store) -> Artifact | None:
-    """The prompts, where they are there. Raises: ConfigError where nobody says how many there will be."""
+    """The prompts if they are prepared. Raises: ConfigError if they are not, and their number is not given."""
     name = f"prompts/{config.prompts}"
     if not exists(f"{store.uri(name)}/record.json"):
         if config.num_prompts is None:
@@ -186,7 +186,7 @@ def prepared(config: PlanJob, store: Store) -> Artifact | None:
 
 
 def present(config: PlanJob, store: Store) -> Model | None:
-    """The starting model, where it is there."""
+    """The starting model if it exists."""
     if is_toy(config.model):
         there = open_toy(store, recipe_of(config.toy, config.model)).complete
     else:
@@ -195,7 +195,7 @@ def present(config: PlanJob, store: Store) -> Model | None:
 
 
 def probed(config: PlanJob, store: Store, prompts: Artifact | None) -> dict[str, Found]:
-    """What the probe says, made now where it is not there. Raises: InputError where there is nothing to probe with."""
+    """What the probe measured. It runs now if it has not run. Raises: InputError if there is nothing to probe with."""
     if not config.probe.name:
         return {}
     if prompts is None:
@@ -210,7 +210,7 @@ def probed(config: PlanJob, store: Store, prompts: Artifact | None) -> dict[str,
 
 
 def stepped(config: PlanJob, store: Store) -> dict[str, Found]:
-    """A step's seconds by the log of a policy."""
+    """Seconds of a training step, from the log of a policy."""
     if not config.policy:
         return {}
     policy = store.find(config.policy)
@@ -220,7 +220,7 @@ def stepped(config: PlanJob, store: Store) -> dict[str, Found]:
 
 
 def settled(config: PlanJob, measured: Mapping[str, Found]) -> tuple[Rates, Sizes, dict[str, str]]:
-    """Rates and sizes, and where each is from: what is given goes before what was measured."""
+    """Rates and sizes, and the source of each. A given one replaces a measured one."""
     origins: dict[str, str] = {}
 
     def fill(given: Settings) -> Settings:

@@ -13,7 +13,7 @@ from seva_ray.stages.prepare import Prepare, prepare
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareJob(Job):
-    """Prompts from a source."""
+    """Make a prompt set from a source."""
 
     name: str
     """Names the prompt set."""
@@ -30,4 +30,4 @@ def main(config: PrepareJob) -> None:
 PRESETS = {name: PrepareJob(name="toy", source=ToyWorld()) for name in ("toy", "toy-qwen")}
 
 if __name__ == "__main__":
-    run(main, PRESETS, "Prompts from a source.", USUAL)
+    run(main, PRESETS, "Make a prompt set from a source.", USUAL)

@@ -59,7 +59,7 @@ class ModelJob(Job):
     """How a toy base is trained, if the model is `toy` or `toy-qwen`."""
 
     def store(self) -> Store:
-        """The same, and a line if answers come from another engine because vLLM is not there."""
+        """The same store. It also prints a line if vLLM is not installed, so that another engine answers."""
         engine = getattr(getattr(self, "generate", None), "engine", None)
         if isinstance(engine, TransformersEngine) and not has_vllm():
             say("vLLM is not installed here, so transformers generates the answers, which takes longer")
@@ -150,7 +150,7 @@ class Published:
     generate: Generate
     train: Train
     benchmarks: Benchmarks = field(default_factory=Benchmarks)
-    """How benchmarks ask it: as its own evaluation does."""
+    """How benchmarks ask the model: as in the evaluation that its authors published."""
     pixel_bytes: float
     """Bytes of the features of one photograph of 1280 x 960 pixels as they travel, in 8 bits."""
     model_bytes: float

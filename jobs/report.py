@@ -15,7 +15,7 @@ from seva_ray.stages.report_inputs import Report
 
 @dataclass(frozen=True, kw_only=True)
 class ReportJob(Job):
-    """A page about a policy."""
+    """Write the page about a policy."""
 
     name: str
     """The policy: `policies/<name>`."""
@@ -30,4 +30,4 @@ def main(config: ReportJob) -> None:
 PRESETS = {name: ReportJob(name=name) for name in ("toy", "toy-qwen")}
 
 if __name__ == "__main__":
-    run(main, PRESETS, "A page about a policy.", USUAL)
+    run(main, PRESETS, "Write the page about a policy.", USUAL)

@@ -71,7 +71,7 @@ class Sweep(ModelJob):
     """The starting model; or one for each seed, so that intervals hold the choice of the starting model too. Model
     directories, policies of this root, or toy bases: `toy-1`, `toy-2`, ..."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of training: every point is trained once with each."""
+    """Seeds of training. Every point is trained once with each seed."""
     source: AnySource
     """Where prompts come from."""
     space: Space = field(default_factory=Space)
@@ -83,7 +83,8 @@ class Sweep(ModelJob):
     test_time: bool = True
     """Also score the first starting model on the benchmark seen in every view, without training."""
     max_gpus: int | None = execution(None)
-    """GPUs that the study may use at once (CPUs, where it has no GPU). None: what the cluster has, or can add."""
+    """Number of GPUs (of CPUs, if there are no GPUs) that the study may use at once. None: all that the cluster has or
+    can add."""
     prepare: Prepare = field(default_factory=Prepare)
     generate: Generate = field(default_factory=Generate)
     pair: Pair = field(default_factory=Pair)
@@ -109,7 +110,7 @@ class Sweep(ModelJob):
 
 
 def objective(config: Sweep, benchmarks: Sequence[Benchmark | JudgedBenchmark]) -> tuple[str, str]:
-    """Benchmark and metric. Raises: ConfigError."""
+    """The benchmark and the metric of the objective. Raises: ConfigError if there is no such benchmark or metric."""
     named = {benchmark.name: benchmark for benchmark in benchmarks}
     if not named:
         raise ConfigError("benchmarks: none is chosen, and the objective is a benchmark's metric")
@@ -146,7 +147,7 @@ def source_of(config: Sweep, prompt_set: PromptSet) -> tuple[str, Any]:
 
 
 def command_of(config: Sweep, preset: str, point: Point, repeat: int, policy: Artifact) -> str:
-    """What trains a point's policy again: it finds the study's own, where that is still there."""
+    """The command that trains a point's policy again. It reuses the policy of the study if that still exists."""
     prompts, source = source_of(config, point.prompt_set)
     settled = replace(point, num_pairs=policy.counts["num_pairs"])
     run = Full(
@@ -224,7 +225,7 @@ def main(config: Sweep) -> None:
 
 
 def allowed(config: Sweep) -> tuple[dict[str, float], bool]:
-    """What the study may use of the cluster, and whether it computes on GPUs."""
+    """The resources that the study may use, and whether it computes on GPUs."""
     there, on_gpus = capacity(), has_gpus()
     if config.max_gpus is not None:
         kind = "GPU" if on_gpus else "CPU"

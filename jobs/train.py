@@ -15,7 +15,7 @@ from seva_ray.stages.training.train import train
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(ModelJob):
-    """A policy from pairs."""
+    """Train a policy on pairs."""
 
     name: str
     """Names the policy."""
@@ -46,4 +46,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "A policy from pairs.", USUAL)
+    run(main, PRESETS, "Train a policy on pairs.", USUAL)

@@ -1,24 +1,29 @@
 """prepare: whose contents are in the recipe, and what is left of a try that failed."""
 
+import base64
+import hashlib
 import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from prepare import PrepareJob, main
+from seva_ray.core import contents as core_contents
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.contents import contents
+from seva_ray.core.contents import agreed, contents
 from seva_ray.core.errors import FingerprintMismatch, InputError
-from seva_ray.core.fingerprints import fingerprint_of, identity
+from seva_ray.core.fingerprints import fingerprint_of, identity, place
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import write_bytes
 from seva_ray.runtime import cli as job
-from seva_ray.sources import Table, ToyWorld
+from seva_ray.sources import Folder, Table, ToyWorld
 from seva_ray.stages.prepare import SHARD_BYTES, Prepare, batches, prepare
 
 DIGEST_OF_OLD = "74508370e643cda1"
@@ -63,6 +68,141 @@ def test_contents_of_a_directory_that_moved_are_the_same(store: Store, tmp_path:
     moved = Table(path=str(tmp_path / "moved"), image_root=str(tmp_path / "moved"))
     again = prepare(Prepare(), store, "y", moved)
     assert again.recipe["config"]["contents"] == made.recipe["config"]["contents"]
+
+
+LITTER = (".DS_Store", "Thumbs.db", "__MACOSX/a.jsonl", ".ipynb_checkpoints/a.jsonl")
+
+
+def put(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(f"a new {name}")
+
+
+def test_files_that_the_source_does_not_read_may_come_and_go(store: Store, tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    source = replace(table_in(tmp_path / "data"), image_root=str(tmp_path / "images"))
+    made = prepare(Prepare(), store, "x", source)
+    put(tmp_path / "data", *LITTER, "README.md", "_SUCCESS")
+    assert prepare(Prepare(), store, "x", source) == made
+    folder = tmp_path / "folder"
+    put(folder, "a.png")
+    made = prepare(Prepare(), store, "y", Folder(path=str(folder)))
+    put(folder, *LITTER, "README.md")
+    assert prepare(Prepare(), store, "y", Folder(path=str(folder))) == made
+    put(folder, "b.png")
+    with pytest.raises(FingerprintMismatch, match=r"config\.contents"):
+        prepare(Prepare(), store, "y", Folder(path=str(folder)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A source whose file is in a field of another name than those here have."""
+
+    kind: ClassVar[str] = "Sheet"
+    sheet: str = place()
+    image_root: str | None = None
+
+    def prompts(self) -> Iterator[Prompt]:
+        for number, line in enumerate(Path(self.sheet).read_text().splitlines()):
+            yield Prompt(prompt_id=str(number), image_id="i", question=line, source="sheet", image_bytes=b"1")
+
+
+def test_every_field_that_names_files_has_its_contents_in_the_recipe(store: Store, tmp_path: Path):
+    put(tmp_path, "a.txt")
+    made = prepare(Prepare(), store, "x", Sheet(sheet=str(tmp_path / "a.txt")))
+    (tmp_path / "a.txt").rename(tmp_path / "b.txt")
+    assert prepare(Prepare(), store, "x", Sheet(sheet=str(tmp_path / "b.txt"))) == made
+    put(tmp_path, "b.txt")
+    with pytest.raises(FingerprintMismatch, match=r"config\.contents of sheet"):
+        prepare(Prepare(), store, "x", Sheet(sheet=str(tmp_path / "b.txt")))
+
+
+def test_an_image_beside_the_table_is_a_part_of_its_contents(store: Store, tmp_path: Path):
+    source = table_in(tmp_path / "data")
+    put(tmp_path / "data", "a.png")
+    prepare(Prepare(), store, "x", source)
+    (tmp_path / "data" / "a.png").write_text("another image")
+    with pytest.raises(FingerprintMismatch, match=r"config\.contents"):
+        prepare(Prepare(), store, "x", source)
+
+
+def digest_before(folder: Path) -> str:
+    """The digest of a version that counted all files of a local directory, and followed no links to others."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file()]
+    hashes = {path: sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file" for path in files}
+    return fingerprint_of({str(path.relative_to(folder)): digest for path, digest in hashes.items()})
+
+
+@pytest.mark.parametrize("later", [(), (".DS_Store",)])
+@pytest.mark.parametrize("beside", [(), ("README.md", "inner/notes.txt"), (".hidden/a", "README.md")])
+def test_prompts_of_a_version_that_counted_all_files_are_good(
+    store: Store, tmp_path: Path, beside: Sequence[str], later: Sequence[str]
+):
+    source = table_in(tmp_path / "data")
+    put(tmp_path / "data", *beside)
+    old = made_before(store, "x", source, {"contents": digest_before(tmp_path / "data")})
+    put(tmp_path / "data", *later)
+    if later and any(name.startswith(".") for name in beside):
+        with pytest.raises(FingerprintMismatch):  # which of the hidden files were there is not known
+            prepare(Prepare(), store, "x", source)
+    else:
+        assert prepare(Prepare(), store, "x", source) == old
+    (tmp_path / "data" / "a.jsonl").write_text('{"question": "Is it reddish?", "image": "a.png"}\n')
+    with pytest.raises(FingerprintMismatch, match=r"config\.contents"):
+        prepare(Prepare(), store, "x", source)
+
+
+def test_prompts_of_a_version_that_followed_no_links_are_good(store: Store, tmp_path: Path):
+    source = table_in(tmp_path / "data")
+    (tmp_path / "there").mkdir()
+    put(tmp_path / "there", "b.png")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "there")
+    old = made_before(store, "x", source, {"contents": digest_before(tmp_path / "data")})
+    assert prepare(Prepare(), store, "x", source) == old
+
+
+def test_a_directory_has_the_same_contents_in_a_store_as_on_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    put(tmp_path, "inner/a.png", "b.png")
+    here, there = tmp_path, f"memory://{tmp_path.name}-same"
+    for name in ("inner/a.png", "b.png"):
+        write_bytes(f"{there}/{name}", (here / name).read_bytes())
+    assert contents(there) == contents(str(here))
+    md5 = {name: hashlib.md5((here / name).read_bytes()).digest() for name in ("inner/a.png", "b.png")}
+    tags = {
+        "ETag": {name: f'"{digest.hex()}"' for name, digest in md5.items()},
+        "md5Hash": {name: base64.b64encode(digest).decode() for name, digest in md5.items()},
+    }
+    on_disk = contents(str(here))
+    for key, of_files in tags.items():
+        tagged = fingerprint_of(of_files)
+        assert agreed(str(here), tagged)[0] == tagged, f"from {key} to the disk"
+    assert agreed(there, on_disk)[0] == on_disk
+    assert agreed(str(here), "another")[0] == on_disk
+    find = MemoryFileSystem.find
+
+    def find_tagged(self: MemoryFileSystem, path: str, **kwargs: Any) -> Any:
+        found = find(self, path, **kwargs)
+        tag = {name: tags["ETag"][name[len(path.rstrip("/")) + 1 :]] for name in found}
+        return {name: found[name] | {"ETag": tag[name]} for name in found} if kwargs.get("detail") else found
+
+    monkeypatch.setattr(MemoryFileSystem, "find", find_tagged)
+    assert contents(there) == on_disk, "small files are read in a store too"
+    assert agreed(there, fingerprint_of(tags["ETag"])) == (fingerprint_of(tags["ETag"]),) * 2
+    monkeypatch.setattr(core_contents, "REMOTE_BYTES", 1)
+    assert contents(there) == fingerprint_of(tags["ETag"])
+    assert agreed(there, on_disk)[0] == on_disk, "large ones are read if another digest is recorded"
+
+
+def test_a_path_through_a_link_is_the_same_source(store: Store, tmp_path: Path):
+    source = table_in(tmp_path / "data")
+    (tmp_path / "data" / "images").mkdir()
+    put(tmp_path / "data" / "images", "a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    made = prepare(Prepare(), store, "x", replace(source, image_root=str(tmp_path / "data" / "images")))
+    for path, image_root in (("link", "data"), ("data", "link"), ("link", "link")):
+        same = Table(path=str(tmp_path / path), image_root=str(tmp_path / image_root / "images"))
+        assert prepare(Prepare(), store, f"{path}-{image_root}", same).fingerprint == made.fingerprint
 
 
 def made_before(store: Store, name: str, source: Table, contents: dict[str, str]) -> Artifact:

@@ -17,7 +17,7 @@ import tyro
 
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
-from seva_ray.sources import Folder, LlavaJson, Source, Table
+from seva_ray.sources import Folder, Hf, LlavaJson, Source, Table
 from seva_ray.sources.llava import clean_question
 from seva_ray.vlm.images import load_image
 from tests.real_photos import photo_path, write_photos
@@ -615,6 +615,40 @@ def test_only_image_files_that_are_not_hidden_are_taken(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"1")
     assert [prompt.image_path for prompt in Folder(path=str(tmp_path)).prompts()] == ["a/c.Png", "b.JPG"]
     assert [prompt.image_path for prompt in Folder(path=str(tmp_path), suffixes=(".txt",)).prompts()] == ["notes.txt"]
+
+
+def test_links_to_folders_are_followed_once_and_never_back_up(tmp_path: Path) -> None:
+    (tmp_path / "data" / "inner").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.jpg").write_bytes(b"1")
+    (tmp_path / "elsewhere" / "a.jsonl").write_text('{"question": "a?", "image": "a.jpg"}')
+    (tmp_path / "data" / "coco").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "vg").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data" / "inner" / "above").symlink_to(tmp_path / "data")
+    data = str(tmp_path / "data")
+    assert [prompt.image_path for prompt in Folder(path=data).prompts()] == ["coco/a.jpg", "vg/a.jpg"]
+    prompts = list(Table(path=data, image_root=data).prompts())
+    assert [prompt.prompt_id for prompt in prompts] == ["coco/a.jsonl-0", "vg/a.jsonl-0"]
+
+
+def test_hidden_files_are_no_part_of_a_table(tmp_path: Path) -> None:
+    for name in ("a.jsonl", ".ipynb_checkpoints/a-checkpoint.jsonl", "__MACOSX/a.jsonl", "_a.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"question": "a?", "image": "a.jpg"}')
+    source = Table(path=str(tmp_path), image_root=str(tmp_path))
+    assert [prompt.prompt_id for prompt in source.prompts()] == ["a.jsonl-0"]
+
+
+def test_an_absolute_image_path_lies_in_an_image_root_that_leads_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "link.png").symlink_to(tmp_path / "blob")
+    for image_root, image in (("data", "disk"), ("disk", "data")):
+        rows = [{"question": "a?", "image": str(tmp_path / image / name)} for name in ("link.png", "../b.png")]
+        (tmp_path / "rows.json").write_text(json.dumps(rows))
+        inside, outside = Hf(path=str(tmp_path / "rows.json"), image_root=str(tmp_path / image_root)).prompts()
+        assert (inside.image_path, inside.error) == ("link.png", None)
+        assert "is outside" in str(outside.error)
 
 
 def test_a_file_name_that_is_no_text_is_an_error_on_its_row(tmp_path: Path) -> None:

@@ -20,11 +20,6 @@ from seva_ray.benchmarks.toy_scenes import ToyBenchmark
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.system_texts import LLAVA_TEXTS, LLAVA_V1, SystemName
 
-TOGETHER: list[tuple[str, ...]] = [
-    ("chair", "chair_images", "chair_synonyms"),
-    *((name, f"{name}_images") for name in ("pope", "seed", "scienceqa", "gqa", "textvqa", "amber")),
-]
-
 SYSTEMS: Mapping[str, SystemName] = {"internvl": "internvl2_5", "llava-onevision": "qwen_1_5"}
 """The system texts with which families are asked whose own chat template writes none."""
 
@@ -102,9 +97,10 @@ class Benchmarks:
     them with `generate.system`."""
 
     def __post_init__(self) -> None:
-        for names in TOGETHER:
-            if len({bool(getattr(self, name)) for name in names}) > 1:
-                raise ConfigError(f"{' and '.join(names)}: give all of them or none")
+        for name in vars(self):
+            together = [each for each in (name, f"{name}_images", f"{name}_synonyms") if hasattr(self, each)]
+            if len({bool(getattr(self, each)) for each in together}) > 1:
+                raise ConfigError(f"{' and '.join(together)}: give all of them or none")
         if self.textvqa_ocr and not self.textvqa:
             raise ConfigError("textvqa_ocr: needs textvqa")
 

@@ -25,7 +25,7 @@ from seva_ray.core.checks import check_choice
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt, Response
-from seva_ray.core.storage import locate
+from seva_ray.core.storage import linked_files, locate
 
 PERCEPTION = ["existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR"]
 COGNITION = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"]
@@ -68,8 +68,7 @@ class Mme(LabelledBenchmark[str]):
         filesystem, root = locate(self.path)
         if not filesystem.isdir(root):
             raise InputError(f"{self.path}: no such directory")
-        start = len(root.rstrip("/")) + 1
-        names = sorted(name[start:] for name in filesystem.find(root))
+        names = sorted(linked_files(filesystem, root))
         found = []
         for task in (*PERCEPTION, *COGNITION):
             files = [name for name in names if name.startswith(f"{task}/")]

@@ -154,8 +154,8 @@ def identity_of_process() -> dict[str, Any]:
 
 
 def machine() -> str:
-    """The same for all processes that see each other's numbers: a boot of a machine, and a namespace on it. Empty if
-    it is not known."""
+    """A text that is equal for all processes that see each other's numbers: it names a boot of a machine, and a
+    namespace on it. Empty if it is not known."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:

@@ -59,6 +59,30 @@ def names_in(uri: str) -> set[str]:
         return set()
 
 
+def lies_in(path: str, directory: str) -> bool:
+    """Whether a local path or URI is this directory or lies in it, also if one of them leads through a link."""
+    here, there = (f"{each.rstrip('/')}/" for each in (path, directory))
+    if "://" not in here + there:
+        here, there = (f"{os.path.realpath(each)}/" for each in (here, there))
+    return here.startswith(there)
+
+
+def linked_files(filesystem: Any, path: str) -> list[str]:
+    """The files below a directory, at any depth, as paths in it. Links to directories are followed, which fsspec does
+    not do; a link that leads back to a directory above itself is left out."""
+    start = len(path.rstrip("/")) + 1
+    if not isinstance(filesystem, LocalFileSystem):
+        return [name[start:] for name in filesystem.find(path)]
+    found, above = [], {path: {os.path.realpath(path)}}
+    for directory, inner, names in os.walk(path, followlinks=True):
+        seen = above.pop(directory)
+        real = {name: os.path.realpath(os.path.join(directory, name)) for name in inner}
+        inner[:] = sorted(name for name in inner if real[name] not in seen)
+        above |= {os.path.join(directory, name): seen | {real[name]} for name in inner}
+        found += [os.path.join(directory, name)[start:] for name in names]
+    return sorted(found)
+
+
 @patient
 def files_in(uri: str) -> list[str]:
     """The files below a directory, at any depth, as paths in it."""

@@ -25,5 +25,5 @@ def together(images: Sequence[Hashable], size: int) -> list[int]:
         found += group
         if len(found) == size:
             with_room.remove(found)
-    passes.sort(key=lambda places: -len(places))  # those that are not full would move the ones after them
+    passes.sort(key=lambda places: -len(places))  # an earlier pass that is not full would shift all later ones
     return [place for places in passes for place in places]

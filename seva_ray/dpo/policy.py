@@ -158,7 +158,7 @@ def copy_settings(start: str, directory: str) -> None:
     """Copy all settings of the starting model that training does not change as they are: those of its tokenizer, its
     processor, and its generation. To load and save them would write what this version of transformers makes of them,
     and leave out files that only other programs read."""
-    templates = "additional_chat_templates"  # where transformers looks for those with a name
+    templates = "additional_chat_templates"  # transformers looks here for templates that have a name
     for file in [*Path(start).iterdir(), *Path(start, templates).glob("*.jinja")]:
         if file.suffix in SETTINGS and not is_of_weights(file.name):
             target = Path(directory, file.relative_to(start))

@@ -16,7 +16,7 @@ WHOLE_BYTES = 2**24
 CHUNK_BYTES = {"cpu": 2**24}
 """Size of the logits of one chunk of tokens, in float32, by device."""
 CHUNK_BYTES_OF_GPU = 2**28
-"""The same on GPUs, which need larger products to be fast."""
+"""The size of the logits of one chunk on GPUs, which need larger products to be fast."""
 AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 """Settings of models that change logits after the head."""
 
@@ -95,7 +95,7 @@ class TokenLogps(torch.autograd.Function):
 
 
 def logits_of(states: Tensor, weight: Tensor) -> Tensor:
-    """In float32, or in float64 if the weights are."""
+    """The logits, in float32, or in float64 if the weights are float64."""
     logits = nn.functional.linear(states.to(weight.dtype), weight)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

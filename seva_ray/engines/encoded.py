@@ -82,7 +82,7 @@ class Shard:
         self.wanted, self.viewer, self.packing = wanted, viewer, Packing()
         self.viewers = [replace(viewer, made=images_in(unit.images)) if unit.images else viewer for unit in units]
         self.views = [unit.view for unit in units]
-        # Those that share the image as it is come first: then it is the last image that the encoder has seen.
+        # Views that leave the image unchanged come first. They share one image, which the encoder then sees only once.
         self.order = sorted(range(len(units)), key=lambda number: changes_image(self.views[number]))
         self.texts: list[dict[str, Any]] = []
         self.images: list[dict[str, Any]] = []

@@ -95,12 +95,12 @@ class Units(Sequence[Unit]):
         )
 
     def between(self, first: int, last: int) -> "Units":
-        """Those of the shards from number `first` up to, and without, number `last`."""
+        """The units of the shards from number `first` up to, but not including, number `last`."""
         begin, end = np.searchsorted(self.numbers, [first, last])
         return self[begin:end]
 
     def only(self, chosen: Sequence[bool] | np.ndarray) -> "Units":
-        """Those for which `chosen` is true."""
+        """The units for which `chosen` is true."""
         return Units(self.like, self.numbers[np.asarray(chosen, bool)])
 
 
@@ -110,7 +110,7 @@ class EncodedPrompt:
 
     prompt_id: str
     row: Row | None = None
-    """None if there is an error."""
+    """What the model reads, or None if there is an error."""
     image_id: str = ""
     error: str | None = None
 

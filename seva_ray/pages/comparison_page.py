@@ -37,9 +37,9 @@ class MetricTable:
     title: str
     metrics: Sequence[str]
     against_base: Mapping[str, Sequence[Repeated]]
-    """For each method and metric, the policies against their base models."""
+    """The comparison of policies with their base models, for each method and metric."""
     against: Mapping[str, Mapping[str, Sequence[Repeated]]]
-    """For some methods: for each other method and metric, its policies against those of this method."""
+    """The comparison with the policies of these methods, for each other method and metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ PANELS = (
     ),
 )
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#8f8500", "#56b4e9", "#332288", "#882255", "#5b6675")
-"""One for each method. Lines of controls are dashed."""
+"""One line style for each method. Lines of controls are dashed."""
 
 
 def render(content: ComparisonContent) -> str:

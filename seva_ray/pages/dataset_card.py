@@ -19,7 +19,7 @@ ORIGINS: Mapping[Origin, str] = {
     "ground truth": "The chosen answers are those of the data set; the rejected ones are answers of {model}.",
     "imported": "Both answers were made elsewhere.",
 }
-"""Where the answers are from. `{model}` is the model's name."""
+"""A sentence on the origin of the answers, by the way they were chosen. `{model}` stands for the model's name."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ class RunRow:
     finished: float
     """When training ended, as Unix time in s."""
     finished_text: str
-    """The same as date and time, in UTC."""
+    """The time as a date and a time of day, in UTC."""
     has_report: bool
     scores: dict[str, Comparison] = field(default_factory=dict)
     """The main metric of each benchmark, by the benchmark's title."""

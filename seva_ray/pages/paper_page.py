@@ -33,7 +33,7 @@ class JointRow:
     benchmark: str
     metric: str
     cells: Mapping[str, str | None]
-    """By policy: start -> policy, and the difference with its interval. None if it was not measured."""
+    """A text for each policy: start -> policy, and the difference with its interval. None if it was not measured."""
 
 
 def joint_rows(measured: Mapping[str, Mapping[str, Comparison]]) -> list[JointRow]:

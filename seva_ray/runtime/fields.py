@@ -15,7 +15,7 @@ class Option:
     """One field of a configuration, or of a part of it."""
 
     name: str
-    """As on the command line, such as `train.learning-rate`."""
+    """The name on the command line, such as `train.learning-rate`."""
     type: Any
     value: Any
     doc: str

@@ -29,7 +29,7 @@ class Wait:
     """When the wait began, on the monotonic clock, in s."""
 
     def becomes(self, what: str) -> None:
-        """From now on the job waits for this."""
+        """Say that the job waits for `what` from now on."""
         self.what, self.since = what, time.monotonic()
 
 

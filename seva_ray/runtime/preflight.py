@@ -39,7 +39,7 @@ class Card:
     driver: str
     torch: str
     kinds: tuple[str, ...]
-    """Those of `generation` and `training` that the node declares."""
+    """The resources among `generation` and `training` that the node declares."""
 
 
 examined: dict[tuple[str, str], Card] = {}

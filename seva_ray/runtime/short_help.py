@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from seva_ray.runtime.fields import Option, choices_in, default_of, docs_of, hints_of, kebab, members_of, options_of
 
 COLUMN = 36
-"""Where the text beside an option begins."""
+"""The column in which the text beside an option begins."""
 
 
 def short_help(command: str, about: str, config: Any, usual: Collection[str]) -> str:

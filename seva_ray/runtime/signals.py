@@ -61,5 +61,5 @@ def kept() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            if handler is not None:  # None means that Python did not set it, and so cannot set it again
+            if handler is not None:  # None: Python did not set this handler, so it cannot restore it
                 signal.signal(number, handler)

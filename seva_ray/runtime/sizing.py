@@ -11,7 +11,7 @@ from seva_ray.engines.config import Generate
 from seva_ray.runtime.resources import GENERATION, TRAINING, Amounts
 
 MOST_ENGINES = 1024
-"""In a cluster that can grow without limit."""
+"""Largest number of engines in a cluster that can grow without limit."""
 
 
 def num_workers(config: Train, there: Amounts) -> int:
@@ -52,7 +52,8 @@ def num_engines(config: Generate, there: Amounts) -> int:
 
 
 def engines_at_once(config: Generate, there: Amounts, now: Amounts) -> int:
-    """Of these, those that start together and are kept. Engines that share CPUs with what feeds them come and go."""
+    """Number of engines that start together and are kept. Engines that share CPUs with the tasks that feed them start
+    and end as needed."""
     if not dedicated(config, there):
         return config.min_engines
     return max(config.min_engines, int(min(num_engines(config, there), room_for_engines(config, there, now))))
@@ -75,5 +76,5 @@ def dedicated(config: Generate, there: Amounts) -> bool:
 
 
 def gpus_each(config: Generate, there: Amounts) -> int:
-    """GPUs of one engine in this cluster: 0 where that has no GPU."""
+    """Number of GPUs that one engine takes in this cluster: 0 if the cluster has no GPU."""
     return config.engine.gpus if there.get("GPU") else 0

@@ -1,4 +1,7 @@
-"""Where prompts come from: one file per source. To add one, write a dataclass like those here, and add it below."""
+"""Where prompts come from: one file per source. To add one, write a dataclass like those here, and add it below.
+
+A field that names files is declared with `place()`. The recipe then holds the contents of these files, not their path.
+"""
 
 from seva_ray.sources.base import Source
 from seva_ray.sources.folder import Folder

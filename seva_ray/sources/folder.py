@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from seva_ray.core.contents import is_hidden
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
-from seva_ray.core.storage import absolute
+from seva_ray.core.storage import absolute, linked_files
 from seva_ray.sources.base import check_names, checked, locate
 
 log = logging.getLogger(__name__)
@@ -29,8 +30,8 @@ class Folder:
     kind: ClassVar[str] = "Folder"
 
     path: str = place()
-    """The folder of images: a local directory or an fsspec URI. Files and folders whose names begin with a dot are left
-    out."""
+    """The folder of images: a local directory or an fsspec URI. Links to other folders
+    are followed. Files and folders whose names begin with a dot are left out."""
     questions: tuple[str, ...] = ("Describe this image in detail.",)
     """Questions that are asked about each image."""
     suffixes: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -61,15 +62,17 @@ class Folder:
                 prompt_id = f"{name}-{index}"
                 yield Prompt(prompt_id=prompt_id, image_id=name, question=question, source=self.source, image_path=name)
 
+    def reads(self, name: str) -> bool:
+        """Whether a file of the folder is an image to ask about."""
+        return name.lower().endswith(self.suffixes)
+
     def _names(self) -> list[str]:
         """Sorted paths of the images, relative to the folder. Raises: InputError if there are none."""
         filesystem, path = locate(self.path)
         if not filesystem.isdir(path):
             raise InputError(f"{self.path}: no such directory")
-        start = len(path.rstrip("/")) + 1
-        inner = [name[start:] for name in filesystem.find(path)]
-        seen = [name for name in inner if not any(part.startswith(".") for part in name.split("/"))]
-        names = sorted(name for name in seen if name.lower().endswith(self.suffixes))
+        seen = [name for name in linked_files(filesystem, path) if not is_hidden(name)]
+        names = sorted(name for name in seen if self.reads(name))
         others = Counter(suffix for name in seen if (suffix := suffix_of(name)) not in self.suffixes)
         if not names:
             there = f"; it has {counted(others)}" if others else ""

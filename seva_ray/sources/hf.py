@@ -144,9 +144,12 @@ class Hf:
         if not path.startswith("/"):
             return path
         root = f"{(self.image_root or '').rstrip('/')}/"
-        if not path.startswith(root):
+        if path.startswith(root):
+            return path.removeprefix(root)
+        real_root, folder, name = f"{os.path.realpath(root)}/", *os.path.split(path)  # one may lead through a link
+        if not (real := os.path.join(os.path.realpath(folder), name)).startswith(real_root):
             raise InputError(f"the image {path!r} is outside {root}; give {self.option}.image-root")
-        return path.removeprefix(root)
+        return real.removeprefix(real_root)
 
 
 def found(path: str) -> str:

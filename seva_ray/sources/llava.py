@@ -47,7 +47,7 @@ class Drawn:
     bad: Sequence[Prompt]
     """The rows that cannot be used."""
     own_root: str | None
-    """Where the images are if the file is one's own, in which any folder is a source."""
+    """The images' place in a file of the user's own, in which each folder of images is a source."""
 
 
 @dataclass(frozen=True, kw_only=True)

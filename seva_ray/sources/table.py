@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seva_ray.core.contents import is_hidden
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
 from seva_ray.core.seeds import keys_of
 from seva_ray.core.sorting import sorter
-from seva_ray.core.storage import absolute
+from seva_ray.core.storage import absolute, lies_in, linked_files
 from seva_ray.sources.base import (
     PLACEHOLDER,
     as_object,
@@ -39,7 +40,7 @@ SUFFIXES = (".parquet", ".jsonl")
 BATCH_ROWS = 64
 """Number of rows in memory at once. It is small because rows may hold whole images."""
 BATCH_PATHS = 4096
-"""The same for rows with image paths."""
+"""Number of rows in memory at once if they hold only paths of images."""
 IDS_AT_ONCE = 4096
 LARGE_BYTES = 2**26
 """Size of a large table, in bytes. Without images it has some hundred thousand rows."""
@@ -76,6 +77,10 @@ class Table:
         if self.image_root is not None:
             check_names(self, "image_root")
             object.__setattr__(self, "image_root", absolute(self.image_root))
+
+    def reads(self, name: str) -> bool:
+        """Whether a file of the table's directory is a part of it, or may be an image of it."""
+        return is_shard(name) or (self.image_root is not None and lies_in(self.image_root, self.path))
 
     @property
     def columns(self) -> list[str]:
@@ -216,6 +221,11 @@ def may_be_images(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)
 
 
+def is_shard(name: str) -> bool:
+    """Whether a file of a directory is a part of the table. Hidden files are none, such as Jupyter's checkpoints."""
+    return name.endswith(SUFFIXES) and not is_hidden(name) and not name.rpartition("/")[2].startswith("_")
+
+
 def find_shards(uri: str) -> tuple[fsspec.AbstractFileSystem, dict[str, str]]:
     """The files of a table, each by the prefix of its default prompt ids. Raises: InputError if there are none."""
     filesystem, path = locate(uri)
@@ -225,11 +235,8 @@ def find_shards(uri: str) -> tuple[fsspec.AbstractFileSystem, dict[str, str]]:
         if not path.endswith(SUFFIXES):
             raise InputError(f"{uri}: must be a {' or '.join(SUFFIXES)} file, or a directory of them")
         return filesystem, {"": path}
-    start = len(path.rstrip("/")) + 1
-    inner = sorted(name[start:] for name in filesystem.find(path) if name.endswith(SUFFIXES))
-    shards = {
-        f"{name}-": f"{path.rstrip('/')}/{name}" for name in inner if not name.rpartition("/")[2].startswith((".", "_"))
-    }
+    inner = sorted(filter(is_shard, linked_files(filesystem, path)))
+    shards = {f"{name}-": f"{path.rstrip('/')}/{name}" for name in inner}
     if not shards:
         raise InputError(f"{uri}: no {' or '.join(SUFFIXES)} file in this directory")
     return filesystem, shards

@@ -34,7 +34,7 @@ class Compared:
     method: str
     policies: Sequence[Sequence[Artifact]]
     scores: Mapping[str, Sequence[Sequence[Artifact]]]
-    """By the benchmark's name."""
+    """The scores, by the name of the benchmark."""
 
     def artifacts(self) -> list[Artifact]:
         of_scores = [item for of_benchmark in self.scores.values() for of_base in of_benchmark for item in of_base]
@@ -119,7 +119,7 @@ def table_of(
 
 
 def tallies_of(compared: Compared, benchmark: Benchmark) -> tuple[list[Tally], list[Tally]]:
-    """For each base model, the summed counts of its seeds: of the base model and of the policies."""
+    """The counts, summed over the seeds, of each base model and of its policies."""
     starts, policies = [], []
     for of_base in compared.scores[benchmark.name]:
         of_starts, of_policies = zip(*map(read_tallies, of_base), strict=True)

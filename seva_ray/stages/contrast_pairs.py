@@ -48,7 +48,7 @@ class ContrastPairs:
     num_pairs: int | None
     """Largest number of pairs. None: all of them."""
     balanced: bool = True
-    """As many pairs with each chosen short answer."""
+    """Keep equally many pairs for each chosen short answer."""
     turned: bool = False
     """The control: short answers are turned round at random, as many of each as the contrast turns round."""
 
@@ -150,7 +150,7 @@ def rows_of(artifact: Artifact, directory: str) -> list[dict[str, Any]]:
 
 
 def balanced(rows: Sequence[dict[str, Any]], senses: Sequence[str]) -> list[dict[str, Any]]:
-    """As many rows with each chosen answer, those with the lowest keys."""
+    """Equally many rows for each chosen answer: the rows with the lowest keys."""
     by_side = {text: [row for row in rows if side(row) == text] for text in senses}
     fewest = min(map(len, by_side.values()))
     return [row for group in by_side.values() for row in sorted(group, key=by_quota)[:fewest]]

@@ -143,7 +143,7 @@ def answered(
             compute=ray.data.ActorPoolStrategy(
                 min_size=max(config.min_engines, at_once),
                 max_size=largest,
-                # As many units again wait at the actor: the pool grows if units wait, and pixels arrive in time.
+                # Half of these units wait at the actor. So the pool grows, and pixels arrive in time.
                 max_tasks_in_flight_per_actor=2 * config.units_per_engine,
                 max_concurrent_calls_per_actor=config.units_per_engine,
                 enable_true_multi_threading=True,

@@ -46,7 +46,7 @@ SUFFIXES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"BM": "b
 
 @dataclass(frozen=True, kw_only=True)
 class ExportPairs:
-    """Where pairs are exported to."""
+    """What is exported of the pairs, and to which place."""
 
     to: str
     """The target: a local directory or an fsspec URI that does not exist yet."""

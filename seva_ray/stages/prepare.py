@@ -1,20 +1,21 @@
 """prepare: the prompts of a source or benchmark -> the artifact `prompts/<name>`, in shards of PROMPT_SCHEMA rows."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_least
-from seva_ray.core.contents import contents, names_and_sizes
+from seva_ray.core.contents import agreed, every_file, names_and_sizes
 from seva_ray.core.errors import InputError, UserError
 from seva_ray.core.fingerprints import execution, fingerprint_of
 from seva_ray.core.ownership import owned
 from seva_ray.core.reasons import Reasons
+from seva_ray.core.recipe_files import found_recipe
 from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
 from seva_ray.core.shards import shard_name
-from seva_ray.core.storage import exists, is_directory, write_table
+from seva_ray.core.storage import exists, is_directory, lies_in, write_table
 from seva_ray.runtime import metrics
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
@@ -28,13 +29,20 @@ SHARD_BYTES = 128 * 2**20
 
 
 class HasPrompts(Protocol):
-    """A source or a benchmark. The recipe has the contents of the files in its fields `path` and `..._path`, and of a
-    sample of the images."""
+    """A source or a benchmark. The recipe has the contents of the files that its fields `path`, `..._path` and all
+    other `place()` fields name, and of a sample of the images in `image_root`."""
 
     @property
     def image_root(self) -> str | None: ...
 
     def prompts(self) -> Iterator[Prompt]: ...
+
+
+@runtime_checkable
+class ReadsSome(Protocol):
+    """A source whose directory may also have files that it does not read. They are no part of the recipe."""
+
+    def reads(self, name: str) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +69,8 @@ def prepare(config: Prepare, store: Store, name: str, source: HasPrompts) -> Art
     Raises: InputError if the source has no usable prompt.
     """
     recipe = {"prepare": config, "source": source}
-    new, by_size = digests_of(source)
-    older = [recipe | new, recipe | by_size]
+    new, *formerly = digests_of(source, found_recipe(store.uri(f"prompts/{name}")))
+    older = [recipe | each for each in formerly]
     if record := store.record(f"prompts/{name}"):
         named = {"images", "image_root"} & record["recipe"]["config"].keys()  # older versions named no images
         known = record["counts"]["images"] if named else None
@@ -186,21 +194,31 @@ def own_system(prompts: Artifact) -> str:
     return (prompts.recipe["config"].get("source") or {}).get("system", "")
 
 
-def digests_of(source: HasPrompts) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the recipe says about the contents that the source reads, and what the recipe of older versions said: they
-    identified the files of a directory only by names and sizes."""
+def digests_of(source: HasPrompts, found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """What the recipe says about the contents that the source reads, and what recipes of older versions said: the
+    oldest identified the files of a directory only by names and sizes. If the recipe that was `found` in the store has
+    another digest of the same contents, the first has that one."""
     path = getattr(source, "path", None)
-    others = [field for field in getattr(source, "__dataclass_fields__", ()) if field.endswith("_path")]
+    fields: Mapping[str, Any] = getattr(source, "__dataclass_fields__", {})
+    files = [name for name, field in fields.items() if field.metadata.get("place") or name.endswith("_path")]
+    others = [name for name in files if name not in ("path", "image_root")]
     uris = {"contents": path} if path and exists(path) else {}
     uris |= {f"contents of {field}": uri for field in others if (uri := getattr(source, field))}
-    new = {"contents": path and exists(path)} | {key: contents(uri) for key, uri in uris.items()}
-    return new, new | {key: names_and_sizes(uri) for key, uri in uris.items() if is_directory(uri)}
+    recorded = (found or {}).get("config") or {}
+    both = {key: agreed(uri, recorded.get(key), reads_of(source, key)) for key, uri in uris.items()}
+    now, before = ({"contents": path and False} | {key: each[age] for key, each in both.items()} for age in (0, 1))
+    return [now, before, before | {key: names_and_sizes(uri) for key, uri in uris.items() if is_directory(uri)}]
+
+
+def reads_of(source: HasPrompts, key: str) -> Callable[[str], bool]:
+    """Whether the source reads a file of its directory, by the path in it."""
+    return source.reads if key == "contents" and isinstance(source, ReadsSome) else every_file
 
 
 def has_images_elsewhere(source: HasPrompts) -> bool:
     """Whether the images lie outside the files whose contents are in the recipe."""
     path: str = getattr(source, "path", None) or ""
-    return bool(path and source.image_root) and not f"{source.image_root}/".startswith(f"{path.rstrip('/')}/")
+    return bool(path and source.image_root) and not lies_in(source.image_root or "", path)
 
 
 def digests_of_images(source: HasPrompts) -> dict[str, str] | None:

@@ -17,10 +17,11 @@ from PIL import Image
 from seva_ray.augmentations import parse_view
 from seva_ray.augmentations.regenerate import Regenerate
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.contents import contents
+from seva_ray.core.contents import agreed
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
+from seva_ray.core.recipe_files import found_recipe
 from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import absolute, exists, read_table, write_table
 from seva_ray.core.verification import whole_shards
@@ -52,21 +53,26 @@ def check_regeneration(config: Generate, views: Sequence[str]) -> None:
 
 
 @cache
-def contents_of_pipeline(directory: str) -> str:
+def contents_of_pipeline(directory: str, recorded: str | None) -> tuple[str, str]:
+    """The digest of the pipeline's files, or the `recorded` one if it is of the same files; and that of older versions.
+    Raises: InputError."""
     if not exists(directory):
         raise InputError(f"pipeline {directory}: no such directory")
-    return contents(directory)
+    return agreed(directory, recorded)
 
 
 def open_images(config: Generate, store: Store, prompts: Artifact, view: str) -> Artifact:
     check_regeneration(config, (view,))
+    name = images_name(prompts, view)
+    recorded = ((found_recipe(store.uri(name)) or {}).get("config") or {}).get("pipeline")
+    now, before = contents_of_pipeline(absolute(config.regeneration.pipeline), recorded)
     recipe = {
         "regeneration": config.regeneration,
-        "pipeline": contents_of_pipeline(absolute(config.regeneration.pipeline)),
+        "pipeline": now,
         "augmentation": {"seed": config.seed, "augmentation": parse_view(view)},
         "max_image_pixels": config.max_image_pixels,
     }
-    return store.open(images_name(prompts, view), config=recipe, inputs=[prompts])
+    return store.open(name, config=recipe, older=[recipe | {"pipeline": before}], inputs=[prompts])
 
 
 def images_name(prompts: Artifact, view: str) -> str:

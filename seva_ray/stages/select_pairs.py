@@ -79,7 +79,7 @@ def sources_of(config: Select, store: Store, pairs: Artifact, prompts: Artifact,
     if "reference_margin" in config.used():
         prefix = f"logps/{pairs.name.removeprefix('pairs/')}"
         named = [item for item in store.names(prefix) if item.rpartition("/")[0] == prefix]
-        there = [item for item in named if "-on-" not in item.removeprefix(prefix)]  # those are not of the clean image
+        there = [item for item in named if "-on-" not in item.removeprefix(prefix)]  # not of another view
         if (f"{prefix}/{logps}" not in there) if logps else len(there) != 1:
             names = ", ".join(item.rpartition("/")[2] for item in there) or "none"
             raise InputError(

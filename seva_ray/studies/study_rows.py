@@ -115,17 +115,17 @@ class StudyContent:
     """All metrics of all points. A setting has several numbers of pairs if they are an axis or a scheduler's rungs."""
     views: Sequence[ViewFacts] = ()
     test_time: Mapping[str, Sequence[Comparison]] = field(default_factory=dict)
-    """By view: the base model on the objective's benchmark seen in that view, against itself on clean images."""
+    """By view: scores of the base model in that view on the objective's benchmark, compared with clean images."""
     start_tokens: Sequence[int] = ()
     """Number of the base model's responses to the objective's benchmark by length in tokens."""
     best_tokens: Sequence[int] = ()
-    """The same for the best policy."""
+    """The same comparison for the best policy."""
     best: Mapping[str, Any] | None = None
     """The best point by POINT_FIELDS; None if all points failed."""
     best_command: str = ""
     """The command that trains the best policy again."""
     best_directory: str = ""
-    """Where the best policy is exported to; empty if it is not."""
+    """The place to which the best policy is exported; empty if it is not exported."""
     passes_done: int = 0
     """Generation passes over training prompts that the study made."""
     passes_apart: int = 0

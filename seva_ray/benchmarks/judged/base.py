@@ -113,7 +113,7 @@ class PublishedFolder(AskedWith, ABC):
     @property
     @abstractmethod
     def questions(self) -> dict[str, ReferencedQuestion]:
-        """By prompt_id. A member reads them once. Raises: InputError for a wrong file."""
+        """All questions, by prompt_id. A benchmark reads them once. Raises: InputError for a wrong file."""
 
     def prompts(self) -> Iterator[Prompt]:
         yield from adjacent(question.prompt for question in self.questions.values())

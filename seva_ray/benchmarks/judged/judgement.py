@@ -20,7 +20,7 @@ Marks = tuple[float, ...]
 NUM_ASKS = 3
 """How often one repeat is asked until its reply can be read."""
 STOP_AFTER = 8
-"""If so many prompts in a row get no reply, the fault is the endpoint's, and the run stops."""
+"""After this number of prompts in a row without a reply, the endpoint is at fault, and the run stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Judgement:
     text: str
     """The last reply, or the reason why the endpoint refused the prompt."""
     marks: Marks | None
-    """None if no reply could be read: the answer is unjudged."""
+    """The numbers of the verdict, or None if no reply could be read, so that the answer is unjudged."""
     model: str = ""
     """The model that replied, as the endpoint names it."""
     num_tokens: int = 0

@@ -60,7 +60,7 @@ def responses_of(context: StudyContext, points: Sequence[Point]) -> list[Artifac
 
 
 def view_facts(measured: MeasuredPoints, answers: Mapping[PromptSet, Mapping[str, str]]) -> list[ViewFacts]:
-    """One for each view that is the only rejected view of some pairs, over all base models and prompts."""
+    """The statistics over all base models and prompts, for each view that is the only rejected view of some pairs."""
     of_view: dict[str, dict[str, tuple[Artifact, PromptSet]]] = {}
     for point, found in measured.items():
         for pairs in found.pairs if point.num_negatives == 1 else ():
