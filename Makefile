@@ -5,7 +5,7 @@ ROOT := $(CURDIR)/runs
 KILLS := 70
 SECONDS := inf
 .DEFAULT_GOAL := help
-.PHONY: help install demo submit stop-head study compare harness clients test test-all chaos chaos-long families gpu-check check format lock clean
+.PHONY: help install demo submit stop-head study compare harness clients test test-all chaos chaos-long families gpu-check check format docs lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z%-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -70,11 +70,19 @@ format: dev ## put the code into its style
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
+docs: ## the documentation as a site in build/site: README, docs/ and the docstrings of seva_ray.api (0.1 GB in .venv-docs)
+	@cluster/images/install.sh cpu .venv docs
+	@rm -rf build/pages && mkdir -p build/pages/cluster
+	@ln -s $(addprefix $(CURDIR)/,docs README.md CHANGELOG.md CITATION.cff CONTRIBUTING.md LICENSE SECURITY.md) build/pages
+	@ln -s $(CURDIR)/cluster/README.md build/pages/cluster
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet --strict
+	@echo "$(CURDIR)/build/site/index.html"
+
 lock: ## resolve cluster/images/*.lock anew from pyproject.toml (five minutes, installs nothing)
 	python3 -m venv build/lock
 	build/lock/bin/pip install --quiet pip==26.3
 	build/lock/bin/python cluster/images/lock.py
 
 clean: ## remove what can be made again: the environment and caches; results in runs/ stay
-	rm -rf .venv .venv-harness .venv-clients build *.egg-info .*_cache
+	rm -rf .venv .venv-harness .venv-clients .venv-docs build *.egg-info .*_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

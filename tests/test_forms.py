@@ -183,10 +183,10 @@ def test_a_tar_may_be_compressed_and_have_suffixes_in_capitals(place: Path, name
             info = tarfile.TarInfo(f"000.{end}")
             info.size = len(content)
             file.addfile(info, io.BytesIO(content))
-    assert found(Hf(path=str(place / name))) == [(Q, True)]
+    assert found(Hf(path=str(place / name), columns={"question": "txt"})) == [(Q, True)]
     (place / name).write_bytes((place / name).read_bytes()[:60])
     with pytest.raises(InputError, match=name):
-        found(Hf(path=str(place / name)))
+        found(Hf(path=str(place / name), columns={"question": "txt"}))
 
 
 def test_a_directory_of_text_files_is_read_as_they_are_and_by_its_split(place: Path):

@@ -92,7 +92,7 @@ def test_a_tar_of_webdataset_is_read_with_its_questions_in_txt_or_in_json(tmp_pa
                     file.addfile(info, io.BytesIO(content))
         return str(tmp_path / name)
 
-    assert asked(Hf(path=tar("a.tar", "txt", QUESTIONS))) == EXPECTED
+    assert asked(Hf(path=tar("a.tar", "txt", QUESTIONS), columns={"question": "txt"})) == EXPECTED
     assert asked(Hf(path=tar("b.tar", "json", [json.dumps({"question": text}) for text in QUESTIONS]))) == EXPECTED
 
 
@@ -102,8 +102,9 @@ def test_a_folder_with_metadata_is_read_and_images_keep_their_places(images: Pat
         for number, question in enumerate(QUESTIONS)
     ]
     (images / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert asked(Hf(path=str(images))) == EXPECTED
-    assert [prompt.image_path for prompt in Hf(path=str(images)).prompts()] == [f"pictures/{n}.png" for n in range(3)]
+    source = Hf(path=str(images), columns={"question": "text"})
+    assert asked(source) == EXPECTED
+    assert [prompt.image_path for prompt in source.prompts()] == [f"pictures/{n}.png" for n in range(3)]
 
 
 def turns(question: str) -> list[dict[str, Any]]:
@@ -188,7 +189,10 @@ def test_images_without_questions_are_asked_the_questions_given(images: Path):
         ({"question": "a?", "image": "https://x.org/a.png"}, "the image is at a web address, and nothing is download"),
         ({"question": "a?", "image": "data:image/png;base64,?"}, "the image is a data URL that is not base64"),
         ({"question": "a?", "image": "/elsewhere/a.png"}, "the image '/elsewhere/a.png' is outside "),
-        ({"question": 1.5, "image": "a.png", "text": "x"}, None),
+        ({"question": 1.5, "image": "a.png", "text": "x"}, "column 'text' may hold captions"),
+        ({"question": 1.5, "image": "a.png", "query": "x"}, None),
+        ({"txt": "a dog", "jpg": "a.png"}, "the row has txt, jpg; name yours with --source.columns question NAME "),
+        ({"Text": "a dog", "image": "a.png"}, "column 'Text' may hold captions, so it is asked only if you name it"),
         ({"messages": [{"role": "assistant", "content": "x"}], "image": "a.png"}, "has no turn of a user or human"),
         ({"messages": [{"role": "user"}], "image": "a.png"}, "a turn of the conversation has no text"),
         ("text", "must be an object"),
@@ -247,7 +251,7 @@ def test_a_data_set_in_hugging_faces_cache_is_found_by_its_name(tmp_path: Path, 
     (snapshot / "metadata.jsonl").write_text(json.dumps({"file_name": "pictures/0.png", "text": QUESTIONS[0]}))
     (repository / "blobs" / "b0").write_bytes(PICTURES[0])
     (snapshot / "pictures" / "0.png").symlink_to(repository / "blobs" / "b0")
-    source = Hf(path="me/colours")
+    source = Hf(path="me/colours", columns={"question": "text"})
     assert source.path == str(snapshot)
     assert asked(source) == EXPECTED[:1]
 

@@ -66,6 +66,10 @@ def test_a_lock_covers_every_direct_dependency(target: str) -> None:
     assert missing(extras["dev"], lock(target) | lock("dev")) == []
 
 
+def test_the_lock_of_the_documentation_site_covers_what_it_needs() -> None:
+    assert missing(PROJECT["optional-dependencies"]["docs"], lock("docs")) == []
+
+
 @pytest.mark.parametrize("target", ["cpu", "gpu", "dev", "harness", "clients"])
 def test_no_lock_names_what_breaks_transformers_beside_a_cpu_torch(target: str) -> None:
     assert lock(target).keys() & {"torchaudio", "torchcodec"} == set()
@@ -124,7 +128,7 @@ def install(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_the_install_script_names_its_targets(tmp_path: Path) -> None:
     done = install("tpu", str(tmp_path / "venv"))
     assert done.returncode == 2
-    assert done.stderr.strip() == "usage: install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness|clients]"
+    assert done.stderr.strip() == "usage: install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness|clients|docs]"
 
 
 def test_another_python_is_refused_before_anything_is_made(tmp_path: Path) -> None:

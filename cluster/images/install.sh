@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
 # Installs the locked environment and this project (editable), and proves that it works. Instant when nothing changed.
 #
-#   cluster/images/install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness|clients]
+#   cluster/images/install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness|clients|docs]
 #
 # dev: the tools of tests and checks too. A cloud: what starts a cluster there and reads its object store.
 # harness: lmms-eval too, in an environment VENV-harness that lies over VENV.
 # clients: the loaders of LLaMA-Factory and ms-swift, with which a test reads exported pairs, likewise in VENV-clients.
+# docs: what `make docs` needs, in an environment VENV-docs of its own; nothing else is installed.
 #
 # Needs Python 3.11 (python3.11 or python3, or PYTHON=/path/to/it) and, for cpu, a pip that finds torch's CPU build,
 # see README.md. DeepSpeed builds a small operator when it first trains: g++ must be there then.
 set -euo pipefail
 
-usage="usage: install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness|clients]"
+usage="usage: install.sh cpu|gpu VENV [dev|aws|gcp|azure|harness|clients|docs]"
 target=${1:?$usage}
 venv=${2:?$usage}
 extra=${3:-}
-[[ $target =~ ^(cpu|gpu)$ && $extra =~ ^(dev|aws|gcp|azure|harness|clients)?$ ]] || { echo "$usage" >&2; exit 2; }
+[[ $target =~ ^(cpu|gpu)$ && $extra =~ ^(dev|aws|gcp|azure|harness|clients|docs)?$ ]] || { echo "$usage" >&2; exit 2; }
 images=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=$venv/bin/python
 
@@ -104,6 +105,16 @@ lie_over_first() { # NAME IMPORTS: what the environment is for, and what proves 
     fail "$1: $2 cannot be imported"
 }
 
+if [[ $extra == docs ]]; then # it reads the code as text, and so needs none of its libraries
+    venv+=-docs
+    python=$venv/bin/python
+    if changed docs; then
+        create_venv
+        install_lock docs
+        installed docs
+    fi
+    exit
+fi
 if [[ $target == gpu ]]; then # the CUDA builds are on the default index
     export PIP_FIND_LINKS='' PIP_EXTRA_INDEX_URL=''
 fi

@@ -1,4 +1,4 @@
-"""Writes gpu.lock, cpu.lock, dev.lock, one for each cloud, harness.lock and clients.lock, from pyproject.toml.
+"""Writes gpu.lock, cpu.lock, dev.lock, one for each cloud, and those of harness, clients and docs, from pyproject.toml.
 
     make lock
 
@@ -118,6 +118,8 @@ def main() -> None:
     setuptools = {"setuptools": cpu["setuptools"]}  # its environment has another, until this one is installed
     write("harness.lock", "What lmms-eval adds to either lock, or needs in another version.", added | setuptools)
     write("clients.lock", CLIENTS_LOCK, CLIENTS | setuptools)
+    docs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["docs"]
+    write("docs.lock", "What `make docs` needs, in an environment of its own.", resolve("cpu", docs, {}))
 
 
 def write_clouds(gpu: dict[str, str], cpu: dict[str, str], dev: dict[str, str]) -> None:

@@ -19,6 +19,9 @@ CONVERSATIONS = ("messages", "conversations", "conversation", "prompt", "texts",
 QUESTIONS = ("question", "query", "instruction", "problem", "prompt", "text", "txt", "questions")
 """Columns that may hold a question, as a text, or several in a list."""
 
+CAPTIONS = ("text", "txt")
+"""Those of them that hold captions in most data sets of images. They are read only if the user names them."""
+
 IMAGES = (
     "jpg", "jpeg", "png", "webp", "image", "images", "img", "image_path", "image_file", "file_name",
     "img_path", "image_name", "filename", "bmp", "gif", "tif", "tiff",
@@ -89,7 +92,7 @@ def conversation_in(row: Mapping[str, Any]) -> list[Any] | None:
 def questions_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[str]:
     """The questions of a row: one, or all turns of the user. `columns` names columns that are not to be recognised.
 
-    Raises: InputError if the row has none.
+    Raises: InputError if the row has none, or one that may be a caption.
     """
     turns = named(row, columns, "conversation")
     if turns is not None:
@@ -102,6 +105,8 @@ def questions_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[str
     if not names:
         raise NoColumn(f"no column with a question ({', '.join(QUESTIONS)}, or a list of turns)")
     name = next((name for name in names if is_question(row.get(name))), names[0])
+    if "question" not in columns and name.strip().lower() in CAPTIONS:
+        raise NoColumn(f"column {name!r} may hold captions, so it is asked only if you name it as the question")
     question = named(row, {"question": name}, "question")
     if not is_question(question):
         raise InputError(f"column {name!r}: must be a text, not {type(question).__name__}")
