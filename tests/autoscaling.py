@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.environment import pythonpath
 from tests.ray_head import free_port, ray_head
 
 MEMORY = 2 * 2**30
@@ -81,7 +82,7 @@ def autoscaling_cluster(
             f"--autoscaling-config={config}",
             f"--num-cpus={head['CPU']}",
             f"--num-gpus={head.get('GPU', 0)}",
-            PYTHONPATH=str(Path(__file__).parent.parent),
+            PYTHONPATH=pythonpath(),
             RAY_FAKE_CLUSTER="1",
             RAY_enable_autoscaler_v2="1",
             RAY_CLOUD_INSTANCE_ID=HEAD_NODE_ID,

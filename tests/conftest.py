@@ -14,11 +14,11 @@ import pytest
 
 from seva_ray.core.contents import contents
 from seva_ray.core.fingerprints import fingerprint_of, identity
+from tests.environment import AS_INSTALLED, ROOT
 
 if TYPE_CHECKING:
     from tests.small_run import SmallRun
 
-ROOT = Path(__file__).parent.parent
 BUILD, TOY = ROOT / "build" / "tests", ROOT / "seva_ray" / "toy"
 
 LONGEST = (
@@ -35,6 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device here"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def processes_have_what_users_have() -> Iterator[None]:
+    """Every process that a test starts has what a user installs, and not the packages that only the tests need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", AS_INSTALLED, prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from seva_ray.runtime import cli, console
+from tests.environment import pythonpath
 
 ROOT = Path(__file__).parent.parent
 JOBS = console.jobs_in(ROOT / "jobs")
@@ -101,7 +102,7 @@ def test_in_bash_jobs_presets_and_options_are_completed(tmp_path: Path):
         lines += [f"COMP_WORDS=(seva {' '.join(words)}) COMP_CWORD={len(words)} COMPREPLY=()", "_seva"]
         lines.append('echo "found: ${COMPREPLY[*]}"')
     environment = os.environ | {"PATH": f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    environment |= {"PYTHONPATH": str(ROOT)}
+    environment |= {"PYTHONPATH": pythonpath()}
     script = "\n".join(lines)
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, timeout=120)
     registered, *found = done.stdout.splitlines()

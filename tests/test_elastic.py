@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -12,6 +11,7 @@ from seva_ray.core.artifacts import Store
 from seva_ray.core.storage import read_table
 from seva_ray.stages.prepare import shard_name
 from tests.autoscaling import autoscaling_cluster
+from tests.environment import pythonpath
 
 DRIVER = """
 import json, sys, threading, time
@@ -60,7 +60,7 @@ def test_engines_come_with_the_nodes_that_the_autoscaler_adds_and_nodes_go_when_
     with autoscaling_cluster({"CPU": 6}, {"generation": {"CPU": 1, "generation": 1}}, max_workers=2) as cluster:
         done = subprocess.run(
             [sys.executable, "-c", DRIVER, str(tmp_path / "runs"), str(journal)],
-            env=os.environ | cluster.environment | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+            env=os.environ | cluster.environment | {"PYTHONPATH": pythonpath()},
             capture_output=True,
             text=True,
             timeout=300,

@@ -10,6 +10,7 @@ import pytest
 
 from seva_ray.core.artifacts import Store
 from seva_ray.core.storage import write_directory
+from tests.environment import pythonpath
 from tests.hub import Hub, serving
 
 TOKEN = "hf_thisisasecret"
@@ -35,7 +36,7 @@ def push(root: str, hub: Hub, to: Path) -> subprocess.CompletedProcess:
         "HF_TOKEN": TOKEN,
         "HF_HOME": str(to.parent / "hub"),
         "HF_HUB_DISABLE_XET": "1",
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": pythonpath(),
     }
     return subprocess.run(
         [*command, "--export.to", str(to), "--export.push", "user/name"],

@@ -23,6 +23,7 @@ from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.families import check_served, difference, one_picture
 from seva_ray.vlm.levels import drawn_at_random
 from seva_ray.vlm.models import model_at
+from tests.environment import pythonpath
 from tests.processors import chatml_style, llama_style
 from tests.tiny_models import FAMILIES, SIZE, save_family, template, tokenizer
 
@@ -230,7 +231,7 @@ def test_every_job_refuses_such_a_model_before_ray_starts_and_before_anything_is
     for name in ("prompts/toy", "pairs/toy-1/toy/diffusion-300"):
         store.open(name, config={}).finish({})
     before = sorted(Path(store.root).rglob("*"))
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'jobs'}"}
+    environment = os.environ | {"PYTHONPATH": pythonpath(ROOT / "jobs")}
     command = [sys.executable, "-c", JOBS, store.root, directory]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert ended.stdout.splitlines() == [

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.chaos.runs import shards
+from tests.environment import pythonpath
 from tests.nvml import listing_gpus
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +32,7 @@ print(num_listed_gpus(), machine.num_gpus(), current_platform.is_cpu())
 
 @pytest.mark.parametrize("number", [8, *(pytest.param(number, marks=pytest.mark.slow) for number in (0, 1, 2))])
 def test_ray_lists_the_gpus_but_torch_and_vllm_compute_on_cpus(number: int, tmp_path: Path):
-    environment = listing_gpus(number, tmp_path) | {"PYTHONPATH": str(ROOT)}
+    environment = listing_gpus(number, tmp_path) | {"PYTHONPATH": pythonpath()}
     done = subprocess.run([sys.executable, "-c", LIBRARIES], env=environment, capture_output=True, text=True)
     assert done.stdout.split() == [str(number), "0", "True"], done.stderr
 
@@ -41,7 +42,7 @@ def test_ray_lists_the_gpus_but_torch_and_vllm_compute_on_cpus(number: int, tmp_
 def test_the_demo_runs_on_cpus_to_its_page_and_one_line_says_why(number: int, toy_model: str, tmp_path: Path):
     root = tmp_path / "runs"
     command = [sys.executable, str(ROOT / "jobs" / "full.py"), "--root", str(root), "--model", toy_model, *SMALL]
-    environment = listing_gpus(number, tmp_path) | {"PYTHONPATH": str(ROOT)}
+    environment = listing_gpus(number, tmp_path) | {"PYTHONPATH": pythonpath()}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     about = [line for line in done.stderr.splitlines() if "GPU" in line]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from seva_ray.runtime import machine
+from tests.environment import pythonpath
 from tests.nvml import listing_gpus
 from tests.ray_head import free_port
 
@@ -46,7 +47,7 @@ on_cpu_torch = pytest.mark.skipif(torch.cuda.is_available(), reason="this torch 
 
 def said(code: str, environment: Mapping[str, str]) -> tuple[object, list[str]]:
     """What the code printed, as JSON, and the lines on standard error but Ray's core's own."""
-    command, environment = [sys.executable, "-c", code], dict(environment) | {"PYTHONPATH": REPOSITORY}
+    command, environment = [sys.executable, "-c", code], dict(environment) | {"PYTHONPATH": pythonpath()}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1]), [line for line in done.stderr.splitlines() if "GPU" in line]
@@ -110,7 +111,7 @@ def test_a_torch_for_gpus_that_can_use_none_or_not_all_of_them_is_told_apart(tmp
 def test_a_head_for_submitted_jobs_counts_as_a_job_does(tmp_path: Path):
     # Ray's sockets need a short path.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as directory:
-        environment = listing_gpus(2, tmp_path) | {"HOME": str(tmp_path), "PYTHONPATH": REPOSITORY}
+        environment = listing_gpus(2, tmp_path) | {"HOME": str(tmp_path), "PYTHONPATH": pythonpath()}
         command = [sys.executable, f"{REPOSITORY}/cluster/local.py"]
         command += ["--port", str(free_port()), "--directory", directory]
         started = subprocess.run([*command, "start"], env=environment, capture_output=True, text=True, timeout=300)
@@ -135,7 +136,7 @@ def test_a_container_s_limit_of_cpus_holds(tmp_path: Path):
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = ["unshare", "--mount", "bash", "-c", script, sys.executable, JOINED]
     done = subprocess.run(
-        command, env=environment | {"PYTHONPATH": REPOSITORY}, capture_output=True, text=True, timeout=300
+        command, env=environment | {"PYTHONPATH": pythonpath()}, capture_output=True, text=True, timeout=300
     )
     if "unshare failed" in done.stderr or "permission denied" in done.stderr:
         pytest.skip("no right to a mount namespace here")

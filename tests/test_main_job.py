@@ -19,6 +19,7 @@ from seva_ray.pairs.verdicts import VERDICTS
 from seva_ray.stages.prepare import shard_name
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.views import Viewer
+from tests.environment import pythonpath
 from tests.kept import read_pairs
 from tests.listeners import beyond_loopback, run_watched
 
@@ -211,7 +212,7 @@ def test_the_exported_adapter_in_vllm_answers_as_the_merged_policy(finished: Sto
     environment = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     answered = subprocess.run(
         [sys.executable, "-c", ADAPTER_IN_VLLM, trained_toy, str(tmp_path / "out"), shard, str(number), str(limit)],
-        env=os.environ | environment | {"PYTHONPATH": str(JOBS.parent)},
+        env=os.environ | environment | {"PYTHONPATH": pythonpath()},
         capture_output=True,
         text=True,
     )

@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from seva_ray.core.artifacts import Store
 from seva_ray.core.storage import read_bytes
 from seva_ray.runtime import metrics
+from tests.environment import pythonpath
 from tests.ray_head import free_port, ray_head, wait_for
 from tests.small_run import SmallRun
 
@@ -97,7 +98,7 @@ class Head:
         return True
 
     def start(self, code: str, *arguments: str) -> subprocess.Popen:
-        environment = os.environ | self.environment | {"PYTHONPATH": str(ROOT)}
+        environment = os.environ | self.environment | {"PYTHONPATH": pythonpath()}
         return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, stderr=subprocess.PIPE)
 
     def seen_while(self, process: subprocess.Popen, *names: str) -> dict[str, set[float]]:
@@ -116,7 +117,7 @@ class Head:
 def head() -> Iterator[Head]:
     port = free_port()
     options = (f"--metrics-export-port={port}", "--num-cpus=2")
-    settings = {"RAY_metrics_report_interval_ms": "1000", "PYTHONPATH": str(ROOT)}
+    settings = {"RAY_metrics_report_interval_ms": "1000", "PYTHONPATH": pythonpath()}
     with ray_head(free_port(), *options, **settings) as environment:
         wait_for(port, "the metrics agent")
         yield Head(environment=environment, port=port)

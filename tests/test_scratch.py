@@ -11,6 +11,7 @@ import pytest
 
 from seva_ray.core.errors import InputError
 from seva_ray.core.scratch import YOUNG_S, scratch_directory
+from tests.environment import pythonpath
 
 HOLDS = """
 import sys
@@ -40,7 +41,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("SEVA_SCRATCH", str(tmp_path))
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": pythonpath()}
     command = [sys.executable, "-c", HOLDS]
     processes = [
         subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
+
+from tests.environment import pythonpath
 
 JOB = """
 import sys, time
@@ -56,7 +57,7 @@ def test_a_signal_ends_a_job_with_one_line_in_training_and_after_it(tmp_path, nu
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        env=os.environ | {"PYTHONPATH": pythonpath()},
         # A shell that runs the tests in its background has interrupts ignored, by all that it starts.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )

@@ -18,6 +18,7 @@ from seva_ray.engines import FakeEngine, TransformersEngine, VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.runtime.resources import total
 from seva_ray.runtime.sizing import engines_at_once, num_engines, num_workers
+from tests.environment import pythonpath
 from tests.test_places import POOLS
 
 BOX = {number: {"CPU": 96.0, "GPU": float(number)} for number in (1, 2, 4, 8)}
@@ -188,7 +189,7 @@ def test_on_a_real_ray_a_job_for_llava_finds_its_place_and_every_gpu_has_an_engi
     repository = Path(__file__).parent.parent
     hidden = ("RAY_ADDRESS", "CUDA_VISIBLE_DEVICES")
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    environment["PYTHONPATH"] = f"{repository}:{repository / 'jobs'}"
+    environment["PYTHONPATH"] = pythonpath(repository / "jobs")
     command = [sys.executable, "-c", ON_RAY, str(gpus), str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr

@@ -21,6 +21,7 @@ from seva_ray.core.provenance import git_commit
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.prepare import Prepare, prepare
 from tests.chaos import driver
+from tests.environment import pythonpath
 from tests.ray_head import free_port
 
 CHECKOUT = Path(__file__).parent.parent
@@ -38,7 +39,7 @@ class Head:
     def run(self, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """cluster/local.py for this head."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        environment |= {"HOME": str(self.home), "PYTHONPATH": str(CHECKOUT)} | variables
+        environment |= {"HOME": str(self.home), "PYTHONPATH": pythonpath()} | variables
         command = [sys.executable, str(CHECKOUT / "cluster" / "local.py")]
         command += ["--port", str(self.port), "--directory", str(self.directory), *words]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)

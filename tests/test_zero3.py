@@ -4,12 +4,12 @@ whole although under ZeRO-3 no worker holds a whole weight. Without Ray, which w
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.environment import pythonpath
 from tests.ray_head import free_port
 
 SCRIPT = """
@@ -67,7 +67,7 @@ save_merged(trainer, model)
     [(3, "bfloat16"), *(pytest.param(*case, marks=pytest.mark.slow) for case in [(1, "bfloat16"), (2, "bfloat16")])],
 )
 def test_two_workers_leave_a_whole_policy_merged_in_the_dtype_of_the_start(toy_model, tmp_path, stage, dtype):
-    environment = os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = os.environ | {"DS_ACCELERATOR": "cpu", "PYTHONPATH": pythonpath()}
     environment |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     environment |= {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, toy_model, str(tmp_path), str(stage), dtype]

@@ -15,6 +15,7 @@ from seva_ray.stages.generate import finish_responses, missing_units, open_respo
 from seva_ray.vlm.models import Model
 from tests.chaos import driver
 from tests.chaos.machines import PATIENCE_S, Machines
+from tests.environment import pythonpath
 
 
 @dataclass(kw_only=True)
@@ -29,8 +30,7 @@ class Run:
     process: subprocess.Popen = field(init=False)
 
     def start(self) -> None:
-        repository = str(Path(driver.__file__).parents[2])
-        environment = os.environ | {"RAY_ADDRESS": self.machines.cluster.address, "PYTHONPATH": repository}
+        environment = os.environ | {"RAY_ADDRESS": self.machines.cluster.address, "PYTHONPATH": pythonpath()}
         command = [sys.executable, self.script, *self.words]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

@@ -17,11 +17,12 @@ from seva_ray.core.artifacts import Store
 from tests.autoscaling import Autoscaling, autoscaling_cluster, vanish
 from tests.chaos.machines import PATIENCE_S, wait_for
 from tests.chaos.runs import shards
+from tests.environment import pythonpath
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-IMPORTS = {"PYTHONPATH": str(ROOT)}
+IMPORTS = {"PYTHONPATH": pythonpath()}
 NODE_TYPES = {
     "augmentation": {"CPU": 2},
     "generation": {"CPU": 2, "generation": 1},
