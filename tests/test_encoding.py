@@ -113,6 +113,20 @@ def test_a_template_that_writes_bos_itself_gives_one_bos(directories, encoders, 
     assert encoders["llama"].tokenizer.decode(ids).startswith("<s>")
 
 
+def test_a_template_that_makes_far_too_much_of_a_question_is_one_line(directories, encoders, tmp_path):
+    directory = Path(shutil.copytree(directories["llama"], tmp_path / "llama"))
+    template = directory / "chat_template.jinja"
+    whole = template.read_text()
+    template.write_text("{{ messages[-1]['content'][1]['text'] * 1000000 }}" + whole)
+    with pytest.raises(InputError, match=r"used \(its chat template makes 1,000,0\d\d characters of 1\)$"):
+        Encoder(str(directory))
+    template.write_text("{{ messages[-1]['content'][1]['text'] * 1000 }}" + whole)
+    encoder = Encoder(str(directory))
+    with pytest.raises(InputError, match=r"^its chat template makes 500,\d\d\d characters of 500$"):
+        encoder.row("why? " * 100, Image.new("RGB", (50, 40)))
+    assert len(encoders["llama"].prompt_text("why? " * 100_000)) > 500_000, "a long question is nobody's fault"
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_tokens_of_a_row_are_what_the_processor_gives_the_model(name, encoders):
     encoder = encoders[name]

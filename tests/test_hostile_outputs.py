@@ -117,6 +117,7 @@ def test_whatever_a_judge_replies_is_a_reply_or_is_asked_for_again(monkeypatch: 
 LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(99999) %}{% endfor %}"
 LOOPS += "{% endfor %}{% endfor %}"
 GROWS = "{{ ('a' * 3000000000) | length }}"
+ASKED_LONG = "{% set text = messages[-1]['content'][1]['text'] %}{% if text | length > 9999 %}" + LOOPS + "{% endif %}"
 DOUBLES = "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}{{ ns.x }}"
 
 
@@ -126,6 +127,7 @@ DOUBLES = "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x =
         (LOOPS, "chat_template.jinja", 1, "does not end within 1 s"),
         (GROWS, "tokenizer_config.json", 5, "takes more than 1 GiB of memory"),
         (DOUBLES, "chat_template.jinja", 5, "takes more than 1 GiB of memory"),
+        (ASKED_LONG, "chat_template.jinja", 1, "does not end within 1 s"),
     ],
 )
 def test_a_chat_template_that_loops_or_grows_is_one_line(

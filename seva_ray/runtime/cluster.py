@@ -6,7 +6,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from seva_ray.core.errors import InputError, UserError
 from seva_ray.core.patience import WAIT_S, WAIT_VARIABLE
@@ -14,6 +14,7 @@ from seva_ray.private.ray import QUIET_LOGGERS, listen_on_loopback_only, recorde
 from seva_ray.runtime import machine, metrics
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.metrics import connected
+from seva_ray.runtime.reaper import reaped
 from seva_ray.runtime.resources import tell_node_types
 from seva_ray.runtime.signals import kept
 
@@ -60,7 +61,7 @@ def connect(spare_cpus: int) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     set_core_settings()
     try:
-        with kept(), without_line(b"Set ray log level"):
+        with kept(), without_line(b"Set ray log level"), reaped() if address == "local" else nullcontext():
             ray.init(
                 address=address,
                 include_dashboard=False if address == "local" else None,

@@ -23,6 +23,7 @@ from seva_ray.vlm.image_options import grids_within, made_smaller, options_of, s
 from seva_ray.vlm.images import pad_to_square
 from seva_ray.vlm.levels import AS_LEVELS, exact_table, looked_up, shrunk, size_of_squares
 from seva_ray.vlm.rows import PIXELS, Row, with_pixels
+from seva_ray.vlm.template_check import check_length
 
 
 class OneImage:
@@ -138,8 +139,11 @@ class Encoder:
         return np.array(getattr(self.image_processor, "image_std", None) or (1.0,) * 3, np.float32)
 
     def prompt_text(self, question: str) -> str:
-        """The prompt up to where the response begins, with one image placeholder."""
-        return self.processor.apply_chat_template(self.messages(question), add_generation_prompt=True)
+        """The prompt up to where the response begins, with one image placeholder. Raises: InputError if the chat
+        template makes far too much of the question."""
+        text: str = self.processor.apply_chat_template(self.messages(question), add_generation_prompt=True)
+        check_length(text, question + self.system)
+        return text
 
     def messages(self, question: str, **image: Any) -> list[dict[str, Any]]:
         """The conversation up to the response. `image`: what a processor that is to open the image itself is told."""

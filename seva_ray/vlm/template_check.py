@@ -19,6 +19,10 @@ LIMIT_BYTES = 2**30
 """Memory for one template, in bytes."""
 LIMIT_S = 120.0
 """Time after which a template that computes nothing is ended, in seconds."""
+MOST_OF_ITS_OWN = 2**16
+"""Characters that a template may write besides what it is given. Templates with tools write some 10,000."""
+MOST_OF_EACH = 16
+"""Characters that a template may write for each that it is given. In JSON a character takes up to 12."""
 
 TRIAL = """
 import json, resource, sys
@@ -27,17 +31,35 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
 resource.setrlimit(resource.RLIMIT_CPU, (given["cpu_s"], given["cpu_s"]))
 resource.setrlimit(resource.RLIMIT_AS, (given["bytes"], given["bytes"]))
-try:
-    environment.from_string(given["template"]).render(messages=given["messages"], add_generation_prompt=True)
-except MemoryError:
-    sys.exit(3)
-except Exception:
-    pass  # transformers gives it more names, and says what is wrong with it
+for messages in given["chats"]:
+    try:
+        environment.from_string(given["template"]).render(messages=messages, add_generation_prompt=True)
+    except MemoryError:
+        sys.exit(3)
+    except Exception:
+        pass  # transformers gives it more names, and says what is wrong with it
 """
 """The program of the other process. It imports nothing of a model library, which would take seconds."""
 
-CONTENT = [{"type": "image"}, {"type": "text", "text": "What is in the image?"}]
-MESSAGES = [{"role": "system", "content": CONTENT[1:]}, {"role": "user", "content": CONTENT}]
+QUESTION = "What is in the image?"
+LONG_QUESTION = " ".join([QUESTION] * 500)
+"""11,000 characters: with the question, a template's time and memory grow too."""
+
+
+def chat_about(question: str, system: str = "") -> list[dict[str, Any]]:
+    user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+    return [{"role": "system", "content": [{"type": "text", "text": system}]}, user] if system else [user]
+
+
+CHATS = [chat_about(QUESTION), chat_about(QUESTION, QUESTION), chat_about(LONG_QUESTION)]
+"""Not all templates take a chat with a system prompt."""
+
+
+def check_length(text: str, given: str) -> None:
+    """Raises: InputError if a template made a text that is far too long of what it was given. To make tokens of it
+    would take minutes."""
+    if len(text) > MOST_OF_ITS_OWN + MOST_OF_EACH * len(given):
+        raise InputError(f"its chat template makes {len(text):,} characters of {len(given):,}")
 
 
 def check_templates(directory: str) -> None:
@@ -70,7 +92,7 @@ def texts_of(entry: Any) -> list[str]:
 
 def fault_of(template: str) -> str | None:
     """What is wrong with a template; None if it ends within the limits."""
-    given = {"template": template, "messages": MESSAGES, "cpu_s": LIMIT_CPU_S, "bytes": LIMIT_BYTES}
+    given = {"template": template, "chats": CHATS, "cpu_s": LIMIT_CPU_S, "bytes": LIMIT_BYTES}
     command = [sys.executable, "-I", "-c", TRIAL]
     try:
         done = subprocess.run(command, input=json.dumps(given).encode(), capture_output=True, timeout=LIMIT_S)
