@@ -10,7 +10,7 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
 from seva_ray.core.storage import read_table, write_table
 from seva_ray.engines.config import Generate
-from seva_ray.pages.ladder_page import Ladder, LadderContent, Rung, render
+from seva_ray.pages.ladder_page import LadderContent, PromptLadder, Rung, render
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import finish_responses, open_responses
 from seva_ray.stages.ladder import LadderPage, ladder
@@ -72,7 +72,7 @@ def test_too_few_views_are_one_line_that_says_how_to_make_more(tmp_path: Path, a
 def test_texts_on_the_page_stay_texts():
     hostile = "<script>alert(1)</script>"
     rungs = [Rung(step=None, png=b"", text=hostile), Rung(step=5, png=b"", text="x")]
-    one = Ladder(prompt_id=hostile, question=hostile, rungs=rungs)
+    one = PromptLadder(prompt_id=hostile, question=hostile, rungs=rungs)
     html = render(LadderContent(title=hostile, summary=[hostile], ladders=[one]))
     assert one.flips_at == 5
     assert "<script" not in html

@@ -64,7 +64,7 @@ def read_counts(uri: str, view: str) -> Counts:
 
 
 @dataclass(kw_only=True)
-class Tally:
+class Totals:
     """The counts of an artifact, added up file by file in any order."""
 
     numbers: Counter[str] = field(default_factory=lambda: Counter({"num_responses": 0, "num_tokens": 0}))
@@ -76,7 +76,7 @@ class Tally:
         if counts.reasons.counts:
             self.failed[name] = counts.reasons
 
-    def update(self, other: "Tally") -> None:
+    def update(self, other: "Totals") -> None:
         """Add what others have added up."""
         self.numbers.update(other.numbers)
         self.failed |= other.failed

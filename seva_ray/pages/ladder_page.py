@@ -19,7 +19,7 @@ class Rung:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ladder:
+class PromptLadder:
     """A prompt with its rungs, the clean one first and then by noise step."""
 
     prompt_id: str
@@ -38,7 +38,7 @@ class LadderContent:
 
     title: str
     summary: Sequence[str]
-    ladders: Sequence[Ladder]
+    ladders: Sequence[PromptLadder]
 
 
 def render(content: LadderContent) -> str:
@@ -47,7 +47,7 @@ def render(content: LadderContent) -> str:
     return page("ladder_page.html.j2", content=shown)
 
 
-def _view(ladder: Ladder) -> dict[str, Any]:
+def _view(ladder: PromptLadder) -> dict[str, Any]:
     clean = ladder.rungs[0].text
     return {
         "prompt_id": ladder.prompt_id,

@@ -22,7 +22,7 @@ from seva_ray.core.storage import is_directory, is_local, read_table
 from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
-from seva_ray.engines.counts import Tally, read_counts
+from seva_ray.engines.counts import Totals, read_counts
 from seva_ray.engines.ladder import not_carried
 from seva_ray.engines.units import Unit, Units, commit, failed_in, other_versions
 from seva_ray.runtime import metrics
@@ -84,7 +84,7 @@ def generated_alone(config: Generate, store: Store, work: Sequence[GenerationTas
     pools: dict[str, list[Units]] = {}
     begun: dict[str, Artifact] = {}
     num_missing: Counter[str] = Counter()
-    tallies: dict[str, Tally] = {}
+    tallies: dict[str, Totals] = {}
     for model, prompts, view in work:
         artifact = open_responses(config, store, model, prompts, view)
         if not artifact.complete:
@@ -122,7 +122,7 @@ def made(config: Generate, missing: Sequence[Units]) -> Iterator[Made]:
         return
     for unit, counts in run_units(config, [unit for units in missing for unit in units]):
         uri, _, name = unit.responses_uri.rpartition("/")
-        tally = Tally()
+        tally = Totals()
         tally.add(name, counts)
         yield uri, 1, tally
 
@@ -248,19 +248,19 @@ def finish_responses(prompts: Artifact, artifact: Artifact) -> Artifact:
     return finish_with(artifact, tally_of(prompts, artifact, ()))
 
 
-def tally_of(prompts: Artifact, artifact: Artifact, missing: Sequence[Units]) -> Tally:
+def tally_of(prompts: Artifact, artifact: Artifact, missing: Sequence[Units]) -> Totals:
     """How the responses ended in all units but the missing ones."""
     there = np.ones(prompts.counts["num_shards"], bool)
     for units in missing:
         there[units.numbers] = False
     names = [shard_name(number) for number in np.flatnonzero(there)]
-    view, tally = artifact.name.rpartition("/")[2], Tally()
+    view, tally = artifact.name.rpartition("/")[2], Totals()
     for name, counts in zip(names, read_each(lambda name: read_counts(artifact.path(name), view), names), strict=True):
         tally.add(name, counts)
     return tally
 
 
-def finish_with(artifact: Artifact, tally: Tally) -> Artifact:
+def finish_with(artifact: Artifact, tally: Totals) -> Artifact:
     """Complete the artifact with these counts, and say why some responses failed."""
     view, counts, reasons = artifact.name.rpartition("/")[2], dict(tally.numbers), tally.reasons
     if Ladder.of(view):

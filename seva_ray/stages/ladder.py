@@ -15,7 +15,7 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.outlines import local_outline
 from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import read_table, write_bytes
-from seva_ray.pages.ladder_page import Ladder, LadderContent, Rung
+from seva_ray.pages.ladder_page import LadderContent, PromptLadder, Rung
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.stages.prepare import shard_name
@@ -72,7 +72,9 @@ def answers_by_step(store: Store, model: Model, prompts: Artifact) -> dict[int |
     return by_step | {step: store.find(views[f"diffusion-{step}"]) for step in steps}
 
 
-def chosen(config: LadderPage, prompts: Artifact, responses: dict[int | None, Artifact], model: Model) -> list[Ladder]:
+def chosen(
+    config: LadderPage, prompts: Artifact, responses: dict[int | None, Artifact], model: Model
+) -> list[PromptLadder]:
     """The ladders of the page: prompts without a failed answer, from as many shards as are needed."""
     from seva_ray.stages.report_content import png, viewer_of  # with numpy and transformers
     from seva_ray.vlm.encoding import Encoder
@@ -82,7 +84,7 @@ def chosen(config: LadderPage, prompts: Artifact, responses: dict[int | None, Ar
     encoder = Encoder(local_outline(model.directory), recipe["system"], image_options_of(recipe))
     seed = next(item.recipe["config"]["augmentation"]["seed"] for step, item in responses.items() if step is not None)
     viewer = viewer_of(encoder, recipe, prompts, seed=seed)
-    found: list[Ladder] = []
+    found: list[PromptLadder] = []
     for place in range(prompts.counts["num_shards"]):
         shard = shard_name(place)
         texts = {step: texts_of(item, shard) for step, item in responses.items()}
@@ -96,7 +98,7 @@ def chosen(config: LadderPage, prompts: Artifact, responses: dict[int | None, Ar
                 Rung(step=step, png=png(viewer, viewer.picture(row, view_of(step))), text=text)
                 for step, text in kept.items()
             ]
-            found.append(Ladder(prompt_id=row["prompt_id"], question=row["question"], rungs=rungs))
+            found.append(PromptLadder(prompt_id=row["prompt_id"], question=row["question"], rungs=rungs))
             if len(found) == config.num_prompts:
                 return found
     return found

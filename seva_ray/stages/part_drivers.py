@@ -19,7 +19,7 @@ import numpy as np
 from seva_ray.augmentations import CLEAN, changes_image
 from seva_ray.core.shards import read_each
 from seva_ray.engines.config import Generate
-from seva_ray.engines.counts import Counts, Tally, read_counts
+from seva_ray.engines.counts import Counts, Totals, read_counts
 from seva_ray.engines.units import UNITS_PER_CALL, Unit, Units, is_committed
 from seva_ray.runtime.actors import told
 from seva_ray.runtime.cluster import join
@@ -43,7 +43,7 @@ a second; a driver manages 50."""
 PARTS_AHEAD = 2
 """Parts that a driver has at once, so that its engines do not wait between two of them."""
 
-Made = tuple[str, int, Tally]
+Made = tuple[str, int, Totals]
 """The URI of an artifact of responses, how many of its units were made, and how their responses ended."""
 
 Part = Sequence[Units]
@@ -130,7 +130,7 @@ class Begun:
     result: "Future[list[Made]]" = field(default_factory=Future)
     left: int = 0
     """Units that are not committed."""
-    found: dict[str, tuple[int, Tally]] = field(default_factory=dict)
+    found: dict[str, tuple[int, Totals]] = field(default_factory=dict)
     """What was made, by the URI of its artifact."""
 
     def units(self, again: bool) -> list[Unit]:
@@ -145,7 +145,7 @@ class Begun:
 
     def add(self, unit: Unit, counts: Counts) -> None:
         uri, _, name = unit.responses_uri.rpartition("/")
-        number, tally = self.found.get(uri, (0, Tally()))
+        number, tally = self.found.get(uri, (0, Totals()))
         tally.add(name, counts)
         self.found[uri] = number + 1, tally
         self.left -= 1

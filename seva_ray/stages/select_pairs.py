@@ -79,7 +79,8 @@ def sources_of(config: Select, store: Store, pairs: Artifact, prompts: Artifact,
     if "reference_margin" in config.used():
         prefix = f"logps/{pairs.name.removeprefix('pairs/')}"
         named = [item for item in store.names(prefix) if item.rpartition("/")[0] == prefix]
-        there = [item for item in named if "-on-" not in item.removeprefix(prefix)]  # not of another view
+        # Log-probabilities whose names have "-on-" were measured on another view than the clean image.
+        there = [item for item in named if "-on-" not in item.removeprefix(prefix)]
         if (f"{prefix}/{logps}" not in there) if logps else len(there) != 1:
             names = ", ".join(item.rpartition("/")[2] for item in there) or "none"
             raise InputError(
