@@ -28,6 +28,8 @@ FOLLOWS_S = 20.0
 
 started: dict[int, "subprocess.Popen[bytes]"] = {}
 """The small process of a driver, by the driver's process id: a process that was forked from a driver has none."""
+marks: dict[int, str] = {}
+"""The mark of a driver's processes, by the driver's process id."""
 
 
 @contextlib.contextmanager
@@ -40,7 +42,7 @@ def reaped() -> Iterator[None]:
         yield
         return
     driver = os.getpid()
-    mark = f"{driver}-{time.time_ns()}" if driver not in started else started[driver].args[-1]  # type: ignore[index]
+    mark = marks.setdefault(driver, f"{driver}-{time.time_ns()}")
     if driver not in started:
         started[driver] = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, str(driver), mark],

@@ -70,7 +70,7 @@ def quiet(root: str) -> dict[str, Any]:
     last: dict[str, Any] = {}
     while (now := taken(root)) != last:
         last = now
-        time.sleep(5)
+        time.sleep(20)  # Ray Train's controller was seen to end up to 15 s after its run
     return now
 
 
