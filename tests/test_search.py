@@ -1,0 +1,65 @@
+"""The search of a study: real Ray Tune over a space, with trials that ask a server whose gains are made up."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import ray
+
+from seva_ray.core.errors import UserError
+from seva_ray.dpo.config import Train
+from seva_ray.stages.study.study_context import StudyContext
+from seva_ray.stages.study.sweep import Search, TrialOutcome, outcome, tuner
+from seva_ray.studies.space import Space
+
+SPACE = Space(views=("diffusion-600",), betas=(0.5, 0.125, 0.375))
+CONTEXT = cast(StudyContext, SimpleNamespace(train=Train(num_pairs=96)))
+NOT_A_DIRECTORY = "policies: is not a directory"
+
+
+@ray.remote(num_cpus=0)
+class MadeUpServer:
+    """A greater beta has a greater gain."""
+
+    def __init__(self, failing_betas: list[float]) -> None:
+        self.failing_betas = failing_betas
+
+    def measure(self, values: Mapping[str, Any], num_pairs: int | None) -> dict[str, Any]:
+        if values["beta"] in self.failing_betas:
+            raise UserError(NOT_A_DIRECTORY)
+        return {"num_pairs": num_pairs or 0, "error": "", "gain": values["beta"]}
+
+
+@pytest.fixture
+def searched(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[TrialOutcome]]:
+    monkeypatch.setenv("TUNE_DISABLE_SIGINT_HANDLER", "1")
+
+    def search(config: Search, failing_betas: list[float]) -> list[TrialOutcome]:
+        """What a search has found that is begun, or gone on with, in the folder of this test."""
+        server = MadeUpServer.options(name="made up").remote(failing_betas)  # type: ignore[attr-defined]
+        try:
+            return [outcome(found) for found in tuner(config, SPACE, CONTEXT, "made up", str(tmp_path)).fit()]
+        finally:
+            ray.kill(server)
+
+    return search
+
+
+def test_halving_measures_on_all_pairs_only_what_is_as_good_as_the_points_before_it(searched: Callable):
+    config = Search(scheduler="asha", num_rungs=3, max_concurrent=1)  # one after the other: the order is the space's
+    found = {item.point.beta: (item.num_pairs, item.error, item.lasts) for item in searched(config, [])}
+    assert found == {0.5: ([24, 48, 96], "", True), 0.125: ([24], "", True), 0.375: ([24, 48], "", True)}
+
+
+def test_points_that_failed_are_tried_again_by_the_next_search_and_the_others_are_not(searched: Callable):
+    found = {item.point.beta: item for item in searched(Search(), failing_betas=[0.125])}
+    assert [beta for beta, item in found.items() if item.error] == [0.125]
+    assert NOT_A_DIRECTORY in found[0.125].error
+    assert not found[0.125].lasts
+    # The points that were measured would fail now.
+    again = {item.point.beta: item for item in searched(Search(), failing_betas=[0.5, 0.375])}
+    assert {beta: (item.num_pairs, item.error) for beta, item in again.items()} == {
+        beta: ([96], "") for beta in SPACE.betas
+    }
