@@ -25,7 +25,6 @@ from seva_ray.core.storage import (
     SETTLING_S,
     exists,
     files_in,
-    locate,
     read_bytes,
     remove,
     remove_files,
@@ -223,8 +222,7 @@ class Store:
         try:
             with first_contact():
                 write_bytes(probe, b"")
-            filesystem, path = locate(probe)
-            filesystem.rm_file(path)
+            remove(probe)
         except StorageUnavailable:
             raise
         except Exception as error:  # each store raises the errors of its own client

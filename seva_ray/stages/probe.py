@@ -13,6 +13,7 @@ from typing import Any
 from seva_ray.augmentations import CLEAN
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_least
+from seva_ray.core.patience import patient
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import NUM_READERS, locate, read_table, write_table
 from seva_ray.engines.config import Generate
@@ -182,6 +183,7 @@ def pairing(config: Pair, artifact: Artifact, views: Sequence[str], shards: Sequ
     }
 
 
+@patient
 def size(uri: str) -> int:
     filesystem, path = locate(uri)
     return filesystem.size(path)

@@ -162,6 +162,7 @@ def study_server(
 def tuner(search: Search, space: Space, context: StudyContext, server: str, uri: str) -> "tune.Tuner":
     from ray import tune
 
+    from seva_ray.core.patient_filesystem import storage_for_ray
     from seva_ray.stages.study.trial import trial
 
     # A trial requests no CPU, because that CPU would be missing for the workers. Tune refuses a request for nothing.
@@ -169,9 +170,10 @@ def tuner(search: Search, space: Space, context: StudyContext, server: str, uri:
     config = {"server": server, "point": choices(search, space, context.train)}
     if search.scheduler != "none":
         config["rungs"] = search.rungs(space.axes(context.train)["num_pairs"][0])
-    path = f"{uri}/tune/search"
-    if tune.Tuner.can_restore(path):
-        return tune.Tuner.restore(path, trainable=trainable, restart_errored=True, param_space=config)
+    storage = storage_for_ray(f"{uri}/tune")
+    kept = {"path": f"{storage['storage_path']}/search", "storage_filesystem": storage["storage_filesystem"]}
+    if tune.Tuner.can_restore(**kept):
+        return tune.Tuner.restore(**kept, trainable=trainable, restart_errored=True, param_space=config)
     return tune.Tuner(
         trainable,
         param_space=config,
@@ -187,7 +189,7 @@ def tuner(search: Search, space: Space, context: StudyContext, server: str, uri:
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name="search", storage_path=f"{uri}/tune", verbose=0, failure_config=tune.FailureConfig(max_failures=2)
+            name="search", **storage, verbose=0, failure_config=tune.FailureConfig(max_failures=2)
         ),
     )
 

@@ -1,11 +1,14 @@
 """Failures of training workers: what the user can do about one, and which of them would only happen again."""
 
+import errno
 import traceback
 from collections.abc import Collection
 
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import InputError, NothingLeft, UserError, line_of, names_of
+from seva_ray.core.patience import StorageUnavailable, reason_of
 from seva_ray.core.storage import exists, read_bytes
+from seva_ray.private.ray import errors_within
 
 DIVERGED = "diverged.txt"
 """Written instead of a model if training diverged. After an error Ray would try again, with the same result."""
@@ -21,6 +24,9 @@ OF_THE_JOB = (
 
 LOST = {"RayActorError", "WorkerHealthCheckFailedError"}
 """Names of Ray's errors for a worker that is gone. They are not imported here, because that takes seconds."""
+
+OF_A_MOUNT = {errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.EHOSTDOWN, errno.ENOTCONN}
+"""What a disk or a mount says when it does not answer. Ray itself writes checkpoints there, and tries only once."""
 
 LESS_MEMORY = (
     "a lower --train.per-device-batch-size or --train.lora.rank, --train.gradient-checkpointing, --train.zero-stage 3 "
@@ -69,6 +75,16 @@ def is_lost(failure: BaseException) -> bool:
 def of_the_job(failure: BaseException) -> bool:
     before = BEFORE_FIRST_STEP in getattr(failure, "__notes__", ())
     return before and (isinstance(failure, OF_THE_JOB) or type(failure).__name__ == "SafetensorError")
+
+
+def stop_if_unavailable(error: BaseException, uri: str) -> None:
+    """Raises: StorageUnavailable if a training ended because the disk or the mount of `uri` did not answer."""
+    for cause in (error, *errors_within(error)):
+        if isinstance(cause, OSError) and cause.errno in OF_A_MOUNT:
+            raise StorageUnavailable(
+                f"{uri}: the storage does not answer ({reason_of(cause)}); run the same command again to continue from "
+                "the last checkpoint"
+            ) from error
 
 
 def stop_if_diverged(policy: Artifact) -> None:

@@ -12,7 +12,7 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.outlines import local_outline
 from seva_ray.core.ownership import owned, owned_until
 from seva_ray.core.recipe_files import RECORD
-from seva_ray.core.storage import exists, locate, remove, write_bytes
+from seva_ray.core.storage import exists, files_in, remove, write_bytes
 from seva_ray.dpo.config import Train
 from seva_ray.private.ray import (
     controller_settings,
@@ -28,7 +28,7 @@ from seva_ray.runtime.log_relay import log_relay
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import check_policy, to_be_made
 from seva_ray.runtime.resources import Need, is_one_node, listed
-from seva_ray.stages.training.failures import DIVERGED, stop_if_diverged
+from seva_ray.stages.training.failures import DIVERGED, stop_if_diverged, stop_if_unavailable
 from seva_ray.stages.training.group import (
     NUM_WORKERS,
     check_memory,
@@ -122,8 +122,8 @@ def with_start(policy: Artifact, start: Model) -> Artifact:
 
 def has_checkpoint(policy: Artifact) -> bool:
     """Whether training has written anything for this policy that it could continue from."""
-    filesystem, path = locate(policy.uri)
-    return any("/checkpoint_" in name or name.endswith((f"/{LOG}", f"/{DIVERGED}")) for name in filesystem.find(path))
+    names = files_in(policy.uri)
+    return any("/checkpoint_" in name or name in (LOG, DIVERGED) for name in names)
 
 
 def job_of(store: Store, training: Training, policy: Artifact, relay: Any, group_uri: str = "") -> Job:
@@ -172,6 +172,7 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
     checkpoint."""
     import ray.train.torch  # with torch and Ray Data: seconds that a job's start would pay
 
+    from seva_ray.core.patient_filesystem import storage_for_ray
     from seva_ray.runtime.rendezvous import join_group, open_store
 
     need, config = worker_need(), jobs[0].config
@@ -195,7 +196,7 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
         ),
         run_config=ray.train.RunConfig(
             name="run",
-            storage_path=uri,
+            **storage_for_ray(uri),
             # A failed start counts as a failure of the controller. `Waiting` decides how long it may try again.
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=-1),
             callbacks=[settings, restart_callback(retries.notice), start_callback(waiting.notice)],
@@ -204,4 +205,8 @@ def run_workers(jobs: Sequence[Job], uri: str) -> None:
         ),
         torch_config=torch_config("nccl" if use_gpu else "gloo", open_store, join_group),
     )
-    training.fit()
+    try:
+        training.fit()
+    except Exception as error:
+        stop_if_unavailable(error, uri)
+        raise

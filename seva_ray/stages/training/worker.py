@@ -222,6 +222,17 @@ def await_uploads() -> None:
     ray.train.get_all_reported_checkpoints(ray.train.CheckpointConsistencyMode.COMMITTED)
 
 
+def uploaded(checkpoint: Any, name: str) -> Any:
+    """Upload a checkpoint as Ray Train does. Raises: StorageUnavailable if a file could not be sent, which Arrow's copy
+    does not say."""
+    import ray.train
+
+    storage = ray.train.get_context().get_storage()
+    stored = storage.persist_current_checkpoint(checkpoint, name)
+    storage.storage_filesystem.get_file_info(stored.path)  # this raises what closing a file has raised
+    return stored
+
+
 def reporter(job: Job) -> Any:
     """A callback that reports the steps and hands each checkpoint to Ray Train."""
     import ray.train
@@ -272,6 +283,7 @@ def reporter(job: Job) -> Any:
                 {"step": state.global_step, **state.log_history[-1]},
                 checkpoint=ray.train.Checkpoint.from_directory(path),
                 checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,  # this also removes the local copy
+                checkpoint_upload_fn=uploaded,
             )
 
     return Reporter()
