@@ -39,8 +39,8 @@ from seva_ray.runtime.cluster import cluster
 from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_start, check_starts, starting_models
 from seva_ray.stages.comparison import Compared, check_metrics, compare_methods
-from seva_ray.stages.contrast import Contrast
-from seva_ray.stages.contrast_pairs import with_contrast
+from seva_ray.stages.contrast import Contrast, with_scores
+from seva_ray.stages.contrast_pairs import contrast_views, with_contrast
 from seva_ray.stages.evaluate import compare, prepare_benchmarks
 from seva_ray.stages.generate import generate_all, name_of
 from seva_ray.stages.pair import Pair, pair
@@ -104,6 +104,7 @@ class Compare(ModelJob):
 
 
 def main(config: Compare) -> None:
+    config = replace(config, generate=with_scores(config.generate, config.contrast))
     store = config.store()
     check_starts(config.models, config.toy)
     for model in config.models:
@@ -120,7 +121,7 @@ def main(config: Compare) -> None:
             check_training(train, store, name)
             check_training_memory(train, store, name, base)
         # One pool of engines answers the training prompts in every view, and the benchmarks.
-        views = dict.fromkeys(view for method in config.methods for view in (CLEAN, *settings(config, method)[2]))
+        views = dict.fromkeys(view for method in config.methods for view in views_of(config, method))
         work = [*((prompts, view) for view in views), *((test, CLEAN) for test in tests)]
         answers = answered(config, store, bases, work)
         trainings = {method: trainings_of(config, store, prompts, bases, method, answers) for method in config.methods}
@@ -158,6 +159,11 @@ def settings(config: Compare, method: MethodName) -> tuple[Train, Pair, tuple[st
     return settings_of(method, config.train, config.pair, config.views)
 
 
+def views_of(config: Compare, method: MethodName) -> tuple[str, ...]:
+    """The views in which a method needs the base models' answers."""
+    return (CLEAN, *settings(config, method)[2], *contrast_views(method, config.contrast))
+
+
 def policy_name(config: Compare, base: Model, method: MethodName, seed: int) -> str:
     return f"{config.name}-{base.name}-{method}-{seed}"
 
@@ -182,10 +188,10 @@ def trainings_of(
     train, of_pairs, views = settings(config, method)
     found = []
     for base in bases:
-        chosen, *rejected = (answers[name_of(base, prompts, view)] for view in (CLEAN, *views))
-        pairs = pair(of_pairs, store, prompts, chosen, rejected)
+        seen = {view: answers[name_of(base, prompts, view)] for view in views_of(config, method)}
+        pairs = pair(of_pairs, store, prompts, seen[CLEAN], [seen[view] for view in views])
         pairs = with_contrast(
-            method, config.contrast, of_pairs, config.generate, store, prompts, base, pairs, chosen, train.num_pairs
+            method, config.contrast, of_pairs, config.generate, store, prompts, base, pairs, seen, train.num_pairs
         )
         names = {seed: policy_name(config, base, method, seed) for seed in config.seeds}
         found.append(

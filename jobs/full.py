@@ -48,8 +48,8 @@ from seva_ray.runtime.progress import say
 from seva_ray.sources import AnySource, LlavaJson, ToyWorld
 from seva_ray.stages.base_model import check_name, check_start, starting_model
 from seva_ray.stages.consistency import Consistency
-from seva_ray.stages.contrast import Contrast, contrast
-from seva_ray.stages.contrast_pairs import with_contrast
+from seva_ray.stages.contrast import Contrast, contrast, with_scores
+from seva_ray.stages.contrast_pairs import contrast_views, with_contrast
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.generate import generate
 from seva_ray.stages.ground_truth import HasAnswers, ground_truth
@@ -138,7 +138,8 @@ class Full(ModelJob):
         """The clean view, if the run compares anything with it, and the other views that the chosen answers need."""
         if self.chosen == CONTRAST:
             return self.contrast.views
-        return (CLEAN,) if self.chosen == CLEAN or self.controls else ()
+        clean = (CLEAN,) if self.chosen == CLEAN or self.controls else ()
+        return tuple(dict.fromkeys((*clean, *contrast_views(self.method, self.contrast))))
 
 
 LLAVA_7B = Full(
@@ -182,7 +183,8 @@ PRESETS = {
 def with_method(config: Full) -> Full:
     """The same run, with the settings of its method in their places."""
     train, pair, views = settings_of(config.method, config.train, config.pair, config.views)
-    return replace(config, train=train, pair=pair, views=views)
+    generate = with_scores(config.generate, config.contrast)
+    return replace(config, train=train, pair=pair, views=views, generate=generate)
 
 
 def main(config: Full) -> None:
@@ -258,7 +260,7 @@ def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
             rejected = [seen[view] for view in config.views]
             pairs = pair(config.pair, store, part, seen[config.chosen], rejected)
             if config.chosen == CLEAN:
-                about = (config.generate, store, part, start, pairs, seen[CLEAN], config.train.num_pairs)
+                about = (config.generate, store, part, start, pairs, seen, config.train.num_pairs)
                 pairs = with_contrast(config.method, config.contrast, config.pair, *about)
             rounds.append(pairs)
             yield "pair", [rounds[-1], *compared]

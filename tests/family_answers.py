@@ -26,6 +26,8 @@ from tests.tiny_models import save_family
 
 NOISE_STEP = 500
 DECODING = Decoding(max_new_tokens=8)
+SCORED = {"one": 5, "two": 9, "again": 5}
+"""Short answers whose log-probabilities the first request asks for, with their first tokens."""
 FRAMES = {"qwen2_vl": 2, "qwen2_5_vl": 2, "qwen3_vl": 2, "qwen3_vl_moe": 2}
 """How often each pixel is in what a processor makes of a still image, where it is more than once."""
 
@@ -72,6 +74,19 @@ def by_hand(pixels: np.ndarray, frames: int, row: int) -> np.ndarray:
     return np.sqrt(share) * pixels + np.sqrt(1 - share) * eps
 
 
+def first_logps(directory: str, asked: Request) -> list[float]:
+    """The log-probabilities of the tokens SCORED at the start of the answer, by one forward pass of transformers."""
+    from transformers import AutoModelForImageTextToText
+
+    model = AutoModelForImageTextToText.from_pretrained(directory, dtype="float32").eval()
+    row = Encoder(directory).finished(asked.row)
+    inputs = {name: torch.from_numpy(values) for name, values in row.features.items()}
+    inputs |= {name: torch.from_numpy(values)[None] for name, values in row.tokens.items()}
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([list(row.ids)]), **inputs).logits[0, -1]
+    return logits.float().log_softmax(-1)[list(SCORED.values())].tolist()
+
+
 def requests(encoder: Encoder, number: int, noisy: bool) -> list[Request]:
     rows = [encoder.row(question(row), photograph(row)) for row in range(number)]
     if noisy:
@@ -80,7 +95,10 @@ def requests(encoder: Encoder, number: int, noisy: bool) -> list[Request]:
             encoder.changed(row, lambda pixels, place=place: noise.pixels(pixels, generator(place)))  # type: ignore[misc]
             for place, row in enumerate(rows)
         ]
-    return [Request(prompt_id=str(place), row=row, image_id=f"{place} {noisy}") for place, row in enumerate(rows)]
+    return [
+        Request(prompt_id=str(place), row=row, image_id=f"{place} {noisy}", scored={} if place else SCORED)
+        for place, row in enumerate(rows)
+    ]
 
 
 def compare(name: str, number: int, directory: Path) -> dict[str, Any]:
@@ -90,9 +108,14 @@ def compare(name: str, number: int, directory: Path) -> dict[str, Any]:
     engine = VllmEngine(dtype="float32", max_model_len=512, max_num_seqs=16, enforce_eager=True).load(place, DECODING)
     found: dict[str, Any] = {"family": name, "rows": number}
     for noisy, answers in expected.items():
-        ours = [list(response.token_ids) for response in engine.generate(requests(encoder, number, noisy))]
+        asked = requests(encoder, number, noisy)
+        responses = engine.generate(asked)
+        ours = [list(response.token_ids) for response in responses]
+        scores = [[item["logp"] for item in response.first_logps] for response in responses]
+        assert not any(scores[1:]), "only the first request asks for them"
         of_kind = "noised" if noisy else "clean"
         found[of_kind] = sum(a == b for a, b in zip(ours, answers, strict=True))
+        found[f"{of_kind}_logps_off"] = float(np.abs(np.subtract(scores[0], first_logps(place, asked[0]))).max())
         found[f"{of_kind}_distinct"] = len({tuple(answer) for answer in answers})
     found["changed_by_noise"] = sum(a != b for a, b in zip(expected[False], expected[True], strict=True))
     return found

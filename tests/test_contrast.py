@@ -9,17 +9,23 @@ import pytest
 import full
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
-from seva_ray.core.records import Response
-from seva_ray.core.storage import read_table
+from seva_ray.core.fingerprints import identity
+from seva_ray.core.records import FIRST_LOGPS, RESPONSE_SCHEMA, Response, table
+from seva_ray.core.storage import read_table, write_table
+from seva_ray.engines import Decoding, TransformersEngine
+from seva_ray.engines.config import Generate
+from seva_ray.engines.encoded import encode, encoded_of
+from seva_ray.engines.units import answer
 from seva_ray.pairs.files import origin_of
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.contrast import SCORES, Contrast, Contraster, ContrastWork, best_of, num_changed
-from seva_ray.stages.generate import finish_responses
+from seva_ray.stages.contrast import SCORES, Contrast, Contraster, ContrastWork, best_of, num_changed, with_scores
+from seva_ray.stages.generate import finish_responses, open_responses, units_to_do
 from seva_ray.stages.import_pairs import response
 from seva_ray.stages.pair import Pair, open_pairs
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.models import model_at
+from seva_ray.vlm.views import Viewer
 from tests.made_up import ids_of, made_up_pairs, made_up_responses, shards_of
 
 CONFIG = Contrast(short_answers=("yes", "no"), batch_size=3, candidates=("sampled-1",))
@@ -48,9 +54,6 @@ def made(toy_model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Stor
 
 def with_tokens(responses: Artifact, prompts: Artifact, directory: str) -> Artifact:
     """The same texts with the model's tokens."""
-    from seva_ray.core.records import RESPONSE_SCHEMA, table
-    from seva_ray.core.storage import write_table
-
     tokenizer = Encoder(directory).tokenizer
     for shard in shards_of(prompts):
         rows = read_table(responses.path(shard)).to_pylist()
@@ -138,3 +141,74 @@ def test_a_job_asks_for_the_views_that_contrast_needs(tmp_path: Path):
         replace(job, chosen="clean")
     with pytest.raises(ConfigError, match=r"contrast\.view clean: must be an augmented one"):
         Contrast(view="clean")
+
+
+def scored_by_engine(work: ContrastWork, config: Contrast, with_column: bool) -> tuple[ContrastWork, Contraster]:
+    """The same prompts, answered in both views by an engine that scores short answers. Every second own answer is then
+    made `yes`. `with_column`: whether the files keep the scores."""
+    store = Store(f"{work.artifact.uri.partition('/responses/')[0]}-{'with' if with_column else 'without'}-scores")
+    prompts, model = work.prompts, work.model
+    generate, shard = Generate(engine=TransformersEngine(), decoding=Decoding(max_new_tokens=2)), shard_name(0)
+    viewer = Viewer(
+        encoder=Encoder(model.directory, generate.system),
+        image_root=prompts.counts["image_root"],
+        max_pixels=generate.max_image_pixels,
+        seed=generate.seed,
+    )
+    engine, answers = generate.engine.load(model.directory, generate.decoding), {}
+    for view in config.views:
+        responses = open_responses(generate, store, model, prompts, view)
+        units = units_to_do(with_scores(generate, config), model, prompts, view, responses)[0]
+        (encoded,) = encoded_of(*encode([units.of_shard(0)], viewer))
+        rows = answer(encoded, engine)
+        stored = read_table(responses.path(shard))["first_logps"].to_pylist()
+        assert [[item["logp"] for item in of_row] for of_row in stored] == [
+            [np.float32(item["logp"]) for item in row.first_logps] for row in rows
+        ]
+        assert all([item["text"] for item in of_row] == ["yes", "no"] for of_row in stored)
+        yes = {"text": "yes", "token_ids": [viewer.encoder.first_token("yes")]}
+        rows = [replace(row, **yes) if number % 2 else row for number, row in enumerate(rows)]
+        schema = RESPONSE_SCHEMA.append(FIRST_LOGPS) if with_column else RESPONSE_SCHEMA
+        write_table(responses.path(shard), table(rows, schema))
+        answers[view] = responses
+    artifact = store.open("responses/toy/toy/chosen", config={}, inputs=[prompts])
+    other = replace(work, config=config, answers=answers, artifact=artifact)
+    worker = Contraster(other)
+    worker.commit(shard)
+    return other, worker
+
+
+def test_short_answers_that_the_engine_has_scored_need_no_model_and_are_chosen_as_by_the_model(made):
+    _, _, work, _ = made
+    config = Contrast(short_answers=("yes", "no"), only_short=True, first_token=True)
+    assert config.views == ("clean", "diffusion-800")
+    found = {}
+    for with_column in (True, False):
+        other, worker = scored_by_engine(work, config, with_column)
+        assert ("model" in vars(worker)) is not with_column
+        shard = shard_name(0)
+        found[with_column] = [read_table(other.artifact.path(*parts, shard)).to_pylist() for parts in ((), ("scores",))]
+    (chosen, scores), (expected, by_model) = found[True], found[False]
+    assert [row["text"] for row in chosen] == [row["text"] for row in expected]
+    assert {row["text"] for row in chosen[1::2]} <= {"yes", "no"}
+    assert len(scores) == 2 * len(chosen[1::2])
+    for one, other in zip(scores, by_model, strict=True):
+        assert (one["prompt_id"], one["text"], one["is_best"]) == (other["prompt_id"], other["text"], other["is_best"])
+        assert one["clean_logp"] == pytest.approx(other["clean_logp"], abs=2e-5)
+        assert one["view_logp"] == pytest.approx(other["view_logp"], abs=2e-5)
+        assert one["clean_logp"] != one["view_logp"]
+
+
+def test_a_job_lets_its_engines_score_what_first_token_reads():
+    first = Contrast(first_token=True, short_answers=("yes", "no"))
+    job = full.Full(name="a", model="toy", source=ToyWorld(), views=("moco",), method="contrast", contrast=first)
+    assert job.clean() == ("clean", "diffusion-800")
+    assert full.with_method(job).generate.scored_answers == ("yes", "no")
+    usual = replace(job, contrast=replace(first, first_token=False))
+    assert usual.clean() == ("clean",)
+    assert full.with_method(usual).generate == usual.generate
+    assert identity(Generate(scored_answers=("yes", "no"))) == identity(Generate()), "it changes no answer"
+    assert identity(first) != identity(replace(first, first_token=False))
+    assert first.label == "contrast-1-diffusion-800-first"
+    with pytest.raises(ConfigError, match=r"contrast\.first_token: needs at least two contrast\.short_answers"):
+        replace(first, short_answers=("yes",))

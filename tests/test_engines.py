@@ -134,6 +134,25 @@ def answers(greedy, requests):
     return greedy.generate(requests)
 
 
+def test_short_answers_are_scored_by_their_first_token_at_the_start_of_the_response(greedy, requests, answers):
+    words = {"yes": greedy.encoder.first_token("yes"), "no": greedy.encoder.first_token("no")}
+    assert greedy.encoder.tokenizer.convert_ids_to_tokens([*words.values()]) != ["<unk>", "<unk>"]
+    found = greedy.generate([replace(request, scored=words) if number % 2 else request
+                             for number, request in enumerate(requests)])  # fmt: skip
+    assert found == answers, "it changes no answer"
+    assert [len(response.first_logps) for response in found] == [0, 2, 0, 2, 0, 2]
+    for request, response in list(zip(requests, found, strict=True))[1::2]:
+        row = greedy.encoder.finished(request.row)
+        pixels = {name: torch.from_numpy(values) for name, values in row.features.items()}
+        with torch.no_grad():
+            logits = greedy.model(input_ids=torch.tensor([list(row.ids)]), **pixels).logits[0, -1]
+        logps = logits.log_softmax(-1)
+        assert [item["text"] for item in response.first_logps] == ["yes", "no"]
+        expected = [float(logps[token]) for token in words.values()]
+        assert [item["logp"] for item in response.first_logps] == pytest.approx(expected, abs=1e-5)
+        assert expected[0] != expected[1]
+
+
 def test_the_batch_does_not_change_greedy_answers(toy_model, requests, answers):
     assert [response.prompt_id for response in answers] == [request.prompt_id for request in requests]
     assert len({tuple(response.token_ids) for response in answers}) > 1, "all answers are equal: nothing is tested"

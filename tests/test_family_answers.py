@@ -31,6 +31,7 @@ def test_a_model_of_images_of_any_size_answers_in_vllm_as_in_transformers(tmp_pa
     assert (found["clean"], found["noised"]) == (16, 16)
     assert min(found["clean_distinct"], found["noised_distinct"]) > 12, "many answers are equal: little is tested"
     assert found["changed_by_noise"] > 12, "the noise changes too little to be tested"
+    assert max(found["clean_logps_off"], found["noised_logps_off"]) < 1e-4, "of the first token of a short answer"
 
 
 REFUSED = {

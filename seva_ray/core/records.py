@@ -61,6 +61,9 @@ class Response:
     """Why there is no answer, or None."""
     view: str = field(default="", compare=False)
     """The view of this answer, in an artifact whose rows have several; otherwise empty."""
+    first_logps: Sequence[Mapping[str, Any]] = field(default=(), compare=False)
+    """If short answers were to be scored: the `text` of each of them, and `logp`, the natural log-probability of its
+    first token at the start of this response. Empty if not."""
     num_cached_tokens: int = field(default=0, compare=False)
     """Number of prompt tokens found in the engine's cache. It is only a metric: it is not stored in artifacts."""
 
@@ -77,6 +80,9 @@ RESPONSE_SCHEMA = pa.schema(
 
 LADDER_SCHEMA = RESPONSE_SCHEMA.append(pa.field("view", STRING))
 """Responses with the view of each of them."""
+
+FIRST_LOGPS = pa.field("first_logps", pa.list_(pa.struct([("text", STRING), ("logp", pa.float32())])))
+"""The column of responses that has the log-probabilities of short answers, if they were to be scored."""
 
 VERDICT_SCHEMA = pa.schema(
     [

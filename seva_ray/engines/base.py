@@ -1,7 +1,7 @@
 """What an engine is: it turns prepared requests into responses, and knows nothing of prompts, files or the cluster."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
 
 from PIL import Image
@@ -55,6 +55,8 @@ class Request:
     image only once."""
     temperature: float | None = None
     """Temperature of this request, which then has a sampling seed of its own. None: the decoding's temperature."""
+    scored: Mapping[str, int] = field(default_factory=dict)
+    """Short answers and their first tokens. The response has the log-probabilities of these tokens at its start."""
     draw: str = ""
     """Distinguishes several sampled requests for one prompt. Each draw has another seed."""
 

@@ -44,6 +44,7 @@ def encode(units: Sequence[Unit], viewer: Viewer) -> tuple[str, np.ndarray]:
         shard.add(of_images.pop(key))  # the file's bytes are not needed any more
     header = {
         "image_token_id": viewer.encoder.image_token_id,
+        "scored": {text: viewer.encoder.first_token(text) for text in units[0].scored_answers},
         "texts": shard.texts,
         "images": shard.images,
         "units": [
@@ -184,6 +185,7 @@ def encoded_of(header: str, buffer: np.ndarray) -> list[Encoded]:
             unit=Unit.of(of_unit["unit"]),
             prompts=[prompt_of(prompt) for prompt in of_unit["prompts"]],
             image_token_id=data["image_token_id"],
+            scored=data["scored"],
         )
         for of_unit in data["units"]
     ]

@@ -4,6 +4,7 @@ It is for scheduling and chaos tests, which check only which rows are generated,
 """
 
 import hashlib
+import math
 import os
 import threading
 import time
@@ -74,6 +75,9 @@ class FakeEncoder(Encoder):
         ids = list(f"{self.system}\n{question}".encode())
         return Row(ids=ids, num_image_tokens=0, features={PIXELS: pixels}, size=(image.height, image.width))
 
+    def first_token(self, answer: str) -> int:
+        return answer.encode()[0]
+
     def changed(self, row: Row, change: Callable[[np.ndarray], np.ndarray]) -> Row:
         return with_pixels(row, change)
 
@@ -111,4 +115,13 @@ class FakeGenerator:
         token_ids = list(digest[: self.decoding.max_new_tokens if cut else self.engine.num_words])
         text = " ".join(f"w{token}" for token in token_ids)
         finish_reason = "length" if cut else "stop"
-        return Response(prompt_id=request.prompt_id, text=text, token_ids=token_ids, finish_reason=finish_reason)
+        return Response(
+            prompt_id=request.prompt_id,
+            text=text,
+            token_ids=token_ids,
+            finish_reason=finish_reason,
+            first_logps=[
+                {"text": answer, "logp": math.log((1 + digest[token % len(digest)]) / 2**13)}
+                for answer, token in request.scored.items()
+            ],
+        )

@@ -132,10 +132,21 @@ class TransformersGenerator:
             sampling |= {"do_sample": True, "top_k": decoding.top_k}
             sampling |= {"temperature": decoding.temperature, "top_p": decoding.top_p}
         with torch.inference_mode():
-            made = self.model.generate(**inputs, max_new_tokens=decoding.max_new_tokens, **sampling)[:, width:].tolist()
+            found = self.model.generate(
+                **inputs,
+                max_new_tokens=decoding.max_new_tokens,
+                **sampling,
+                return_dict_in_generate=True,
+                output_logits=any(request.scored for request in requests),
+            )
+        made = found.sequences[:, width:].tolist()
+        first = found.logits[0].float().log_softmax(-1) if found.logits else [()] * len(requests)
         return [
-            self.response(request, answer[: self.most_tokens - len(request.row.ids)])
-            for request, answer in zip(requests, made, strict=True)
+            replace(
+                self.response(request, answer[: self.most_tokens - len(request.row.ids)]),
+                first_logps=[{"text": text, "logp": float(logps[token])} for text, token in request.scored.items()],
+            )
+            for request, answer, logps in zip(requests, made, first, strict=True)
         ]
 
     def batch(self, rows: Sequence[Row]) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, overload
 
 import numpy as np
 
 from seva_ray.augmentations import CONTROL_BATCH, temperature_of
 from seva_ray.core.artifacts import Artifact, versions
-from seva_ray.core.records import LADDER_SCHEMA, RESPONSE_SCHEMA, Response, table
+from seva_ray.core.records import FIRST_LOGPS, LADDER_SCHEMA, RESPONSE_SCHEMA, Response, table
 from seva_ray.core.seeds import key_of
 from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import exists, read_schema, read_table, write_table
@@ -53,13 +53,15 @@ class Unit:
     answers differ between the two are not asked."""
     images: str = ""
     """URI of the shard's regenerated images, if the view is made of them."""
+    scored_answers: tuple[str, ...] = ()
+    """Short answers whose first tokens get log-probabilities with each response."""
     retry: bool = False
     """Whether only the rows that failed before are answered."""
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "Unit":
         """The unit of these fields, which have been JSON on the way."""
-        return cls(**{**fields, "below": tuple(fields["below"])})
+        return cls(**{**fields, **{name: tuple(fields[name]) for name in ("below", "scored_answers")}})
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,8 @@ class Encoded:
     """Prompts of one `image_id` share their features."""
     image_token_id: int
     """The token that marks the image in a prompt. An answer must not contain it."""
+    scored: Mapping[str, int] = field(default_factory=dict)
+    """The unit's short answers and their first tokens."""
 
     def requests(self) -> list[Request]:
         """The requests of the prompts without an error, in their order."""
@@ -134,6 +138,7 @@ class Encoded:
                 row=prompt.row,
                 image_id=prompt.image_id,
                 temperature=temperature,
+                scored=self.scored,
                 draw="" if temperature is None else self.unit.view,
             )
             for prompt in self.prompts
@@ -195,6 +200,8 @@ def commit(unit: Unit, responses: Sequence[Response]) -> list[Response]:
         Artifact(**json.loads(unit.artifact)).begin()
     about = {VERSIONS: json.dumps(versions()), COUNTS: counts_of(responses, unit.view).text()}
     schema = LADDER_SCHEMA if unit.below else RESPONSE_SCHEMA
+    if any(response.first_logps for response in responses):
+        schema = schema.append(FIRST_LOGPS)
     write_table(unit.responses_uri, table(responses, schema).replace_schema_metadata(about))
     return list(responses)
 

@@ -12,9 +12,10 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from seva_ray.core.checks import check_least
@@ -108,8 +109,8 @@ class VllmGenerator:
         except Exception as error:
             future.set_exception(refused(error) or refusal(error, lambda: self.render(plain_request(self.encoder))))
         else:
-            alike = request.temperature is None
-            sampling = self.sampling if alike else sampling_of(decoding_of(self.decoding, request))
+            own = request.temperature is not None or request.scored
+            sampling = sampling_of(decoding_of(self.decoding, request), request.scored) if own else self.sampling
             self.inbox.put(((rendered, sampling), future))
         if self.error:
             self.fail(self.error)
@@ -142,6 +143,9 @@ class VllmGenerator:
             text=self.encoder.text(output.token_ids),
             token_ids=list(output.token_ids),
             finish_reason="stop" if output.finish_reason == "stop" else "length",
+            first_logps=[
+                {"text": text, "logp": output.logprobs[0][token].logprob} for text, token in request.scored.items()
+            ],
             num_cached_tokens=result.num_cached_tokens or 0,
         )
 
@@ -242,7 +246,9 @@ def options_of(engine: VllmEngine, directory: str, decoding: Decoding) -> dict[s
     }
 
 
-def sampling_of(decoding: Decoding) -> Any:
+def sampling_of(decoding: Decoding, scored: Mapping[str, int] = MappingProxyType({})) -> Any:
+    """vLLM's parameters. `scored`: see Request. vLLM gives these log-probabilities for every token of the response, as
+    the model computes them, before penalties and temperature."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -253,6 +259,7 @@ def sampling_of(decoding: Decoding) -> Any:
         top_k=decoding.top_k,
         repetition_penalty=decoding.repetition_penalty,
         seed=decoding.seed if decoding.temperature > 0 else None,
+        logprob_token_ids=sorted({*scored.values()}) or None,
         detokenize=False,  # vLLM would drop an incomplete last character; all engines share our decoder
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

@@ -7,12 +7,15 @@ and the model's own answers to the clean image the rejected ones.
 Candidates are the model's answers in the clean view, in the noised view and in other views that are asked for. If its
 own answer is one of some short answers, such as Yes and No, all of those are candidates too. A candidate's
 log-probability is summed over its tokens, by the model that answered, so answers of one token are compared exactly as
-contrastive decoding does. Source: VCD (arXiv 2311.16922), equation 3.
+contrastive decoding does. With `first_token`, short answers are compared by their first tokens instead, whose
+log-probabilities the engines give with the answers to both images: then no model is loaded for them.
+Source: VCD (arXiv 2311.16922), equation 3.
 Deviates: VCD decodes token by token. Here whole answers are compared, without its plausibility constraint.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
@@ -24,8 +27,9 @@ from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
-from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
-from seva_ray.core.storage import read_table, write_table
+from seva_ray.core.records import FIRST_LOGPS, RESPONSE_SCHEMA, Response, table
+from seva_ray.core.shards import read_each
+from seva_ray.core.storage import read_schema, read_table, write_table
 from seva_ray.engines.config import Generate
 from seva_ray.pairs.files import CONTRAST
 from seva_ray.runtime.progress import say
@@ -42,7 +46,7 @@ SCORES = pa.schema(
     [
         ("prompt_id", pa.string()),
         ("text", pa.string()),
-        ("clean_logp", pa.float32()),  # natural log, summed over the answer's tokens
+        ("clean_logp", pa.float32()),  # natural log, summed over the tokens (first_token: of the first one alone)
         ("view_logp", pa.float32()),
         ("is_best", pa.bool_()),
     ]
@@ -65,6 +69,9 @@ class Contrast:
     """If the model's own answer is one of these, all that are written like it (case, full stop) are candidates."""
     only_short: bool = False
     """Look for other chosen answers only where the model's own is a short one. Then no other view needs answers."""
+    first_token: bool = False
+    """Compare short answers by their first tokens, whose log-probabilities the engines give with the answers to the
+    image and to the view. So short answers need no pass of their own. The view's answers are then always needed."""
     balanced: bool = execution(True)
     """Only for the method contrast: keep as many pairs with each chosen answer, so that a model that says yes too often
     does not only learn to say no."""
@@ -80,15 +87,24 @@ class Contrast:
             raise ConfigError(f"contrast.view {self.view}: must be an augmented one, and no regenerated one")
         for view in self.candidates:
             parse_view(view)
+        if self.first_token and len(self.short_answers) < 2:
+            raise ConfigError("contrast.first_token: needs at least two contrast.short_answers to compare")
 
     @property
     def views(self) -> tuple[str, ...]:
         """The views whose answers are needed, the clean one first."""
-        return (CLEAN,) if self.only_short else tuple(dict.fromkeys((CLEAN, self.view, *self.candidates)))
+        noised = (self.view,) if self.first_token or not self.only_short else ()
+        return tuple(dict.fromkeys((CLEAN, *noised, *(() if self.only_short else self.candidates))))
 
     @property
     def label(self) -> str:
-        return f"{CONTRAST}-{self.weight:g}-{self.view}" + ("-short" if self.only_short else "")
+        kinds = ("-first" if self.first_token else "") + ("-short" if self.only_short else "")
+        return f"{CONTRAST}-{self.weight:g}-{self.view}{kinds}"
+
+
+def with_scores(generate: Generate, config: Contrast) -> Generate:
+    """The same, but the engines give the log-probabilities that this contrast reads."""
+    return replace(generate, scored_answers=config.short_answers) if config.first_token else generate
 
 
 def contrast(
@@ -109,7 +125,7 @@ def contrast(
         work = ContrastWork(
             config=config, model=model, prompts=prompts, answers=of_views, artifact=artifact, seed=generate.seed
         )
-        run_shards(f"contrast {config.label}", generate, work, artifact, prompts)
+        run_shards(f"contrast {config.label}", generate, work, artifact, prompts, loads_model=work.loads_model())
         finished = finish_responses(prompts, artifact)
         changed = num_changed(prompts, finished, answers[CLEAN])
         say(f"contrast {config.label}: {changed:,} answers are not the model's own")
@@ -137,6 +153,13 @@ class ContrastWork:
     artifact: Artifact
     seed: int
 
+    def loads_model(self) -> bool:
+        """Whether the model must score any answers. Not if the engines have scored all of them."""
+        shards = [shard_name(index) for index in range(self.prompts.counts["num_shards"])]
+        paths = [answers.path(shard) for answers in self.answers.values() for shard in shards]
+        there = all(FIRST_LOGPS.name in schema.names for schema in read_each(read_schema, paths))
+        return not (self.config.first_token and self.config.only_short and there)
+
     def load(self) -> "Contraster":
         return Contraster(self)
 
@@ -149,20 +172,25 @@ class Contraster:
             import torch
 
             from seva_ray.dpo.on_view import ImageViewer
-            from seva_ray.dpo.policy import load_model
             from seva_ray.vlm.encoding import Encoder
 
-            self.work, directory = work, local_directory(work.model.directory)
+            self.work, self.directory = work, local_directory(work.model.directory)
             self.device = "cuda" if torch.cuda.is_available() else "cpu"
-            self.model = load_model(directory, work.config.dtype).eval().to(self.device)
             recipe = next(iter(work.answers.values())).recipe["config"]
-            encoder = Encoder(directory, recipe["system"], image_options_of(recipe))
+            encoder = Encoder(self.directory, recipe["system"], image_options_of(recipe))
             self.viewer = ImageViewer(
                 encoder=encoder,
                 image_root=work.prompts.counts["image_root"],
                 max_pixels=recipe["max_image_pixels"],
                 seed=work.seed,
             )
+
+    @cached_property
+    def model(self) -> Any:
+        """The model that scores answers. It is loaded when it is first needed."""
+        from seva_ray.dpo.policy import load_model
+
+        return load_model(self.directory, self.work.config.dtype).eval().to(self.device)
 
     def commit(self, shard: str) -> int:
         """Choose the answers of one shard and write its file. Returns the number of rows."""
@@ -173,8 +201,8 @@ class Contraster:
         }
         asked = [(row, [of_view[row["prompt_id"]] for of_view in answers.values()]) for row in rows]
         found = [(row, self.candidates(given) if given[0].error is None else given[:1]) for row, given in asked]
-        open_ones = [item for item in found if len(item[1]) > 1]
-        scores: dict[str, list[tuple[float, float]]] = {}
+        scores = {row["prompt_id"]: known for row, given in found if (known := self.given_by_engine(answers, given))}
+        open_ones = [(row, given) for row, given in found if len(given) > 1 and row["prompt_id"] not in scores]
         for start in range(0, len(open_ones), self.work.config.batch_size):
             some = open_ones[start : start + self.work.config.batch_size]
             for (row, _), of_row in zip(some, self.scores(some), strict=True):
@@ -191,7 +219,7 @@ class Contraster:
         own, short = given[0], self.work.config.short_answers
         if self.work.config.only_short and own.text not in short:
             return [own]
-        made = [answer for answer in given if answer.error is None and answer.text]
+        made = [] if self.by_first_token(own) else [item for item in given if item.error is None and item.text]
         if own.text in short:
             alike = [text for text in short if manner(text) == manner(own.text)]
             made += [response(self.viewer.encoder.tokenizer, own.prompt_id, text, None) for text in alike]
@@ -199,6 +227,25 @@ class Contraster:
         for answer in (own, *made):
             different.setdefault(answer.text, answer)
         return list(different.values())
+
+    def by_first_token(self, own: Response) -> bool:
+        """Whether the candidates of this own answer are compared by their first tokens."""
+        return self.work.config.first_token and own.text in self.work.config.short_answers
+
+    def given_by_engine(
+        self, answers: Mapping[str, Mapping[str, Response]], candidates: Sequence[Response]
+    ) -> list[tuple[float, float]]:
+        """The log-probabilities of the candidates' first tokens on the image and on its view, if the engines gave them.
+        Answers that were made for another use do not have them, and then the model computes them."""
+        own, sides = candidates[0], []
+        if len(candidates) < 2 or not self.by_first_token(own):
+            return []
+        for view in (CLEAN, self.work.config.view):
+            logps = {item["text"]: item["logp"] for item in answers[view][own.prompt_id].first_logps or ()}
+            if any(answer.text not in logps for answer in candidates):
+                return []
+            sides.append([logps[answer.text] for answer in candidates])
+        return list(zip(*sides, strict=True))
 
     def scores(self, some: Sequence[tuple[dict[str, Any], list[Response]]]) -> list[list[tuple[float, float]]]:
         """For each prompt, the log-probabilities of each candidate on the image and on its view."""
@@ -208,13 +255,13 @@ class Contraster:
         from seva_ray.dpo.logps import response_logps
         from seva_ray.dpo.on_view import SHOWN
 
+        ends = [1 if self.by_first_token(given[0]) else None for _, given in some]
+        read = [[item.token_ids[:end] for item in given] for (_, given), end in zip(some, ends, strict=True)]
         sides = []
         for view in (CLEAN, self.work.config.view):
             pairs = [
-                row
-                | {SHOWN: view, "chosen_token_ids": given[0].token_ids}
-                | {"rejected": [{"token_ids": answer.token_ids} for answer in given[1:]]}
-                for row, given in some
+                row | {SHOWN: view, "chosen_token_ids": own, "rejected": [{"token_ids": ids} for ids in others]}
+                for (row, _), (own, *others) in zip(some, read, strict=True)
             ]
             batch = PreferenceCollator(viewer=self.viewer, packed=False)(pairs)
             with torch.no_grad():

@@ -53,6 +53,11 @@ class ContrastPairs:
     """The control: short answers are turned round at random, as many of each as the contrast turns round."""
 
 
+def contrast_views(method: str, of_contrast: Contrast) -> tuple[str, ...]:
+    """The views that a method's contrast needs answers in, beside those of SeVa's pairs."""
+    return () if METHODS[method].short_answers == "view" else replace(of_contrast, only_short=True).views
+
+
 def with_contrast(
     method: str,
     of_contrast: Contrast,
@@ -62,17 +67,17 @@ def with_contrast(
     prompts: Artifact,
     model: Model,
     usual: Artifact,
-    clean: Artifact,
+    answers: Mapping[str, Artifact],
     num_pairs: int | None,
 ) -> Artifact:
     """The pairs that a method trains on: `usual`, those of SeVa, or those with short answers by contrast. Methods that
-    take the same answers share them."""
+    take the same answers share them. `answers`: the model's responses by view, in those of `contrast_views`."""
     how = METHODS[method].short_answers
     if how == "view":
         return usual
     of_contrast = replace(of_contrast, only_short=True)
-    chosen = contrast(of_contrast, generate, store, prompts, model, {CLEAN: clean})
-    contrasted = pair(of_pairs, store, prompts, chosen, [clean])
+    chosen = contrast(of_contrast, generate, store, prompts, model, answers)
+    contrasted = pair(of_pairs, store, prompts, chosen, [answers[CLEAN]])
     config = ContrastPairs(
         name=how,
         short_answers=of_contrast.short_answers,

@@ -7,6 +7,7 @@ a retry or a second copy of the same task changes nothing, and a restart runs on
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -198,7 +199,8 @@ def units_to_do(config: Generate, model: Model, prompts: Artifact, view: str, ar
         others = units_of(model, prompts, view, artifact, retry=True)
         others = others.only(~np.isin(others.numbers, [number for units in found for number in units.numbers]))
         found.append(others.only([bool(ids) for ids in read_each(failed_in, others)]))
-    return [units for units in found if len(units)]
+    scored = config.scored_answers
+    return [Units(replace(units.like, scored_answers=scored), units.numbers) for units in found if len(units)]
 
 
 def missing_units(model: Model, prompts: Artifact, view: str, artifact: Artifact) -> Units:

@@ -37,8 +37,11 @@ class Worker(Protocol):
         ...
 
 
-def run_shards(name: str, config: Generate, work: Work, artifact: Artifact, prompts: Artifact) -> None:
+def run_shards(
+    name: str, config: Generate, work: Work, artifact: Artifact, prompts: Artifact, loads_model: bool = True
+) -> None:
     """Do the shards of prompts that the artifact has no file of. `name`: the stage and the view, for the terminal.
+    `loads_model`: whether a worker needs a GPU, if there are any.
 
     Raises: InputError if the cluster has no room for one worker.
     """
@@ -48,7 +51,7 @@ def run_shards(name: str, config: Generate, work: Work, artifact: Artifact, prom
     if not missing:
         return
     join()
-    need, stage = worker_need(), name.split()[0]
+    need, stage = worker_need() if loads_model else {"CPU": 1.0}, name.split()[0]
     check_places(Need(f"a worker of the stage {stage}", 1, need))
     say(f"{name}: {len(missing):,} shards to do")
     most = min(config.max_engines or num_engines(config, capacity()), len(missing))

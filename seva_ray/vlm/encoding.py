@@ -262,6 +262,11 @@ class Encoder:
         one, two = (self.image_processor(images=Image.fromarray(array))[PIXELS] for array in (wide, other))
         return np.array_equal(np.asarray(one), np.asarray(two))
 
+    def first_token(self, answer: str) -> int:
+        """The id of the token with which this answer begins."""
+        ids: list[int] = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return ids[0]
+
     def text(self, token_ids: Sequence[int]) -> str:
         """The text of a response's token ids, without special tokens and without white space around it."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=True).strip()
