@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from seva_ray.toy.second_thread import SecondThread
+
 
 def orthogonalised(matrices: Tensor) -> Tensor:
     """Approximately the closest matrices with orthogonal rows or columns, by five Newton-Schulz steps in float32.
@@ -60,9 +62,11 @@ class Optimizer:
         num_steps: int,
         muon: tuple[Sequence[nn.Parameter], float],
         adamw: Sequence[tuple[Sequence[nn.Parameter], float]],
+        second: SecondThread | None = None,
     ) -> None:
-        """Each group consists of its parameters and its peak learning rate."""
-        self.num_steps, self.num_done = num_steps, 0
+        """Each group consists of its parameters and its peak learning rate. `second`: computes some of the gradients,
+        and AdamW's step beside Muon's."""
+        self.num_steps, self.num_done, self.second = num_steps, 0, second
         self.parameters = [*muon[0], *(parameter for parameters, _ in adamw for parameter in parameters)]
         self.muon, self.muon_peak = Muon(muon[0]), muon[1]
         groups = [{"params": list(parameters), "lr": peak, "peak": peak} for parameters, peak in adamw]
@@ -72,12 +76,18 @@ class Optimizer:
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()
+        if self.second:
+            self.second.collect()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         scale = self._scale()
-        self.muon.step(self.muon_peak * scale)
         for group in self.adamw.param_groups:
             group["lr"] = group["peak"] * scale
-        self.adamw.step()
+        beside = self.second.run(self.adamw.step) if self.second else None
+        self.muon.step(self.muon_peak * scale)
+        if beside:
+            beside.result()
+        else:
+            self.adamw.step()
         self.num_done += 1
 
     def _scale(self) -> float:

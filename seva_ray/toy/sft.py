@@ -29,6 +29,7 @@ from seva_ray.toy.lessons import (
 from seva_ray.toy.model import UNK
 from seva_ray.toy.optimizer import Optimizer
 from seva_ray.toy.recipe import ToyRecipe
+from seva_ray.toy.second_thread import second_thread
 
 Report = Callable[[str], None]
 
@@ -105,23 +106,25 @@ def train_vision(model: Any, lessons: Lessons, recipe: ToyRecipe, report: Report
     matrices = [p for module in (layers, projector) for p in module.parameters() if p.ndim == 2]
     taken = {id(matrix) for matrix in matrices}
     rest = [p for module in (*tower, projector, embed) for p in module.parameters() if id(p) not in taken]
-    optimizer = Optimizer(
-        num_steps=recipe.vision_steps,
-        muon=(matrices, recipe.vision_muon_learning_rate),
-        adamw=[(rest, recipe.learning_rate)],
-    )
     rng, sizes = generator(recipe.seed, "toy vision order"), sizes_of(model, recipe, "vision")
-    for _ in progress("vision", recipe.vision_steps, report):
-        chosen, (height, width) = rng.integers(0, len(lessons.scenes), recipe.vision_batch_size), next(sizes)
-        features = family.image_features(model, lessons.pixels(chosen, (height, width))).flatten(0, 1)
-        patches = rms_norm(features, features.shape[-1:])
-        grid = height // family.TOKEN_PX, width // family.TOKEN_PX
-        wanted = torch.from_numpy(labels_of(labels[chosen], grid)).flatten(0, 1).unbind(-1)
-        losses = [
-            cross_entropy(4 * patches @ embed.weight[ids].T, want, weight)
-            for ids, want, weight in zip(words, wanted, weights, strict=True)
-        ]
-        optimizer.step(torch.stack(losses).sum())
+    with second_thread(model) as second:
+        optimizer = Optimizer(
+            num_steps=recipe.vision_steps,
+            muon=(matrices, recipe.vision_muon_learning_rate),
+            adamw=[(rest, recipe.learning_rate)],
+            second=second,
+        )
+        for _ in progress("vision", recipe.vision_steps, report):
+            chosen, (height, width) = rng.integers(0, len(lessons.scenes), recipe.vision_batch_size), next(sizes)
+            features = family.image_features(model, lessons.pixels(chosen, (height, width))).flatten(0, 1)
+            patches = rms_norm(features, features.shape[-1:])
+            grid = height // family.TOKEN_PX, width // family.TOKEN_PX
+            wanted = torch.from_numpy(labels_of(labels[chosen], grid)).flatten(0, 1).unbind(-1)
+            losses = [
+                cross_entropy(4 * patches @ embed.weight[ids].T, want, weight)
+                for ids, want, weight in zip(words, wanted, weights, strict=True)
+            ]
+            optimizer.step(torch.stack(losses).sum())
 
 
 def train_language(model: Any, lessons: Lessons, recipe: ToyRecipe, report: Report, extra_after: int = 0) -> None:
@@ -144,23 +147,25 @@ def tune(
     matrices = [p for p in model.model.language_model.layers.parameters() if p.ndim == 2]
     taken = {id(parameter) for parameter in [*tower, *matrices]}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in taken]
-    optimizer = Optimizer(
-        num_steps=num_steps,
-        muon=(matrices, recipe.muon_learning_rate * peak),
-        adamw=[(rest, recipe.learning_rate * peak), (tower, recipe.tower_learning_rate * peak)],
-    )
     rows = lessons.rows()
     lengths = np.array([packed.length(row) for row in rows])
     batches = batches_of_like_length(lengths, recipe.batch_size, generator(recipe.seed, "toy sft order", extra_after))
     sizes = sizes_of(model, recipe, "sft", extra_after)
     model.train()
-    for _ in progress("language", num_steps, report):
-        chosen = next(batches)
-        before = packed.prefix(model, lessons.pixels(chosen, next(sizes)))
-        pack = packed.pack([rows[i] for i in chosen])
-        logits, wanted, weight = packed.answer_logits(model, before, pack)
-        loss = cross_entropy(logits, wanted, reduction="none")
-        optimizer.step((loss * weight).sum() / weight.sum())
+    with second_thread(model) as second:
+        optimizer = Optimizer(
+            num_steps=num_steps,
+            muon=(matrices, recipe.muon_learning_rate * peak),
+            adamw=[(rest, recipe.learning_rate * peak), (tower, recipe.tower_learning_rate * peak)],
+            second=second,
+        )
+        for _ in progress("language", num_steps, report):
+            chosen = next(batches)
+            before = packed.prefix(model, lessons.pixels(chosen, next(sizes)))
+            pack = packed.pack([rows[i] for i in chosen])
+            logits, wanted, weight = packed.answer_logits(model, before, pack)
+            loss = cross_entropy(logits, wanted, reduction="none")
+            optimizer.step((loss * weight).sum() / weight.sum())
     model.eval()
 
 
