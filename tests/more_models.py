@@ -1,16 +1,9 @@
-"""Checkpoints of families that nothing here was written for, like those of tests/tiny_models.py. What follows the
-conventions of transformers is served, and what does not is refused in one line.
-
-`outcome(name, directory)` says which of the two it is.
-"""
+"""Checkpoints of families that nothing here was written for, like those of tests/tiny_models.py."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import transformers as tf
 
-from seva_ray.core.errors import InputError, line_of
-from seva_ray.vlm.families import check_served
 from tests.tiny_models import (
     PINPOINTS,
     QWEN3_VISION,
@@ -22,7 +15,6 @@ from tests.tiny_models import (
     clip,
     image_token,
     qwen,
-    save_weights,
     template,
     text_sizes,
     tokenizer,
@@ -307,22 +299,3 @@ MORE: dict[str, Callable[[], Made]] = {
         *(lighton_ocr, granite4_vision, video_llama_3, idefics2, instructblip, emu3),
     )
 }
-
-
-def save_more(name: str, directory: Path) -> str:
-    """Write a family's checkpoint; its directory."""
-    config, processor = MORE[name]()
-    config.save_pretrained(directory)
-    processor.save_pretrained(directory)
-    save_weights(config, processor.tokenizer, directory)
-    return str(directory)
-
-
-def outcome(name: str, directory: Path) -> str:
-    """`served`, or the line of the refusal."""
-    place = save_more(name, directory)
-    try:
-        check_served(place)
-    except InputError as error:
-        return line_of(error).replace(f"model {place}: ", "")
-    return "served"

@@ -1,7 +1,6 @@
 """Training is exact in every family: its log-probabilities are those of `generate`, and only the language model
 changes."""
 
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +14,6 @@ import pytest
 import torch
 import transformers
 import trl
-from PIL import Image
 from safetensors.torch import load_file
 
 from seva_ray.core.errors import InputError
@@ -31,8 +29,10 @@ from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import MAX_PIXELS
 from seva_ray.vlm.model_parts import expert_weights, image_parts, language_linears, unwrapped
 from seva_ray.vlm.views import Viewer
-from tests.family_pictures import picture
+from tests.family_pictures import pairs
 from tests.tiny_models import FAMILIES, save_family
+
+__all__ = ["pairs"]
 
 USUAL = ("qwen2_5_vl", "llava_next", "gemma3", "paligemma")
 """Between them: positions on three axes and patches; tiles; images that see themselves, and prompts that do."""
@@ -57,21 +57,6 @@ def made(name: str, tmp_path_factory: pytest.TempPathFactory) -> Family:
         pytest.importorskip("num2words")
     directory = save_family(name, tmp_path_factory.mktemp("families") / name, weights=True)
     return Family(name, directory, Viewer(encoder=Encoder(directory), image_root=None, max_pixels=MAX_PIXELS))
-
-
-def png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.fixture(scope="module")
-def pairs() -> list[dict[str, Any]]:
-    """Three prompts of different lengths about images of different shapes, without answers."""
-    return [
-        {"image_path": None, "image_bytes": png(picture(seed)), "question": "What is it?" + " And why?" * seed}
-        for seed in range(3)
-    ]
 
 
 # Exactness
@@ -200,7 +185,7 @@ def test_layers_that_see_the_last_tokens_alone_do_so_here(pairs, tmp_path_factor
     settings.write_text(json.dumps(config))
     model = load_model(family.directory, "float32").eval()
     assert check_layouts(model, family.viewer, pairs, packed=True) is None
-    monkeypatch.setattr(logps, "in_windows", lambda mask, positions, config: mask)
+    monkeypatch.setattr(logps, "in_windows", lambda mask, near, positions, config: mask)
     with pytest.raises(InputError, match="log-probabilities are off"):
         check_layouts(model, family.viewer, pairs, packed=True)
 

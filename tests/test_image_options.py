@@ -22,7 +22,7 @@ from seva_ray.vlm.image_options import grids_within, size_within
 from seva_ray.vlm.images import MAX_PIXELS
 from seva_ray.vlm.model_shape import shape_of
 from seva_ray.vlm.views import Viewer
-from tests.test_family_training import pairs
+from tests.family_pictures import pairs
 from tests.tiny_models import FAMILIES, save_family
 
 __all__ = ["pairs"]

@@ -1,48 +1,92 @@
 """Families that nothing here was written for: what follows the conventions is exact, the rest is one line."""
 
+import json
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from seva_ray.core.errors import InputError
+from seva_ray.dpo import logps
 from seva_ray.dpo.batch import PreferenceCollator
 from seva_ray.dpo.layout_check import check_layouts, generated
 from seva_ray.dpo.logps import response_logps
 from seva_ray.dpo.policy import load_model
+from seva_ray.engines.vllm_models import check_attention
+from seva_ray.private.transformers import vision_language_model_types
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import MAX_PIXELS
 from seva_ray.vlm.views import Viewer
-from tests.more_models import MORE, outcome
-from tests.test_family_training import pairs
+from tests.every_model import BARE, EVERY, NOT_TRIED, outcome, save_every
+from tests.family_pictures import pairs
+from tests.tiny_models import FAMILIES
 
 __all__ = ["pairs"]
 
+NO_TEMPLATE = "it has no chat template"
+NO_TIMM = "transformers cannot make it (TimmWrapperModel requires the timm library but it was not found"
+OTHER_PIXELS = "which would have no noise"
 REFUSED = {
-    "ovis2": "its prompt does not have the token",
-    "instructblip": "it has no chat template",
-    "emu3": "is not a vision-language model",
-}
-PLAIN_ONLY = ("qwen3_5",)
-"""Linear attention reads all tokens before it, whatever a mask says: responses cannot share a prompt."""
-USUAL = ("qwen3_5", "video_llama_3")
-"""Between them: layers without attention, and logits of all tokens."""
+    "instructblip": NO_TEMPLATE,
+    "emu3": "its config.json has no vision_config",
+    "llama4": "the model's processor cannot read an image",
+    "got_ocr2": NO_TEMPLATE,
+    "deepseek_vl_hybrid": OTHER_PIXELS,
+    "minicpmv4_6": "of several images than of one after the other",
+    "video_llava": "its image processor makes pixel_values_images, and no pixel_values",
+    "step3p7": OTHER_PIXELS,
+    "perception_lm": "its processor fails on several images at once",
+    "fast_vlm": NO_TIMM,
+    "gemma3n": NO_TIMM,
+    "florence2": NO_TEMPLATE,
+    "blip": NO_TEMPLATE,
+    "blip-2": NO_TEMPLATE,
+    "git": NO_TEMPLATE,
+} | dict.fromkeys(BARE, "its config.json has no vision_config")
+FIRST = ("emu3", "fuyu", "instructblip", "video_llava", "step3p7", "gemma3n")
+"""Between them: each reason."""
+PLAIN_ONLY = ("qwen3_5", "qwen3_5_moe", "lfm2_vl")
+"""Linear attention and convolutions read all tokens before them, whatever a mask says: responses cannot share a
+prompt."""
+NOT_SCORED = ("minimax_m3_vl", "gemma4_unified")
+"""In transformers 5.19, the vision tower of MiniMax-M3-VL lets the images of a batch see each other. Gemma 4 Unified
+sees an image in both directions in all layers, unlike Gemma 4, and no configuration says so."""
+USUAL = ("qwen3_5", "gemma4", "hunyuan_vl")
+"""Between them: layers without attention; layers of which some see an image in both directions; images that are
+counted."""
 
 
-@pytest.mark.parametrize("name", REFUSED)
+def test_every_family_that_transformers_knows_is_tried_or_named_as_not_tried():
+    tried = {*FAMILIES, *EVERY, *BARE, "mllama"} - {"llava_interleave", "pixtral"}  # two of LLaVA's model type
+    assert tried | {*NOT_TRIED} == vision_language_model_types()
+    assert not tried & {*NOT_TRIED}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in REFUSED]
+)
 def test_what_does_not_follow_the_conventions_is_refused_in_one_line(name: str, tmp_path: Path):
-    line = outcome(name, tmp_path)
+    if REFUSED[name] == NO_TIMM and find_spec("timm"):
+        pytest.skip("timm is installed")
+    line = outcome(name, tmp_path, weights=False)
     assert REFUSED[name] in line
     assert "\n" not in line
 
 
 @pytest.mark.parametrize(
     "name",
-    [name if name in USUAL else pytest.param(name, marks=pytest.mark.slow) for name in MORE if name not in REFUSED],
+    [name if name in USUAL else pytest.param(name, marks=pytest.mark.slow) for name in EVERY if name not in REFUSED],
 )
 def test_what_follows_the_conventions_is_scored_exactly(name: str, pairs, tmp_path: Path):
     assert outcome(name, tmp_path) == "served"
     viewer = Viewer(encoder=Encoder(str(tmp_path)), image_root=None, max_pixels=MAX_PIXELS)
     model = load_model(str(tmp_path), "float32").eval()
+    if name in NOT_SCORED:
+        with pytest.raises(InputError, match=f"'{name}' cannot be scored exactly: log-probabilities are off"):
+            check_layouts(model, viewer, pairs, packed=True)
+        return
     refused = check_layouts(model, viewer, pairs, packed=True)
     assert (refused is not None) == (name in PLAIN_ONLY)
     answers = [generated(model, viewer, pair) for pair in pairs]
@@ -50,7 +94,52 @@ def test_what_follows_the_conventions_is_scored_exactly(name: str, pairs, tmp_pa
         pair | {"chosen_token_ids": first.token_ids, "rejected": [{"token_ids": second.token_ids}]}
         for pair, (first, second) in zip(pairs, answers, strict=True)
     ]
-    with torch.no_grad():
-        found = response_logps(model, PreferenceCollator(viewer=viewer, packed=refused is None)(rows))
     expected = torch.tensor([[float(answer.logps.sum()) for answer in row] for row in answers])
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    for packed in (False, True) if refused is None else (False,):
+        with torch.no_grad():
+            found = response_logps(model, PreferenceCollator(viewer=viewer, packed=packed)(rows))
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+# Gemma 4: in layers with a window, the tokens of an image see each other in both directions.
+
+
+def gemma4(directory: Path, **text: Any) -> tuple[Any, Viewer]:
+    """Its model with other values in the configuration of its language model."""
+    save_every("gemma4", directory)
+    settings = directory / "config.json"
+    config = json.loads(settings.read_text())
+    config["text_config"] |= text
+    settings.write_text(json.dumps(config))
+    viewer = Viewer(encoder=Encoder(str(directory)), image_root=None, max_pixels=MAX_PIXELS)
+    return load_model(str(directory), "float32").eval(), viewer
+
+
+def test_an_image_that_is_larger_than_the_window_of_gemma_4_is_scored_exactly(pairs, tmp_path: Path, monkeypatch):
+    model, viewer = gemma4(tmp_path, sliding_window=4)
+    assert viewer.encoder.row("?", viewer.image(pairs[0])).num_image_tokens > 4
+    assert check_layouts(model, viewer, pairs, packed=True) is None
+    # What both kinds of layers see differs: neither may see what the other does.
+    in_windows = logps.in_windows
+    for wrong in (
+        lambda mask, near, positions, config: in_windows(near, near, positions, config),
+        lambda mask, near, positions, config: in_windows(mask, mask, positions, config),
+    ):
+        monkeypatch.setattr(logps, "in_windows", wrong)
+        with pytest.raises(InputError, match="log-probabilities are off"):
+            check_layouts(model, viewer, pairs, packed=True)
+
+
+def test_gemma_4_whose_tokens_see_the_earlier_ones_alone_is_scored_exactly_and_goes_to_vllm(pairs, tmp_path: Path):
+    """As its smaller models are configured."""
+    model, viewer = gemma4(tmp_path, use_bidirectional_attention=None)
+    assert check_layouts(model, viewer, pairs, packed=True) is None
+    check_attention(viewer.encoder, on_cpu=True)
+
+
+def test_vllm_on_a_cpu_does_not_get_gemma_4_whose_images_see_themselves(tmp_path: Path):
+    save_every("gemma4", tmp_path, weights=False)
+    encoder = Encoder(str(tmp_path))
+    check_attention(encoder, on_cpu=False)
+    with pytest.raises(InputError, match="see each other in both directions, which vLLM does not do on a CPU"):
+        check_attention(encoder, on_cpu=True)

@@ -414,7 +414,10 @@ def save_weights(config: Any, tokens: Any, directory: Path) -> None:
     model.generation_config = tf.GenerationConfig(**ends)
     model.save_pretrained(directory)
     file = directory / "model.safetensors"
-    weights = {published(key): weight for key, weight in load_file(file).items()}
+    weights = load_file(file)
+    tower = getattr(getattr(config, "vision_config", None), "model_type", None)
+    if tower in ("clip_vision_model", "siglip_vision_model"):
+        weights = {published(key): weight for key, weight in weights.items()}
     if config.model_type == "qwen3_vl_moe":  # published experts have input and output the other way round
         weights = {key: weight.mT.contiguous() if ".experts." in key else weight for key, weight in weights.items()}
     save_file(weights, file, metadata={"format": "pt"})

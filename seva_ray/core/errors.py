@@ -29,8 +29,8 @@ class FingerprintMismatch(UserError):
 
 
 def line_of(error: BaseException) -> str:
-    """The first line of an error's message, or the name of its class if it has no message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line with words of an error's message, or the name of its class if it has no message."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def names_of(error: BaseException) -> set[str]:

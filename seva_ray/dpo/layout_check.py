@@ -118,6 +118,10 @@ def generated(model: Any, viewer: Viewer, pair: Mapping[str, Any]) -> list[Answe
         def same(batch: int, sequence: Tensor, token_ids: list[int] = token_ids) -> list[int]:
             return [token_ids[len(sequence) - num_prompt]]
 
-        _, uncached_logps = generate(num_tokens, use_cache=False, prefix_allowed_tokens_fn=same)
+        try:
+            _, uncached_logps = generate(num_tokens, use_cache=False, prefix_allowed_tokens_fn=same)
+        except OF_THE_MODEL as error:  # some models cannot generate without a cache: no rounding is known then
+            reason(error)
+            uncached_logps = logps
         answers.append(Answer(token_ids, logps, uncached_logps))
     return answers

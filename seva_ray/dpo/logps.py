@@ -16,7 +16,7 @@ from seva_ray.dpo.attention import LONG, parts_of, use_parts
 from seva_ray.dpo.batch import NOTHING, OWN, PROMPT
 from seva_ray.dpo.token_logps import logits_fit, scoring_head
 from seva_ray.vlm.model_parts import unwrapped
-from seva_ray.vlm.rows import TYPES
+from seva_ray.vlm.rows import MM_TYPES, types_among
 
 
 def response_logps(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
@@ -48,13 +48,15 @@ def model_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     whole = unwrapped(model)
     known = inspect.signature(whole.forward).parameters
     inputs: dict[str, Any] = {name: values for name, values in batch.items() if name not in OWN and name in known}
-    mask = attention_mask(batch["branch"])
-    if TYPES in inputs:
-        inputs[TYPES], blocks = types_and_blocks(batch, whole.config.image_token_id)
-        mask = mask | ((blocks[:, None, :, None] == blocks[:, None, None, :]) & (blocks[:, None, :, None] > 0))
-    windows = in_windows(mask, batch["position_ids"], whole.config.get_text_config())
+    mask = near = attention_mask(batch["branch"])
+    typed = types_among(inputs, whole.config)
+    if typed:
+        inputs[typed], blocks = types_and_blocks(batch, typed, whole.config.image_token_id)
+        near = mask | ((blocks[:, None, :, None] == blocks[:, None, None, :]) & (blocks[:, None, :, None] > 0))
+        mask = mask if typed == MM_TYPES else near  # Gemma 4's tokens see later ones in layers with a window alone
+    windows = in_windows(mask, near, batch["position_ids"], whole.config.get_text_config())
     hands_down = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
-    simple = windows is mask and TYPES not in inputs
+    simple = windows is mask and not typed
     if mask.shape[-1] >= LONG and simple and hands_down and use_parts(whole.get_decoder()):
         inputs["pair_parts"] = parts_of(batch["branch"], batch["slot"].shape[1])
     return inputs | {
@@ -73,13 +75,13 @@ def attention_mask(branch: Tensor) -> Tensor:
     return (allowed | torch.eye(branch.shape[1], dtype=torch.bool, device=branch.device))[:, None]
 
 
-def types_and_blocks(batch: Mapping[str, Tensor], image_token_id: int) -> tuple[Tensor, Tensor]:
+def types_and_blocks(batch: Mapping[str, Tensor], name: str, image_token_id: int) -> tuple[Tensor, Tensor]:
     """Two tensors (R, T): the types of all tokens, and the blocks of tokens that all see each other, numbered from 1 in
     each row, with 0 outside of them.
 
     A block is an unbroken run of tokens of the type that an image has. Responses have the other type.
     """
-    types, slot = batch[TYPES], batch["slot"]
+    types, slot = batch[name], batch["slot"]
     of_image = types[batch["input_ids"] == image_token_id].amax()
     response = pad(slot >= 0, (types.shape[1] - slot.shape[1], 0))
     types = torch.where(response, 1 - of_image, types)
@@ -88,12 +90,14 @@ def types_and_blocks(batch: Mapping[str, Tensor], image_token_id: int) -> tuple[
     return types, torch.where(inside, begins.cumsum(1), 0)
 
 
-def in_windows(mask: Tensor, positions: Tensor, config: Any) -> Tensor | dict[str, Tensor]:
-    """The mask for a language model with this configuration, which may have layers that see only the last tokens."""
+def in_windows(mask: Tensor, near: Tensor, positions: Tensor, config: Any) -> Tensor | dict[str, Tensor]:
+    """The mask for a language model with this configuration, which may have layers that see only the last tokens.
+    `near`: what those layers would see without that limit."""
     window = getattr(config, "sliding_window", None)
-    if window is None or mask.shape[-1] <= window:
+    if window is not None and mask.shape[-1] > window:
+        near = near & (positions[:, None, :, None] - positions[:, None, None, :] < window)
+    elif near is mask:
         return mask
-    near = mask & (positions[:, None, :, None] - positions[:, None, None, :] < window)
     kinds = getattr(config, "layer_types", None)
     return near if kinds is None else {"full_attention": mask, "sliding_attention": near}
 
@@ -110,7 +114,10 @@ def positions(whole: Any, batch: Mapping[str, Tensor]) -> Tensor:
     known = inspect.signature(rule).parameters
     given = {name: values for name, values in batch.items() if name not in OWN and name in known}
     first = (batch["branch"] == PROMPT) | (batch["branch"] == 1)
-    found: Tensor = rule(input_ids=batch["input_ids"], attention_mask=first.long(), **given)[0]
+    given |= {"input_ids": batch["input_ids"], "attention_mask": first.long()}
+    # One by one, because some rules, such as HunYuan-VL's, count the images of all rows of a batch.
+    rows = [rule(**{name: values[row : row + 1] for name, values in given.items()})[0] for row in range(len(in_line))]
+    found = torch.cat(rows, dim=-2)
     begin = in_line.shape[1] - batch["slot"].shape[1]
     further = found[..., begin : begin + 1] - in_line[:, begin : begin + 1]
     return torch.where(batch["branch"] > PROMPT, in_line + further, found)

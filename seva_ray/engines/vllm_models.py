@@ -10,7 +10,7 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.provenance import versions
 from seva_ray.private import vllm as private_vllm
 from seva_ray.vlm.encoding import Encoder
-from seva_ray.vlm.rows import TYPES
+from seva_ray.vlm.rows import types_among
 
 WIDE_SIZE = (448, 112)
 """Width and height of an image that is cut into parts, if any is, in px."""
@@ -36,10 +36,13 @@ def check_attention(encoder: Encoder, on_cpu: bool) -> None:
 
     Raises: InputError.
     """
+    from transformers import AutoConfig  # takes seconds
+
     row = encoder.row("?", Image.new("RGB", WIDE_SIZE))
-    if TYPES not in row.tokens:
+    typed = types_among(row.tokens, AutoConfig.from_pretrained(encoder.directory))
+    if typed is None:
         return
-    of_image, types = np.array(row.ids) == encoder.image_token_id, row.tokens[TYPES]
+    of_image, types = np.array(row.ids) == encoder.image_token_id, row.tokens[typed]
     both = types == types[of_image][0]
     if not np.array_equal(both, of_image):
         found = (

@@ -6,10 +6,12 @@ template of the processor, and images are preprocessed by the PIL backend (the t
 """
 
 import copy
+import json
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from seva_ray.private.transformers import settings_of_every_call
 from seva_ray.vlm.image_options import grids_within, made_smaller, options_of, settings_of, size_within
 from seva_ray.vlm.images import pad_to_square
 from seva_ray.vlm.levels import AS_LEVELS, exact_table, looked_up, shrunk, size_of_squares
-from seva_ray.vlm.rows import PIXELS, Row, with_pixels
+from seva_ray.vlm.rows import PIXELS, Row, pixels_in, with_pixels
 from seva_ray.vlm.template_check import check_length
 
 
@@ -53,7 +55,7 @@ class OneImage:
         if image is not last:
             options |= {"return_tensors": "np"} | dict(self.settings) | (AS_LEVELS if self.as_levels else {})
             made = self.image_processor(images=[self.before(image)], **options)
-            made[PIXELS] = np.asarray(made[PIXELS], np.uint8 if self.as_levels else np.float32)
+            made[PIXELS] = np.asarray(pixels_in(made), np.uint8 if self.as_levels else np.float32)
             self.last = image, made
         return copy.copy(made)  # some processors take values out of it
 
@@ -65,11 +67,21 @@ MADE_FOR_A_BATCH = ("input_ids", "attention_mask", "labels")
 """What a processor makes beside the arrays of a row."""
 
 
-def placeholders_of(processor: Any) -> list[str]:
-    """The words of a prompt that stand for an image, a video or a sound."""
-    names = ("image_token", "video_token", "audio_token")
+def image_tokens(processor: Any, directory: str) -> list[int]:
+    """The tokens that may stand for the features of an image: the processor's, and that of config.json. In some
+    families, such as Ovis2, the processor's only marks the place of an image."""
+    file = Path(directory, "config.json")
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    found = [processor.image_token_ids[0], config.get("image_token_id"), config.get("image_token_index")]
+    found.append(processor.tokenizer.convert_tokens_to_ids(processor.image_token))
+    return list(dict.fromkeys(token for token in found if token is not None))
+
+
+def placeholders_of(processor: Any, tokens: Sequence[int]) -> list[str]:
+    """The words of a prompt that stand for an image, a video or a sound. `tokens`: those of an image."""
+    names = ("image_token", "image_placeholder_token", "video_token", "audio_token")
     words = [str(word) for word in (getattr(processor, name, None) for name in names) if word]
-    return list(dict.fromkeys([*words, processor.tokenizer.convert_ids_to_tokens(processor.image_token_ids[0])]))
+    return list(dict.fromkeys([*words, *(word for word in processor.tokenizer.convert_ids_to_tokens(tokens) if word)]))
 
 
 class Encoder:
@@ -101,18 +113,26 @@ class Encoder:
             self.reader.image_processor = OneImage(
                 self.image_processor, self.as_shrunk, self.table is not None, self.image_settings
             )
-            self.image_token_id: int = self.processor.image_token_ids[0]
-            self.placeholders = placeholders_of(self.processor)
-            if self.prompt_text("?").count(self.processor.image_token) != 1:
+            tokens = image_tokens(self.processor, directory)
+            self.placeholders = placeholders_of(self.processor, tokens)
+            if self.shows_image() != 1:
                 raise InputError("its chat template does not show the image")
-            self.features = dict(self.row("?", Image.new("RGB", PLAIN_SIZE)).features)
+            self.image_token_id = tokens[0]
+            plain = self.row("?", Image.new("RGB", PLAIN_SIZE))
+            if not plain.num_image_tokens:
+                self.image_token_id = next((token for token in tokens if token in plain.ids), tokens[0])
+                self.last_row = ()
+            self.features = dict(plain.features)
         except Exception as error:  # broken files and templates raise all kinds of errors
             raise InputError(f"model {directory}: processor cannot be used ({line_of(error)})") from None
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = 0 if pad is None else pad
         """Token that fills up a batch. It is masked, so any token would do."""
 
-    last_row: tuple[Any, ...] = (None, None, None)
+    image_token_id: int
+    """The token of which a prompt has as many as the model makes features of an image."""
+
+    last_row: tuple[Any, ...] = ()
     """A question, its image and the row that came of them: several views of a prompt may have the same row."""
 
     last_looked_up: tuple[Callable[[], np.ndarray | None], np.ndarray] = (lambda: None, np.empty(0))
@@ -137,6 +157,14 @@ class Encoder:
     @property
     def std(self) -> np.ndarray:
         return np.array(getattr(self.image_processor, "image_std", None) or (1.0,) * 3, np.float32)
+
+    def shows_image(self) -> int:
+        """How often the chat template shows the image of a question."""
+        word = self.processor.image_token
+        with_image, messages = self.prompt_text("?"), self.messages("?")
+        del messages[-1]["content"][0]
+        without = self.processor.apply_chat_template(messages, add_generation_prompt=True)
+        return with_image.count(word) or int(with_image != without)
 
     def prompt_text(self, question: str) -> str:
         """The prompt up to where the response begins, with one image placeholder. Raises: InputError if the chat
@@ -174,7 +202,7 @@ class Encoder:
 
     def raw(self, question: str, image: Image.Image) -> Row:
         """The row before its pixels are normalised: they are 8-bit levels, if the levels determine them exactly."""
-        of_question, of_image, row = self.last_row
+        of_question, of_image, row = self.last_row or (None, None, None)
         if of_question != question or of_image is not image:
             row = self.read(question, image)
             self.last_row = question, image, row
@@ -184,7 +212,9 @@ class Encoder:
         self.check_question(question)
         text = self.prompt_text(question)
         try:
-            made = self.reader(text=[text], images=[image], add_special_tokens=not self.has_bos(text))
+            # As transformers does with a chat: otherwise the processor or its tokenizer decides.
+            no_bos = {"add_special_tokens": False} if self.has_bos(text) else {}
+            made = self.reader(text=[text], images=[image], **no_bos)
         except Exception as error:
             if is_of_the_machine(error):
                 raise
@@ -259,7 +289,7 @@ class Encoder:
         wide = np.zeros((64, 192, 3), np.uint8)
         other = wide.copy()
         other[:, :16] = other[:, -16:] = 255
-        one, two = (self.image_processor(images=Image.fromarray(array))[PIXELS] for array in (wide, other))
+        one, two = (pixels_in(self.image_processor(images=Image.fromarray(array))) for array in (wide, other))
         return np.array_equal(np.asarray(one), np.asarray(two))
 
     def first_token(self, answer: str) -> int:

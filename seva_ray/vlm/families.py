@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from seva_ray.core.errors import InputError, line_of
+from seva_ray.core.errors import InputError, is_of_the_machine, line_of
 from seva_ray.private.transformers import arguments_of_forward
 from seva_ray.vlm.encoding import MADE_FOR_A_BATCH, Encoder
 from seva_ray.vlm.levels import drawn_at_random
@@ -55,6 +55,7 @@ def check_served(directory: str) -> None:
             f"served: {SERVED}"
         )
     check_config(directory, encoder)
+    check_structure(directory)
     weight_headers(directory)
 
 
@@ -111,6 +112,8 @@ def compare(encoder: Encoder, image: Image.Image) -> str | None:
         return "its processor makes other tokens of a chat than of its text"
     if not np.all(theirs["attention_mask"]):
         return "its processor hides tokens of a prompt from the model"
+    if others := [name for name, values in theirs.items() if name != PIXELS and values.dtype.kind == "f"]:
+        return f"its processor makes pixels of an image also as {' and '.join(others)}, which would have no noise"
     ours = {name: values[None] for name, values in row.tokens.items()} | dict(row.features)
     if found := unequal(ours, theirs):
         return f"its processor makes {found} of a chat than of its text"
@@ -187,6 +190,7 @@ AGREEING = {
     "merge_size": ("spatial_merge_size",),
     "spatial_merge_size": ("spatial_merge_size",),
     "temporal_patch_size": ("temporal_patch_size",),
+    "pooling_kernel_size": ("pooling_kernel_size",),
     "image_seq_length": ("image_seq_length", "mm_tokens_per_image"),
 }
 """Settings of processors, and the names by which the same setting stands in config.json."""
@@ -197,11 +201,14 @@ def check_config(directory: str, encoder: Encoder) -> None:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(directory)
-    if encoder.image_token_id != config.image_token_id:
+    of_model = getattr(config, "image_token_id", getattr(config, "image_token_index", None))
+    if encoder.image_token_id != of_model:
         raise InputError(
-            f"model {directory}: the image token is {encoder.image_token_id} in its tokenizer, and "
-            f"{config.image_token_id} in config.json"
+            f"model {directory}: the image token is {encoder.image_token_id} in its tokenizer, and {of_model} in "
+            "config.json"
         )
+    if config.is_encoder_decoder or getattr(config.get_text_config(), "is_encoder_decoder", False):
+        raise InputError(f"model {directory}: an encoder reads its prompts, so answers cannot follow them")
     for part in (encoder.processor, encoder.image_processor):
         for name, names in AGREEING.items():
             theirs = whole_number(getattr(part, name, None))
@@ -227,6 +234,24 @@ def check_config(directory: str, encoder: Encoder) -> None:
         )
 
 
+def check_structure(directory: str) -> None:
+    """Check that transformers can make the model here, and says which part of it is the language model. Its weights
+    take no memory. Raises: InputError."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from seva_ray.vlm.model_parts import decoder_name
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(directory))
+    except Exception as error:  # a model may need a library that is not installed, and may raise anything
+        if is_of_the_machine(error):
+            raise
+        raise InputError(f"model {directory}: transformers cannot make it ({line_of(error)})") from None
+    decoder_name(model)
+
+
 def whole_number(value: Any) -> int | None:
     """A setting that may be written as one number, or as height and width."""
     if isinstance(value, Mapping):
@@ -239,7 +264,9 @@ def whole_number(value: Any) -> int | None:
 def check_image_tokens(directory: str, encoder: Encoder, config: Any) -> None:
     """Check that LLaVA's vision tower makes a feature for each image token, from pixels of the size that the processor
     makes. Raises: InputError."""
-    side, patch = config.vision_config.image_size, config.vision_config.patch_size
+    side, patch = (getattr(config.vision_config, name, None) for name in ("image_size", "patch_size"))
+    if side is None or patch is None:
+        return  # a tower of another kind
     height, width = encoder.features["pixel_values"].shape[-2:]
     if (height, width) != (side, side):
         raise InputError(

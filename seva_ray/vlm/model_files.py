@@ -47,8 +47,13 @@ def check_model(directory: str) -> None:
             f"model {directory}: in the original LLaVA format; jobs/convert.py converts it, or take the same weights "
             f"from {other}"
         )
-    if model_type not in vision_language_model_types() or "vision_config" not in config:
+    if model_type not in vision_language_model_types():
         raise InputError(f"model {directory}: model type {model_type!r} is not a vision-language model")
+    if "vision_config" not in config:
+        raise InputError(
+            f"model {directory}: model type {model_type!r} cannot be served: its config.json has no vision_config, "
+            "which describes the part that sees images"
+        )
     if not any(path.glob("*.safetensors")):
         raise InputError(f"model {directory}: no .safetensors weights (pickled weights are not loaded)")
     for names in (PROCESSORS, TOKENIZERS):

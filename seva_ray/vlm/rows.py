@@ -1,13 +1,22 @@
 """A prompt as a model reads it: what the model's own processor makes of a question and an image, as arrays."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from seva_ray.core.errors import InputError
+
 PIXELS = "pixel_values"
 """The name of the normalised pixels among the features of an image, in every family of models."""
+
+
+def pixels_in(made: Mapping[str, Any]) -> Any:
+    """The pixels among what an image processor has made. Raises: InputError."""
+    if PIXELS not in made:
+        raise InputError(f"its image processor makes {' and '.join(made)}, and no {PIXELS}")
+    return made[PIXELS]
 
 
 class Noise(NamedTuple):
@@ -42,6 +51,20 @@ class Row:
 TYPES = "token_type_ids"
 """The name of the array of tokens' types in families whose tokens may see each other in both directions: in Gemma 3
 those of an image do, in PaliGemma the whole prompt."""
+
+MM_TYPES = "mm_token_type_ids"
+"""The name of the array that says which tokens are an image's. In some models, such as Gemma 4, those see each other in
+both directions too, which their configuration says."""
+
+
+def types_among(names: Collection[str], config: Any) -> str | None:
+    """The name of the array whose values say which tokens see each other in both directions; None if none do.
+    `config`: the model's."""
+    if TYPES in names:
+        return TYPES
+    both = getattr(config.get_text_config(), "use_bidirectional_attention", None) == "vision"
+    return MM_TYPES if both and MM_TYPES in names else None
+
 
 MASK = "pixel_attention_mask"
 """The name of the array that is 0 where pixels only fill up a shape."""
