@@ -19,7 +19,7 @@ from seva_ray.core.patient_filesystem import storage_for_ray
 from seva_ray.core.storage import files_in
 from seva_ray.runtime.cli import users_line
 from seva_ray.stages.training.failures import stop_if_unavailable
-from seva_ray.stages.training.worker import uploaded
+from seva_ray.stages.training.saving import uploaded
 from tests.s3_server import Faults, faulty_bucket
 
 LARGE = bytes(range(256)) * 2**13

@@ -25,7 +25,7 @@ from seva_ray.runtime import metrics
 from seva_ray.stages.training.failures import DIVERGED, explained
 from seva_ray.stages.training.reading import Kept, PairReader, Places, ReadAhead
 from seva_ray.stages.training.reference import Group, Scoring, score
-from seva_ray.stages.training.saving import save_merged, save_whole
+from seva_ray.stages.training.saving import save_merged, save_whole, uploaded
 from seva_ray.stages.training.scheduled import Scheduled
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.views import Viewer
@@ -220,17 +220,6 @@ def await_uploads() -> None:
     import ray.train
 
     ray.train.get_all_reported_checkpoints(ray.train.CheckpointConsistencyMode.COMMITTED)
-
-
-def uploaded(checkpoint: Any, name: str) -> Any:
-    """Upload a checkpoint as Ray Train does. Raises: StorageUnavailable if a file could not be sent, which Arrow's copy
-    does not say."""
-    import ray.train
-
-    storage = ray.train.get_context().get_storage()
-    stored = storage.persist_current_checkpoint(checkpoint, name)
-    storage.storage_filesystem.get_file_info(stored.path)  # this raises what closing a file has raised
-    return stored
 
 
 def reporter(job: Job) -> Any:
