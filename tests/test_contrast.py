@@ -166,8 +166,8 @@ def scored_by_engine(work: ContrastWork, config: Contrast, with_column: bool) ->
             [np.float32(item["logp"]) for item in row.first_logps] for row in rows
         ]
         assert all([item["text"] for item in of_row] == ["yes", "no"] for of_row in stored)
-        yes = {"text": "yes", "token_ids": [viewer.encoder.first_token("yes")]}
-        rows = [replace(row, **yes) if number % 2 else row for number, row in enumerate(rows)]
+        token = [viewer.encoder.first_token("yes")]
+        rows = [replace(row, text="yes", token_ids=token) if number % 2 else row for number, row in enumerate(rows)]
         schema = RESPONSE_SCHEMA.append(FIRST_LOGPS) if with_column else RESPONSE_SCHEMA
         write_table(responses.path(shard), table(rows, schema))
         answers[view] = responses

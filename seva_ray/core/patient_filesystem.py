@@ -8,6 +8,7 @@ few bytes of Ray's own state, would then end a training.
 import contextlib
 import io
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import pyarrow.fs
@@ -48,7 +49,7 @@ class PatientHandler(pyarrow.fs.FSSpecHandler):
 
     def get_file_info(self, paths: list[str]) -> list[pyarrow.fs.FileInfo]:
         found = super().get_file_info
-        return [info for path in paths for info in self.patiently(lambda path=path: found([path]), path)]
+        return [info for path in paths for info in self.patiently(partial(found, [path]), path)]
 
     def get_file_info_selector(self, selector: Any) -> list[pyarrow.fs.FileInfo]:
         found = super().get_file_info_selector

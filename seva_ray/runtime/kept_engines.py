@@ -119,8 +119,10 @@ class Pool:
         """End the engines."""
         import ray
 
-        self.rows.close()
-        ray.kill(self.tasks)
+        try:
+            self.rows.close()
+        finally:
+            ray.kill(self.tasks)
 
 
 @dataclass(kw_only=True)
@@ -130,9 +132,9 @@ class Keeper:
     pool: Pool | None = None
 
     def let_go(self) -> None:
-        if self.pool:
-            self.pool.close()
-        self.pool = None
+        pool, self.pool = self.pool, None
+        if pool:
+            pool.close()
 
 
 keepers: list[Keeper] = []
