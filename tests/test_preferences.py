@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -94,6 +95,15 @@ def test_a_plain_row_is_prompt_and_response(viewer, encoder, pairs):
         assert found[0][0] + found[1][0] == prompt + list(response)
         assert found[0][1] + found[1][1] == list(range(len(prompt + list(response))))
         assert prompt.count(IMAGE) == llava_by_hand.num_image_tokens(encoder)
+
+
+def test_questions_lose_their_outer_white_space_only_if_that_is_asked_for(viewer, pairs, monkeypatch):
+    asked, raw = [], viewer.encoder.raw
+    monkeypatch.setattr(viewer.encoder, "raw", lambda question, image: asked.append(question) or raw(question, image))
+    spaced = [pair | {"question": f" {pair['question']} "} for pair in pairs[:1]]
+    for one in (viewer, replace(viewer, strip_questions=True)):
+        PreferenceCollator(viewer=one)(spaced)
+    assert asked == [f" {pairs[0]['question']} ", pairs[0]["question"]]
 
 
 def test_a_packed_row_is_the_prompt_once_and_each_response_behind_its_last_token(viewer, encoder, pairs):

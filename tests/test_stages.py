@@ -180,6 +180,16 @@ def test_training_may_read_the_prompt_with_another_system_text_and_has_its_own_r
     assert "system" not in usual.recipe["config"]
 
 
+def test_training_may_strip_questions_and_has_its_own_reference(run: Run):
+    prompts, chosen, _ = lineage(run.store, run.pairs)
+    official = Train(strip_questions=True)
+    assert reading_of(official, run.model, prompts, chosen).strip_questions
+    assert not reading_of(Train(), run.model, prompts, chosen).strip_questions
+    usual, own = (open_logps(config, run.store, run.model, run.pairs) for config in (Train(), official))
+    assert own.name == f"{usual.name}-stripped"
+    assert own.recipe["config"] == usual.recipe["config"] | {"strip_questions": True}
+
+
 def test_pairs_know_what_they_were_made_from(run: Run):
     prompts, chosen, rejected = lineage(run.store, run.pairs)
     assert prompts.name == run.prompts.name

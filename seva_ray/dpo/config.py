@@ -96,6 +96,8 @@ class Train:
     system: Literal["generation", "llava_v1", "vicuna_v1"] = "generation"
     """System text of the prompts in training. `generation` is the text that the answers were generated with. The
     official SeVa generates with llava_v1 and trains with vicuna_v1."""
+    strip_questions: bool = False
+    """Remove white space at both ends of questions in training, as the official SeVa does."""
     num_repeats: int = 2
     """How often each pair is seen, in one shuffled epoch."""
     num_pairs: int | None = None

@@ -88,7 +88,7 @@ def generated(model: Any, viewer: Viewer, pair: Mapping[str, Any]) -> list[Answe
     known = inspect.signature(model.forward).parameters
     inputs = {
         name: torch.from_numpy(values).to(model.device)
-        for name, values in processed(viewer.encoder, pair["question"], image).items()
+        for name, values in processed(viewer.encoder, viewer.question(pair), image).items()
         if name in known
     }
     num_prompt = inputs["input_ids"].shape[1]

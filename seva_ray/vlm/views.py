@@ -33,6 +33,8 @@ class Viewer:
     max_pixels: int
     seed: int = 0
     """Seed of the augmentations."""
+    strip_questions: bool = False
+    """Ask questions without the white space at their ends."""
     made: Callable[[str, str], bytes] | None = None
     """Finds the image file of a prompt_id in a view whose images a diffusion model made beforehand. Raises: InputError
     if there is none."""
@@ -50,10 +52,14 @@ class Viewer:
         view = plain_view(view)
         image, augmentation = self.opened(prompt, view, image)
         if augmentation is None:
-            return self.encoder.raw(prompt["question"], image)
+            return self.encoder.raw(self.question(prompt), image)
         random = generator(self.seed, prompt["prompt_id"], view)
-        row = self.encoder.raw(prompt["question"], augmentation.image(image, random))
+        row = self.encoder.raw(self.question(prompt), augmentation.image(image, random))
         return replace(row, noise=Noise(view, random.bit_generator.state)) if changes_pixels(augmentation) else row
+
+    def question(self, prompt: Mapping[str, Any]) -> str:
+        """The question as the model reads it."""
+        return prompt["question"].strip() if self.strip_questions else prompt["question"]
 
     def picture(self, prompt: Mapping[str, Any], view: str = CLEAN) -> np.ndarray:
         """What the model saw of a prompt with a question, as one normalised picture to look at, float32 (3, H, W).

@@ -43,7 +43,7 @@ summed over the response's tokens."""
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """What a model reads before a response that it scores: the same as when the response was generated, except for the
-    system text if `train.system` names another one."""
+    system text if `train.system` names another one, and for `train.strip_questions`."""
 
     directory: str
     system: str
@@ -52,6 +52,7 @@ class Reading:
     image_options: str = ""
     seed: int = 0
     """Seed of the augmentations, by which a view has the same pixels as when it was answered."""
+    strip_questions: bool = False
 
 
 def reading_of(config: Train, model: Model, prompts: Artifact, chosen: Artifact) -> Reading:
@@ -63,6 +64,7 @@ def reading_of(config: Train, model: Model, prompts: Artifact, chosen: Artifact)
         max_image_pixels=recipe["max_image_pixels"],
         image_options=image_options_of(recipe),
         seed=recipe.get("seed", 0),
+        strip_questions=config.strip_questions,
     )
 
 
@@ -73,14 +75,17 @@ def open_logps(
     `on_view`: those on the view of the loss's image terms."""
     own = config.system != "generation"
     computed = config.dtype + ("" if config.shared_prefix else "-plain") + (f"-{config.system}" if own else "")
+    computed += "-stripped" if config.strip_questions else ""
     computed += f"-by-{model.name}" if named else ""
     recipe = {"model": model.fingerprint, "dtype": config.dtype, "shared_prefix": config.shared_prefix}
+    recipe |= {"system": config.system} if own else {}
+    recipe |= {"strip_questions": True} if config.strip_questions else {}
     if on_view:
         view = config.loss.image_view or "rejected"
         computed, recipe = f"{computed}-on-{view}", recipe | {"image_view": view}
     return store.open(
         f"logps/{pairs.name.removeprefix('pairs/')}/{computed}",
-        config=recipe | ({"system": config.system} if own else {}),
+        config=recipe,
         inputs=[pairs],
         later_is_new=True,
         made_from={model.name: model.contents},
@@ -206,6 +211,7 @@ class Scorer:
                 image_root=reading.image_root,
                 max_pixels=reading.max_image_pixels,
                 seed=reading.seed,
+                strip_questions=reading.strip_questions,
             )
         self.config, self.scoring = config, scoring
 

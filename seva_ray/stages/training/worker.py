@@ -161,7 +161,11 @@ def trainer_of(job: Job, model: Any, encoder: Encoder, scratch: str, callback: A
     assert config.per_device_batch_size is not None, "the driver has chosen one"
     rows_at_once = context.get_world_size() * config.per_device_batch_size
     viewer = Viewer(
-        encoder=encoder, image_root=reading.image_root, max_pixels=reading.max_image_pixels, seed=reading.seed
+        encoder=encoder,
+        image_root=reading.image_root,
+        max_pixels=reading.max_image_pixels,
+        seed=reading.seed,
+        strip_questions=reading.strip_questions,
     )
     collate = PreferenceCollator(
         viewer=viewer, packed=job.scoring.is_packed, by_image=config.group_by_image, views=job.views
