@@ -98,8 +98,13 @@ def test_a_plain_row_is_prompt_and_response(viewer, encoder, pairs):
 
 
 def test_questions_lose_their_outer_white_space_only_if_that_is_asked_for(viewer, pairs, monkeypatch):
-    asked, raw = [], viewer.encoder.raw
-    monkeypatch.setattr(viewer.encoder, "raw", lambda question, image: asked.append(question) or raw(question, image))
+    asked, raw = list[str](), viewer.encoder.raw
+
+    def noting(question: str, image: Any) -> Any:
+        asked.append(question)
+        return raw(question, image)
+
+    monkeypatch.setattr(viewer.encoder, "raw", noting)
     spaced = [pair | {"question": f" {pair['question']} "} for pair in pairs[:1]]
     for one in (viewer, replace(viewer, strip_questions=True)):
         PreferenceCollator(viewer=one)(spaced)
