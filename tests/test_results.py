@@ -54,6 +54,11 @@ def test_a_metric_without_a_value_is_said_to_have_none(tmp_path):
     assert line == "CHAIRs on chair: n/a -> n/a, n/a [n/a, n/a]: not distinguishable from no change"
 
 
+def test_what_rounds_to_zero_has_no_minus(tmp_path):
+    (line,) = headlines([scores_of(tmp_path, "gqa", [row("GQA", 60, 60.5, -0.04, 1.1)])])
+    assert line.endswith(", +0.5 [+0.0, +1.1]: not distinguishable from no change")
+
+
 def test_the_first_metric_of_a_benchmark_stands_for_it(tmp_path):
     store = Store(str(tmp_path))
     prompts = prepare(Prepare(), store, BENCHMARK.name, BENCHMARK)

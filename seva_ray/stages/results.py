@@ -54,4 +54,5 @@ def number(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    return f"{value:+.1f}" if math.isfinite(value) else "n/a"
+    """The same with a sign. A small loss that rounds to zero is +0.0, not -0.0."""
+    return f"{round(value, 1) + 0.0:+.1f}" if math.isfinite(value) else "n/a"
