@@ -138,14 +138,13 @@ def positions_in_line(whole: Any, batch: Any) -> torch.Tensor:
     return batch["position_ids"]
 
 
-def no_types(batch: Any, image_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    types = batch["token_type_ids"]
-    return types, torch.zeros_like(types)
+def no_types(batch: Any, name: str, image_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return batch[name], torch.zeros_like(batch[name])
 
 
-def responses_typed_as_images(batch: Any, image_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    image = batch["token_type_ids"][batch["input_ids"] == image_token_id][0]
-    types = torch.where(batch["branch"] > 0, image, batch["token_type_ids"])
+def responses_typed_as_images(batch: Any, name: str, image_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    image = batch[name][batch["input_ids"] == image_token_id][0]
+    types = torch.where(batch["branch"] > 0, image, batch[name])
     return types, (types == image).long() * (batch["branch"] != NOTHING)
 
 

@@ -160,15 +160,13 @@ class Encoder:
 
     def shows_image(self) -> int:
         """How often the chat template shows the image of a question."""
-        word = self.processor.image_token
         with_image, messages = self.prompt_text("?"), self.messages("?")
-        del messages[-1]["content"][0]
+        messages[-1]["content"][0] = {"type": "text", "text": ""}
         without = self.processor.apply_chat_template(messages, add_generation_prompt=True)
-        return with_image.count(word) or int(with_image != without)
+        return with_image.count(self.processor.image_token) or int(with_image != without)
 
     def prompt_text(self, question: str) -> str:
-        """The prompt up to where the response begins, with one image placeholder. Raises: InputError if the chat
-        template makes far too much of the question."""
+        """The prompt up to where the response begins, with one image placeholder. Raises: InputError if it is huge."""
         text: str = self.processor.apply_chat_template(self.messages(question), add_generation_prompt=True)
         check_length(text, question + self.system)
         return text
