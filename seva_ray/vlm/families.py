@@ -251,7 +251,8 @@ def check_structure(directory: str) -> None:
     num_weights = sum(weight.numel() for weight in model.parameters())
     places = [entry["data_offsets"] for header in weight_headers(directory).values() for entry in header.values()]
     num_bytes = sum(end - start for start, end in places)
-    if num_weights > 8 * num_bytes:  # no format has more than one weight in a bit
+    # No format has more than one weight in a bit. A file without any weight is enough to encode prompts.
+    if num_weights > 8 * num_bytes > 0:
         raise InputError(
             f"model {directory}: config.json describes {num_weights:,} weights, but the weight files hold only "
             f"{num_bytes:,} bytes"
