@@ -135,8 +135,8 @@ def weight_headers(directory: str) -> dict[str, dict[str, Any]]:
         if not (path / "model.safetensors").is_file():
             raise InputError(f"model {directory}: neither model.safetensors nor {INDEX}, which names the weight files")
         return {"model.safetensors": header_of(path / "model.safetensors")}
-    files: dict[str, str] = settings_in(path / INDEX).get("weight_map", {})
     with reading(directory, INDEX):
+        files: dict[str, str] = settings_in(path / INDEX)["weight_map"]
         named = sorted(set(files.values()))
         missing = [name for name in named if not (path / name).is_file()]
     if missing:
