@@ -1,5 +1,6 @@
 """A model that cannot be loaded, or not as it is meant, is one line within seconds: no weights are read into memory."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from seva_ray.core.errors import InputError
 from seva_ray.stages.base_model import check_name, check_start
 from seva_ray.toy.recipe import ToyRecipe
 from seva_ray.vlm.families import check_served
-from seva_ray.vlm.model_files import INDEX, REPOSITORIES
+from seva_ray.vlm.model_files import INDEX, REPOSITORIES, reading
 from seva_ray.vlm.models import model_at, name_of, place_of
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 3897120\n"
@@ -119,6 +120,54 @@ def an_adapter(model: Path) -> None:
     (model / "config.json").rename(model / "adapter_config.json")
 
 
+def a_directory_for_a_file(model: Path) -> None:
+    (model / "generation_config.json").unlink(missing_ok=True)
+    (model / "generation_config.json").mkdir()
+
+
+def a_shape_that_is_text(model: Path) -> None:
+    weights = (model / "model.safetensors").read_bytes()
+    length = int.from_bytes(weights[:8], "little")
+    header = json.loads(weights[8 : 8 + length])
+    header[max(header)]["shape"] = "x"
+    changed = json.dumps(header).encode()
+    (model / "model.safetensors").write_bytes(len(changed).to_bytes(8, "little") + changed + weights[8 + length :])
+
+
+def a_weight_file_with_a_number_for_a_name(model: Path) -> None:
+    (model / INDEX).write_text('{"weight_map": {"a": 5}}')
+
+
+def a_weight_file_with_a_name_too_long(model: Path) -> None:
+    (model / INDEX).write_text(json.dumps({"weight_map": {"a": "x" * 5000}}))
+
+
+def deep_config(model: Path) -> None:
+    (model / "config.json").write_text("[" * 100_000)
+
+
+def change_part(model: Path, part: str, **values: object) -> None:
+    """Other values in a part of config.json."""
+    config = json.loads((model / "config.json").read_text())
+    change(model / "config.json", **{part: config[part] | values})
+
+
+def no_patches(model: Path) -> None:
+    change_part(model, "vision_config", patch_size=0)
+
+
+def an_unknown_rope(model: Path) -> None:
+    change_part(model, "text_config", rope_parameters={"rope_type": "zzz"})
+
+
+def ten_million_layers(model: Path) -> None:
+    change_part(model, "text_config", num_hidden_layers=10**7)
+
+
+def a_large_vocabulary(model: Path) -> None:
+    change_part(model, "text_config", vocab_size=10**9)
+
+
 def change(file: Path, **values: object) -> None:
     """Other values in a JSON file; None removes one."""
     changed = json.loads(file.read_text()) | values
@@ -137,7 +186,7 @@ def change(file: Path, **values: object) -> None:
         (a_weight_file_is_missing, "1 of 2 weight files missing: model-2.safetensors"),
         (a_weight_file_of_another_model, "model-2.safetensors does not hold "),
         (no_index, f"neither model.safetensors nor {INDEX}"),
-        (an_index_that_is_cut, f"{INDEX} cannot be read"),
+        (an_index_that_is_cut, f"{INDEX} cannot be used (JSONDecodeError: "),
         (link_to_nothing, "model.safetensors is a link to ../../blobs/b7, which does not exist"),
         (older_processor, "makes 35 tokens of an image, and its vision tower 36 features; processor_config.json needs"),
         (another_image_size, "images of 64 x 64 pixels, and its vision tower reads 48 x 48"),
@@ -149,6 +198,15 @@ def change(file: Path, **values: object) -> None:
             f"in the original LLaVA format; jobs/convert.py converts it, or take the same weights from {LARGE}",
         ),
         (an_adapter, "only an adapter; give the merged model"),
+        (a_directory_for_a_file, "generation_config.json is a directory"),
+        (a_shape_that_is_text, "the header of model.safetensors cannot be used (SafetensorError: "),
+        (a_weight_file_with_a_number_for_a_name, f"{INDEX} cannot be used (TypeError: "),
+        (a_weight_file_with_a_name_too_long, f"{INDEX} cannot be used (OSError: [Errno 36] File name too long"),
+        (deep_config, "config.json cannot be used (RecursionError: "),
+        (no_patches, "config.json cannot be used (ZeroDivisionError: "),
+        (an_unknown_rope, "config.json cannot be used (KeyError: 'zzz')"),
+        (ten_million_layers, "config.json: num_hidden_layers is 10,000,000, and at most 1024 are made"),
+        (a_large_vocabulary, " weights, but the weight files hold only 3,8"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -159,6 +217,13 @@ def test_a_model_that_cannot_be_served_is_one_line(spoil: Callable[[Path], None]
     assert str(caught.value).startswith(f"model {model}: ")
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_fault_of_the_machine_is_no_fault_of_a_models_file(model: Path):
+    """A disk that does not answer, and memory that is used up, say nothing about the file."""
+    for fault in (OSError(errno.EIO, "Input/output error"), MemoryError()):
+        with pytest.raises(type(fault)), reading(model, "config.json"):
+            raise fault
 
 
 def test_a_model_in_several_files_passes_and_is_another_by_its_files(model: Path, toy_model: str):

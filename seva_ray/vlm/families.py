@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from seva_ray.core.errors import InputError, is_of_the_machine, line_of
+from seva_ray.core.errors import InputError, line_of
 from seva_ray.private.transformers import arguments_of_forward
 from seva_ray.vlm.encoding import MADE_FOR_A_BATCH, Encoder
 from seva_ray.vlm.levels import drawn_at_random
-from seva_ray.vlm.model_files import check_model, weight_headers
+from seva_ray.vlm.model_files import check_model, reading, weight_headers
 from seva_ray.vlm.rows import PIXELS, Row, stacked
 from seva_ray.vlm.template_check import check_templates
 
@@ -54,9 +54,9 @@ def check_served(directory: str) -> None:
             f"model {directory}: model type {model_type!r} cannot be served exactly: {found}; families that are "
             f"served: {SERVED}"
         )
-    check_config(directory, encoder)
+    with reading(directory, "config.json"):
+        check_config(directory, encoder)
     check_structure(directory)
-    weight_headers(directory)
 
 
 @lru_cache(maxsize=16)
@@ -235,21 +235,28 @@ def check_config(directory: str, encoder: Encoder) -> None:
 
 
 def check_structure(directory: str) -> None:
-    """Check that transformers can make the model here, and says which part of it is the language model. Its weights
-    take no memory. Raises: InputError."""
+    """Check that transformers can make the model here, that it says which part of it is the language model, and that
+    the weight files are whole and can hold its weights. No weight takes memory. Raises: InputError."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     from seva_ray.vlm.model_parts import decoder_name
 
-    try:
-        with torch.device("meta"):
+    with reading(directory, "config.json"), torch.device("meta"):
+        try:
             model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(directory))
-    except Exception as error:  # a model may need a library that is not installed, and may raise anything
-        if is_of_the_machine(error):
-            raise
-        raise InputError(f"model {directory}: transformers cannot make it ({line_of(error)})") from None
-    decoder_name(model)
+        except ImportError as error:  # a model may need a library that is not installed
+            raise InputError(f"model {directory}: transformers cannot make it ({line_of(error)})") from None
+        decoder_name(model)
+    num_weights = sum(weight.numel() for weight in model.parameters())
+    places = [entry["data_offsets"] for header in weight_headers(directory).values() for entry in header.values()]
+    num_bytes = sum(end - start for start, end in places)
+    # No format has more than one weight in a bit. A file without any weight is enough to encode prompts.
+    if num_weights > 8 * num_bytes > 0:
+        raise InputError(
+            f"model {directory}: config.json describes {num_weights:,} weights, but the weight files hold only "
+            f"{num_bytes:,} bytes"
+        )
 
 
 def whole_number(value: Any) -> int | None:

@@ -4,13 +4,18 @@ Source of the format: https://github.com/huggingface/safetensors ("Format"): 8 b
 header in JSON with the place of each tensor, and the tensors.
 """
 
+import errno
 import json
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from seva_ray.core.errors import InputError
+from safetensors import safe_open
+
+from seva_ray.core.errors import InputError, UserError, is_of_the_machine, line_of
 from seva_ray.private.transformers import vision_language_model_types
 
 INDEX = "model.safetensors.index.json"
@@ -21,6 +26,42 @@ REPOSITORIES = {4096: "llava-hf/llava-1.5-7b-hf", 5120: "llava-hf/llava-1.5-13b-
 """LLaVA-1.5 in the transformers format, by the size of its hidden states."""
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
+"""Suffixes of the files that answers depend on: weights, settings, chat template and vocabulary."""
+MOST_LAYERS = 1024
+"""Layers of one part of a model. The largest language models have some 130. To make millions would take hours."""
+FAULTS_OF_FILES = {
+    None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM,
+}  # fmt: skip
+"""Numbers of the OSErrors that say what is wrong with a file, and not with its disk. transformers gives none."""
+
+
+@contextmanager
+def reading(directory: str | Path, name: str) -> Iterator[None]:
+    """Inside, every fault of a file's contents is one line that names the file `name` of the model in `directory`. A
+    fault of the machine, such as of its memory or its disk, stays what it is.
+
+    Raises: InputError.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the libraries that read a model may raise anything
+        if is_of_the_machine(error) or (isinstance(error, OSError) and error.errno not in FAULTS_OF_FILES):
+            raise
+        raise InputError(
+            f"model {directory}: {name} cannot be used ({type(error).__name__}: {line_of(error)})"
+        ) from None
+
+
+def settings_in(file: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model. Raises: InputError if it cannot be read."""
+    with reading(file.parent, file.name):
+        settings = json.loads(file.read_text())
+        if not isinstance(settings, dict):
+            raise TypeError("it holds no JSON object")
+        return settings
 
 
 def check_model(directory: str) -> None:
@@ -36,11 +77,10 @@ def check_model(directory: str) -> None:
             raise InputError(f"model {directory}: only an adapter; give the merged model, which jobs/export.py writes")
         raise InputError(f"model {directory}: no config.json; it must be a directory in the transformers format")
     check_pointers(path)
-    try:
-        config = json.loads((path / "config.json").read_text())
-        model_type = str(config["model_type"])
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"model {directory}: config.json is not a transformers configuration") from None
+    config = settings_in(path / "config.json")
+    if "model_type" not in config:
+        raise InputError(f"model {directory}: config.json is not a transformers configuration: it has no model_type")
+    model_type = str(config["model_type"])
     if "mm_vision_tower" in config:
         other = REPOSITORIES.get(config.get("hidden_size"), " or ".join(REPOSITORIES.values()))
         raise InputError(
@@ -59,15 +99,32 @@ def check_model(directory: str) -> None:
     for names in (PROCESSORS, TOKENIZERS):
         if not any((path / name).is_file() for name in names):
             raise InputError(f"model {directory}: no {' or '.join(names)}")
+    with reading(directory, "config.json"):
+        check_layers(directory, config)
+
+
+def check_layers(directory: str, settings: Any, name: str = "") -> None:
+    """Check the numbers of layers in config.json before a library makes that many. Raises: InputError."""
+    if isinstance(settings, dict):
+        for inner, value in settings.items():
+            check_layers(directory, value, inner)
+    elif isinstance(settings, list):
+        for value in settings:
+            check_layers(directory, value, name)
+    elif ("layers" in name or "depth" in name) and isinstance(settings, int | float) and settings > MOST_LAYERS:
+        raise InputError(f"model {directory}: config.json: {name} is {settings:,}, and at most {MOST_LAYERS} are made")
 
 
 def check_pointers(path: Path) -> None:
-    """Raises: InputError for a file that `git clone` left as a pointer, because Git LFS is not installed."""
+    """Raises: InputError for a file that `git clone` left as a pointer, because Git LFS is not installed, and for what
+    has the name of a file and is none."""
     for file in sorted(path.iterdir()):
         if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(LFS):
             raise InputError(f"model {path}: {file.name} is a Git LFS pointer, not the file; `git lfs pull` fetches it")
         if file.is_symlink() and not file.exists():
             raise InputError(f"model {path}: {file.name} is a link to {os.readlink(file)}, which does not exist")
+        if file.suffix in READ_SUFFIXES and not file.is_file():
+            raise InputError(f"model {path}: {file.name} is {'a directory' if file.is_dir() else 'no ordinary file'}")
 
 
 def weight_headers(directory: str) -> dict[str, dict[str, Any]]:
@@ -78,12 +135,11 @@ def weight_headers(directory: str) -> dict[str, dict[str, Any]]:
         if not (path / "model.safetensors").is_file():
             raise InputError(f"model {directory}: neither model.safetensors nor {INDEX}, which names the weight files")
         return {"model.safetensors": header_of(path / "model.safetensors")}
-    try:
-        files: dict[str, str] = json.loads((path / INDEX).read_text())["weight_map"]
+    with reading(directory, INDEX):
+        files: dict[str, str] = settings_in(path / INDEX)["weight_map"]
         named = sorted(set(files.values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"model {directory}: {INDEX} cannot be read") from None
-    if missing := [name for name in named if not (path / name).is_file()]:
+        missing = [name for name in named if not (path / name).is_file()]
+    if missing:
         raise InputError(f"model {directory}: {len(missing)} of {len(named)} weight files missing: {missing[0]}")
     headers = {name: header_of(path / name) for name in named}
     for tensor, name in files.items():
@@ -100,15 +156,14 @@ def header_of(file: Path) -> dict[str, Any]:
         length = struct.unpack("<Q", weights.read(8).ljust(8, b"\0"))[0]
         if not 0 < length <= min(MOST_HEADER_BYTES, size):
             raise InputError(f"{where} is not a safetensors file (its header cannot be read)")
-        try:
+        with reading(file.parent, f"the header of {file.name}"):
             header: dict[str, Any] = json.loads(weights.read(length))
             tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
             end = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            raise InputError(f"{where} is not a safetensors file (its header cannot be read)") from None
     if size != end:
         raise InputError(f"{where} has {size:,} bytes, and its header says {end:,}: it must be copied again")
-    return tensors
+    with reading(file.parent, f"the header of {file.name}"), safe_open(file, "numpy"):
+        return tensors  # the library has checked each entry, and has read no tensor
 
 
 def lay_out_as(start: str, directory: str) -> None:

@@ -1,6 +1,5 @@
 """A model: a directory in the transformers format, its name, and a fingerprint of its weights."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,9 +13,7 @@ from seva_ray.core.fingerprints import fingerprint_of
 from seva_ray.core.outlines import local_outline
 from seva_ray.core.storage import absolute, exists, is_local
 from seva_ray.vlm.families import check_served
-
-READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
-"""Suffixes of the files that answers depend on: weights, settings, chat template and vocabulary."""
+from seva_ray.vlm.model_files import READ_SUFFIXES, settings_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +107,7 @@ def architecture(directory: str) -> str:
     """A fingerprint that is equal for models that an engine can switch between by loading other weights. It is empty if
     there is no config."""
     files = [Path(local_outline(directory), name) for name in ("config.json", "generation_config.json")]
-    configs = {path.name: json.loads(path.read_text()) for path in files if path.exists()}
+    configs = {path.name: settings_in(path) for path in files if path.exists()}
     if "config.json" in configs:
         configs["config.json"] = with_defaults(configs["config.json"])
     return fingerprint_of({name: without_bookkeeping(config) for name, config in configs.items()}) if configs else ""
