@@ -250,10 +250,10 @@ def test_a_whole_model_passes_the_checks(model):
     [
         (remove_directory, "no such directory"),
         (remove_config, "no config.json; it must be a directory in the transformers format"),
-        (break_config, "config.json cannot be used ("),
-        (list_config, "config.json cannot be used ("),
-        (binary_config, "config.json cannot be used ("),
-        (untyped_config, "config.json is not a transformers configuration"),
+        (break_config, "config.json cannot be used (JSONDecodeError: Unterminated string starting at: "),
+        (list_config, "config.json holds no JSON object"),
+        (binary_config, "config.json cannot be used (UnicodeDecodeError: "),
+        (untyped_config, "config.json is not a transformers configuration: it has no model_type"),
         (strange_type, "model type \"['llava']\" is not a vision-language model"),
         (text_model, "model type 'llama' is not a vision-language model"),
         (pickle_weights, "no .safetensors weights (pickled weights are not loaded)"),
@@ -264,7 +264,7 @@ def test_what_is_not_a_vision_language_model_is_one_line(spoil, line, model):
     spoil(model)
     with pytest.raises(InputError) as caught:
         check_model(str(model))
-    assert str(caught.value) == f"model {model}: {line}"
+    assert str(caught.value).startswith(f"model {model}: {line}") and "\n" not in str(caught.value)
 
 
 def remove_template(model: Path) -> None:

@@ -60,7 +60,7 @@ def settings_in(file: Path) -> dict[str, Any]:
     with reading(file.parent, file.name):
         settings = json.loads(file.read_text())
         if not isinstance(settings, dict):
-            raise TypeError("it holds no JSON object")
+            raise InputError(f"model {file.parent}: {file.name} holds no JSON object")
         return settings
 
 
