@@ -264,7 +264,8 @@ def test_what_is_not_a_vision_language_model_is_one_line(spoil, line, model):
     spoil(model)
     with pytest.raises(InputError) as caught:
         check_model(str(model))
-    assert str(caught.value).startswith(f"model {model}: {line}") and "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"model {model}: {line}")
+    assert "\n" not in str(caught.value)
 
 
 def remove_template(model: Path) -> None:

@@ -82,7 +82,8 @@ def check_model(directory: str) -> None:
         raise InputError(f"model {directory}: config.json is not a transformers configuration: it has no model_type")
     model_type = str(config["model_type"])
     if "mm_vision_tower" in config:
-        other = REPOSITORIES.get(config.get("hidden_size"), " or ".join(REPOSITORIES.values()))
+        same_size = [name for size, name in REPOSITORIES.items() if size == config.get("hidden_size")]
+        other = " or ".join(same_size or REPOSITORIES.values())
         raise InputError(
             f"model {directory}: in the original LLaVA format; jobs/convert.py converts it, or take the same weights "
             f"from {other}"

@@ -107,7 +107,7 @@ def architecture(directory: str) -> str:
     """A fingerprint that is equal for models that an engine can switch between by loading other weights. It is empty if
     there is no config."""
     files = [Path(local_outline(directory), name) for name in ("config.json", "generation_config.json")]
-    configs = {path.name: settings_in(path) for path in files if path.exists()}
+    configs: dict[str, Mapping[str, Any]] = {path.name: settings_in(path) for path in files if path.exists()}
     if "config.json" in configs:
         configs["config.json"] = with_defaults(configs["config.json"])
     return fingerprint_of({name: without_bookkeeping(config) for name, config in configs.items()}) if configs else ""
