@@ -35,6 +35,10 @@ class Faults:
         """No request fails any more."""
         self.random, self.away = None, (0.0, 0.0)
 
+    def reset(self) -> None:
+        """As at the beginning, except for what `disturb` draws."""
+        self.status, self.left, self.refused = None, 0, 0
+
     def drawn(self) -> int | None:
         if self.random is None:
             return None
@@ -62,6 +66,16 @@ def s3_bucket(name: str) -> Iterator[str]:
     """The bucket's URI."""
     with faulty_bucket(name) as (uri, _):
         yield uri
+
+
+@contextmanager
+def impatient_bucket(name: str) -> Iterator[tuple[str, Faults]]:
+    """The same, for clients that do not try again by themselves, which takes seconds. So each error reaches us."""
+    with pytest.MonkeyPatch.context() as patch, faulty_bucket(name) as found:
+        patch.setenv("AWS_MAX_ATTEMPTS", "1")
+        patch.setattr(s3fs.S3FileSystem, "retries", 1)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield found
 
 
 @contextmanager

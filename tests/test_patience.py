@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import s3fs
 from PIL import Image
 
 from seva_ray.core import patience
@@ -20,7 +19,7 @@ from seva_ray.sources import ToyWorld
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.vlm import images
 from seva_ray.vlm.images import load_image
-from tests.s3_server import Faults, faulty_bucket
+from tests.s3_server import Faults, impatient_bucket
 
 
 @pytest.fixture(autouse=True)
@@ -31,10 +30,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[tuple[str, Faults]]:
-    with pytest.MonkeyPatch.context() as patch, faulty_bucket("patience") as found:
-        patch.setenv("AWS_MAX_ATTEMPTS", "1")  # otherwise each try takes seconds, in the client's own retries
-        patch.setattr(s3fs.S3FileSystem, "retries", 1)
-        s3fs.S3FileSystem.clear_instance_cache()
+    with impatient_bucket("patience") as found:
         yield found
 
 
@@ -42,7 +38,7 @@ def bucket() -> Iterator[tuple[str, Faults]]:
 def s3(bucket: tuple[str, Faults], tmp_path: Path) -> Iterator[tuple[str, Faults]]:
     uri, faults = bucket
     yield f"{uri}/{tmp_path.name}", faults
-    faults.status, faults.left, faults.refused = None, 0, 0
+    faults.reset()
 
 
 def test_a_whole_stage_outlasts_an_outage_that_begins_before_it_and_one_in_its_middle(

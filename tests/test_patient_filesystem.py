@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow.fs
 import pytest
-import s3fs
 
 from seva_ray.core import patience
 from seva_ray.core.patience import StorageUnavailable
@@ -20,7 +19,7 @@ from seva_ray.core.storage import files_in
 from seva_ray.runtime.cli import users_line
 from seva_ray.stages.training.failures import stop_if_unavailable
 from seva_ray.stages.training.saving import uploaded
-from tests.s3_server import Faults, faulty_bucket
+from tests.s3_server import Faults, impatient_bucket
 
 LARGE = bytes(range(256)) * 2**13
 """2 MiB: more than is read in one request."""
@@ -28,12 +27,9 @@ LARGE = bytes(range(256)) * 2**13
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[tuple[str, Faults]]:
-    with pytest.MonkeyPatch.context() as patch, faulty_bucket("ray-storage") as found:
-        patch.setenv("AWS_MAX_ATTEMPTS", "1")  # otherwise each try takes seconds, in the client's own retries
-        patch.setattr(s3fs.S3FileSystem, "retries", 1)
+    with pytest.MonkeyPatch.context() as patch, impatient_bucket("ray-storage") as found:
         patch.setattr(patience, "PAUSES_S", (0.01,))
         patch.setenv(patience.WAIT_VARIABLE, "100")
-        s3fs.S3FileSystem.clear_instance_cache()
         yield found
 
 
@@ -41,7 +37,7 @@ def bucket() -> Iterator[tuple[str, Faults]]:
 def s3(bucket: tuple[str, Faults], tmp_path: Path) -> Iterator[tuple[str, Faults]]:
     uri, faults = bucket
     yield f"{uri}/{tmp_path.name}", faults
-    faults.status, faults.left, faults.refused = None, 0, 0
+    faults.reset()
 
 
 class FirstTries:

@@ -23,7 +23,7 @@ from seva_ray.core.shards import shards_in
 from seva_ray.core.storage import exists, read_table, write_table
 from seva_ray.dpo.methods import METHODS
 from seva_ray.engines.config import Generate
-from seva_ray.pairs.files import lineage
+from seva_ray.pairs.files import files_of, lineage
 from seva_ray.pairs.quotas import quota_key
 from seva_ray.pairs.verdicts import VERDICTS
 from seva_ray.runtime.progress import say
@@ -104,7 +104,7 @@ def mixed(
 ) -> Artifact:
     """Write the set, while no other job makes it."""
     senses = sorted({sense(text) for text in config.short_answers})
-    changed = [row for row in rows_of(contrasted, "pairs") if sense(row["chosen"]) in senses]
+    changed = [row for row in rows_in(files_of(contrasted), PAIRED) if sense(row["chosen"]) in senses]
     if config.balanced:
         changed = balanced(changed, senses)
     if not changed:
@@ -114,9 +114,9 @@ def mixed(
             "otherwise; more prompts or another contrast.view may help"
         )
     if config.turned:
-        changed = turned(changed, rows_of(clean, ""))
+        changed = turned(changed, rows_in([clean.path(shard) for shard in shards_in(clean.uri)], ANSWERED))
     answers = {row["prompt_id"]: row for row in changed}
-    others = [row["prompt_id"] for row in rows_of(usual, "pairs") if sense(row["chosen"]) not in senses]
+    others = [row["prompt_id"] for row in rows_in(files_of(usual), PAIRED) if sense(row["chosen"]) not in senses]
     room = len(others) if config.num_pairs is None else max(0, config.num_pairs - len(answers))
     kept, verdicts = set(sorted(others, key=quota_key)[:room]), dict.fromkeys(VERDICTS, 0)
     artifact = artifact.begin()
@@ -144,14 +144,9 @@ def side(row: Mapping[str, Any]) -> str:
     return sense(row["chosen"])
 
 
-def rows_of(artifact: Artifact, directory: str) -> list[dict[str, Any]]:
-    """The answers of all prompts, without images: those of pairs, or of responses, which lie in no directory."""
-    columns = PAIRED if directory else ANSWERED
-    return [
-        row
-        for shard in shards_in(artifact.path(*filter(None, [directory])))
-        for row in read_table(artifact.path(*filter(None, [directory]), shard), columns).to_pylist()
-    ]
+def rows_in(shards: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """These columns of all shards, which are URIs."""
+    return [row for shard in shards for row in read_table(shard, columns).to_pylist()]
 
 
 def balanced(rows: Sequence[dict[str, Any]], senses: Sequence[str]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -31,6 +31,10 @@ from seva_ray.dpo.order import num_response_tokens
 from seva_ray.pairs.files import IMPORTED, lineage
 from seva_ray.vlm.image_options import image_options_of
 from seva_ray.vlm.models import Model
+
+if TYPE_CHECKING:
+    from seva_ray.vlm.encoding import Encoder
+    from seva_ray.vlm.views import Viewer
 
 REPORT_EVERY_S = 10.0
 """Least time between two lines of progress, in seconds."""
@@ -53,6 +57,18 @@ class Reading:
     seed: int = 0
     """Seed of the augmentations, by which a view has the same pixels as when it was answered."""
     strip_questions: bool = False
+
+    def viewer(self, encoder: "Encoder") -> "Viewer":
+        """What makes the model's input of a prompt and a view. `encoder`: that of this model and system text."""
+        from seva_ray.vlm.views import Viewer
+
+        return Viewer(
+            encoder=encoder,
+            image_root=self.image_root,
+            max_pixels=self.max_image_pixels,
+            seed=self.seed,
+            strip_questions=self.strip_questions,
+        )
 
 
 def reading_of(config: Train, model: Model, prompts: Artifact, chosen: Artifact) -> Reading:
@@ -201,18 +217,11 @@ class Scorer:
         with quick_imports():
             from seva_ray.dpo.policy import load_onto
             from seva_ray.vlm.encoding import Encoder
-            from seva_ray.vlm.views import Viewer
 
             reading, directory = scoring.reading, local_directory(scoring.reading.directory)
             gc.collect()  # frees another model first: two large models may not fit into memory
             self.model = load_onto(device, directory, config.dtype).eval()
-            self.viewer = Viewer(
-                encoder=Encoder(directory, reading.system, reading.image_options),
-                image_root=reading.image_root,
-                max_pixels=reading.max_image_pixels,
-                seed=reading.seed,
-                strip_questions=reading.strip_questions,
-            )
+            self.viewer = reading.viewer(Encoder(directory, reading.system, reading.image_options))
         self.config, self.scoring = config, scoring
 
     def trial(self) -> str | None:

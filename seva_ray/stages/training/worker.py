@@ -28,7 +28,6 @@ from seva_ray.stages.training.reference import Group, Scoring, score
 from seva_ray.stages.training.saving import save_merged, save_whole, uploaded
 from seva_ray.stages.training.scheduled import Scheduled
 from seva_ray.vlm.encoding import Encoder
-from seva_ray.vlm.views import Viewer
 
 LOG = "log.json"
 """The training log of a policy. It is written last, after all other files."""
@@ -160,13 +159,7 @@ def trainer_of(job: Job, model: Any, encoder: Encoder, scratch: str, callback: A
     config, reading, context = job.config, job.scoring.reading, ray.train.get_context()
     assert config.per_device_batch_size is not None, "the driver has chosen one"
     rows_at_once = context.get_world_size() * config.per_device_batch_size
-    viewer = Viewer(
-        encoder=encoder,
-        image_root=reading.image_root,
-        max_pixels=reading.max_image_pixels,
-        seed=reading.seed,
-        strip_questions=reading.strip_questions,
-    )
+    viewer = reading.viewer(encoder)
     collate = PreferenceCollator(
         viewer=viewer, packed=job.scoring.is_packed, by_image=config.group_by_image, views=job.views
     )
