@@ -32,6 +32,9 @@ CORE_SETTINGS = {
 }
 """Environment variables that Ray's core reads when it starts. `ray.init` has no arguments for these settings."""
 
+MEMORY_RESERVE = 0.05
+"""Share of a machine's memory that Ray keeps free by ending workers (`RAY_memory_usage_threshold`)."""
+
 
 class NodeGroup(NamedTuple):
     """A type of nodes that the cluster's autoscaler can add."""
@@ -84,6 +87,15 @@ def num_cpus() -> int:
     from ray._private.utils import get_num_cpus
 
     return int(get_num_cpus(override_docker_cpu_warning=True))
+
+
+def memory() -> tuple[int, int]:
+    """Memory of this machine and what is used of it, in bytes, within a container's limit. In public Ray tells only
+    what it gave to tasks that asked for memory."""
+    from ray._common.utils import get_system_memory
+    from ray._private.utils import get_used_memory
+
+    return get_system_memory(), get_used_memory()
 
 
 def num_listed_gpus() -> int:
