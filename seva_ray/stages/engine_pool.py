@@ -175,7 +175,7 @@ def pooled(
         except ListLost:
             if number + 1 == MOST_POOLS:
                 raise
-            say(f"generate: the process that deals out the units has ended; new engines make the {len(left):,} left")
+            say("generate: the process that deals out the units has ended; new engines make the rest")
 
 
 def engine_need(config: Generate) -> dict[str, float]:
