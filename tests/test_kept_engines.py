@@ -19,7 +19,6 @@ from seva_ray.core.storage import read_table
 from seva_ray.engines import Decoding, FakeEngine
 from seva_ray.engines.config import Generate
 from seva_ray.planning.memory import GIB
-from seva_ray.private import ray as private_ray
 from seva_ray.runtime import kept_engines
 from seva_ray.runtime.kept_engines import Keeper, ListLost, Pool, PoolSettings, engines, make_room
 from seva_ray.runtime.resources import HEAD, Need, NodeType
@@ -222,9 +221,8 @@ def test_engines_go_if_what_comes_next_has_no_room_beside_them(
 def test_engines_go_where_training_lacks_memory_without_gpus_and_a_line_says_so(
     counted: Keeper, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], free_gib: float, kept: bool
 ):
-    total = 16 * GIB
-    used = int(0.95 * total - free_gib * GIB)  # Ray keeps a twentieth free by ending what takes it
-    monkeypatch.setattr(private_ray, "memory", lambda: (total, used))
+    monkeypatch.setattr("ray._private.utils.get_system_memory", lambda: 20 * GIB)
+    monkeypatch.setattr("ray._private.utils.estimate_available_memory", lambda: (free_gib + 1) * GIB)
     monkeypatch.setattr(kept_engines, "node_types", lambda: [NodeType(name=HEAD, resources={"CPU": 2})])
     with engines(replace(SETTINGS, engines=Need("an engine", 1, {"CPU": 0})), lambda tasks: tasks, 1) as pool:
         pass

@@ -32,9 +32,6 @@ CORE_SETTINGS = {
 }
 """Environment variables that Ray's core reads when it starts. `ray.init` has no arguments for these settings."""
 
-MEMORY_RESERVE = 0.05
-"""Share of a machine's memory that Ray keeps free by ending workers (`RAY_memory_usage_threshold`)."""
-
 
 class NodeGroup(NamedTuple):
     """A type of nodes that the cluster's autoscaler can add."""
@@ -89,13 +86,12 @@ def num_cpus() -> int:
     return int(get_num_cpus(override_docker_cpu_warning=True))
 
 
-def memory() -> tuple[int, int]:
-    """Memory of this machine and what is used of it, in bytes, within a container's limit. In public Ray tells only
-    what it gave to tasks that asked for memory."""
-    from ray._common.utils import get_system_memory
-    from ray._private.utils import get_used_memory
+def free_memory() -> float:
+    """Bytes that processes can take of this machine or container before Ray, at 95 %, ends one of them. The public API
+    tells only what is left for tasks that ask for memory."""
+    from ray._private.utils import estimate_available_memory, get_system_memory
 
-    return get_system_memory(), get_used_memory()
+    return estimate_available_memory() - 0.05 * get_system_memory()
 
 
 def num_listed_gpus() -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seva_ray.core.ownership import before_waiting
-from seva_ray.runtime import machine
+from seva_ray.private.ray import free_memory
 from seva_ray.runtime.actors import rows_of
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.resources import Need, no_place, node_types
@@ -203,7 +203,7 @@ def make_room(need: Need, memory: float = 0.0) -> None:
             continue
         if sum(item.number for item in types) > 1 or no_place((keeper.pool.settings.engines, need), types):
             keeper.let_go()
-        elif memory > (free := machine.free_memory()):
+        elif memory > (free := free_memory()):
             say(
                 f"generate: the engines end now, because the {need.what} take about {memory / 2**30:.1f} GiB of "
                 f"memory and {max(0.0, free) / 2**30:.1f} are free; if answers are needed later, engines start again"

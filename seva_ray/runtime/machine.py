@@ -21,12 +21,6 @@ def num_cpus() -> int:
     return max(LEAST_CPUS, private_ray.num_cpus())
 
 
-def free_memory() -> float:
-    """Memory of this machine, or of its container, that processes can take before Ray ends one of them, in bytes."""
-    total, used = private_ray.memory()
-    return (1 - private_ray.MEMORY_RESERVE) * total - used
-
-
 def num_gpus() -> int:
     """Number of GPUs that torch can use. If the machine has more, a line on the terminal says so.
 
