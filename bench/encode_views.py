@@ -29,7 +29,8 @@ from seva_ray.engines import VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.engines.encoded import encode, encoded_of
 from seva_ray.engines.units import Unit
-from seva_ray.stages.engine_pool import encode_units, encoding_need, num_encoded, row_bytes, task_of
+from seva_ray.stages.engine_pool import encoding_need, num_encoded, row_bytes
+from seva_ray.stages.unit_worker import encode_units, task_of
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import load_image
 from seva_ray.vlm.views import Viewer

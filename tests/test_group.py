@@ -62,7 +62,6 @@ def test_an_engine_that_does_not_fit_is_refused_unless_the_check_is_off(monkeypa
     on_machine(monkeypatch, 1, 22.0)
     monkeypatch.setattr(engine_pool, "capacity", lambda: {"CPU": 8.0, "GPU": 1.0})
     monkeypatch.setattr(engine_pool, "shape_of", lambda directory, options: LLAVA_13B)
-    monkeypatch.setattr(engine_pool, "local_directory", lambda directory: directory)
     with pytest.raises(
         InputError, match=r"^generate: the weights take 24.9 of the 22 GiB of a card, .*no-memory-check"
     ):

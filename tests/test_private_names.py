@@ -31,7 +31,7 @@ NAMES = {
         "AcceleratorManager.get_current_process_visible_accelerator_ids",
         "AcceleratorManager.get_current_node_num_accelerators",
     ],
-    "ray._private.utils": ["get_num_cpus"],
+    "ray._private.utils": ["get_num_cpus", "estimate_available_memory", "get_system_memory"],
     "ray.train.v2._internal.exceptions": ["WorkerGroupStartupTimeoutError"],
     "ray.train.v2._internal.execution.callback": ["ControllerCallback.after_controller_state_update"],
     "ray.train.v2._internal.execution.controller.state": [

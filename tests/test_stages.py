@@ -22,11 +22,12 @@ from seva_ray.engines.units import Unit
 from seva_ray.pairs.files import lineage
 from seva_ray.runtime.cli import users_line
 from seva_ray.sources import Table, ToyWorld
-from seva_ray.stages.engine_pool import TASK_BYTES, commits, encoder, encoding_need, num_encoded, row_bytes, run_units
+from seva_ray.stages.engine_pool import TASK_BYTES, commits, encoding_need, num_encoded, row_bytes, run_units
 from seva_ray.stages.generate import generate, missing_units, open_responses
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
 from seva_ray.stages.training.reference import open_logps, reading_of
+from seva_ray.stages.unit_worker import encoder
 from seva_ray.vlm.models import Model, model_at
 from tests.tiny_models import save_family
 

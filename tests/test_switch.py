@@ -1,18 +1,25 @@
 """One pool of engines answers for several models: each as if it had been loaded alone."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
 from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.records import Response
 from seva_ray.core.storage import read_table
-from seva_ray.engines import Decoding, Engine, TransformersEngine, VllmEngine
+from seva_ray.engines import Decoding, Engine, Request, TransformersEngine, VllmEngine
 from seva_ray.engines.config import Generate
+from seva_ray.engines.fake import FakeEncoder
 from seva_ray.private.vllm import load_weights
+from seva_ray.runtime import metrics
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.generate import generate, generate_all
+from seva_ray.stages.generate import generate, generate_all, open_responses, units_of
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.unit_worker import UnitWorker, encode_units, task_of
 from seva_ray.toy.model import build, save
 from seva_ray.vlm.models import Model, architecture, model_at
 from tests.conftest import random_model
@@ -64,6 +71,65 @@ def test_an_engine_whose_prefix_cache_still_holds_what_the_old_weights_computed_
     llm = SimpleNamespace(collective_rpc=lambda *_, **__: None, reset_prefix_cache=lambda: False)
     with pytest.raises(RuntimeError, match="prefix cache"):
         load_weights(llm, "other")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """An engine that answers with what its model's file says. A file that says `half` fails when it is half loaded."""
+
+    kind: ClassVar[str] = "Weights"
+
+    def encoder(self, directory: str, system: str, image_options: str = "") -> FakeEncoder:
+        return FakeEncoder(system)
+
+    def load(self, directory: str, decoding: Decoding, image_options: str = "") -> "Weights":
+        self.switch(directory)
+        return self
+
+    @property
+    def num_unanswered(self) -> int:
+        return 0
+
+    def switch(self, directory: str) -> None:
+        text = Path(directory, "weights").read_text()
+        object.__setattr__(self, "held", text)
+        if text == "half":
+            raise OSError("the file ends here")
+
+    def generate(self, requests: Sequence[Request]) -> list[Response]:
+        held = self.held  # type: ignore[attr-defined]
+        return [Response(prompt_id=item.prompt_id, text=held, token_ids=[1], finish_reason="stop") for item in requests]
+
+
+def asked(worker: UnitWorker, config: Generate, model: Model, prompts: Artifact, root: Path) -> set[str]:
+    """All that a worker answers for a model."""
+    artifact = open_responses(config, Store(str(root)), model, prompts, "clean")
+    units = units_of(model, prompts, "clean", artifact)
+    worker(encode_units({"units": [task_of(units)["units"]]}, config))
+    return {text for unit in units for text in read_table(unit.responses_uri)["text"].to_pylist()}
+
+
+def test_an_engine_that_could_not_load_other_weights_answers_only_after_it_has_loaded_the_right_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(metrics, "watch", lambda generator: None)
+    models = {}
+    for name in ("first", "half", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name)
+        models[name] = Model(name=name, directory=str(tmp_path / name), fingerprint=name)
+    prompts = prepare(Prepare(), Store(str(tmp_path)), "toy", ToyWorld(num_images=1))
+    config = Generate(engine=Weights())  # type: ignore[arg-type]
+    worker = UnitWorker(config.engine, config.decoding, (models["first"].directory, "first "))
+    assert asked(worker, config, models["first"], prompts, tmp_path / "1") == {"first"}
+    with pytest.raises(OSError, match="ends here"):
+        asked(worker, config, models["half"], prompts, tmp_path / "2")
+    assert asked(worker, config, models["first"], prompts, tmp_path / "3") == {"first"}
+    assert asked(worker, config, models["other"], prompts, tmp_path / "4") == {"other"}
+
+    (tmp_path / "other" / "weights").write_text("made again")
+    again = replace(models["other"], contents="new")
+    assert asked(worker, config, again, prompts, tmp_path / "5") == {"made again"}, "one directory, two models"
 
 
 def test_models_of_another_architecture_are_told_apart_whatever_their_names_and_versions(

@@ -15,9 +15,9 @@ from seva_ray.engines.config import Generate
 from seva_ray.engines.encoded import encoded_of
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.consistency import Consistency, part_of
-from seva_ray.stages.engine_pool import encode_units, task_of
 from seva_ray.stages.generate import open_responses, units_of
 from seva_ray.stages.prepare import Prepare, prepare
+from seva_ray.stages.unit_worker import encode_units, task_of
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.models import Model
 from tests.processors import llama_style

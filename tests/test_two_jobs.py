@@ -3,19 +3,23 @@
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
+import s3fs
 
-from seva_ray.core.artifacts import Store
+from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.contents import contents
-from seva_ray.core.errors import UserError
+from seva_ray.core.errors import FingerprintMismatch, UserError
 from seva_ray.core.storage import read_bytes, read_table
 from seva_ray.sources import Table
 from seva_ray.stages.prepare import Prepare, prepare
@@ -23,6 +27,7 @@ from tests.s3_server import s3_bucket
 
 NUM_QUESTIONS = {"A": 6, "B": 9}
 SHARD_SIZE = 2
+NUM_PAIRS = 100
 LEAD_S = 0.05
 """From giving two processes their work to the moment at which they begin."""
 OFFSETS_S = (0.0, -0.001, 0.001, -0.003, 0.003)
@@ -72,23 +77,71 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
             process.shutdown()
 
 
+@dataclass
+class Held:
+    """Holds a thread where it is about to create a file under its final name, until it may go on."""
+
+    thread: int = 0
+    arrived: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def before(self, create: Callable[..., Any]) -> Callable[..., Any]:
+        def held(*given: Any, **options: Any) -> Any:
+            if threading.get_ident() == self.thread and not self.arrived.is_set():
+                self.arrived.set()
+                assert self.released.wait(60)
+            return create(*given, **options)
+
+        return held
+
+
+@pytest.mark.parametrize("place", ["disk", "s3"])
+@pytest.mark.parametrize("same", [False, True], ids=["two recipes", "one recipe"])
+def test_a_job_that_another_one_overtakes_between_its_look_and_its_first_file_does_not_take_the_name(
+    place: str, same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    held = Held()
+    for name in ("link", "rename", "replace"):
+        monkeypatch.setattr(os, name, held.before(getattr(os, name)))
+    monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", held.before(s3fs.S3FileSystem.pipe_file))
+
+    def begun(root: str, number: int) -> Artifact:
+        held.thread = threading.get_ident() if number else held.thread
+        return Store(root).open("prompts/p", config={"number": 0 if same else number}).begin()
+
+    parent = s3_bucket("overtaken") if place == "s3" else nullcontext(str(tmp_path.parent))
+    with parent as uri, ThreadPoolExecutor(1) as job:
+        root = f"{uri}/{tmp_path.name}"
+        late = job.submit(begun, root, 1)
+        assert held.arrived.wait(60)
+        early = begun(root, 0)
+        held.released.set()
+        if same:
+            assert (late.result().ours, early.ours) == (False, True), "the first one may remove it again"
+        else:
+            with pytest.raises(FingerprintMismatch, match="number: 0 -> 1"):
+                late.result()
+        assert json.loads(read_bytes(early.path("recipe.json"))) == early.recipe
+
+
 @pytest.fixture(params=["disk", "s3"])
 def root(request: pytest.FixtureRequest, two: Two, tmp_path: Path) -> str:
     return str(tmp_path / "runs") if request.param == "disk" else f"s3://two-jobs/{tmp_path.name}"
 
 
-@pytest.mark.parametrize("num_pairs", [20, pytest.param(100, marks=pytest.mark.slow)])
-def test_of_two_recipes_one_is_made_whole_and_the_other_job_is_told(two: Two, root: str, num_pairs: int):
+@pytest.mark.slow
+def test_of_two_recipes_one_is_made_whole_and_the_other_job_is_told(two: Two, root: str):
     winners = Counter[str]()
-    for number in range(num_pairs):
+    for number in range(NUM_PAIRS):
         said = two.prepare(f"{root}/{number}", "AB", OFFSETS_S[number % len(OFFSETS_S)])
         winner = made_by(two, f"{root}/{number}")
         winners[winner] += 1
         assert said["AB".index(winner)] == "ok"
         assert said["BA".index(winner)].startswith("prompts/p: made by another recipe (config.contents: ")
-    print(f"{num_pairs} pairs of starts, none mixed, made by {dict(winners)}")
+    print(f"{NUM_PAIRS} pairs of starts, none mixed, made by {dict(winners)}")
 
 
+@pytest.mark.slow
 def test_two_jobs_of_one_recipe_both_go_on_and_make_it_once(two: Two, root: str):
     for number in range(5):
         assert two.prepare(f"{root}/{number}", "AA") == ["ok", "ok"]

@@ -31,6 +31,9 @@ LINE_EVERY_S = 60.0
 Mark = tuple[int, bytes]
 """The number of a mark, and what it says."""
 
+before_waiting: list[Callable[[], None]] = []
+"""What this process does before it waits for another job: it gives back what that job may be waiting for."""
+
 
 @contextmanager
 def owned(root: str, names: Sequence[str]) -> Iterator[None]:
@@ -113,6 +116,8 @@ def taken(root: str, name: str, about: dict[str, Any]) -> int:
                 time.sleep(LOOKS_EVERY_S * int(about["token"][:4], 16) / 2**16)
             continue
         if found != seen:
+            for give_back in before_waiting if seen is None else ():
+                give_back()
             if seen is None or now - said >= LINE_EVERY_S:
                 log.warning("%s: %s is at work on it: waiting", name, owner_in(found[1]))
                 said = now

@@ -57,6 +57,8 @@ class Unit:
     """Short answers whose first tokens get log-probabilities with each response."""
     retry: bool = False
     """Whether only the rows that failed before are answered."""
+    model_contents: str = ""
+    """What tells the model from another one that was in its directory before."""
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> "Unit":

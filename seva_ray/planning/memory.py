@@ -23,7 +23,7 @@ LOGITS_AT_ONCE = 2**26
 BUCKET = 5e8
 """Numbers in each of DeepSpeed's two buffers for gradients (`reduce_bucket_size`, `allgather_bucket_size`)."""
 RUNTIME_GIB = 2.0
-"""What CUDA and NCCL take in each process."""
+"""What CUDA and NCCL take in each process. Without a GPU, it is about what the libraries take."""
 ENGINE_GIB = 1.5
 """What an engine takes beside weights and KV cache: activations of its largest batch, CUDA graphs."""
 PAIRS_AT_ONCE = (4, 2, 1)
@@ -106,6 +106,11 @@ def scoring_memory(shape: ModelShape, config: Train) -> float:
     are sharded later."""
     width = 2 if config.dtype == "bfloat16" else 4
     return (shape.num_weights * width + activations(shape, config, width) / shape.num_layers) / GIB + RUNTIME_GIB
+
+
+def loaded_memory(num_weights: int) -> float:
+    """What a process on CPUs takes that computes with a model in float32, in GiB."""
+    return 4 * num_weights / GIB + RUNTIME_GIB
 
 
 def needed(shape: ModelShape, config: Train, num_workers: int) -> float:

@@ -86,6 +86,14 @@ def num_cpus() -> int:
     return int(get_num_cpus(override_docker_cpu_warning=True))
 
 
+def free_memory() -> float:
+    """Bytes that processes can take of this machine or container before Ray, at 95 %, ends one of them. The public API
+    tells only what is left for tasks that ask for memory."""
+    from ray._private.utils import estimate_available_memory, get_system_memory
+
+    return estimate_available_memory() - 0.05 * get_system_memory()
+
+
 def num_listed_gpus() -> int:
     """The GPUs that Ray would count here: the driver lists them and CUDA_VISIBLE_DEVICES does not hide them. The public
     API counts only after a start."""

@@ -30,6 +30,8 @@ def rows_of(
     context = ray.data.DataContext.get_current()
     # A unit stays one block, whatever its size. With the limit of a byte, each row is a block.
     context.target_max_block_size = 1 if one_by_one else None
+    # Engines wait as long as a training takes. By itself Ray Data gives up after half an hour without a row.
+    context.execution_no_progress_timeout_s = -1
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # Ray's wrapper would arrive without the cause of the error
     created = dataset()

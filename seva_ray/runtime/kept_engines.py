@@ -10,11 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from seva_ray.core.ownership import before_waiting
+from seva_ray.private.ray import free_memory
 from seva_ray.runtime.actors import rows_of
+from seva_ray.runtime.progress import say
 from seva_ray.runtime.resources import Need, no_place, node_types
 
 TASKS_AT_ONCE = 64
 """Largest number of tasks that are taken from the list in one call."""
+
+
+class ListLost(Exception):
+    """The process that holds a pool's list of tasks has ended, and so has the pool."""
 
 
 class TaskList:
@@ -38,12 +45,16 @@ class TaskList:
 
 
 def hand_out(batch: dict[str, Any], tasks: Any) -> Iterator[dict[str, Any]]:
-    """The task of Ray Data that makes a row of each task on the list. It ends only with the pool."""
+    """The task of Ray Data that makes a row of each task on the list. It ends only with the pool. Raises: ListLost."""
     import ray
 
     number = 0
     while True:
-        for task in ray.get(tasks.after.remote(number)):
+        try:
+            following = ray.get(tasks.after.remote(number))
+        except ray.exceptions.RayActorError as error:
+            raise ListLost from error
+        for task in following:
             yield {"units": [task]}
             number += 1
 
@@ -143,11 +154,15 @@ keepers: list[Keeper] = []
 
 @contextmanager
 def kept_engines() -> Iterator[None]:
-    """Within the block engines stay after they have answered all units, until they are in the way (`make_room`)."""
-    keepers.append(Keeper())
+    """Within the block engines stay after they have answered all units, until they are in the way (`make_room`), or
+    until this job waits for another one, whose engines may need their place."""
+    keeper = Keeper()
+    keepers.append(keeper)
+    before_waiting.append(keeper.let_go)
     try:
         yield
     finally:
+        before_waiting.remove(keeper.let_go)
         keepers.pop().let_go()
 
 
@@ -175,8 +190,22 @@ def let_go() -> None:
         keeper.let_go()
 
 
-def make_room(*needs: Need) -> None:
-    """Let the kept engines go, unless the cluster has room for `needs` beside them."""
+def make_room(need: Need, memory: float = 0.0) -> None:
+    """Let the kept engines go, unless this machine has room for `need` beside them. `memory`: what it takes of a
+    machine without GPUs, in bytes.
+
+    In a cluster of several nodes they always go. There an autoscaler ends nodes that nobody uses, and other jobs may
+    wait for engines of their own.
+    """
+    types = node_types()
     for keeper in keepers:
-        if keeper.pool and no_place((keeper.pool.settings.engines, *needs), node_types()):
+        if not keeper.pool:
+            continue
+        if sum(item.number for item in types) > 1 or no_place((keeper.pool.settings.engines, need), types):
+            keeper.let_go()
+        elif memory > (free := free_memory()):
+            say(
+                f"generate: the engines end now, because the {need.what} take about {memory / 2**30:.1f} GiB of "
+                f"memory and {max(0.0, free) / 2**30:.1f} are free; if answers are needed later, engines start again"
+            )
             keeper.let_go()

@@ -27,6 +27,7 @@ from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
+from seva_ray.core.outlines import local_outline
 from seva_ray.core.records import FIRST_LOGPS, RESPONSE_SCHEMA, Response, table
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import read_schema, read_table, write_table
@@ -40,6 +41,7 @@ from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.regenerate import is_regenerated
 from seva_ray.stages.shard_pool import run_shards
 from seva_ray.vlm.image_options import image_options_of
+from seva_ray.vlm.model_shape import shape_of
 from seva_ray.vlm.models import Model
 
 SCORES = pa.schema(
@@ -162,6 +164,9 @@ class ContrastWork:
 
     def load(self) -> "Contraster":
         return Contraster(self)
+
+    def num_weights(self) -> int:
+        return shape_of(local_outline(self.model.directory)).num_weights
 
 
 class Contraster:

@@ -3,34 +3,25 @@ which holds an engine, answers and commits them. In Ray Data, all units of one s
 one task: its images are read and resized once for all views.
 """
 
-import json
 import math
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from PIL import Image
 
 from seva_ray.augmentations import CLEAN, changes_image
 from seva_ray.core.errors import InputError
-from seva_ray.core.imports import quick_imports
-from seva_ray.core.node_cache import local_directory
 from seva_ray.core.outlines import local_outline
-from seva_ray.engines import Decoding, Engine, VllmEngine
+from seva_ray.engines import VllmEngine
 from seva_ray.engines.config import Generate
-from seva_ray.engines.counts import Counts, counts_of, read_counts
-from seva_ray.engines.encoded import encode, encoded_of
-from seva_ray.engines.units import UNITS_PER_CALL, Unit, answer, is_committed
+from seva_ray.engines.counts import Counts
+from seva_ray.engines.units import UNITS_PER_CALL, Unit
 from seva_ray.engines.vllm_models import check_architecture, check_attention
 from seva_ray.planning.memory import engine_refusal, sequences_held
-from seva_ray.runtime import metrics, preflight
-from seva_ray.runtime.actors import told
+from seva_ray.runtime import preflight
 from seva_ray.runtime.cluster import join
-from seva_ray.runtime.kept_engines import PoolSettings, engines
+from seva_ray.runtime.kept_engines import ListLost, PoolSettings, engines
 from seva_ray.runtime.progress import Progress, say
 from seva_ray.runtime.resources import (
     GENERATION,
@@ -45,13 +36,15 @@ from seva_ray.runtime.resources import (
     total,
 )
 from seva_ray.runtime.sizing import MOST_ENGINES, engines_at_once, gpus_each, num_engines
-from seva_ray.vlm.encoding import Encoder
+from seva_ray.stages.unit_worker import UnitWorker, encode_units, encoder_of, task_of, weights_of
 from seva_ray.vlm.model_shape import PHOTOGRAPH, shape_of
 from seva_ray.vlm.models import architecture
-from seva_ray.vlm.views import Viewer
 
 ROW_BYTES = 2**19
 """Memory to request per image if the model is not known, in bytes. The levels of one 336 px image take 0.34 MB."""
+
+MOST_POOLS = 3
+"""Number of pools of engines after which units are given up, if the process that deals them out ends each time."""
 
 TASK_BYTES = 512 * 2**20
 """Memory to request for a task that encodes images, beside its rows, in bytes. It decodes one image after the other,
@@ -119,7 +112,7 @@ def answered(
 
     if isinstance(config.engine, VllmEngine):
         check_architecture(local_outline(first.model_directory))
-        reads = encoder(config.engine, first.model_directory, first.system, config.image_options)
+        reads = encoder_of(config, first)
         check_attention(reads, on_cpu=not gpus_each(config, capacity()))
     there = capacity()
     need = encoding_need(most, row_bytes(config, first))
@@ -148,7 +141,7 @@ def answered(
                 max_concurrent_calls_per_actor=config.units_per_engine,
                 enable_true_multi_threading=True,
             ),
-            fn_constructor_args=(config.engine, config.decoding, first.model_directory, config.image_options),
+            fn_constructor_args=(config.engine, config.decoding, weights_of(first), config.image_options),
         )
 
     settings = PoolSettings(
@@ -158,8 +151,31 @@ def answered(
         most_tasks=4 * config.units_per_engine * largest + 2 * int(min(there.get("CPU", 0), MOST_ENGINES)),
         most_units=UNITS_PER_CALL,
     )
-    with engines(settings, commits_of, num_units) as pool:
-        yield from pool.answered((task_of(units)["units"], len(units)) for units in shards)
+    yield from pooled(settings, commits_of, shards, num_units)
+
+
+def pooled(
+    settings: PoolSettings, commits_of: Callable[[Any], Any], shards: Iterable[Sequence[Unit]], num_units: int
+) -> Iterator[dict[str, Any]]:
+    """The row of each unit once. If a pool ends because the list of its tasks is lost, the next one makes the rest."""
+    to_come, left = iter(shards), dict[str, Unit]()
+
+    def tasks() -> Iterator[tuple[str, int]]:
+        for units in chain(by_shard(list(left.values())), to_come):
+            left.update((unit.responses_uri, unit) for unit in units)
+            yield task_of(units)["units"], len(units)
+
+    for number in range(MOST_POOLS):
+        try:
+            with engines(settings, commits_of, num_units) as pool:
+                for row in pool.answered(tasks()):
+                    del left[row["responses_uri"]]
+                    yield row
+            return
+        except ListLost:
+            if number + 1 == MOST_POOLS:
+                raise
+            say("generate: the process that deals out the units has ended; new engines make the rest")
 
 
 def engine_need(config: Generate) -> dict[str, float]:
@@ -177,8 +193,7 @@ def engine_takes(config: Generate) -> dict[str, float]:
 
 def row_bytes(config: Generate, unit: Unit) -> float:
     """Memory to request per row and image, in bytes: what travels of a photograph."""
-    reads = encoder(config.engine, unit.model_directory, unit.system, config.image_options)
-    row = reads.raw("", Image.new("RGB", PHOTOGRAPH))
+    row = encoder_of(config, unit).raw("", Image.new("RGB", PHOTOGRAPH))
     return sum(values.nbytes for values in row.features.values())
 
 
@@ -220,77 +235,3 @@ def check_memory(config: Generate, directory: str) -> None:
             raise InputError(line)
         held = sequences_held(shape, config.engine, card.gib, longest)
         say(f"generate: an engine on {card.name} has room for the keys and values of about {held:,} answers at once")
-
-
-@lru_cache(maxsize=8)
-def encoder(engine: Engine, directory: str, system: str, image_options: str) -> Encoder:
-    """The encoder of a model, made once per worker process."""
-    with quick_imports():
-        return engine.encoder(local_outline(directory), system, image_options)
-
-
-def task_of(units: Sequence[Unit]) -> dict[str, str]:
-    """The row of Ray Data from which `encode_units` encodes these units of one shard."""
-    return {"units": json.dumps([asdict(unit) for unit in units])}
-
-
-@told()
-def encode_units(batch: dict[str, Any], config: Generate) -> dict[str, Any]:
-    """The task of Ray Data that encodes the units in the batch's only row."""
-    units = [Unit.of(unit) for unit in json.loads(batch["units"][0])]
-    viewer = Viewer(
-        encoder=encoder(config.engine, units[0].model_directory, units[0].system, config.image_options),
-        image_root=units[0].image_root,
-        max_pixels=config.max_image_pixels,
-        seed=config.seed,
-    )
-    header, buffer = encode(units, viewer)
-    return {"header": [header], "buffer": buffer[None]}
-
-
-class UnitWorker:
-    """The actor of Ray Data that holds an engine with a loaded model, answers units and commits them."""
-
-    @told()
-    def __init__(self, engine: Engine, decoding: Decoding, directory: str, image_options: str = ""):
-        with quick_imports():
-            self.generator = engine.load(local_directory(directory), decoding, image_options)
-        metrics.watch(self.generator)
-        self.directory = directory
-        self.num_running = 0
-        self.turn = threading.Condition()
-
-    @told()
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        began_at = time.time()
-        made: dict[str, list[Any]] = {"responses_uri": [], "counts": [], "began_at": [], "committed_at": []}
-        for encoded in encoded_of(batch["header"][0], batch["buffer"][0]):
-            unit = encoded.unit
-            if is_committed(unit):
-                counts = read_counts(unit.responses_uri, unit.view)
-            else:
-                with self.model(unit.model_directory):
-                    responses = answer(encoded, self.generator)
-                metrics.committed(unit, responses)
-                counts = counts_of(responses, unit.view)
-            values = (unit.responses_uri, counts.text(), began_at, time.time())
-            for name, value in zip(made, values, strict=True):
-                made[name].append(value)
-        return made
-
-    @contextmanager
-    def model(self, directory: str) -> Iterator[None]:
-        """Units of one model run side by side. A unit of another model waits for them; then the engine loads its
-        weights."""
-        with self.turn:
-            self.turn.wait_for(lambda: not self.num_running or self.directory == directory)
-            if self.directory != directory:
-                self.generator.switch(local_directory(directory))
-                self.directory = directory
-            self.num_running += 1
-        try:
-            yield
-        finally:
-            with self.turn:
-                self.num_running -= 1
-                self.turn.notify_all()

@@ -32,11 +32,12 @@ from seva_ray.runtime.cluster import join
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import to_be_made
-from seva_ray.stages.engine_pool import encoder, run_units
+from seva_ray.stages.engine_pool import run_units
 from seva_ray.stages.image_check import check_images, sample_of_shards
 from seva_ray.stages.part_drivers import UNITS_PER_DRIVER, Made, run_parts
 from seva_ray.stages.prepare import own_system, shard_name
 from seva_ray.stages.regenerate import images_name, is_regenerated, open_images, regenerate
+from seva_ray.stages.unit_worker import encoder_of
 from seva_ray.vlm.image_options import options_of
 from seva_ray.vlm.models import Model, architecture
 
@@ -144,7 +145,7 @@ def check_images_of(config: Generate, missing: Sequence[Units]) -> None:
         sets.setdefault((units.like.prompts_uri, units.like.image_root), set()).update(drawn)
     for (uri, image_root), numbers in sets.items():
         like = missing[0].like
-        padded = encoder(config.engine, like.model_directory, like.system, config.image_options).crops
+        padded = encoder_of(config, like).crops
         of_set = [f"{uri}/{shard_name(number)}" for number in sorted(numbers)]
         given = (of_set, image_root, config.max_image_pixels, config.max_unreadable, padded)
         if image_root and is_local(image_root) and not is_directory(image_root):
@@ -236,6 +237,7 @@ def units_of(model: Model, prompts: Artifact, view: str, artifact: Artifact, ret
         images=images if is_regenerated(view) else "",
         retry=retry,
         system=artifact.recipe["config"]["system"],
+        model_contents=f"{model.fingerprint} {model.contents}",
     )
     return Units(like, np.arange(prompts.counts["num_shards"], dtype=np.int32))
 

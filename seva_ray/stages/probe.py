@@ -22,9 +22,10 @@ from seva_ray.engines.encoded import num_image_bytes
 from seva_ray.engines.units import Unit
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import say
-from seva_ray.stages.engine_pool import by_shard, commits, encode_units, task_of
+from seva_ray.stages.engine_pool import by_shard, commits
 from seva_ray.stages.pair import ANY, Pair, Sides, pair_shard
 from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.unit_worker import encode_units, task_of
 from seva_ray.vlm.models import Model
 
 

@@ -21,12 +21,13 @@ from seva_ray.core.contents import agreed
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
+from seva_ray.core.outlines import local_outline
 from seva_ray.core.recipe_files import found_recipe
 from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import absolute, exists, read_table, write_table
 from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
-from seva_ray.engines.img2img import Regenerator, check_pipeline
+from seva_ray.engines.img2img import Regenerator, check_pipeline, num_weights
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
 from seva_ray.stages.prepare import shard_name
@@ -122,6 +123,9 @@ class ImageWork:
 
     def load(self) -> "ImageWorker":
         return ImageWorker(**vars(self))
+
+    def num_weights(self) -> int:
+        return num_weights(local_outline(absolute(self.config.regeneration.pipeline)))
 
 
 class ImageWorker:

@@ -12,6 +12,7 @@ import numpy as np
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
+from seva_ray.planning.memory import GIB, loaded_memory
 from seva_ray.runtime.actors import rows_of, told
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.kept_engines import make_room
@@ -26,6 +27,10 @@ class Work(Protocol):
 
     def load(self) -> "Worker":
         """Load the model in this process."""
+        ...
+
+    def num_weights(self) -> int:
+        """How many numbers the model has."""
         ...
 
 
@@ -55,7 +60,8 @@ def run_shards(
     check_places(Need(f"a worker of the stage {stage}", 1, need))
     say(f"{name}: {len(missing):,} shards to do")
     most = min(config.max_engines or num_engines(config, capacity()), len(missing))
-    make_room(Need(f"workers of the stage {stage}", most, need))
+    loaded = loaded_memory(work.num_weights()) * GIB if loads_model and not has_gpus() else 0.0
+    make_room(Need(f"workers of the stage {stage}", most, need), most * loaded)
     progress, num_rows = Progress(stage, len(missing), "shards"), 0
     for row in committed(work, missing, need, most, stage):
         num_rows += row["num_rows"]

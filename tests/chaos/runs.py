@@ -10,8 +10,8 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.storage import names_in, read_bytes
 from seva_ray.engines import FakeEngine
 from seva_ray.engines.config import Generate
-from seva_ray.stages.engine_pool import UnitWorker, encode_units, task_of
 from seva_ray.stages.generate import finish_responses, missing_units, open_responses
+from seva_ray.stages.unit_worker import UnitWorker, encode_units, task_of
 from seva_ray.vlm.models import Model
 from tests.chaos import driver
 from tests.chaos.machines import PATIENCE_S, Machines
@@ -51,7 +51,7 @@ def uninterrupted(config: Generate, store: Store, model: Model, prompts: Artifac
     """The units one after the other, in this process, without Ray."""
     artifact = open_responses(config, store, model, prompts, view)
     engine = replace(config.engine, seconds_per_request=0.0) if isinstance(config.engine, FakeEngine) else config.engine
-    worker = UnitWorker(engine, config.decoding, model.directory)
+    worker = UnitWorker(engine, config.decoding, (model.directory, f"{model.fingerprint} {model.contents}"))
     for unit in missing_units(model, prompts, view, artifact):
         worker(encode_units({"units": [task_of([unit])["units"]]}, config))
     return finish_responses(prompts, artifact)

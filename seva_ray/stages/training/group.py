@@ -8,7 +8,7 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.outlines import local_outline
 from seva_ray.core.storage import exists, read_bytes
 from seva_ray.dpo.config import Train
-from seva_ray.planning.memory import training_refusal, with_batch_size
+from seva_ray.planning.memory import GIB, needed, training_refusal, with_batch_size
 from seva_ray.private.ray import CHECKPOINT_INDEX
 from seva_ray.runtime import preflight
 from seva_ray.runtime.cluster import join
@@ -55,6 +55,14 @@ def check_memory(config: Train, directory: str, uri: str = "") -> None:
         for card in preflight.cards(TRAINING):
             if line := training_refusal(shape, config, number, card.name, card.gib):
                 raise InputError(line)
+
+
+def memory_on_cpus(config: Train, directory: str, uri: str) -> float:
+    """Memory that all workers take in a cluster without GPUs, in bytes; 0 if there are GPUs."""
+    if has_gpus():
+        return 0.0
+    number = group_size(config, uri)
+    return number * needed(shape_of(local_outline(directory)), sized(config, directory, uri), number) * GIB
 
 
 def sized(config: Train, directory: str, uri: str = "") -> Train:

@@ -35,6 +35,7 @@ from seva_ray.stages.training.group import (
     check_workers,
     fewest,
     group_size,
+    memory_on_cpus,
     sized,
     worker_need,
 )
@@ -95,9 +96,11 @@ def train_all_alone(store: Store, trainings: Sequence[Training]) -> list[Artifac
         # The group's checkpoints are stored with the last missing policy, which is the same one in every try.
         uri = policies[missing[-1]].uri
         check_workers(trainings[missing[0]].config, uri)
-        make_room(Need("training workers", group_size(trainings[missing[0]].config, uri), worker_need()))
-        for place in missing:
-            check_memory(trainings[place].config, trainings[place].model.directory, uri)
+        workers = Need("training workers", group_size(trainings[missing[0]].config, uri), worker_need())
+        of_models = [(trainings[place].config, trainings[place].model.directory, uri) for place in missing]
+        make_room(workers, max(memory_on_cpus(*each) for each in of_models))
+        for each in of_models:
+            check_memory(*each)
         with log_relay("train: waiting for the workers to start") as relay:
             jobs = [job_of(store, trainings[place], policies[place], relay, uri) for place in missing]
             try:
