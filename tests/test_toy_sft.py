@@ -116,15 +116,15 @@ def test_orthogonalised_matrices_have_singular_values_near_one_and_keep_their_di
 
 def test_muon_works_on_matrices_of_one_shape_as_on_each_alone():
     torch.manual_seed(0)
-    start, gradients = torch.randn(2, 8, 16), torch.randn(2, 8, 16)
+    start, gradients = torch.randn(4, 8, 16), torch.randn(4, 8, 16)
     together = [torch.nn.Parameter(matrix.clone()) for matrix in start]
     alone = [torch.nn.Parameter(matrix.clone()) for matrix in start]
     for parameters in (together, alone):
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.clone()
-    Muon(together).step(0.1)
-    for parameter in alone:
-        Muon([parameter]).step(0.1)
+    for muon in (Muon(together), *(Muon([parameter]) for parameter in alone)):
+        muon.step(0.1, half=0)
+        muon.step(0.1, half=1)
     for one, other, before in zip(together, alone, start, strict=True):
         torch.testing.assert_close(one, other)
         assert not torch.equal(one.data, before)

@@ -6,6 +6,7 @@ In: groups of parameters with their peak learning rates. On the toy model Muon n
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,8 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 class Muon:
-    """Momentum with an orthogonalised update. Matrices of one shape are updated together.
+    """Momentum with an orthogonalised update. Matrices of one shape are updated together, in two halves that can be
+    updated at the same time.
 
     Source: the step is scaled by 0.2 sqrt(larger side), which gives it the size of AdamW's step (J. Liu et al., "Muon
     is scalable for LLM training", arXiv 2502.16982).
@@ -38,12 +40,16 @@ class Muon:
         by_shape = defaultdict(list)
         for parameter in parameters:
             by_shape[parameter.shape].append(parameter)
-        self.groups = [(group, torch.zeros(len(group), *shape)) for shape, group in by_shape.items()]
+        self.halves = [
+            [(half, torch.zeros(len(half), *half[0].shape)) for group in by_shape.values() if (half := group[at::2])]
+            for at in range(2)
+        ]
         self.momentum, self.weight_decay = momentum, weight_decay
 
     @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        for group, moment in self.groups:
+    def step(self, learning_rate: float, half: int) -> None:
+        """Update half 0 or 1 of the matrices."""
+        for group, moment in self.halves[half]:
             gradient = torch.stack([parameter.grad for parameter in group if parameter.grad is not None])
             moment.lerp_(gradient, 1 - self.momentum)
             update = orthogonalised(gradient.lerp(moment, self.momentum))
@@ -64,8 +70,8 @@ class Optimizer:
         adamw: Sequence[tuple[Sequence[nn.Parameter], float]],
         second: SecondThread | None = None,
     ) -> None:
-        """Each group consists of its parameters and its peak learning rate. `second`: computes some of the gradients,
-        and AdamW's step beside Muon's."""
+        """Each group consists of its parameters and its peak learning rate. `second`: computes some of the gradients
+        and of the updates."""
         self.num_steps, self.num_done, self.second = num_steps, 0, second
         self.parameters = [*muon[0], *(parameter for parameters, _ in adamw for parameter in parameters)]
         self.muon, self.muon_peak = Muon(muon[0]), muon[1]
@@ -82,12 +88,15 @@ class Optimizer:
         scale = self._scale()
         for group in self.adamw.param_groups:
             group["lr"] = group["peak"] * scale
-        beside = self.second.run(self.adamw.step) if self.second else None
-        self.muon.step(self.muon_peak * scale)
-        if beside:
+        muon = partial(self.muon.step, self.muon_peak * scale)
+        if self.second:
+            beside = self.second.run(self.adamw.step)
+            self.second.both(muon)
             beside.result()
         else:
             self.adamw.step()
+            muon(0)
+            muon(1)
         self.num_done += 1
 
     def _scale(self) -> float:
