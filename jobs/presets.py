@@ -3,6 +3,7 @@ other published models."""
 
 from dataclasses import dataclass, field, replace
 
+import python_check  # noqa: F401 -- it must come first
 from seva_ray.benchmarks import Benchmarks
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError

@@ -203,7 +203,7 @@ def test_responses_that_all_failed_say_why_and_leave_the_name_free(
         rows = [Response(prompt_id=key, error=f"image '{key}.png': no such file under image_root") for key in ids]
         write_table(artifact.path(shard_name(number)), table(rows, RESPONSE_SCHEMA))
     failed = artifact.finish({})
-    why = "60 failed as 'ocr_vqa/0' did: image 'ocr_vqa/0.png': no such file under image_root"
+    why = "60 failed, such as 'ocr_vqa/0': image 'ocr_vqa/0.png': no such file under image_root"
     with pytest.raises(NothingLeft) as caught:
         pair(Pair(), store, answers.prompts, answers.chosen, [failed])
     shown = "0 kept, 0 equal, 0 empty, 0 truncated, 60 failed"

@@ -367,7 +367,7 @@ def test_prompts_that_are_all_unusable_are_one_line_with_the_most_frequent_reaso
     with pytest.raises(InputError) as caught:
         prepare(Prepare(shard_size=2), store, "x", Rows(errors=errors))
     assert str(caught.value) == (
-        "source of x: none of its 5 prompts can be used; 3 failed as 'p0' did: row 0: no image"
+        "source of x: none of its 5 prompts can be used; 3 failed, such as 'p0': row 0: no image"
     )
     assert left_in(store) == []
     assert prepare(Prepare(), store, "x", Rows(errors=(None,))).counts["num_prompts"] == 1
@@ -391,10 +391,10 @@ def test_the_reasons_of_unusable_prompts_are_said_most_frequent_first_and_three_
     errors = [f"row {number}: {reason}" for reason, count in numbers.items() for number in range(count)]
     prepare(Prepare(), store, "x", Rows(errors=(None, *errors)))
     assert capsys.readouterr().err.splitlines() == [
-        "prepare x: 11 prompts in 1 shards, 10 unusable",
-        "prepare x: 4 failed as 'p1' did: row 0: the question is empty",
-        "prepare x: 3 failed as 'p5' did: row 0: column 'image': no image",
-        "prepare x: 2 failed as 'p8' did: row 0: column 'text': no text",
+        "prepare x: 11 prompts, 10 unusable",
+        "prepare x: 4 failed, such as 'p1': row 0: the question is empty",
+        "prepare x: 3 failed, such as 'p5': row 0: column 'image': no image",
+        "prepare x: 2 failed, such as 'p8': row 0: column 'text': no text",
     ]
 
 
@@ -424,11 +424,11 @@ def test_the_job_ends_with_2_and_the_corrected_command_under_the_same_name_is_do
     first_line = f"prepare v: root {tmp_path / 'runs'}"
     assert capsys.readouterr().err.splitlines() == [
         first_line,
-        "error: source of v: none of its 12 prompts can be used; 12 failed as '0' did: row 0: column 'image': no image "
-        "(a path, bytes, or a struct of them)",
+        "error: source of v: none of its 12 prompts can be used; 12 failed, such as '0': row 0: column 'image': no "
+        "image (a path, bytes, or a struct of them)",
     ]
     columns = ("--source.question-column", "text", "--source.image-column", "image_path")
-    assert run(*columns) == [first_line, "prepare v: 12 prompts in 1 shards, 0 unusable"]
+    assert run(*columns) == [first_line, "prepare v: 12 prompts, 0 unusable"]
 
 
 def test_a_shard_ends_early_if_its_images_are_large_and_no_row_is_lost():

@@ -20,9 +20,9 @@ def test_errors_that_differ_in_what_they_name_are_one_reason_with_its_first_row_
         "image 'vg/7.jpg': no such file under image_root",
     )
     assert reasons.lines() == [
-        "3 failed as 'p0' did: image 'coco/cat.jpg': no such file under image_root",
-        "2 failed as 'p1' did: row a/b.jsonl-3: field image: unknown source 'sam', must be one of coco, gqa",
-        "1 failed as 'p4' did: The prompt (length 454) is longer than 256",
+        "3 failed, such as 'p0': image 'coco/cat.jpg': no such file under image_root",
+        "2 failed, such as 'p1': row a/b.jsonl-3: field image: unknown source 'sam', must be one of coco, gqa",
+        "1 failed, such as 'p4': The prompt (length 454) is longer than 256",
     ]
 
 
@@ -35,5 +35,5 @@ def test_two_columns_are_two_reasons_and_a_line_is_cut():
 def test_reasons_of_parts_add_up_and_the_first_part_gives_the_example():
     reasons = reasons_of("image '1': gone", "odd")
     reasons.update(reasons_of("image '2': gone", "image '3': gone", "even"))
-    assert reasons.lines(1) == ["3 failed as 'p0' did: image '1': gone"]
+    assert reasons.lines(1) == ["3 failed, such as 'p0': image '1': gone"]
     assert reasons.counts.total() == 5

@@ -34,7 +34,7 @@ ROWS = [row("POPE random accuracy", 80, 81, -0.5, 2.5), row("POPE accuracy", 85,
 def test_a_table_has_every_metric_of_both_models_with_the_difference_and_its_interval(tmp_path):
     assert result_table(scores_of(tmp_path, "pope-seva", ROWS)) == [
         "pope-seva, 1,234 images",
-        "                          start   policy  difference [95 % interval]",
+        "                          start   policy  difference [95% interval]",
         "  POPE random accuracy     80.0     81.0   +1.0 [-0.5, +2.5]",
         "  POPE accuracy            85.0     86.7   +1.7 [+0.9, +2.5]",
     ]

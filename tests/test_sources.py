@@ -18,7 +18,7 @@ import tyro
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
 from seva_ray.sources import Folder, Hf, LlavaJson, Source, Table
-from seva_ray.sources.llava import clean_question
+from seva_ray.sources.llava import clean_question, log_once
 from seva_ray.vlm.images import load_image
 from tests.real_photos import photo_path, write_photos
 
@@ -205,6 +205,7 @@ def test_images_are_drawn_evenly(tmp_path: Path) -> None:
 
 
 def test_too_large_a_count_takes_all_and_says_so_in_one_line(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         prompts = list(llava(photos, counts={"textvqa": 5000}).prompts())
     assert len(prompts) == 4
@@ -214,10 +215,13 @@ def test_too_large_a_count_takes_all_and_says_so_in_one_line(photos: Path, caplo
 
 
 def test_rows_that_are_not_asked_for_are_counted_in_the_log(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log_once.cache_clear()
     with caplog.at_level(logging.INFO):
-        list(llava(photos, counts={"ocr_vqa": 4}).prompts())
+        source = llava(photos, counts={"ocr_vqa": 4})
+        list(source.prompts())
+        list(source.image_paths())  # reads the file again, and says nothing again
     assert [record.message for record in caplog.records] == [
-        "15 rows: 1 text-only and 10 of other sources skipped, 0 unusable"
+        f"{photos}/photos.json: 15 rows, 1 text-only and 10 of other sources skipped, 0 unusable"
     ]
 
 
@@ -302,7 +306,8 @@ def test_a_placeholder_that_the_clean_up_leaves_is_an_error(tmp_path: Path) -> N
     [
         (None, "no such file"),
         ("", "Expecting value: line 1 column 1"),
-        ('[{"id": 1', "line 1 column 10"),
+        ('[{"id": 1', "line 1 column 10 (char 9)); the file ends too early: is it a whole copy?"),
+        ("a.jpg What?", "it must be a JSON list, or JSON lines"),
         ('{"rows": []}', "must be a JSON list of rows, not dict"),
         ("[" * 200_000, "recursion"),
         ("[]", "no row of source gqa; it has none of the sources we know"),
@@ -547,7 +552,7 @@ def test_what_is_no_table_stops_the_job_in_one_line(tmp_path: Path) -> None:
         "text.parquet": "Parquet",
         "cut.parquet": "Parquet",
         "lines.jsonl": "image_root is not given",
-        "a.csv": "must be a .parquet or .jsonl file",
+        "a.csv": "must be a .parquet or .jsonl file, or a directory of them; source:hf reads CSV",
         "empty": "no .parquet or .jsonl file in this directory",
     }.items():
         with pytest.raises(InputError, match=reason) as caught:
@@ -671,6 +676,9 @@ def test_a_folder_without_images_or_questions_is_refused(tmp_path: Path) -> None
         list(Folder(path=str(tmp_path)).prompts())
     with pytest.raises(InputError, match="no such directory"):
         list(Folder(path=str(tmp_path / "none")).prompts())
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    with pytest.raises(InputError, match=r"a\.jpg: is a file, and must be a directory of images"):
+        list(Folder(path=str(tmp_path / "a.jpg")).prompts())
     for fields, reason in (
         ({"questions": ()}, "questions"),
         ({"questions": ("a?", " ")}, "one of them is empty"),

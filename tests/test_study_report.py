@@ -172,13 +172,13 @@ def test_a_single_setting_is_not_called_the_best_of_many() -> None:
     ("best", "said"),
     [
         (row(2.0, half=1.2), ""),
-        (row(1.0, half=1.2), "The 95 % interval holds 0, so it is not distinguishable from no gain."),
-        (row(-1.0, half=1.2), "The 95 % interval holds 0, so it is not distinguishable from no gain."),
-        (row(1.2, half=1.2), "The 95 % interval holds 0, so it is not distinguishable from no gain."),
+        (row(1.0, half=1.2), "The 95% interval holds 0, so it is not distinguishable from no gain."),
+        (row(-1.0, half=1.2), "The 95% interval holds 0, so it is not distinguishable from no gain."),
+        (row(1.2, half=1.2), "The 95% interval holds 0, so it is not distinguishable from no gain."),
         (row(-2.0, half=1.2), "It is worse than the base model."),
         (row(-2.0, half=1.2, metric=CHAIR), ""),
         (row(2.0, half=1.2, metric=CHAIR), "It is worse than the base model."),
-        (row(2.0, half=math.nan), "It has no 95 % interval, so it is not distinguishable from no gain."),
+        (row(2.0, half=math.nan), "It has no 95% interval, so it is not distinguishable from no gain."),
     ],
 )
 def test_the_headline_says_if_the_best_points_gain_may_be_chance(best: StudyRow, said: str) -> None:
@@ -288,7 +288,7 @@ def test_asking_for_more_pairs_than_there_are_is_no_new_point_of_the_curve() -> 
 
 
 def test_passes_are_counted_against_trials_done_one_by_one(whole: Page) -> None:
-    assert "training prompts: 27. The same trials one by one would have needed 162: 135 were saved (83 %)" in whole.text
+    assert "training prompts: 27. The same trials one by one would have needed 162: 135 were saved (83%)" in whole.text
 
 
 def test_the_hours_that_were_held_are_told_by_stage(whole: Page) -> None:

@@ -146,7 +146,7 @@ def test_the_terminal_line_says_if_the_best_points_gain_may_be_chance():
     assert sure == "Best: moco: f1 61.2 -> 63.2, +2.0 [+1.0, +3.0] on toy-yesno."
     assert unsure == (
         "Best: moco: f1 61.2 -> 63.2, +2.0 [-0.5, +4.5] on toy-yesno. "
-        "The 95 % interval holds 0, so it is not distinguishable from no gain."
+        "The 95% interval holds 0, so it is not distinguishable from no gain."
     )
 
 

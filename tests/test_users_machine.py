@@ -193,3 +193,13 @@ def test_a_file_of_responses_says_which_versions_made_it(tmp_path: Path, monkeyp
     (change,) = units.other_versions(uri)
     assert change.startswith("torch ")
     assert change.endswith(" -> 9.9.9")
+
+
+@pytest.mark.parametrize("job", ["full", "list", "paper"])
+def test_a_python_without_the_packages_is_one_line_that_names_the_one_to_use(job: str):
+    file = Path(__file__).parent.parent / "jobs" / f"{job}.py"
+    bare = [sys.executable, "-S", "-E", str(file)]  # no installed package can be imported
+    done = subprocess.run(bare, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith(f"error: {sys.executable} (Python 3.")
+    assert "lacks seva_ray and tyro and ray: start the job with .venv/bin/python" in done.stderr

@@ -81,7 +81,7 @@ async function show() {
   const last = Math.min(shown + PER_PAGE, found.length);
   at("count").textContent = found.length
     ? `${(shown + 1).toLocaleString("en")} to ${last.toLocaleString("en")} of ${found.length.toLocaleString("en")}`
-    : "no row fits";
+    : "no prompt matches the filters";
   at("before").disabled = shown === 0;
   at("after").disabled = last >= found.length;
   let cards;

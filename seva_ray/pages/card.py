@@ -171,7 +171,7 @@ def score_lines(scores: Mapping[str, Sequence[Comparison]]) -> list[str]:
     if not scores:
         return ["The policy was not evaluated.", ""]
     lines = [
-        "Percent; differences with their 95 % interval, a paired bootstrap over images (lmms-eval: over questions).",
+        "Percent; differences with their 95% interval, a paired bootstrap over images (lmms-eval: over questions).",
         "",
     ]
     for benchmark, rows in scores.items():

@@ -65,7 +65,7 @@ PANELS = (
     ),
     Panel(
         title="Accuracy",
-        caption="Pairs whose chosen answer has the higher reward; 50 % is a coin flip.",
+        caption="Pairs whose chosen answer has the higher reward; 50% is a coin flip.",
         unit="% of pairs",
         lines=[Line(key="rewards/accuracies", label="accuracy", color=BLUE, scale=100)],
         level=50.0,
@@ -119,7 +119,7 @@ def length_figure(start: Sequence[int], policy: Sequence[int]) -> bytes:
 
 
 def length_edges(lengths: Sequence[int]) -> np.ndarray:
-    """The edges of at most about NUM_BINS bins, each a whole number of words wide, up to the 99 % quantile."""
+    """The edges of at most about NUM_BINS bins, each a whole number of words wide, up to the 99% quantile."""
     longest = math.ceil(np.quantile(lengths, 0.99)) if lengths else 0
     width = math.ceil((longest + 1) / NUM_BINS)
     return np.arange(0, longest + 1 + width, width) - 0.5

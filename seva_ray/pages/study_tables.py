@@ -134,5 +134,5 @@ def passes_note(content: StudyContent) -> str:
     saved = content.passes_apart - content.passes_done
     return (
         f"Generation passes over training prompts: {content.passes_done:,}. The same trials one by one would have "
-        f"needed {content.passes_apart:,}: {saved:,} were saved ({100 * saved / max(1, content.passes_apart):.0f} %)."
+        f"needed {content.passes_apart:,}: {saved:,} were saved ({100 * saved / max(1, content.passes_apart):.0f}%)."
     )

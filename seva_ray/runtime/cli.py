@@ -24,7 +24,7 @@ import tyro
 from seva_ray.core.device_errors import device_line
 from seva_ray.core.errors import ConfigError, UserError
 from seva_ray.private.ray import errors_within, raised_in_constructor
-from seva_ray.runtime.config_file import load, text_of
+from seva_ray.runtime.config_file import load, suggestion, text_of
 from seva_ray.runtime.console import COMMAND
 from seva_ray.runtime.fields import choices_in, default_of, hints_of, kebab, members_of
 from seva_ray.runtime.heartbeat import waiting
@@ -32,6 +32,7 @@ from seva_ray.runtime.home import use_other_places
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.short_help import short_help
 from seva_ray.runtime.signals import ending, stop_on_signals, was_interrupted
+from seva_ray.runtime.word_check import check_words
 
 Config = TypeVar("Config")
 PRINT_COMPLETION = "--tyro-print-completion"
@@ -60,7 +61,8 @@ def run(
     command = os.environ.pop(COMMAND, "") or f"python jobs/{script.name}"
     try:
         if name not in presets:
-            raise ConfigError(f"{name}: there is no preset of this name; the presets are {', '.join(presets)}")
+            known = f"the presets are {', '.join(presets)}{suggestion(name, [*presets])}"
+            raise ConfigError(f"{name}: there is no preset of this name; {known}")
         file, words = taken(words, "--config", "name a file")
         preset, words = with_choices(presets[name] if file is None else load(file, presets[name]), words)
         known = f"Presets (first word): {', '.join(presets)}; shown: {name}."
@@ -81,7 +83,10 @@ def run(
             if {"--help", "-h"}.intersection(words) and not set(sources).intersection(words):
                 print(short_help(command, about, preset, usual))
                 sys.exit(0)
-            config = parse([word for word in words if word != "--print-config"])
+            rest = [word for word in words if word != "--print-config"]
+            if not {"--help", "-h", PRINT_COMPLETION}.intersection(rest):
+                check_words(preset, rest)
+            config = parse(rest)
             if "--print-config" in words:
                 print(text_of(config, f"{command} --config THIS_FILE"))
                 sys.exit(0)

@@ -70,6 +70,11 @@ def default_of(item: Field) -> Any:
     return item.default_factory() if item.default_factory is not MISSING else item.default
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a default says that the user must give the value, in the words of dataclasses or of tyro."""
+    return value is MISSING or type(value).__module__.startswith("tyro")
+
+
 def kebab(name: str) -> str:
     """`num_pairs` -> `num-pairs`; `LlavaJson` -> `llava-json`."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower().replace("_", "-")

@@ -3,11 +3,21 @@
 import shutil
 import textwrap
 from collections.abc import Collection, Iterator
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from seva_ray.runtime.fields import Option, choices_in, default_of, docs_of, hints_of, kebab, members_of, options_of
+from seva_ray.runtime.fields import (
+    Option,
+    choices_in,
+    default_of,
+    docs_of,
+    hints_of,
+    is_missing,
+    kebab,
+    members_of,
+    options_of,
+)
 
 COLUMN = 36
 """The column in which the text beside an option begins."""
@@ -75,7 +85,7 @@ def beside(name: str, text: str, indent: str = "  ") -> list[str]:
 
 
 def value_of(value: Any) -> str:
-    if value is MISSING or type(value).__module__.startswith("tyro"):
+    if is_missing(value):
         return "(required)"
     if is_dataclass(value):
         return f"(default: {kebab(type(value).__name__)})"

@@ -16,7 +16,7 @@ from seva_ray.core.seeds import generator
 
 CONFIDENCE = 0.95
 STUDENT_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""Two-sided 95 % quantiles for 1 to 10 degrees of freedom."""
+"""Two-sided 95% quantiles for 1 to 10 degrees of freedom."""
 CHUNK_BYTES = 64 * 2**20
 """Memory for resample weights at one time, in bytes. The result does not depend on it."""
 
@@ -25,7 +25,7 @@ Metrics = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One metric of both models. Each value and the difference have a 95 % interval; nan if undefined."""
+    """One metric of both models. Each value and the difference have a 95% interval; nan if undefined."""
 
     metric: str
     start: float
@@ -65,7 +65,7 @@ def pooled_bootstrap(
 
     Intervals cover the choice of images, but not of seeds: with few seeds, a bootstrap over them would be too narrow.
     They are percentiles of the resamples in which the metric is defined. An interval is nan if the metric is nan, if it
-    is undefined in more than 5 % of the resamples, or if there are fewer than two images.
+    is undefined in more than 5% of the resamples, or if there are fewer than two images.
 
     Raises: ValueError if the tallies do not have the same distinct images and counts, in the same order.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3 (percentile interval).
@@ -115,12 +115,12 @@ def repeated_bootstrap(
 
 
 def student_half_width(values: Sequence[float]) -> float:
-    """Half the width of Student's 95 % interval for the mean of at least two values."""
+    """Half the width of Student's 95% interval for the mean of at least two values."""
     return student_t(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
 
 
 def student_t(df: int) -> float:
-    """The two-sided 95 % quantile. Source from 11 degrees of freedom on: Abramowitz and Stegun, 26.7.5."""
+    """The two-sided 95% quantile. Source from 11 degrees of freedom on: Abramowitz and Stegun, 26.7.5."""
     if df <= len(STUDENT_T_95):
         return STUDENT_T_95[df - 1]
     z = 1.959964

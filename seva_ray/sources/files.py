@@ -51,7 +51,12 @@ def unreadable(uri: str, error: Exception) -> InputError:
         return InputError(f"{uri}: no such file")
     if isinstance(error, UnicodeDecodeError):
         return InputError(f"{uri}: is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8")
-    return InputError(f"{uri}: {' '.join(str(error).split()) or type(error).__name__}")
+    line = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, json.JSONDecodeError):
+        cut = error.pos >= len(error.doc.rstrip()) > 0
+        advice = "the file ends too early: is it a whole copy?" if cut else "it must be a JSON list, or JSON lines"
+        return InputError(f"{uri}: is not valid JSON ({line}); {advice}")
+    return InputError(f"{uri}: {line}")
 
 
 def json_rows(uri: str, lone: bool = False) -> Iterator[Any]:

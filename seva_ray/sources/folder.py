@@ -70,7 +70,8 @@ class Folder:
         """Sorted paths of the images, relative to the folder. Raises: InputError if there are none."""
         filesystem, path = locate(self.path)
         if not filesystem.isdir(path):
-            raise InputError(f"{self.path}: no such directory")
+            fault = "is a file, and must be a directory of images" if filesystem.isfile(path) else "no such directory"
+            raise InputError(f"{self.path}: {fault}")
         seen = [name for name in linked_files(filesystem, path) if not is_hidden(name)]
         names = sorted(name for name in seen if self.reads(name))
         others = Counter(suffix for name in seen if (suffix := suffix_of(name)) not in self.suffixes)

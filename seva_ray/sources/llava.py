@@ -7,8 +7,9 @@ the file are used only by `answers`. Rows without `image` contain only text: the
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, ClassVar
 
 from seva_ray.core.errors import ConfigError, InputError
@@ -151,9 +152,10 @@ class LlavaJson:
         if not self.folders and self.counts == COUNTS:
             there = {folder_of(row, self.image_root) for row in json_rows(self.path)} - {""}
             if there and not there & set(SOURCES):
-                log.info("%s: has none of the published file's sources, so all its images are taken", self.path)
+                text = f"{self.path}: has none of the published file's sources, so all its images are taken"
+                log_once(logging.INFO, text)
                 own_root, wanted = self.image_root, dict.fromkeys(sorted(there), 0)
-        images, bad = grouped(json_rows(self.path), wanted, own_root)
+        images, bad = grouped(self.path, wanted, own_root)
         drawn = {}
         for source, count in wanted.items():
             found = images.get(source, {})
@@ -165,7 +167,8 @@ class LlavaJson:
                 example = f"; {len(bad):,} rows cannot be used, such as {bad[0].error}" if bad else ""
                 raise InputError(f"{self.path}: no row of source {source}; it has {others}{advice}{example}")
             if count > len(found):
-                log.warning("%s: %s images of %s, not the %s asked for", self.path, len(found), source, count)
+                text = f"{self.path}: {len(found)} images of {source}, not the {count} asked for"
+                log_once(logging.WARNING, text)
             drawn[source] = sorted(found, key=lambda image: key_of(self.seed, image, "image"))[: count or None]
         return Drawn(images=drawn, bad=bad, own_root=own_root)
 
@@ -243,14 +246,14 @@ def source_and_image(row: Any, own_root: str | None) -> tuple[str, str]:
 
 
 def grouped(
-    rows: Iterable[Any], wanted: Mapping[str, int], own_root: str | None = None
+    path: str, wanted: Mapping[str, int], own_root: str | None = None
 ) -> tuple[dict[str, dict[str, None]], list[Prompt]]:
     """Source -> image paths in the rows' order, for the wanted sources (other sources stay empty); and the rows that
     cannot be used. Any folder is a source if the file is one's own, with its images in `own_root`."""
     images: dict[str, dict[str, None]] = {}
     bad: list[Prompt] = []
     num_rows = num_text_only = num_unwanted = 0
-    for index, row in enumerate(rows):
+    for index, row in enumerate(json_rows(path)):
         num_rows += 1
         if isinstance(row, dict) and "image" not in row:
             num_text_only += 1
@@ -265,14 +268,15 @@ def grouped(
             bad.append(failed(f"row-{index}", f"row {index}: {error}", known))
         else:
             images.setdefault(source, {})[image] = None
-    log.info(
-        "%d rows: %d text-only and %d of other sources skipped, %d unusable",
-        num_rows,
-        num_text_only,
-        num_unwanted,
-        len(bad),
-    )
+    skipped = f"{num_text_only} text-only and {num_unwanted} of other sources skipped"
+    log_once(logging.INFO, f"{path}: {num_rows} rows, {skipped}, {len(bad)} unusable")
     return images, bad
+
+
+@cache
+def log_once(level: int, text: str) -> None:
+    """The file is read several times, and each time says the same."""
+    log.log(level, text)
 
 
 def fault(row: Any, own: bool) -> str | None:

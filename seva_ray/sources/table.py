@@ -233,7 +233,8 @@ def find_shards(uri: str) -> tuple[fsspec.AbstractFileSystem, dict[str, str]]:
         if not filesystem.isfile(path):
             raise InputError(f"{uri}: no such file")
         if not path.endswith(SUFFIXES):
-            raise InputError(f"{uri}: must be a {' or '.join(SUFFIXES)} file, or a directory of them")
+            advice = "source:hf reads CSV, JSON and other forms too"
+            raise InputError(f"{uri}: must be a {' or '.join(SUFFIXES)} file, or a directory of them; {advice}")
         return filesystem, {"": path}
     inner = sorted(filter(is_shard, linked_files(filesystem, path)))
     shards = {f"{name}-": f"{path.rstrip('/')}/{name}" for name in inner}

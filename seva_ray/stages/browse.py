@@ -77,6 +77,12 @@ def logps_of(store: Store, pairs: Artifact) -> dict[str, Artifact]:
     return {name: store.find(found[name]) for name in sorted(found) if "/" not in name}
 
 
+def scorer(name: str) -> str:
+    """Whose log-probabilities these are, in words: `bfloat16-by-mine` -> `mine (bfloat16)`."""
+    computed, _, policy = name.partition("-by-")
+    return f"{policy or 'the base model'} ({computed})"
+
+
 def margins_of(pairs: Artifact, logps: Artifact, shard: str) -> dict[tuple[str, str], float]:
     """By prompt_id and view: how much more likely the chosen answer is than the rejected one, in nats."""
     if not exists(logps.path(shard)):
@@ -112,7 +118,7 @@ def write_rows(
             texts.append([row["prompt_id"], row["question"], row["chosen"], row["rejected"], image, row["error"] or ""])
         sizes.append(len(texts))
         (directory / "rows" / f"{place:06d}.js").write_text(f"hold_rows({place}, {json.dumps(texts)});\n")
-    return {"rows": numbers, "sizes": sizes, "margins": list(logps)} | {
+    return {"rows": numbers, "sizes": sizes, "margins": [scorer(name) for name in logps]} | {
         kind: list(known) for kind, known in names.items()
     }
 

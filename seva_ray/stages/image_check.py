@@ -55,7 +55,7 @@ def check_images(
         return
     place = f" under {image_root}" if image_root else ""
     raise InputError(
-        f"generate: {num_failed} of {len(rows)} images{place} cannot be opened, which were tried before a model loads; "
+        f"generate: {num_failed} of {len(rows)} images{place} cannot be opened, in a trial before a model loads; "
         f"{reasons.lines(1)[0]}"
     )
 

@@ -183,7 +183,7 @@ def counts_of(name: str, num_prompts: int, num_shards: int, reasons: Reasons) ->
     num_failed = reasons.counts.total()
     if num_failed == num_prompts:
         raise InputError(f"source of {name}: none of its {num_prompts:,} prompts can be used; {reasons.lines()[0]}")
-    say(f"prepare {name}: {num_prompts:,} prompts in {num_shards:,} shards, {num_failed:,} unusable")
+    say(f"prepare {name}: {num_prompts:,} prompts, {num_failed:,} unusable")
     for line in reasons.lines():
         say(f"prepare {name}: {line}")
     return {"num_prompts": num_prompts, "num_shards": num_shards, "num_failed": num_failed} | reasons.record()

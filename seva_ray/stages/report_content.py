@@ -126,8 +126,8 @@ def summary(trained: Artifact, pairs: Artifact, floors: Sequence[Artifact]) -> l
         (view,) = floor.counts["views"]
         unequal = floor.counts["verdicts"]["kept"]
         lines.append(
-            f"On the clean image, answered again ({view}), {unequal:,} answers ({unequal / num_prompts:.1%}) would "
-            "have been kept: they differ because of the engine's rounding, not because of the augmentation."
+            f"The clean images were answered again ({view}): {unequal:,} answers ({unequal / num_prompts:.1%}) were "
+            "not equal to the first ones. Only the engine's rounding makes such differences, and no augmentation."
         )
     return [*lines, trained_on(trained)]
 

@@ -15,10 +15,10 @@ HEADLINES = {"pope-": "POPE accuracy"}
 
 
 def result_table(scores: Artifact) -> list[str]:
-    """Every metric of one benchmark: start, policy, difference, and the difference's 95 % interval."""
+    """Every metric of one benchmark: start, policy, difference, and the difference's 95% interval."""
     rows = read_comparisons(scores)
     width = max(len(row.metric) for row in rows)
-    head = f"{'':{width}}  {'start':>7}  {'policy':>7}  difference [95 % interval]"
+    head = f"{'':{width}}  {'start':>7}  {'policy':>7}  difference [95% interval]"
     return [
         f"{title_of(scores)}, {rows[0].num_images:,} images",
         f"  {head}",

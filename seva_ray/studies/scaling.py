@@ -23,7 +23,7 @@ Z_95 = 1.959964
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A score at a number of pairs, with half the width of its 95 % interval."""
+    """A score at a number of pairs, with half the width of its 95% interval."""
 
     num_pairs: float
     score: float
@@ -32,7 +32,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingLaw:
-    """The fitted curve from the smallest n to twice the largest, with 95 % intervals."""
+    """The fitted curve from the smallest n to twice the largest, with 95% intervals."""
 
     a: float
     b: float

@@ -19,7 +19,7 @@ POINT_FIELDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRow:
-    """One metric of one point: means over the training seeds, and their difference with its 95 % interval.
+    """One metric of one point: means over the training seeds, and their difference with its 95% interval.
 
     The fields are columns of the study's table: `start` is the base model, and `policy` is the trained model."""
 
@@ -63,9 +63,9 @@ class StudyRow:
     def caveat(self) -> str:
         """What a headline about this row must say beside its numbers; empty if the row is a gain beyond chance."""
         if not all(map(math.isfinite, (self.difference_low, self.difference_high))):
-            return "It has no 95 % interval, so it is not distinguishable from no gain."
+            return "It has no 95% interval, so it is not distinguishable from no gain."
         if not self.excludes_zero:
-            return "The 95 % interval holds 0, so it is not distinguishable from no gain."
+            return "The 95% interval holds 0, so it is not distinguishable from no gain."
         return "It is worse than the base model." if self.gain < 0 else ""
 
     @property
