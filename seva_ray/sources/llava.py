@@ -152,8 +152,7 @@ class LlavaJson:
         if not self.folders and self.counts == COUNTS:
             there = {folder_of(row, self.image_root) for row in json_rows(self.path)} - {""}
             if there and not there & set(SOURCES):
-                text = f"{self.path}: has none of the published file's sources, so all its images are taken"
-                log_once(logging.INFO, text)
+                log_once(f"{self.path}: has none of the published file's sources, so all its images are taken")
                 own_root, wanted = self.image_root, dict.fromkeys(sorted(there), 0)
         images, bad = grouped(self.path, wanted, own_root)
         drawn = {}
@@ -167,8 +166,7 @@ class LlavaJson:
                 example = f"; {len(bad):,} rows cannot be used, such as {bad[0].error}" if bad else ""
                 raise InputError(f"{self.path}: no row of source {source}; it has {others}{advice}{example}")
             if count > len(found):
-                text = f"{self.path}: {len(found)} images of {source}, not the {count} asked for"
-                log_once(logging.WARNING, text)
+                log_once(f"{self.path}: {len(found)} images of {source}, not the {count} asked for", logging.WARNING)
             drawn[source] = sorted(found, key=lambda image: key_of(self.seed, image, "image"))[: count or None]
         return Drawn(images=drawn, bad=bad, own_root=own_root)
 
@@ -253,8 +251,7 @@ def grouped(
     images: dict[str, dict[str, None]] = {}
     bad: list[Prompt] = []
     num_rows = num_text_only = num_unwanted = 0
-    for index, row in enumerate(json_rows(path)):
-        num_rows += 1
+    for num_rows, row in enumerate(json_rows(path), 1):
         if isinstance(row, dict) and "image" not in row:
             num_text_only += 1
             continue
@@ -265,23 +262,22 @@ def grouped(
             images.setdefault(source, {})
             num_unwanted += 1
         elif error:
-            bad.append(failed(f"row-{index}", f"row {index}: {error}", known))
+            bad.append(failed(f"row-{num_rows - 1}", f"row {num_rows - 1}: {error}", known))
         else:
             images.setdefault(source, {})[image] = None
     skipped = f"{num_text_only} text-only and {num_unwanted} of other sources skipped"
-    log_once(logging.INFO, f"{path}: {num_rows} rows, {skipped}, {len(bad)} unusable")
+    log_once(f"{path}: {num_rows} rows, {skipped}, {len(bad)} unusable")
     return images, bad
 
 
 @cache
-def log_once(level: int, text: str) -> None:
+def log_once(text: str, level: int = logging.INFO) -> None:
     """The file is read several times, and each time says the same."""
     log.log(level, text)
 
 
 def fault(row: Any, own: bool) -> str | None:
-    """What is wrong with a row's shape, or None. The published file has both texts and numbers as ids. Any folder is
-    good if the file is one's own."""
+    """What is wrong with a row's shape, or None. Ids may be numbers. Any folder is good if the file is one's own."""
     if isinstance(row, Exception):
         return f"not JSON ({row})"
     if not isinstance(row, dict):

@@ -183,12 +183,8 @@ class Contraster:
             self.device = "cuda" if torch.cuda.is_available() else "cpu"
             recipe = next(iter(work.answers.values())).recipe["config"]
             encoder = Encoder(self.directory, recipe["system"], image_options_of(recipe))
-            self.viewer = ImageViewer(
-                encoder=encoder,
-                image_root=work.prompts.counts["image_root"],
-                max_pixels=recipe["max_image_pixels"],
-                seed=work.seed,
-            )
+            root, most = work.prompts.counts["image_root"], recipe["max_image_pixels"]
+            self.viewer = ImageViewer(encoder=encoder, image_root=root, max_pixels=most, seed=work.seed)
 
     @cached_property
     def model(self) -> Any:
@@ -215,8 +211,7 @@ class Contraster:
         best = [(given, best_of(scores.get(row["prompt_id"], []), self.work.config.weight)) for row, given in found]
         self.work.artifact.begin()
         write_table(self.work.artifact.path("scores", shard), pa.Table.from_pylist(score_rows(best, scores), SCORES))
-        chosen = [given[place] for given, place in best]
-        write_table(self.work.artifact.path(shard), table(chosen, RESPONSE_SCHEMA))
+        write_table(self.work.artifact.path(shard), table((given[place] for given, place in best), RESPONSE_SCHEMA))
         return len(rows)
 
     def candidates(self, given: Sequence[Response]) -> list[Response]:
