@@ -18,7 +18,7 @@ from seva_ray.core.scratch import scratch_directory
 from seva_ray.core.storage import exists, is_local, write_bytes, write_directory
 from seva_ray.dpo.config import Train, deepspeed_config
 from seva_ray.dpo.policy import freeze_all_but_language, load_onto, without_image_gradients
-from seva_ray.private.accelerate import forget_trainer
+from seva_ray.private.accelerate import forget_launcher, forget_trainer
 from seva_ray.private.deepspeed import skip_compiled_collectives
 from seva_ray.private.transformers import forget_deepspeed
 from seva_ray.runtime import metrics
@@ -64,6 +64,7 @@ def work(loop_config: dict[str, Any]) -> None:
     those that an earlier group has finished."""
     import ray
 
+    forget_launcher()
     with quick_imports():
         reports = [(job, reporter(job)) for job in ray.get(loop_config["jobs"])]
     left = [item for item in reports if not any(exists(f"{item[0].policy_uri}/{name}") for name in (LOG, DIVERGED))]
