@@ -78,13 +78,13 @@ def schedule(
     pair's number is its place among them. `chosen`: bool (N,), or None for all. The order depends only on the ids, the
     lengths and the seed, or on the ranks. If pairs are grouped by image, the image_ids come in place of the prompt_ids,
     and images are shuffled."""
-    of_parts, start, size = [np.empty(0, np.int32)], 0, config.global_batch_size
-    images = [np.empty(0, np.int64)]
+    start, size = 0, config.global_batch_size
+    lengths, images = bytearray(), bytearray()  # millions of small arrays would leave the heap in pieces
     with sorter() as keyed:
         for ids, some, *ranks in pairs:
-            of_parts.append(some.astype(np.int32))
+            lengths += some.astype(np.int32).tobytes()
             if config.group_by_image:
-                images.append(keys_of(config.seed, "image", ids=ids).view(np.int64)[::2])
+                images += keys_of(config.seed, "image", ids=ids).view(np.int64)[::2].tobytes()
             places = np.arange(len(ids)) if chosen is None else np.flatnonzero(chosen[start : start + len(ids)])
             seen = [ids[place] for place in places.tolist()]
             for again in range(config.num_repeats):
@@ -93,15 +93,13 @@ def schedule(
                     keys = keys if of_pairs is None else keys_of_ranks(of_pairs[places], again, config.num_repeats)
                 keyed.add(keys, start + places)
             start += len(ids)
-        lengths = np.concatenate(of_parts)
-        of_parts.clear()  # of 10 million pairs these are 40 MB
         num_filling = -keyed.total % size
         order = np.empty(keyed.total + num_filling, np.min_scalar_type(start))
         keyed.fill(order[: keyed.total])
     counted = order[: len(order) - num_filling]
-    sort_steps(counted, lengths, size)
+    sort_steps(counted, np.frombuffer(lengths, np.int32), size)
     if config.group_by_image:
-        group_steps(counted, np.concatenate(images), size, config.per_device_batch_size or MOST_AT_ONCE)
+        group_steps(counted, np.frombuffer(images, np.int64), size, config.per_device_batch_size or MOST_AT_ONCE)
     order[len(order) - num_filling :] = order[len(order) - size :][:1].repeat(num_filling)
     return Schedule(order=order, step_size=size, num_filling=num_filling)
 
