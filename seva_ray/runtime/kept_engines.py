@@ -134,7 +134,8 @@ class Pool:
         try:
             self.rows.close()
         finally:
-            ray.kill(self.tasks)
+            if ray.is_initialized():  # otherwise it has ended with Ray, and to ask for it would start a new cluster
+                ray.kill(self.tasks)
 
 
 @dataclass(kw_only=True)
