@@ -1,7 +1,13 @@
 """The cluster that a job starts for itself."""
 
+import os
 import subprocess
 import sys
+
+import pytest
+
+from seva_ray.runtime import cluster as runtime_cluster
+from tests.environment import pythonpath
 
 LISTENERS = """
 import os, psutil, ray
@@ -41,3 +47,60 @@ say("afterwards")
 def test_lines_of_ray_s_core_are_held_back_at_its_start_but_no_heartbeat():
     done = subprocess.run([sys.executable, "-c", HELD_BACK], capture_output=True, text=True, timeout=300)
     assert done.stderr.splitlines() == ["a heartbeat", "another line of Ray's core", "afterwards"]
+
+
+def test_what_still_runs_ends_before_ray_does(monkeypatch: pytest.MonkeyPatch):
+    import ray
+
+    ended, joined = list[str](), iter([False, True])
+    monkeypatch.setattr(runtime_cluster, "connected", lambda: next(joined))
+    monkeypatch.setattr(runtime_cluster, "before_shutdown", [lambda: ended.append("dataset"), lambda: 1 // 0])
+    monkeypatch.setattr(ray, "shutdown", lambda: ended.append("Ray"))
+    with pytest.raises(ZeroDivisionError), runtime_cluster.cluster():
+        ended.append("job")
+    assert ended == ["job", "dataset", "Ray"]
+
+
+FAILS = """
+import threading
+from dataclasses import dataclass
+from seva_ray.runtime.actors import rows_of
+from seva_ray.runtime.cli import run
+from seva_ray.runtime.cluster import cluster, join
+
+threading.excepthook = lambda failed: print(failed.thread.name, "fails with", failed.exc_type.__name__, flush=True)
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    pass
+
+def slow(batch):
+    import time
+    time.sleep(1)
+    return batch
+
+def main(config):
+    with cluster():
+        join()
+        import ray.data
+        rows = rows_of(lambda: ray.data.range(100).map_batches(slow, batch_size=1, num_cpus=0), "", "")
+        next(rows)
+        held.append(rows)  # as an error holds the frames of those who asked for rows
+        raise KeyboardInterrupt
+
+held = []
+run(main, {"job": Job()}, "Fails while a dataset runs.")
+"""
+
+
+@pytest.mark.slow
+def test_a_job_that_stops_while_a_dataset_runs_says_one_line_and_starts_no_other_cluster():
+    done = subprocess.run(
+        [sys.executable, "-c", FAILS],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": pythonpath()},
+    )
+    lines = [line for line in done.stderr.splitlines() if not line.endswith(" so far")]
+    assert (done.returncode, done.stdout, lines) == (130, "", ["interrupted: run the same command again to continue"])

@@ -188,14 +188,17 @@ def test_no_engine_is_kept_after_an_error_or_outside_of_a_job_that_keeps_it(coun
 
 
 @pytest.mark.parametrize(
-    ("gpus", "num_engines", "num_workers", "num_nodes", "kept"),
+    ("gpus", "num_engines", "num_workers", "num_nodes", "address", "kept"),
     [
-        pytest.param(1, 1, 1, 1, False, id="one GPU"),
-        pytest.param(2, 2, 2, 1, False, id="two GPUs"),
-        pytest.param(8, 8, 8, 1, False, id="eight GPUs"),
-        pytest.param(8, 4, 4, 1, True, id="eight GPUs for both"),
-        pytest.param(8, 4, 5, 1, False, id="eight GPUs and nine wanted"),
-        pytest.param(4, 2, 2, 2, False, id="two nodes"),
+        pytest.param(1, 1, 1, 1, "local", False, id="one GPU"),
+        pytest.param(2, 2, 2, 1, "local", False, id="two GPUs"),
+        pytest.param(8, 8, 8, 1, "local", False, id="eight GPUs"),
+        pytest.param(8, 4, 4, 1, "local", True, id="eight GPUs for both"),
+        pytest.param(8, 4, 5, 1, "local", False, id="eight GPUs and nine wanted"),
+        pytest.param(4, 2, 2, 2, "local", False, id="two nodes"),
+        pytest.param(8, 4, 4, 1, "10.0.0.7:6379", False, id="a node that others may have joined"),
+        pytest.param(1, 1, 0, 1, "local", True, id="a long stage without Ray"),
+        pytest.param(1, 1, 0, 1, "10.0.0.7:6379", False, id="a long stage without Ray beside others"),
     ],
 )
 def test_engines_go_if_what_comes_next_has_no_room_beside_them(
@@ -205,8 +208,10 @@ def test_engines_go_if_what_comes_next_has_no_room_beside_them(
     num_engines: int,
     num_workers: int,
     num_nodes: int,
+    address: str,
     kept: bool,
 ):
+    monkeypatch.setenv("RAY_ADDRESS", address)
     node = NodeType(name=HEAD, resources={"CPU": 16, "GPU": gpus})
     monkeypatch.setattr(kept_engines, "node_types", lambda: [node] * num_nodes)
     settings = replace(SETTINGS, engines=Need("an engine", num_engines, {"CPU": 1, "GPU": 1}))
@@ -221,6 +226,7 @@ def test_engines_go_if_what_comes_next_has_no_room_beside_them(
 def test_engines_go_where_training_lacks_memory_without_gpus_and_a_line_says_so(
     counted: Keeper, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], free_gib: float, kept: bool
 ):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr("ray._private.utils.get_system_memory", lambda: 20 * GIB)
     monkeypatch.setattr("ray._private.utils.estimate_available_memory", lambda: (free_gib + 1) * GIB)
     monkeypatch.setattr(kept_engines, "node_types", lambda: [NodeType(name=HEAD, resources={"CPU": 2})])

@@ -9,6 +9,7 @@ from typing import Any
 from seva_ray.core.errors import UserError
 from seva_ray.core.shards import in_order
 from seva_ray.runtime.cli import users_line
+from seva_ray.runtime.cluster import before_shutdown
 from seva_ray.runtime.heartbeat import awaited
 
 NUM_TASKS = 20_000
@@ -37,13 +38,12 @@ def rows_of(
     created = dataset()
     # Ray Data sets its own log level when a dataset is made. It also raises every error that it logs.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    if not one_by_one:
-        yield from awaited(created.iter_rows(), first, others)
-        return
     blocks = iter(created.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0))
+    before_shutdown.append(blocks.close)
     try:
         yield from awaited((row for block in blocks for row in block.to_pylist()), first, others)
     finally:
+        before_shutdown.remove(blocks.close)
         blocks.close()
 
 

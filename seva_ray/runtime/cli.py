@@ -248,6 +248,7 @@ def quiet() -> None:
         "HF_HUB_OFFLINE": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",  # this turns off Tune's tables
+        "RAY_ENABLE_AUTO_CONNECT": "0",  # what asks Ray for something after its end starts no new cluster
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(variable, value)

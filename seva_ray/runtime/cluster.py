@@ -5,7 +5,7 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
 from seva_ray.core.errors import InputError, UserError
@@ -22,6 +22,11 @@ CONNECT_S = 10.0
 """Longest time to wait for a connection to the address of a cluster, in seconds."""
 
 
+before_shutdown: list[Callable[[], None]] = []
+"""What must end before Ray does. An error may leave a dataset whose rows nobody asks for any more. After a shutdown its
+thread fails, and what it then asks of Ray starts a new cluster."""
+
+
 @contextmanager
 def cluster() -> Iterator[None]:
     """Wrap this around a job: if one of its stages starts a cluster, the cluster is shut down at the end."""
@@ -32,7 +37,11 @@ def cluster() -> Iterator[None]:
         if not joined and connected():
             import ray
 
-            ray.shutdown()
+            try:
+                for end in list(before_shutdown):
+                    end()
+            finally:
+                ray.shutdown()
 
 
 def join(spare_cpus: int = 0) -> None:

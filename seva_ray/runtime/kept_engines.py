@@ -5,6 +5,7 @@ between two generations of a job. If the next one asks for a model of the same a
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,7 +134,8 @@ class Pool:
         try:
             self.rows.close()
         finally:
-            ray.kill(self.tasks)
+            if ray.is_initialized():  # otherwise it has ended with Ray, and to ask for it would start a new cluster
+                ray.kill(self.tasks)
 
 
 @dataclass(kw_only=True)
@@ -194,14 +196,15 @@ def make_room(need: Need, memory: float = 0.0) -> None:
     """Let the kept engines go, unless this machine has room for `need` beside them. `memory`: what it takes of a
     machine without GPUs, in bytes.
 
-    In a cluster of several nodes they always go. There an autoscaler ends nodes that nobody uses, and other jobs may
-    wait for engines of their own.
+    In a cluster that this job has joined, or of several nodes, they always go: an autoscaler ends nodes that nobody
+    uses, and two jobs that keep their engines would wait for each other's places for ever.
     """
-    types = node_types()
     for keeper in keepers:
         if not keeper.pool:
             continue
-        if sum(item.number for item in types) > 1 or no_place((keeper.pool.settings.engines, need), types):
+        types = node_types()
+        shared = os.environ.get("RAY_ADDRESS", "local") != "local" or sum(item.number for item in types) > 1
+        if shared or no_place((keeper.pool.settings.engines, need), types):
             keeper.let_go()
         elif memory > (free := free_memory()):
             say(

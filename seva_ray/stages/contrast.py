@@ -127,7 +127,7 @@ def contrast(
         work = ContrastWork(
             config=config, model=model, prompts=prompts, answers=of_views, artifact=artifact, seed=generate.seed
         )
-        run_shards(f"contrast {config.label}", generate, work, artifact, prompts, loads_model=work.loads_model())
+        run_shards(f"contrast {config.label}", generate, work, artifact, prompts)
         finished = finish_responses(prompts, artifact)
         changed = num_changed(prompts, finished, answers[CLEAN])
         say(f"contrast {config.label}: {changed:,} answers are not the model's own")
@@ -155,18 +155,17 @@ class ContrastWork:
     artifact: Artifact
     seed: int
 
-    def loads_model(self) -> bool:
-        """Whether the model must score any answers. Not if the engines have scored all of them."""
+    def num_weights(self) -> int:
+        """Of the model that scores answers; 0 if the engines have scored all of them."""
         shards = [shard_name(index) for index in range(self.prompts.counts["num_shards"])]
         paths = [answers.path(shard) for answers in self.answers.values() for shard in shards]
         there = all(FIRST_LOGPS.name in schema.names for schema in read_each(read_schema, paths))
-        return not (self.config.first_token and self.config.only_short and there)
+        if self.config.first_token and self.config.only_short and there:
+            return 0
+        return shape_of(local_outline(self.model.directory)).num_weights
 
     def load(self) -> "Contraster":
         return Contraster(self)
-
-    def num_weights(self) -> int:
-        return shape_of(local_outline(self.model.directory)).num_weights
 
 
 class Contraster:
@@ -288,13 +287,7 @@ def score_rows(
 ) -> list[dict[str, Any]]:
     """The rows of SCORES: every candidate of every prompt that has several."""
     return [
-        {
-            "prompt_id": answer.prompt_id,
-            "text": answer.text,
-            "clean_logp": logps[0],
-            "view_logp": logps[1],
-            "is_best": number == place,
-        }
+        dict(zip(SCORES.names, (answer.prompt_id, answer.text, *logps, number == place), strict=True))
         for given, place in best
         for number, (answer, logps) in enumerate(zip(given, scores.get(given[0].prompt_id, []), strict=False))
     ]

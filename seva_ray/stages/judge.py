@@ -24,7 +24,9 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.records import Response
 from seva_ray.core.storage import write_bytes, write_table
+from seva_ray.runtime.kept_engines import make_room
 from seva_ray.runtime.progress import Progress, say
+from seva_ray.runtime.resources import Need
 from seva_ray.scoring.right_wrong import agreement
 
 SIDES = ("start", "policy")
@@ -83,6 +85,7 @@ def judged_tallies(
     calls_before = endpoint.num_calls
     progress = Progress("judge", len(distinct) * judge.num_repeats, "verdicts")
     directory = store.uri(verdicts_of(judge))
+    make_room(Need("the calls of the judge", 0, {}))  # they may take hours
     verdicts = ask_all(endpoint, directory, prompts, benchmark.parse, done=progress.add)
     repeats = [
         tallies_of(benchmark, image_ids, answers, asked, verdicts, repeat) for repeat in range(judge.num_repeats)

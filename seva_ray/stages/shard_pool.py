@@ -30,7 +30,7 @@ class Work(Protocol):
         ...
 
     def num_weights(self) -> int:
-        """How many numbers the model has."""
+        """How many numbers the model has; 0 if none is loaded, so that no GPU is needed."""
         ...
 
 
@@ -42,11 +42,8 @@ class Worker(Protocol):
         ...
 
 
-def run_shards(
-    name: str, config: Generate, work: Work, artifact: Artifact, prompts: Artifact, loads_model: bool = True
-) -> None:
+def run_shards(name: str, config: Generate, work: Work, artifact: Artifact, prompts: Artifact) -> None:
     """Do the shards of prompts that the artifact has no file of. `name`: the stage and the view, for the terminal.
-    `loads_model`: whether a worker needs a GPU, if there are any.
 
     Raises: InputError if the cluster has no room for one worker.
     """
@@ -56,11 +53,12 @@ def run_shards(
     if not missing:
         return
     join()
-    need, stage = worker_need() if loads_model else {"CPU": 1.0}, name.split()[0]
+    num_weights, stage = work.num_weights(), name.split()[0]
+    need = worker_need() if num_weights else {"CPU": 1.0}
     check_places(Need(f"a worker of the stage {stage}", 1, need))
     say(f"{name}: {len(missing):,} shards to do")
     most = min(config.max_engines or num_engines(config, capacity()), len(missing))
-    loaded = loaded_memory(work.num_weights()) * GIB if loads_model and not has_gpus() else 0.0
+    loaded = loaded_memory(num_weights) * GIB if num_weights and not has_gpus() else 0.0
     make_room(Need(f"workers of the stage {stage}", most, need), most * loaded)
     progress, num_rows = Progress(stage, len(missing), "shards"), 0
     for row in committed(work, missing, need, most, stage):

@@ -3,11 +3,11 @@
     python -m tests.chaos.together --starts 100                 the same command goes on where it was
     python -m tests.chaos.together --kind s3 --starts 50        those on an S3 server of its own
 
-A job makes prompts, answers by the engine without a model, and pairs, all under the same names. In a round two or
-three of them start within a moment on an empty root: of one recipe, or of two. In every third round the first is killed
-with SIGKILL, and starts again. At the end of a round the root must be, byte for byte, that of one job alone. Each job
-must have ended well, or with the line that the name is taken. Without a kill each question was answered once in each
-view. Each round is a line in `<out>/<kind>.jsonl`.
+A job makes prompts, answers by the engine without a model in two generations, between which it keeps its engines, and
+pairs, all under the same names. In a round two or three of them start within a moment on an empty root: of one recipe,
+or of two. In every third round the first is killed with SIGKILL, and starts again. At the end of a round the root must
+be, byte for byte, that of one job alone. Each job must have ended well, or with the line that the name is taken.
+Without a kill each question was answered once in each view. Each round is a line in `<out>/<kind>.jsonl`.
 """
 
 import argparse
@@ -33,6 +33,7 @@ from seva_ray.engines import FakeEngine
 from seva_ray.engines.config import Generate
 from seva_ray.private.ray import CORE_SETTINGS
 from seva_ray.runtime.cli import quiet
+from seva_ray.runtime.kept_engines import kept_engines
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.check import check
 from seva_ray.stages.generate import generate
@@ -61,9 +62,11 @@ def job(root: str, model: str, recipe: str, journal: str) -> None:
     """Prompts, answers and pairs of one recipe."""
     store = Store(root)
     prompts = prepare(Prepare(shard_size=8), store, "p", ToyWorld(num_images=NUM_IMAGES[recipe]))
-    config = Generate(engine=FakeEngine(journal=journal, seconds_per_request=0.002))
-    chosen, *rejected = generate(config, store, model_at(model), [(prompts, view) for view in VIEWS])
-    pair(Pair(), store, prompts, chosen, rejected)
+    config, start = Generate(engine=FakeEngine(journal=journal, seconds_per_request=0.002)), model_at(model)
+    with kept_engines():
+        chosen, *rejected = generate(config, store, start, [(prompts, view) for view in VIEWS[:2]])
+        rejected += generate(config, store, start, [(prompts, VIEWS[2])])
+        pair(Pair(), store, prompts, chosen, rejected)
 
 
 def job_in_process(root: str, model: str, recipe: str, journal: str, log: str) -> None:
