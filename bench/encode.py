@@ -21,7 +21,8 @@ from PIL import Image
 from bench import encode_views
 from bench.figures import Figure, keep, table
 from seva_ray.vlm.encoding import Encoder
-from seva_ray.vlm.families import as_seen, processed
+from seva_ray.vlm.families import as_seen
+from seva_ray.vlm.processed import processed
 from tests.tiny_models import FAMILIES, save_family
 
 RESULTS = Path("build/bench/encode.json")

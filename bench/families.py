@@ -41,7 +41,7 @@ class Families:
 
 
 def main(config: Families) -> None:
-    from tests.every_model import BARE, EVERY, NOT_TRIED
+    from tests.every_model import BARE, EVERY
     from tests.tiny_models import FAMILIES
 
     titles = [*TITLES, IN_VLLM] if config.vllm else list(TITLES)
@@ -54,8 +54,7 @@ def main(config: Families) -> None:
         others.append(in_fresh_process(tried, name))
         say(f"families: {', '.join(others[-1])}")
     first, second = ("".join(f"| {' | '.join(line)} |\n" for line in some) for some in (lines, others))
-    untried = f"\nNot tried, and checked in the same way: {', '.join(NOT_TRIED)}.\n"
-    Path(config.out).write_text(INTRODUCTION + first + OTHERS + second + untried + ENDING)
+    Path(config.out).write_text(INTRODUCTION + first + OTHERS + second + ENDING)
 
 
 INTRODUCTION = """# Models

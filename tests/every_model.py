@@ -13,23 +13,17 @@ from safetensors.torch import save_file
 from seva_ray.core.errors import InputError, line_of
 from seva_ray.vlm.families import check_served
 from tests.more_models import MORE
+from tests.newest_models import NEWEST
 from tests.other_models import OTHER
 from tests.rarer_models import RARER
 from tests.tiny_models import Made, save_weights
 from tests.untrained_models import UNTRAINED
 
-EVERY: dict[str, Callable[[], Made]] = MORE | OTHER | RARER | UNTRAINED
+EVERY: dict[str, Callable[[], Made]] = MORE | OTHER | RARER | NEWEST | UNTRAINED
 """By the family's `model_type`."""
 
 BARE = ("chameleon", "evolla", "fuyu", "mistral4", "pi0", "t5gemma2", "udop", "vision-encoder-decoder")
 """Families of whose files nothing is made but the `model_type`: their configurations name no vision tower."""
-
-NOT_TRIED = (
-    *("cosmos3_edge", "cosmos3_omni", "deepseek_ocr2", "diffusion_gemma", "glm5_next", "idefics", "inkling_mm_model"),
-    *("instructblipvideo", "kosmos-2", "kosmos-2.5", "minicpmv4_7", "muse_glimmer", "nemotron_h_omni", "pix2struct"),
-    *("pp_chart2table", "pp_formulanet", "qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "qwen4_exp", "shieldgemma2"),
-)
-"""Families of which no checkpoint is made here."""
 
 
 def save_every(name: str, directory: Path, weights: bool = True) -> str:

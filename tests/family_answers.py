@@ -21,7 +21,8 @@ from seva_ray.augmentations.diffusion import Diffusion, alpha_bar
 from seva_ray.core.seeds import generator
 from seva_ray.engines import Decoding, Request, VllmEngine
 from seva_ray.vlm.encoding import Encoder
-from seva_ray.vlm.families import as_seen, processed
+from seva_ray.vlm.families import as_seen
+from seva_ray.vlm.processed import processed
 from tests.tiny_models import save_family
 
 NOISE_STEP = 500

@@ -232,6 +232,11 @@ def text_model(model: Path) -> None:
     (model / "config.json").write_text('{"model_type": "llama", "hidden_size": 128}')
 
 
+def own_code(model: Path) -> None:
+    code = {"AutoConfig": "configuration_kimi_vl.KimiVLConfig", "AutoModelForCausalLM": "modeling_kimi_vl.KimiVL"}
+    change(model / "config.json", model_type="kimi_vl", auto_map=code)
+
+
 def pickle_weights(model: Path) -> None:
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
 
@@ -256,6 +261,7 @@ def test_a_whole_model_passes_the_checks(model):
         (untyped_config, "config.json is not a transformers configuration: it has no model_type"),
         (strange_type, "model type \"['llava']\" is not a vision-language model"),
         (text_model, "model type 'llama' is not a vision-language model"),
+        (own_code, "model type 'kimi_vl' comes with code of its own, which is never run; if the same weights are "),
         (pickle_weights, "no .safetensors weights (pickled weights are not loaded)"),
         (remove_processor, "no processor_config.json or preprocessor_config.json"),
     ],

@@ -14,9 +14,9 @@ from seva_ray.engines import Decoding, FakeEngine
 from seva_ray.engines.base import Request
 from seva_ray.engines.fake import FakeEncoder, FakeGenerator
 from seva_ray.vlm.encoding import Encoder
-from seva_ray.vlm.families import processed
 from seva_ray.vlm.images import pad_to_square
 from seva_ray.vlm.levels import drawn_at_random, exact_table, shrunk, size_of_squares
+from seva_ray.vlm.processed import processed
 from seva_ray.vlm.views import Viewer
 from tests.tiny_models import save_family
 

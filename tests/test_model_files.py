@@ -164,6 +164,11 @@ def ten_million_layers(model: Path) -> None:
     change_part(model, "text_config", num_hidden_layers=10**7)
 
 
+def a_billion_labels(model: Path) -> None:
+    """transformers would make a name for each of them."""
+    change(model / "config.json", num_labels=10**9)
+
+
 def a_large_vocabulary(model: Path) -> None:
     change_part(model, "text_config", vocab_size=10**9)
 
@@ -205,7 +210,8 @@ def change(file: Path, **values: object) -> None:
         (deep_config, "config.json cannot be used (RecursionError: "),
         (no_patches, "config.json cannot be used (ZeroDivisionError: "),
         (an_unknown_rope, "config.json cannot be used (KeyError: 'zzz')"),
-        (ten_million_layers, "config.json: num_hidden_layers is 10,000,000, and at most 1024 are made"),
+        (ten_million_layers, "config.json: num_hidden_layers is 10,000,000, and at most 1,024 are made"),
+        (a_billion_labels, "config.json: num_labels is 1,000,000,000, and at most 1,000,000 are made"),
         (a_large_vocabulary, " weights, but the weight files hold only 3,8"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

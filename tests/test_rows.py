@@ -14,8 +14,8 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.seeds import generator
 from seva_ray.core.system_texts import VICUNA_V1
 from seva_ray.vlm.encoding import Encoder
-from seva_ray.vlm.families import processed
-from seva_ray.vlm.rows import Row, stacked, with_pixels
+from seva_ray.vlm.processed import processed
+from seva_ray.vlm.rows import Copies, Row, axes_of, copies_in, stacked, with_pixels
 from seva_ray.vlm.views import Viewer
 from tests import llava_by_hand
 from tests.tiny_models import save_family
@@ -163,11 +163,22 @@ def test_a_question_with_the_image_placeholder_makes_no_row(toy_model):
 
 def test_a_batch_joins_images_and_fills_up_tiles_and_sizes_with_zeros():
     patches = [{"pixel_values": np.full((count, 3), count)} for count in (4, 2)]
-    assert stacked(patches)["pixel_values"].tolist() == [[4] * 3] * 4 + [[2] * 3] * 2
+    assert stacked(patches, {})["pixel_values"].tolist() == [[4] * 3] * 4 + [[2] * 3] * 2
     wide, tall = {"x": np.ones((1, 2, 3), np.float32)}, {"x": np.full((1, 3, 2), 2, np.float32)}
-    both = stacked([wide, tall])["x"]
+    both = stacked([wide, tall], {})["x"]
     assert both.dtype == np.float32
     assert both.tolist() == [[[1, 1, 1], [1, 1, 1], [0, 0, 0]], [[2, 2, 0], [2, 2, 0], [2, 2, 0]]]
+
+
+def test_a_batch_joins_features_along_the_axis_along_which_the_processor_does():
+    """As in MiniCPM-V, whose patches lie side by side."""
+    one, other = ({"x": np.full((1, 3, 2, width), width), "sizes": np.array([[2, width]])} for width in (4, 2))
+    both = {"x": np.concatenate([one["x"], other["x"]], 3), "sizes": np.array([[2, 4], [2, 2]])}
+    assert axes_of(one, other, both) == {"x": 3}
+    found = stacked([one, other], {"x": 3})
+    assert {*found} == {*both}
+    assert all(np.array_equal(found[name], both[name]) for name in both)
+    assert axes_of({"x": np.ones((1, 4))}, {"x": np.ones((1, 2))}, {"x": np.ones((2, 4))}) == {}
 
 
 # Pictures to look at
@@ -207,3 +218,32 @@ def test_patches_that_only_fill_up_a_shape_stay_as_they_are():
     row = Row(ids=[1], num_image_tokens=1, features={"pixel_values": np.ones((1, 2, 3)), "pixel_attention_mask": mask})
     made = with_pixels(row, lambda pixels: pixels + 1).features["pixel_values"]
     assert made.tolist() == [[[2.0] * 3, [1.0] * 3]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "frames"),
+    [((3, 2, 49), 2, 2), ((2, 3, 49), 1, 2), ((2, 7, 7, 3), 1, 1), ((3, 7, 7, 2), 4, 1)],
+    ids=["channels of frames", "frames of channels", "an axis of frames", "frames at the end"],
+)
+def test_copies_of_a_pixel_are_found_and_get_the_same_noise(shape, axis, frames):
+    """Qwen-VL's layout, Muse-Glimmer's and Inkling's, and one that nobody has."""
+    one = np.random.default_rng(0).standard_normal((20, *shape)).astype(np.float32)
+    pixels = np.repeat(one.take([0], axis), 2, axis)
+    flat = pixels.reshape(20, -1) if frames > 1 else pixels
+    copies = copies_in(flat, frames)
+    assert copies is not None
+    assert copies.axis == axis
+    row = Row(ids=[1], num_image_tokens=1, features={"pixel_values": flat})
+    noisy = with_pixels(row, lambda values: NOISE.pixels(values, generator(1)), copies).features["pixel_values"]
+    assert noisy.shape == flat.shape
+    parts = noisy.reshape(pixels.shape)
+    assert np.array_equal(parts.take([0], axis), parts.take([1], axis))
+    assert np.array_equal(parts.take([0], axis), NOISE.pixels(pixels.take([0], axis), generator(1)))
+
+
+@pytest.mark.parametrize("shape", [(20, 294), (1, 3, 28, 28), (1, 5, 3, 14, 14)])
+def test_pixels_that_are_there_once_have_no_copies(shape):
+    pixels = np.random.default_rng(0).standard_normal(shape)
+    for frames in (1, 2):
+        assert copies_in(pixels, frames) is None
+    assert copies_in(np.repeat(pixels[:, :1], 2, 1), 1) == Copies((2, *shape[2:]), 1)

@@ -70,21 +70,50 @@ def florence2() -> Made:
     )
 
 
-def without_template(config: str, processor: str) -> Callable[[], Made]:
-    """A family whose published files have no chat template."""
+def instructblipvideo() -> Made:
+    """It reads videos alone."""
+    tokens = tokenizer(bos="<s>", image_token="<image>", video_token="<video>")
+    return tf.InstructBlipVideoConfig(), tf.InstructBlipVideoProcessor(
+        video_processor=tf.InstructBlipVideoVideoProcessor(size=SIZE),
+        tokenizer=tokens,
+        qformer_tokenizer=tokenizer(),
+        num_query_tokens=4,
+    )
+
+
+def pp_chart2table() -> Made:
+    """Its processor asks its own question, and names no token of an image."""
+    tokens = tokenizer("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>")
+    config = tf.PPChart2TableConfig(image_token_index=tokens.convert_tokens_to_ids("<imgpad>"))
+    return config, tf.PPChart2TableProcessor(
+        image_processor=tf.PPChart2TableImageProcessorPil(), tokenizer=tokens, chat_template=chatml("<imgpad>")
+    )
+
+
+def without_template(config: str, processor: str, image_processor: str, **named: str) -> Callable[[], Made]:
+    """A family whose published files have no chat template. `named`: special tokens that its processor looks up."""
 
     def make() -> Made:
-        tokens = tokenizer(bos="<s>", image_token="<image>")
-        image_processor = tf.BlipImageProcessorPil(size=SIZE) if "Blip" in processor else tf.CLIPImageProcessorPil()
-        return getattr(tf, config)(), getattr(tf, processor)(image_processor=image_processor, tokenizer=tokens)
+        tokens = tokenizer(bos="<s>", image_token="<image>", **named)
+        size = {"size": SIZE} if "Blip" in image_processor else {}
+        parts = {"image_processor": getattr(tf, image_processor)(**size), "tokenizer": tokens}
+        return getattr(tf, config)(), getattr(tf, processor)(**parts)
 
     return make
 
 
+BLIP, CLIP = "BlipImageProcessorPil", "CLIPImageProcessorPil"
 UNTRAINED: dict[str, Callable[[], Made]] = {
-    make.__name__: make for make in (perception_lm, fast_vlm, gemma3n, florence2)
+    make.__name__: make for make in (perception_lm, fast_vlm, gemma3n, florence2, instructblipvideo, pp_chart2table)
 } | {
-    "blip": without_template("BlipConfig", "BlipProcessor"),
-    "blip-2": without_template("Blip2Config", "Blip2Processor"),
-    "git": without_template("GitConfig", "GitProcessor"),
+    "blip": without_template("BlipConfig", "BlipProcessor", BLIP),
+    "blip-2": without_template("Blip2Config", "Blip2Processor", BLIP),
+    "git": without_template("GitConfig", "GitProcessor", CLIP),
+    "idefics": without_template("IdeficsConfig", "IdeficsProcessor", "IdeficsImageProcessorPil"),
+    "kosmos-2": without_template("Kosmos2Config", "Kosmos2Processor", CLIP),
+    "kosmos-2.5": without_template(
+        "Kosmos2_5Config", "Kosmos2_5Processor", "Kosmos2_5ImageProcessorPil", boi_token="<boi>", eoi_token="<eoi>"
+    ),
+    "pix2struct": without_template("Pix2StructConfig", "Pix2StructProcessor", "Pix2StructImageProcessorPil"),
+    "pp_formulanet": without_template("PPFormulaNetConfig", "PPFormulaNetProcessor", "PPFormulaNetImageProcessor"),
 }

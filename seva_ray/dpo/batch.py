@@ -75,7 +75,7 @@ class PreferenceCollator:
                 branch = Branch(slot=place * width + number, prompt=prompt, response=answer)
                 rows.setdefault(self.row_of(pair, place, number), []).append(branch)
         branches = [part for row in rows.values() for part in self.with_whole_image(row)]
-        features = stacked([row[0].prompt.features for row in branches])
+        features = stacked([row[0].prompt.features for row in branches], self.viewer.encoder.axes)
         batch = layout(branches, self.viewer.encoder.pad_id)
         batch |= {name: torch.from_numpy(values) for name, values in features.items()}
         batch["num_tokens"] = torch.tensor(

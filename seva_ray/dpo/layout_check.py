@@ -10,7 +10,7 @@ from torch import Tensor
 from seva_ray.core.errors import InputError, is_of_the_machine, line_of
 from seva_ray.dpo.batch import PreferenceCollator
 from seva_ray.dpo.logps import response_logps
-from seva_ray.vlm.families import processed
+from seva_ray.vlm.processed import processed
 from seva_ray.vlm.views import Viewer
 
 ANSWER_TOKENS = 8, 5

@@ -56,6 +56,8 @@ def model_inputs(model: Any, batch: Mapping[str, Tensor]) -> dict[str, Any]:
         mask = mask if typed == MM_TYPES else near  # Gemma 4's tokens see later ones in layers with a window alone
     windows = in_windows(mask, near, batch["position_ids"], whole.config.get_text_config())
     hands_down = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+    if batch["branch"].amax() == 1 and not typed and reads_in_order(whole.config.get_text_config()):
+        windows = (batch["branch"] != NOTHING).long()
     simple = windows is mask and not typed
     if mask.shape[-1] >= LONG and simple and hands_down and use_parts(whole.get_decoder()):
         inputs["pair_parts"] = parts_of(batch["branch"], batch["slot"].shape[1])
@@ -73,6 +75,12 @@ def attention_mask(branch: Tensor) -> Tensor:
     back = torch.ones(branch.shape[1], branch.shape[1], dtype=torch.bool, device=branch.device).tril()
     allowed = back & ((key == PROMPT) | (key == query)) & (key != NOTHING)
     return (allowed | torch.eye(branch.shape[1], dtype=torch.bool, device=branch.device))[:, None]
+
+
+def reads_in_order(config: Any) -> bool:
+    """Whether some layers of a language model with this configuration are no usual attention. Such layers read a mask
+    of padding, (R, T), and none of pairs of tokens."""
+    return not {*(getattr(config, "layer_types", None) or ())} <= {"full_attention", "sliding_attention"}
 
 
 def types_and_blocks(batch: Mapping[str, Tensor], name: str, image_token_id: int) -> tuple[Tensor, Tensor]:

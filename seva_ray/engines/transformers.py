@@ -4,7 +4,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from seva_ray.core.checks import check_least
 from seva_ray.core.errors import is_of_the_machine
@@ -21,6 +21,10 @@ from seva_ray.engines.base import (
 )
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.rows import Row, stacked
+from seva_ray.vlm.trial import trial_rows
+
+if TYPE_CHECKING:
+    from seva_ray.vlm.batch_check import Generated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,8 @@ class TransformersEngine:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type of weights and activations."""
     batch_size: int = execution(16)
-    """Number of requests per call of `generate`."""
+    """Number of requests per call of `generate`. It is 1 for a model that a trial shows to answer otherwise in a batch
+    than alone."""
 
     def __post_init__(self) -> None:
         check_least(self, 1, "batch_size")
@@ -70,15 +75,19 @@ class TransformersGenerator:
         self.most_tokens = int(getattr(text, "max_position_embeddings", None) or sys.maxsize)
         """Number of positions that the model was made for: those of a prompt with its image, and of the response."""
         self.vocabulary_size = self.model.get_input_embeddings().num_embeddings
+        self.batch_size = self.engine.batch_size
+        self.batches_are_tried = self.batch_size == 1
         ends = self.model.generation_config.eos_token_id
         self.end_ids = set(ends) if isinstance(ends, list) else {ends}
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
-        # torch has one generator for a whole batch, so a request with its own seed needs a batch of its own.
-        size = 1 if any(request.temperature is not None for request in requests) else self.engine.batch_size
         with self.counting:
             self.num_unanswered += len(requests)
         with self.lock:
+            # torch has one generator for a whole batch, so a request with its own seed needs a batch of its own.
+            size = 1 if any(request.temperature is not None for request in requests) else self.batch_size
+            if size > 1 and len(requests) > 1 and not self.batches_are_tried:
+                size = self.batch_size = self.tried_batch_size(requests)
             responses = [
                 response
                 for start in range(0, len(requests), size)
@@ -100,6 +109,47 @@ class TransformersGenerator:
                 return [response for request in requests for response in self.attempt([request])]
             reason = str(refusal(error, self.trial))
             return [Response(prompt_id=requests[0].prompt_id, error=reason)]
+
+    def tried_batch_size(self, requests: Sequence[Request]) -> int:
+        """The batch size, or 1 if the model answers some row otherwise in a batch than alone. The shortest and the
+        longest prompt are tried, and images of different shapes."""
+        from seva_ray.vlm.batch_check import off_in_batch
+
+        try:
+            rows = [request.row for request in sorted(requests, key=lambda request: len(request.row.ids))]
+            rows = [self.encoder.finished(row) for row in (rows[0], rows[-1])]
+            off = off_in_batch(self.tried, [*trial_rows(self.encoder), *rows], self.engine.dtype == "float32")
+        except Exception as error:
+            if is_of_the_machine(error):
+                raise
+            return self.batch_size  # `attempt` finds the request that is at fault; the next ones are tried
+        self.batches_are_tried = True
+        if not off:
+            return self.batch_size
+        name = self.model.config.model_type
+        print(
+            f"model type {name!r} answers otherwise in a batch than alone ({off:.2g} nats): it is asked one by one",
+            file=sys.stderr,
+            flush=True,
+        )
+        return 1
+
+    def tried(self, rows: Sequence[Row]) -> "Generated":
+        """Greedy answers to a batch of rows in a trial."""
+        import torch
+
+        from seva_ray.vlm.batch_check import NUM_TOKENS, Generated
+
+        with torch.inference_mode():
+            found = self.model.generate(
+                **self.batch(rows),
+                min_new_tokens=NUM_TOKENS,
+                max_new_tokens=NUM_TOKENS,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+        return Generated(found.sequences[:, -NUM_TOKENS:], torch.stack(found.logits, 1))
 
     def check(self, request: Request) -> None:
         """Raises: Refused for a request that transformers would accept silently, or that would make a GPU fail."""
@@ -163,7 +213,7 @@ class TransformersGenerator:
             "attention_mask": padded([[1] * len(row.ids) for row in rows], 0),
             **{name: padded([row.tokens[name].tolist() for row in rows], 0) for name in rows[0].tokens},
         }
-        for name, values in stacked([row.features for row in rows]).items():
+        for name, values in stacked([row.features for row in rows], self.encoder.axes).items():
             tensor = torch.from_numpy(values)
             batch[name] = tensor.to(self.model.dtype) if tensor.is_floating_point() else tensor
         return {name: tensor.to(self.model.device) for name, tensor in batch.items()}

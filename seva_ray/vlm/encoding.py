@@ -20,45 +20,14 @@ from PIL import Image
 from seva_ray.augmentations import parse_view
 from seva_ray.core.errors import InputError, is_of_the_machine, line_of
 from seva_ray.core.seeds import generator_at
-from seva_ray.private.transformers import settings_of_every_call
+from seva_ray.private.transformers import arguments_of_forward, settings_of_every_call
 from seva_ray.vlm.image_options import grids_within, made_smaller, options_of, settings_of, size_within
 from seva_ray.vlm.images import pad_to_square
-from seva_ray.vlm.levels import AS_LEVELS, exact_table, looked_up, shrunk, size_of_squares
-from seva_ray.vlm.rows import PIXELS, Row, pixels_in, with_pixels
+from seva_ray.vlm.levels import drawn_at_random, exact_table, looked_up, shrunk, size_of_squares
+from seva_ray.vlm.one_image import OneImage
+from seva_ray.vlm.processed import processed_batch
+from seva_ray.vlm.rows import MM_TYPES, PIXELS, Copies, Row, axes_of, copies_in, pixels_in, with_pixels
 from seva_ray.vlm.template_check import check_length
-
-
-class OneImage:
-    """An image processor that keeps what it made of the last image, for the next question about the same one."""
-
-    def __init__(
-        self,
-        image_processor: Any,
-        before: Callable[[Image.Image], Image.Image],
-        as_levels: bool,
-        settings: Mapping[str, Any],
-    ):
-        """`before`: what is done to an image before it is processed. `as_levels`: pixels are not normalised.
-        `settings`: what the user has set; some processors always pass values of their own."""
-        self.image_processor, self.before, self.settings = image_processor, before, settings
-        self.as_levels = as_levels
-        self.last: tuple[Image.Image | None, Any] = (None, None)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.image_processor, name)
-
-    def __call__(self, images: Any, **options: Any) -> Any:
-        image = images
-        while isinstance(image, list):
-            (image,) = image
-        last, made = self.last
-        if image is not last:
-            options |= {"return_tensors": "np"} | dict(self.settings) | (AS_LEVELS if self.as_levels else {})
-            made = self.image_processor(images=[self.before(image)], **options)
-            made[PIXELS] = np.asarray(pixels_in(made), np.uint8 if self.as_levels else np.float32)
-            self.last = image, made
-        return copy.copy(made)  # some processors take values out of it
-
 
 PLAIN_SIZE = (224, 224)
 """Width and height of the image that shows how a processor's output looks, in px."""
@@ -121,13 +90,20 @@ class Encoder:
             plain = self.row("?", Image.new("RGB", PLAIN_SIZE))
             if not plain.num_image_tokens:
                 self.image_token_id = next((token for token in tokens if token in plain.ids), tokens[0])
-                self.last_row = ()
+            if self.lacks_types(plain):
+                self.asked = {"return_mm_token_type_ids": True}
             self.features = dict(plain.features)
+            self.frames: int = getattr(self.image_processor, "temporal_patch_size", 1)
+            self.copies = copies_in(self.row("?", drawn_at_random(*PLAIN_SIZE)).features[PIXELS], self.frames)
+            self.last_row = ()
         except Exception as error:  # broken files and templates raise all kinds of errors
             raise InputError(f"model {directory}: processor cannot be used ({line_of(error)})") from None
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = 0 if pad is None else pad
         """Token that fills up a batch. It is masked, so any token would do."""
+
+    asked: Mapping[str, bool] = {}
+    """What the processor is asked for in every call."""
 
     image_token_id: int
     """The token of which a prompt has as many as the model makes features of an image."""
@@ -137,6 +113,9 @@ class Encoder:
 
     last_looked_up: tuple[Callable[[], np.ndarray | None], np.ndarray] = (lambda: None, np.empty(0))
     """The levels that were looked up last, and the pixels that came of them."""
+
+    copies: Copies | None
+    """How the processor holds each pixel several times; None: once."""
 
     features: Mapping[str, np.ndarray]
     """The features of a plain image: their names, types and shapes are those that the model reads."""
@@ -212,7 +191,7 @@ class Encoder:
         try:
             # As transformers does with a chat: otherwise the processor or its tokenizer decides.
             no_bos = {"add_special_tokens": False} if self.has_bos(text) else {}
-            made = self.reader(text=[text], images=[image], **no_bos)
+            made = self.reader(text=[text], images=[image], **no_bos, **self.asked)
         except Exception as error:
             if is_of_the_machine(error):
                 raise
@@ -248,9 +227,25 @@ class Encoder:
         assert augmentation is not None, "the clean view has no noise"
         return replace(self.changed(row, lambda pixels: augmentation.pixels(pixels, random)), noise=None)
 
+    def lacks_types(self, row: Row) -> bool:
+        """Whether the model reads the types of its tokens, and its processor makes them only if it is asked."""
+        if MM_TYPES in row.tokens or MM_TYPES not in getattr(self.processor, "model_input_names", ()):
+            return False
+        from transformers import AutoConfig
+
+        return MM_TYPES in arguments_of_forward(AutoConfig.from_pretrained(self.directory))
+
     def changed(self, row: Row, change: Callable[[np.ndarray], np.ndarray]) -> Row:
         """The row after a change of its normalised pixels, which gets each of them once; see `with_pixels`."""
-        return with_pixels(row, change, getattr(self.image_processor, "temporal_patch_size", 1))
+        return with_pixels(row, change, self.copies)
+
+    @cached_property
+    def axes(self) -> dict[str, int]:
+        """The axes along which the processor joins the features of several images, by name, if not the first one."""
+        wide, square = (
+            ("?", drawn_at_random(2 * PLAIN_SIZE[0], height)) for height in (PLAIN_SIZE[1], 2 * PLAIN_SIZE[1])
+        )
+        return axes_of(*(processed_batch(self, chats) for chats in ([wide], [square], [wide, square])))
 
     def as_seen(self, image: Image.Image) -> Image.Image:
         """The image that the processor is given."""

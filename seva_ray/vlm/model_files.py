@@ -7,6 +7,7 @@ header in JSON with the place of each tensor, and the tensors.
 import errno
 import json
 import os
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,8 +29,9 @@ PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 """Suffixes of the files that answers depend on: weights, settings, chat template and vocabulary."""
-MOST_LAYERS = 1024
-"""Layers of one part of a model. The largest language models have some 130. To make millions would take hours."""
+MOST = {"layers|depth": 1024, "(^|_)(num|n)_": 1_000_000}
+"""The largest numbers in config.json, by what their names hold. transformers makes a module of each layer, and a name
+of each label. The largest language models have some 130 layers, and the largest vision models 22,000 labels."""
 FAULTS_OF_FILES = {
     None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM,
 }  # fmt: skip
@@ -88,6 +90,11 @@ def check_model(directory: str) -> None:
             f"model {directory}: in the original LLaVA format; jobs/convert.py converts it, or take the same weights "
             f"from {other}"
         )
+    if model_type not in vision_language_model_types() and "auto_map" in config:
+        raise InputError(
+            f"model {directory}: model type {model_type!r} comes with code of its own, which is never run; if the same "
+            "weights are published in the format of transformers (often with -hf in the name), take those"
+        )
     if model_type not in vision_language_model_types():
         raise InputError(f"model {directory}: model type {model_type!r} is not a vision-language model")
     if "vision_config" not in config:
@@ -101,19 +108,21 @@ def check_model(directory: str) -> None:
         if not any((path / name).is_file() for name in names):
             raise InputError(f"model {directory}: no {' or '.join(names)}")
     with reading(directory, "config.json"):
-        check_layers(directory, config)
+        check_numbers(directory, config)
 
 
-def check_layers(directory: str, settings: Any, name: str = "") -> None:
-    """Check the numbers of layers in config.json before a library makes that many. Raises: InputError."""
+def check_numbers(directory: str, settings: Any, name: str = "") -> None:
+    """Check numbers in config.json before a library makes that many of something. Raises: InputError."""
     if isinstance(settings, dict):
         for inner, value in settings.items():
-            check_layers(directory, value, inner)
+            check_numbers(directory, value, inner)
     elif isinstance(settings, list):
         for value in settings:
-            check_layers(directory, value, name)
-    elif ("layers" in name or "depth" in name) and isinstance(settings, int | float) and settings > MOST_LAYERS:
-        raise InputError(f"model {directory}: config.json: {name} is {settings:,}, and at most {MOST_LAYERS} are made")
+            check_numbers(directory, value, name)
+    elif isinstance(settings, int | float):
+        most = next((most for pattern, most in MOST.items() if re.search(pattern, name)), None)
+        if most is not None and settings > most:
+            raise InputError(f"model {directory}: config.json: {name} is {settings:,}, and at most {most:,} are made")
 
 
 def check_pointers(path: Path) -> None:

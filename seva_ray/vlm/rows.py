@@ -72,42 +72,86 @@ MASK = "pixel_attention_mask"
 CHANNELS = 3
 
 
-def with_pixels(row: Row, change: Callable[[np.ndarray], np.ndarray], frames: int = 1) -> Row:
+class Copies(NamedTuple):
+    """How an array of normalised pixels, such as patches, holds each pixel several times: as the frames of a video."""
+
+    shape: tuple[int, ...]
+    """The shape in which the part of each index of the first axis has an axis of copies."""
+    axis: int
+    """That axis, counted with the first one."""
+
+
+def copies_in(pixels: np.ndarray, frames: int) -> Copies | None:
+    """The copies in the normalised pixels of a random image; None if there are none.
+
+    `frames`: how often flattened patches hold a pixel. Most families, such as Qwen-VL, hold the frames of each channel
+    one after the other, and others the channels of each frame.
+    """
+    if pixels.ndim == 2 and frames > 1:
+        shapes = [Copies((CHANNELS, frames, -1), 2), Copies((frames, CHANNELS, -1), 1)]
+    else:
+        shapes = [Copies(pixels.shape[1:], axis) for axis in range(1, pixels.ndim)]
+    for copies in shapes:
+        parts = pixels.reshape(len(pixels), *copies.shape)
+        if parts.shape[copies.axis] > 1 and np.array_equal(
+            parts, parts.take([0] * parts.shape[copies.axis], copies.axis)
+        ):
+            return copies
+    return None
+
+
+def with_pixels(row: Row, change: Callable[[np.ndarray], np.ndarray], copies: Copies | None = None) -> Row:
     """The row after `change` of its normalised pixels, which gives an array of the same shape.
 
-    Each pixel of the image is in what `change` gets once. Qwen-VL's processor holds a still image as `frames` equal
-    frames of a video; if each of them got noise of its own, the vision tower, which averages them, would see less noise
-    than was asked for. So `change` gets one frame, and all of them get what it makes. Tiles and the overview of an
+    Each pixel of the image is in what `change` gets once. Qwen-VL's processor holds a still image as equal frames of a
+    video; if each of them got noise of its own, the vision tower, which averages them, would see less noise than was
+    asked for. So `change` gets one of the `copies`, and all of them get what it makes. Tiles and the overview of an
     image are pictures of their own. Pixels that only fill up a shape stay as they are.
     """
     pixels = row.features[PIXELS]
-    flattened = pixels.ndim == 2 and frames > 1  # patches of (channel, frame, height x width)
-    if flattened:
-        patches = pixels.reshape(len(pixels), CHANNELS, frames, -1)
-        made = np.repeat(change(patches[:, :, :1]), frames, axis=2).reshape(pixels.shape)
-    else:
+    if copies is None:
         made = change(pixels)
+    else:
+        parts = pixels.reshape(len(pixels), *copies.shape)
+        one = change(parts.take([0], copies.axis))
+        made = np.repeat(one, parts.shape[copies.axis], copies.axis).reshape(pixels.shape)
     if MASK in row.features:
         mask = row.features[MASK].astype(bool)  # of pixels, or of patches that lie in the last axis
         made = np.where(np.expand_dims(mask, -1 if mask.shape == pixels.shape[:-1] else -CHANNELS), made, pixels)
     return replace(row, features={**row.features, PIXELS: made.astype(np.float32, copy=False)})
 
 
-def stacked(features: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The features of several images as one batch: joined along the first axis, and filled up with zeros along others.
+def stacked(features: Sequence[Mapping[str, np.ndarray]], axes: Mapping[str, int]) -> dict[str, np.ndarray]:
+    """The features of several images as one batch: joined along an axis, and filled up with zeros along others.
 
-    Every family's processor does the same to several images: some list their patches or tiles (Qwen-VL, InternVL,
-    Gemma 3), others fill up the number of tiles (LLaVA-NeXT, Idefics3) or the size of images (Pixtral).
+    `axes`: the axis of each name, if it is not the first one. Every family's processor does the same to several images:
+    some list their patches or tiles (Qwen-VL, InternVL, Gemma 3), others fill up the number of tiles (LLaVA-NeXT,
+    Idefics3) or the size of images (Pixtral), and MiniCPM-V puts patches side by side.
     """
     batch = {}
     for name in features[0]:
-        arrays = [item[name] for item in features]
-        widest = np.max([array.shape[1:] for array in arrays], axis=0).astype(int).tolist()
-        batch[name] = np.concatenate([filled_up(array, widest) for array in arrays])
+        arrays, axis = [item[name] for item in features], axes.get(name, 0)
+        widest = np.max([array.shape for array in arrays], axis=0).tolist()
+        batch[name] = np.concatenate([filled_up(array, widest, axis) for array in arrays], axis)
     return batch
 
 
-def filled_up(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The array with zeros behind its values, so that its axes after the first one have this shape."""
-    missing = [(0, wide - now) for wide, now in zip(shape, array.shape[1:], strict=True)]
-    return np.pad(array, [(0, 0), *missing]) if any(after for _, after in missing) else array
+def filled_up(array: np.ndarray, shape: Sequence[int], axis: int) -> np.ndarray:
+    """The array with zeros behind its values, so that its axes other than `axis` have this shape."""
+    missing = [(0, wide - now) for wide, now in zip(shape, array.shape, strict=True)]
+    missing[axis] = (0, 0)
+    return np.pad(array, missing) if any(after for _, after in missing) else array
+
+
+def axes_of(
+    one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], both: Mapping[str, np.ndarray]
+) -> dict[str, int]:
+    """The axes along which a processor has joined the features of two images in `both`, if they are not the first."""
+    found = {}
+    for name, values in both.items():
+        for axis in range(1, values.ndim) if len(values) == 1 else ():
+            lengths = [*zip(values.shape, one[name].shape, other[name].shape, strict=True)]
+            joined, first, second = lengths.pop(axis)
+            if joined == first + second and all(len({*same}) == 1 for same in lengths):
+                found[name] = axis
+    return found
