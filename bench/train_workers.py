@@ -25,9 +25,9 @@ from seva_ray.core.storage import write_table
 from seva_ray.dpo.config import Train
 from seva_ray.dpo.order import Schedule
 from seva_ray.runtime.log_relay import log_relay
-from seva_ray.stages.training.reference import LOGPS_SCHEMA, Reading, Scoring
+from seva_ray.stages.training.reference import LOGPS_SCHEMA, Scoring, ScoringInput
 from seva_ray.stages.training.scheduled import Scheduled
-from seva_ray.stages.training.worker import Job
+from seva_ray.stages.training.worker import TrainingJob
 
 CASE = Case(num_tokens=25, num_rejected=1)
 NUM_STEPS = 6
@@ -70,12 +70,12 @@ def steps_of(num_workers: int) -> Steps:
         schedule = pairs_in(pairs.path("shard-00000.parquet"), logps.path("shard-00000.parquet"))
         logps = logps.finish({"plain_because": None})
         with log_relay("train: waiting for the workers") as relay:
-            job = Job(
+            job = TrainingJob(
                 config=config,
                 pairs=schedule,
                 directory=directory,
                 scoring=Scoring(
-                    reading=Reading(directory=directory, system="", image_root=None, max_image_pixels=10**7),
+                    reading=ScoringInput(directory=directory, system="", image_root=None, max_image_pixels=10**7),
                     pairs=pairs,
                     logps=logps,
                     shards=[],

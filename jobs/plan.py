@@ -176,7 +176,7 @@ def prepared(config: PlanJob, store: Store) -> Artifact | None:
     name = f"prompts/{config.prompts}"
     if not exists(f"{store.uri(name)}/record.json"):
         if config.num_prompts is None:
-            raise ConfigError(f"num_prompts: {name} is not in {store.root} yet; say how many there will be")
+            raise ConfigError(f"num_prompts: {name} is not in {store.root} yet; give --num-prompts")
         return None
     prompts = store.find(name)
     if config.num_prompts not in (None, prompts.counts["num_prompts"]):

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from seva_ray.dpo import attention
-from seva_ray.dpo.attention import NAME, Part, Products, by_sdpa, parts_of, use_parts
+from seva_ray.dpo.attention import NAME, Products, Span, by_sdpa, parts_of, use_parts
 from seva_ray.dpo.batch import NOTHING
 from seva_ray.dpo.logps import attention_mask
 from seva_ray.dpo.policy import load_model
@@ -31,14 +31,14 @@ def branch() -> torch.Tensor:
 
 def test_a_prompt_sees_itself_and_a_response_sees_the_prompt_and_itself(branch):
     assert parts_of(branch, branch.shape[1] - BEFORE) == [
-        Part(0, (3, 3), (3, 12)),
-        Part(0, (3, 12), (12, 16)),
-        Part(0, (3, 12), (16, 17)),
-        Part(0, (3, 12), (17, 24)),
-        Part(1, (9, 9), (9, 12)),
-        Part(1, (9, 12), (12, 14)),
-        Part(1, (9, 12), (14, 16)),
-        Part(2, (0, 0), (0, 18)),
+        Span(0, (3, 3), (3, 12)),
+        Span(0, (3, 12), (12, 16)),
+        Span(0, (3, 12), (16, 17)),
+        Span(0, (3, 12), (17, 24)),
+        Span(1, (9, 9), (9, 12)),
+        Span(1, (9, 12), (12, 14)),
+        Span(1, (9, 12), (14, 16)),
+        Span(2, (0, 0), (0, 18)),
     ]
 
 

@@ -10,7 +10,7 @@ from seva_ray.benchmarks.judged.endpoint import (
     BudgetSpent,
     Endpoint,
     Judge,
-    Refused,
+    PromptRefused,
     Unanswered,
     retry_after,
 )
@@ -149,7 +149,7 @@ def test_what_no_retry_mends_ends_the_run_in_one_line_without_the_key(status: in
 
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_prompt_that_is_refused_is_not_asked_again(status: int):
-    with JudgeServer(fails(status, "too long")) as server, pytest.raises(Refused, match="too long"):
+    with JudgeServer(fails(status, "too long")) as server, pytest.raises(PromptRefused, match="too long"):
         Endpoint(server.judge()).ask("x")
     assert len(server.calls) == 1
 

@@ -16,7 +16,7 @@ from seva_ray.stages.export_pairs import ExportPairs, export_pairs
 from seva_ray.stages.generate import read_responses
 from seva_ray.stages.import_pairs import Reading, answered
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.stages.training.reference import reading_of
+from seva_ray.stages.training.reference import scoring_input_of
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.models import model_at
 from tests.own_pairs import own_pairs
@@ -165,7 +165,7 @@ def test_the_answers_are_responses_of_the_model_with_its_tokens_and_training_can
         assert first.token_ids[-1] == tokenizer.eos_token_id
         assert verdict_of(first, second, True) == ("kept", None)
     assert chosen.counts["num_error"] == 3
-    assert reading_of(Train(), model, prompts, chosen).system == ""
+    assert scoring_input_of(Train(), model, prompts, chosen).system == ""
     again = answered(Reading(system=""), store, prompts, model, source)
     assert [item.finished for item in again] == [chosen.finished, rejected.finished]
     assert [len(read_table(prompts.path(f"shard-00000{n}.parquet"))) for n in (0, 1)] == [4, 2]

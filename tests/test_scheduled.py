@@ -23,7 +23,7 @@ from seva_ray.stages.training import reading as stage
 from seva_ray.stages.training.reading import Kept, PairReader, ReadAhead
 from seva_ray.stages.training.reference import LOGPS_SCHEMA, open_logps
 from seva_ray.stages.training.train import Training, counts_of, job_of
-from seva_ray.stages.training.worker import Job
+from seva_ray.stages.training.worker import TrainingJob
 from seva_ray.vlm.models import Model
 from tests.s3_server import s3_bucket
 
@@ -88,7 +88,7 @@ def training(
     return Training(config=CONFIG, name="x", model=MODEL, pairs=pairs)
 
 
-def job(root: Path | str, training: Training) -> Job:
+def job(root: Path | str, training: Training) -> TrainingJob:
     store = Store(str(root))
     return job_of(store, training, training.open(store), relay=None)
 

@@ -26,7 +26,7 @@ from seva_ray.stages.engine_pool import TASK_BYTES, commits, encoding_need, num_
 from seva_ray.stages.generate import generate, missing_units, open_responses
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.stages.training.reference import open_logps, reading_of
+from seva_ray.stages.training.reference import open_logps, scoring_input_of
 from seva_ray.stages.unit_worker import encoder
 from seva_ray.vlm.models import Model, model_at
 from tests.tiny_models import save_family
@@ -169,13 +169,13 @@ def test_sampled_views_are_other_recipes_at_every_temperature_and_draw(run: Run)
 
 def test_training_reads_the_prompt_that_generation_used(run: Run):
     prompts, chosen, _ = lineage(run.store, run.pairs)
-    assert reading_of(Train(), run.model, prompts, chosen).system == SYSTEM
+    assert scoring_input_of(Train(), run.model, prompts, chosen).system == SYSTEM
 
 
 def test_training_may_read_the_prompt_with_another_system_text_and_has_its_own_reference(run: Run):
     prompts, chosen, _ = lineage(run.store, run.pairs)
     official = Train(system="vicuna_v1")
-    assert reading_of(official, run.model, prompts, chosen).system == VICUNA_V1
+    assert scoring_input_of(official, run.model, prompts, chosen).system == VICUNA_V1
     usual, own = (open_logps(config, run.store, run.model, run.pairs) for config in (Train(), official))
     assert own.name == f"{usual.name}-vicuna_v1"
     assert "system" not in usual.recipe["config"]
@@ -184,8 +184,8 @@ def test_training_may_read_the_prompt_with_another_system_text_and_has_its_own_r
 def test_training_may_strip_questions_and_has_its_own_reference(run: Run):
     prompts, chosen, _ = lineage(run.store, run.pairs)
     official = Train(strip_questions=True)
-    assert reading_of(official, run.model, prompts, chosen).strip_questions
-    assert not reading_of(Train(), run.model, prompts, chosen).strip_questions
+    assert scoring_input_of(official, run.model, prompts, chosen).strip_questions
+    assert not scoring_input_of(Train(), run.model, prompts, chosen).strip_questions
     usual, own = (open_logps(config, run.store, run.model, run.pairs) for config in (Train(), official))
     assert own.name == f"{usual.name}-stripped"
     assert own.recipe["config"] == usual.recipe["config"] | {"strip_questions": True}
@@ -301,12 +301,12 @@ def test_settings_of_the_image_processor_are_in_the_recipe_and_training_reads_wi
     """Without any, the recipe is that of before."""
     prompts, chosen, _ = lineage(run.store, run.pairs)
     assert "image_options" not in chosen.recipe["config"]
-    assert reading_of(Train(), run.model, prompts, chosen).image_options == ""
+    assert scoring_input_of(Train(), run.model, prompts, chosen).image_options == ""
     options = '{"size": {"longest_edge":56}}'
     bound = replace(run.config, image_options=options)
     other = open_responses(bound, Store(str(tmp_path)), run.model, prompts, "clean")
     assert other.fingerprint != chosen.fingerprint
     assert other.recipe["config"]["image_options"] == json.loads(options)
-    assert json.loads(reading_of(Train(), run.model, prompts, other).image_options) == json.loads(options)
+    assert json.loads(scoring_input_of(Train(), run.model, prompts, other).image_options) == json.loads(options)
     spaced = replace(run.config, image_options=options.replace(":", " : "))
     assert open_responses(spaced, Store(str(tmp_path)), run.model, prompts, "clean").fingerprint == other.fingerprint

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
-from seva_ray.core.fingerprints import differences, fingerprint_of, identity, with_defaults, without_places
+from seva_ray.core.fingerprints import differences, fingerprint_of, identity, with_absent_fields, without_places
 from seva_ray.core.patience import StorageUnavailable, first_contact
 from seva_ray.core.provenance import git_commit, versions
 from seva_ray.core.recipe_files import MADE_FROM, RECIPE, RECORD, found_recipe, made_anew, parsed, same_inputs
@@ -263,7 +263,7 @@ class Store:
             return artifact
         known = {item.name: (item.fingerprint, item.former) for item in inputs}
         shown = found if found["config"] in formerly else found | {"config": without_places(found["config"], config)}
-        equal = with_defaults(shown["config"], config) == with_defaults(recipe["config"], config)
+        equal = with_absent_fields(shown["config"], config) == with_absent_fields(recipe["config"], config)
         same = (equal or shown["config"] in formerly) and same_inputs(found["inputs"], known)
         artifact = artifact.taken_by(found if same else shown, equal=same)
         record = self.record(name)

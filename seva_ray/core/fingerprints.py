@@ -78,7 +78,7 @@ def without_places(found: Any, value: Any) -> Any:
     return found
 
 
-def with_defaults(found: Any, value: Any) -> Any:
+def with_absent_fields(found: Any, value: Any) -> Any:
     """The same data, also with the defaults of the fields that it leaves out: two recipes mean the same if these are
     equal. A field that has got its default only later is in some recipes, and not in others."""
     if (
@@ -87,12 +87,12 @@ def with_defaults(found: Any, value: Any) -> Any:
         and found.get("kind") == vars(type(value))["kind"]
     ):
         usual = {name: default for name, default in defaults_of(value).items() if name not in found}
-        added = {name: with_defaults(identity(default), default) for name, default in usual.items()}
-        return added | {name: with_defaults(item, getattr(value, name, None)) for name, item in found.items()}
+        added = {name: with_absent_fields(identity(default), default) for name, default in usual.items()}
+        return added | {name: with_absent_fields(item, getattr(value, name, None)) for name, item in found.items()}
     if isinstance(value, Mapping) and isinstance(found, Mapping):
-        return {name: with_defaults(item, value.get(name)) for name, item in found.items()}
+        return {name: with_absent_fields(item, value.get(name)) for name, item in found.items()}
     if isinstance(value, (list, tuple)) and isinstance(found, list) and len(value) == len(found):
-        return [with_defaults(*both) for both in zip(found, value, strict=True)]
+        return [with_absent_fields(*both) for both in zip(found, value, strict=True)]
     return found
 
 

@@ -27,7 +27,7 @@ BLOCK = 128
 """Number of queries in one matrix product."""
 
 
-class Part(NamedTuple):
+class Span(NamedTuple):
     """Tokens `own` of a row, as first and last + 1. Each sees all tokens of `seen`, and those of `own` up to itself."""
 
     row: int
@@ -35,7 +35,7 @@ class Part(NamedTuple):
     own: tuple[int, int]
 
 
-def parts_of(branch: Tensor, num_after: int) -> list[Part]:
+def parts_of(branch: Tensor, num_after: int) -> list[Span]:
     """The parts of rows of PreferenceCollator. branch: (R, T), with the responses in the last `num_after` columns."""
     before = branch.shape[1] - num_after
     numbers = torch.arange(int(branch.max()) + 1, device=branch.device)
@@ -45,13 +45,13 @@ def parts_of(branch: Tensor, num_after: int) -> list[Part]:
         responses = [length for length in responses if length]
         start = before - prompt
         if len(responses) == 1:  # prompt and response are one text
-            parts.append(Part(row, (start, start), (start, before + responses[0])))
+            parts.append(Span(row, (start, start), (start, before + responses[0])))
             continue
-        parts.append(Part(row, (start, start), (start, before)))
+        parts.append(Span(row, (start, start), (start, before)))
         end = before
         for length in responses:
             begin, end = end, end + length
-            parts.append(Part(row, (start, before), (begin, end)))
+            parts.append(Span(row, (start, before), (begin, end)))
     return parts
 
 
@@ -63,7 +63,7 @@ def attention_in_parts(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    pair_parts: Sequence[Part] | None = None,
+    pair_parts: Sequence[Span] | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
     """The same as transformers' attention by SDPA: query (R, H, T, D), key and value (R, G, T, D) -> (R, T, H, D).
@@ -97,7 +97,7 @@ def use_parts(decoder: Any) -> bool:
     return attention_of(decoder) == NAME
 
 
-def by_sdpa(query: Tensor, key: Tensor, value: Tensor, parts: Sequence[Part], scale: float) -> Tensor:
+def by_sdpa(query: Tensor, key: Tensor, value: Tensor, parts: Sequence[Span], scale: float) -> Tensor:
     """Attention by one call of SDPA for each part: (R, H, T, D), with 0 for padding."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
@@ -132,7 +132,7 @@ class Block(NamedTuple):
     spans: Sequence[slice]
 
 
-def blocks_of(parts: Sequence[Part]) -> Iterator[Block]:
+def blocks_of(parts: Sequence[Span]) -> Iterator[Block]:
     for row, seen, (first, last) in parts:
         for begin in range(first, last, BLOCK):
             end = min(begin + BLOCK, last)
@@ -149,7 +149,7 @@ class Products(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: Sequence[Part], scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, parts: Sequence[Span], scale: float) -> Tensor:
         groups = key.shape[1]
         out, kept, keep = torch.zeros_like(query), [], any(ctx.needs_input_grad)
         for row, own, spans in blocks_of(parts):

@@ -73,7 +73,7 @@ def reason(error: Exception) -> str:
     return line_of(error)
 
 
-class Answer(NamedTuple):
+class ScoredAnswer(NamedTuple):
     """log-probabilities of each token, (T,), natural: while it was generated, and once more without a cache."""
 
     token_ids: list[int]
@@ -81,7 +81,7 @@ class Answer(NamedTuple):
     uncached_logps: Tensor
 
 
-def generated(model: Any, viewer: Viewer, pair: Mapping[str, Any]) -> list[Answer]:
+def generated(model: Any, viewer: Viewer, pair: Mapping[str, Any]) -> list[ScoredAnswer]:
     """The model's greedy answer to a pair's prompt, and one that must begin with another token, by transformers alone:
     none of the tokens, pixels, masks and positions is made here."""
     image = viewer.encoder.as_seen(viewer.image(pair))
@@ -110,7 +110,7 @@ def generated(model: Any, viewer: Viewer, pair: Mapping[str, Any]) -> list[Answe
         logps = torch.stack(made.logits, 1)[0].float().log_softmax(-1)
         return token_ids.tolist(), logps.gather(1, token_ids[:, None])[:, 0].cpu()
 
-    answers: list[Answer] = []
+    answers: list[ScoredAnswer] = []
     for num_tokens in ANSWER_TOKENS:
         others = [answer.token_ids[0] for answer in answers]
         token_ids, logps = generate(num_tokens, begin_suppress_tokens=others or None)
@@ -123,5 +123,5 @@ def generated(model: Any, viewer: Viewer, pair: Mapping[str, Any]) -> list[Answe
         except OF_THE_MODEL as error:  # some models cannot generate without a cache: no rounding is known then
             reason(error)
             uncached_logps = logps
-        answers.append(Answer(token_ids, logps, uncached_logps))
+        answers.append(ScoredAnswer(token_ids, logps, uncached_logps))
     return answers

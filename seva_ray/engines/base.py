@@ -69,12 +69,12 @@ def decoding_of(decoding: Decoding, request: Request) -> Decoding:
     return replace(decoding, temperature=request.temperature, seed=seed)
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """An engine refuses one request. The message is the reason, which becomes the error of the response."""
 
 
 def check_request(request: Request, encoder: Encoder) -> None:
-    """Raises: Refused if the prompt's tokens are not those of one image, or if `encoder` makes no such features.
+    """Raises: RequestRefused if the prompt's tokens are not those of one image, or if `encoder` makes no such features.
 
     Engines do not refuse these by themselves. In a batch, transformers gives the image of a row that has no place for
     it to a row that has two places. vLLM reads a token too many as a word, and features of another shape end its
@@ -83,15 +83,17 @@ def check_request(request: Request, encoder: Encoder) -> None:
     row = request.row
     count = list(row.ids).count(encoder.image_token_id)
     if count != row.num_image_tokens or not count:
-        raise Refused(
+        raise RequestRefused(
             f"the prompt holds the image's token {count} times, and must hold it {row.num_image_tokens} times"
         )
     if {*row.features} != {*encoder.features}:
-        raise Refused(f"the image has the features {sorted(row.features)}; the model reads {sorted(encoder.features)}")
+        raise RequestRefused(
+            f"the image has the features {sorted(row.features)}; the model reads {sorted(encoder.features)}"
+        )
     for name, values in row.features.items():
         of_model = encoder.features[name]
         if values.dtype.kind != of_model.dtype.kind or not fits(values.shape, of_model.shape, encoder.crops):
-            raise Refused(
+            raise RequestRefused(
                 f"{name} of the image: {values.dtype} of the shape {values.shape}; the model reads {of_model.dtype} "
                 f"of shapes like {of_model.shape}"
             )
@@ -111,7 +113,7 @@ def plain_request(encoder: Encoder) -> Request:
     return Request(prompt_id="", row=row, image_id="plain")
 
 
-def refusal(error: Exception, trial: Callable[[], object]) -> Refused:
+def refusal(error: Exception, trial: Callable[[], object]) -> RequestRefused:
     """The refusal of a request that failed with `error` when the engine tried it alone.
 
     The class of an error does not say whether the request or the engine is at fault. So `trial` does the same with
@@ -120,7 +122,7 @@ def refusal(error: Exception, trial: Callable[[], object]) -> Refused:
     Raises: the engine's own faults, which must end it: `error` if memory or a device failed; RuntimeError if the trial
     fails too.
     """
-    if isinstance(error, Refused):
+    if isinstance(error, RequestRefused):
         return error
     if is_of_the_machine(error):
         raise error
@@ -128,7 +130,9 @@ def refusal(error: Exception, trial: Callable[[], object]) -> Refused:
         trial()
     except Exception as other:
         raise RuntimeError(f"the engine cannot answer a plain question either: {other!r}") from error
-    return Refused(line_of(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {line_of(error)}")
+    return RequestRefused(
+        line_of(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {line_of(error)}"
+    )
 
 
 class Generator(Protocol):

@@ -12,8 +12,8 @@ from seva_ray.core.fingerprints import execution
 from seva_ray.core.records import Response
 from seva_ray.engines.base import (
     Decoding,
-    Refused,
     Request,
+    RequestRefused,
     check_request,
     decoding_of,
     plain_request,
@@ -152,17 +152,17 @@ class TransformersGenerator:
         return Generated(found.sequences[:, -NUM_TOKENS:], torch.stack(found.logits, 1))
 
     def check(self, request: Request) -> None:
-        """Raises: Refused for a request that transformers would accept silently, or that would make a GPU fail."""
+        """Raises: RequestRefused for a request that transformers would accept silently, or that would crash a GPU."""
         check_request(request, self.encoder)
         ids = request.row.ids
         if len(ids) >= self.most_tokens:
-            raise Refused(
+            raise RequestRefused(
                 f"the prompt with its image has {len(ids)} tokens; with an answer the model reads at most "
                 f"{self.most_tokens}"
             )
         for token in ids:
             if token != self.encoder.image_token_id and not 0 <= token < self.vocabulary_size:
-                raise Refused(f"token {token} is not one of the model's {self.vocabulary_size}")
+                raise RequestRefused(f"token {token} is not one of the model's {self.vocabulary_size}")
 
     def trial(self) -> None:
         self.generate_batch([plain_request(self.encoder)], replace(self.decoding, max_new_tokens=1))

@@ -22,7 +22,7 @@ from seva_ray.core.checks import check_least
 from seva_ray.core.errors import ConfigError, line_of
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.records import Response
-from seva_ray.engines.base import Decoding, Refused, Request, check_request, decoding_of, plain_request, refusal
+from seva_ray.engines.base import Decoding, Request, RequestRefused, check_request, decoding_of, plain_request, refusal
 from seva_ray.engines.vllm_models import check_attention
 from seva_ray.private import vllm as private_vllm
 from seva_ray.vlm.encoding import Encoder
@@ -135,7 +135,7 @@ class VllmGenerator:
     def response(self, request: Request, future: "Future[Any]") -> Response:
         try:
             result = future.result()
-        except Refused as error:
+        except RequestRefused as error:
             return Response(prompt_id=request.prompt_id, error=str(error))
         output = result.outputs[0]
         return Response(
@@ -201,10 +201,10 @@ class VllmGenerator:
             self.waiting.pop(name).set_exception(error)
 
 
-def refused(error: Exception) -> Refused | None:
+def refused(error: Exception) -> RequestRefused | None:
     """The refusal, if vLLM says that the request is at fault; otherwise None. Faults of vLLM's engine have other error
     classes."""
-    return Refused(line_of(error)) if private_vllm.is_refusal(error) else None
+    return RequestRefused(line_of(error)) if private_vllm.is_refusal(error) else None
 
 
 def load(engine: VllmEngine, directory: str, decoding: Decoding, encoder: Encoder) -> tuple[Any, Any]:

@@ -58,7 +58,7 @@ class ComparisonContent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Panel:
+class MethodFigure:
     """A figure: one logged value over the steps, with a line for each method."""
 
     key: str
@@ -67,20 +67,20 @@ class Panel:
     unit: str
 
 
-PANELS = (
-    Panel(
+METHOD_FIGURES = (
+    MethodFigure(
         key="rewards/margins",
         title="Margin",
         caption="Chosen minus rejected reward on the clean image. It starts at 0 and should grow.",
         unit="nats × beta",
     ),
-    Panel(
+    MethodFigure(
         key="drift/chosen",
         title="Chosen answer",
         caption="Log-probability of the chosen answer, minus the reference's. Below 0 it has become less likely.",
         unit="nats",
     ),
-    Panel(
+    MethodFigure(
         key="rewards/image_margins",
         title="Image margin",
         caption="Reward of the chosen answer on the clean image minus the one on the view; only methods that read it.",
@@ -99,12 +99,16 @@ def render(content: ComparisonContent) -> str:
         first=first.name,
         against=list(content.tables[0].against) if content.tables else [],
         costs=[(method, method.step_s / first.step_s if first.step_s else float("nan")) for method in content.methods],
-        curves=[(panel, data_uri(svg, "image/svg+xml")) for panel in PANELS if (svg := curve(panel, content.methods))],
+        curves=[
+            (panel, data_uri(svg, "image/svg+xml"))
+            for panel in METHOD_FIGURES
+            if (svg := curve(panel, content.methods))
+        ],
         settings=setting_rows(content.config),
     )
 
 
-def curve(panel: Panel, methods: Sequence[MethodRow]) -> bytes | None:
+def curve(panel: MethodFigure, methods: Sequence[MethodRow]) -> bytes | None:
     """The panel as SVG; None if no method has logged its value."""
     from matplotlib.figure import Figure  # takes a second
 

@@ -28,7 +28,7 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class AnswerText:
     """A text and its heading."""
 
     heading: str
@@ -43,8 +43,8 @@ def sample_view(
     label: str,
     about: str,
     pictures: Sequence[Picture],
-    good: Answer,
-    bad: Answer,
+    good: AnswerText,
+    bad: AnswerText,
 ) -> dict[str, Any]:
     """The values that the template shows. `mark` is the CSS class of the dot before `label`."""
     runs = marked_differences(good.text[:ANSWER_LIMIT], bad.text[:ANSWER_LIMIT])

@@ -64,7 +64,7 @@ def heading(plan: Plan) -> str:
 
 def stages(forecast: Forecast) -> str:
     rows: list[Sequence[str]] = [
-        (f"with {forecast.num_nodes:,} nodes", "work", "wall", "driver alone", "GPU-h", "CPU-h")
+        (f"nodes: {forecast.num_nodes:,}", "work", "wall time", "driver alone", "GPU-h", "CPU-h")
     ]
     for stage in [*forecast.stages, forecast.total]:
         figures = (duration(stage.wall_s), duration(stage.driver_s), amount(stage.gpu_hours), amount(stage.cpu_hours))
@@ -133,6 +133,7 @@ def sources(plan: Plan) -> str:
     lines = [f"from {place}: {', '.join(names)}" for place, names in grouped(plan.origins).items()]
     if unknown := plan.forecasts[-1].total.unknown:
         lines.append(f"unknown: {', '.join(unknown)}")
+        lines.append("to know them: measure with --probe.name NAME, or give them, as in --rates.rows-per-s 30")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from seva_ray.pages.figures import length_figure, training_curves
-from seva_ray.pages.pair_cards import Answer, Picture, data_uri, sample_view
+from seva_ray.pages.pair_cards import AnswerText, Picture, data_uri, sample_view
 from seva_ray.pages.run_content import Flip, Funnel, Hallucinated, ReportContent, Sample, ScoreTable
 from seva_ray.pages.settings import setting_rows
 from seva_ray.pages.templates import forest, page
@@ -74,13 +74,13 @@ def _sample_view(sample: Sample) -> dict[str, Any]:
             Picture(caption="image", png=sample.image_png),
             Picture(caption=sample.view, png=sample.augmented_png),
         ],
-        good=Answer(heading="chosen", text=sample.chosen),
-        bad=Answer(heading="rejected", text=sample.rejected),
+        good=AnswerText(heading="chosen", text=sample.chosen),
+        bad=AnswerText(heading="rejected", text=sample.rejected),
     )
 
 
 def _flip_view(flip: Flip) -> dict[str, Any]:
-    start, policy = Answer(heading="base model", text=flip.start), Answer(heading="policy", text=flip.policy)
+    start, policy = AnswerText(heading="base model", text=flip.start), AnswerText(heading="policy", text=flip.policy)
     return sample_view(
         prompt_id=flip.prompt_id,
         question=flip.question,

@@ -200,9 +200,9 @@ def memory_lines(
     config = with_batch_size(config, shape, range(num_workers, num_workers + 1), gib)
     memory = training_memory(shape, config, num_workers)
     parts = ", ".join(f"{field.name} {getattr(memory, field.name):.1f}" for field in fields(memory))
-    lines = [f"memory of a GPU in training with {num_workers}: {memory.total:.0f} GiB ({parts})"]
+    lines = [f"memory of each GPU in training, of {num_workers} in all: {memory.total:.0f} GiB ({parts})"]
     if gib is None:
-        return [*lines, "whether that fits is unknown without --fleet.gpu-gib"]
+        return [*lines, "--fleet.gpu-gib 80 would say whether that fits a card of 80 GiB"]
     card = f"a GPU of {gib:.0f} GiB"
     lines += filter(None, [training_refusal(shape, config, num_workers, card, gib)])
     if engine is not None:

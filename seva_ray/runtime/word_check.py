@@ -20,7 +20,8 @@ def check_words(config: Any, words: Sequence[str]) -> None:
     Raises: ConfigError for an unknown or misplaced option or source, and for a value that is missing, left over or of
     another type.
     """
-    members = members_of(hints_of(type(config)).get("source"))
+    kind: type = type(config)
+    members = members_of(hints_of(kind).get("source"))
     sources = {f"source:{name}": kind for name, kind in members.items()}
     types = types_of_job(config)
     place = next((number for number, word in enumerate(words) if sources and word.startswith("source:")), len(words))

@@ -38,7 +38,7 @@ class HasFiles(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class FileShards:
     """The shards that begin in one file."""
 
     file: int
@@ -49,18 +49,18 @@ class Part:
     """Number of rows of each shard. The last one may go on in the files after this one."""
 
 
-def parts_of(rows_by_file: Sequence[int], shard_size: int) -> list[Part]:
+def parts_of(rows_by_file: Sequence[int], shard_size: int) -> list[FileShards]:
     total, start, parts = sum(rows_by_file), 0, []
     for file, number in enumerate(rows_by_file):
         first, end = -(-start // shard_size), -(-(start + number) // shard_size)
         if first < end:
             rows = [min(shard_size, total - shard * shard_size) for shard in range(first, end)]
-            parts.append(Part(file=file, skipped=first * shard_size - start, first_shard=first, rows=rows))
+            parts.append(FileShards(file=file, skipped=first * shard_size - start, first_shard=first, rows=rows))
         start += number
     return parts
 
 
-def write_parts(name: str, artifact: Artifact, source: HasFiles, parts: Sequence[Part]) -> Reasons:
+def write_parts(name: str, artifact: Artifact, source: HasFiles, parts: Sequence[FileShards]) -> Reasons:
     """Write the shards that are missing. Returns why rows of all shards cannot be used."""
     join()
     check_places(Need("the tasks that write prompts", 1, TASK))
@@ -70,7 +70,7 @@ def write_parts(name: str, artifact: Artifact, source: HasFiles, parts: Sequence
     return reasons
 
 
-def write_part(artifact: Artifact, source: HasFiles, part: Part) -> Reasons:
+def write_part(artifact: Artifact, source: HasFiles, part: FileShards) -> Reasons:
     """The same for one part, whose shards are all written unless all are there."""
     reasons = Reasons()
     shards = [artifact.path(shard_name(part.first_shard + number)) for number in range(len(part.rows))]
@@ -85,7 +85,7 @@ def write_part(artifact: Artifact, source: HasFiles, part: Part) -> Reasons:
     return reasons
 
 
-def written(source: HasFiles, part: Part, shards: Sequence[str]) -> Iterator[Prompt]:
+def written(source: HasFiles, part: FileShards, shards: Sequence[str]) -> Iterator[Prompt]:
     """The prompts of the shards, which are written."""
     prompts = islice(source.prompts_from(part.file), part.skipped, None)
     for uri, size in zip(shards, part.rows, strict=True):

@@ -109,11 +109,11 @@ def architecture(directory: str) -> str:
     files = [Path(local_outline(directory), name) for name in ("config.json", "generation_config.json")]
     configs: dict[str, Mapping[str, Any]] = {path.name: settings_in(path) for path in files if path.exists()}
     if "config.json" in configs:
-        configs["config.json"] = with_defaults(configs["config.json"])
+        configs["config.json"] = with_transformers_defaults(configs["config.json"])
     return fingerprint_of({name: without_bookkeeping(config) for name, config in configs.items()}) if configs else ""
 
 
-def with_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_transformers_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """A model's config with all values that it leaves to transformers. Some versions write them into the file, others
     do not, so that a policy may say less than the model that it was trained from."""
     from transformers import AutoConfig

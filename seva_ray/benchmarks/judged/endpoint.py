@@ -99,7 +99,7 @@ class Reply:
     """Tokens of prompt and reply, as the endpoint counts them; 0 if it does not."""
 
 
-class Refused(Exception):
+class PromptRefused(Exception):
     """The endpoint will never answer this prompt."""
 
 
@@ -133,7 +133,7 @@ class Endpoint:
         self._next_start = 0.0
 
     def ask(self, prompt: str) -> Reply:
-        """Raises: Refused, Unanswered, BudgetSpent; InputError if no call can succeed."""
+        """Raises: PromptRefused, Unanswered, BudgetSpent; InputError if no call can succeed."""
         reason = "stopped"
         for attempt in range(self.judge.max_retries + 1):
             self._take_turn()
@@ -197,7 +197,7 @@ class Endpoint:
         if status in TRY_AGAIN:
             return TryAgain(line, retry_after(response.headers.get("Retry-After")))
         if status in REFUSED:
-            return Refused(line)
+            return PromptRefused(line)
         if 300 <= status < 400:
             line = f"HTTP {status}, a redirect: not followed, because the key would go with it"
         return InputError(f"judge at {self.judge.base_url}: {line}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 
-from seva_ray.benchmarks.judged.endpoint import BudgetSpent, Endpoint, Judge, Refused, Reply, Unanswered
+from seva_ray.benchmarks.judged.endpoint import BudgetSpent, Endpoint, Judge, PromptRefused, Reply, Unanswered
 from seva_ray.core.errors import InputError
 from seva_ray.core.storage import names_in, read_bytes, write_bytes
 
@@ -58,12 +58,12 @@ class Asker:
     parse: Callable[[str], Marks | None]
 
     def verdict(self, prompt: JudgePrompt, repeat: int) -> Judgement:
-        """Raises: what Endpoint.ask raises, except Refused."""
+        """Raises: what Endpoint.ask raises, except PromptRefused."""
         num_tokens = 0
         for ask in range(NUM_ASKS):
             try:
                 reply = self.reply(prompt.text, repeat, ask)
-            except Refused as error:
+            except PromptRefused as error:
                 return Judgement(text=str(error), marks=None, num_tokens=num_tokens, refused=True)
             num_tokens += reply.num_tokens
             marks = self.parse(whole_lines(reply))

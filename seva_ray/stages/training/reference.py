@@ -45,7 +45,7 @@ summed over the response's tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ScoringInput:
     """What a model reads before a response that it scores: the same as when the response was generated, except for the
     system text if `train.system` names another one, and for `train.strip_questions`."""
 
@@ -71,9 +71,9 @@ class Reading:
         )
 
 
-def reading_of(config: Train, model: Model, prompts: Artifact, chosen: Artifact) -> Reading:
+def scoring_input_of(config: Train, model: Model, prompts: Artifact, chosen: Artifact) -> ScoringInput:
     recipe = chosen.recipe["config"]
-    return Reading(
+    return ScoringInput(
         directory=model.directory,
         system=SYSTEM_TEXTS.get(config.system, recipe["system"]),
         image_root=prompts.counts["image_root"],
@@ -112,7 +112,7 @@ def open_logps(
 class Scoring:
     """One artifact of log-probabilities, and what of it is to be made."""
 
-    reading: Reading
+    reading: ScoringInput
     pairs: Artifact
     logps: Artifact
     shards: Sequence[str]
@@ -146,7 +146,7 @@ def scoring(
     done = whole_shards(logps.uri, pairs.path("pairs")) if logps.begun and not logps.complete else set()
     missing = [] if logps.complete else [shard for shard in shards if shard not in done]
     return Scoring(
-        reading=reading_of(config, model, prompts, chosen),
+        reading=scoring_input_of(config, model, prompts, chosen),
         pairs=pairs,
         logps=logps,
         shards=shards,

@@ -43,7 +43,7 @@ from seva_ray.stages.training.node_wait import Waiting
 from seva_ray.stages.training.retries import Retries
 from seva_ray.stages.training.scheduled import scheduled
 from seva_ray.stages.training.training import Training
-from seva_ray.stages.training.worker import LOG, Job, work
+from seva_ray.stages.training.worker import LOG, TrainingJob, work
 from seva_ray.vlm.model_shape import shape_of
 from seva_ray.vlm.models import Model
 
@@ -129,12 +129,12 @@ def has_checkpoint(policy: Artifact) -> bool:
     return any("/checkpoint_" in name or name in (LOG, DIVERGED) for name in names)
 
 
-def job_of(store: Store, training: Training, policy: Artifact, relay: Any, group_uri: str = "") -> Job:
+def job_of(store: Store, training: Training, policy: Artifact, relay: Any, group_uri: str = "") -> TrainingJob:
     """The job of the workers. `group_uri`: the policy that the group's checkpoints are stored with."""
     training = replace(training, config=sized(training.config, training.model.directory, group_uri))
     config, pairs = training.config, training.pairs
     remove(policy.path(DIVERGED))
-    job = Job(
+    job = TrainingJob(
         config=config,
         pairs=scheduled(config, pairs),
         scoring=training.scoring(store),
@@ -158,7 +158,7 @@ def job_of(store: Store, training: Training, policy: Artifact, relay: Any, group
     return job
 
 
-def counts_of(training: Training, job: Job) -> dict[str, Any]:
+def counts_of(training: Training, job: TrainingJob) -> dict[str, Any]:
     counts = {
         "num_pairs": job.pairs.num_pairs,
         "num_steps": job.pairs.order.num_steps,
@@ -170,7 +170,7 @@ def counts_of(training: Training, job: Job) -> dict[str, Any]:
     return counts | ({UNCHANGED: num_experts} if num_experts and not config.full and not config.lora.experts else {})
 
 
-def run_workers(jobs: Sequence[Job], uri: str) -> None:
+def run_workers(jobs: Sequence[TrainingJob], uri: str) -> None:
     """Run a group of workers until all jobs are done. If a worker is lost, the group starts again from the last
     checkpoint."""
     import ray.train.torch  # with torch and Ray Data: seconds that a job's start would pay

@@ -41,7 +41,7 @@ training logs means over several steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class TrainingJob:
     """One policy to be trained. Every worker gets the same job."""
 
     config: Train
@@ -77,7 +77,7 @@ def work(loop_config: dict[str, Any]) -> None:
             forget()
 
 
-def score_reference(job: Job, callback: Any) -> None:
+def score_reference(job: TrainingJob, callback: Any) -> None:
     """Score the worker's share of the job's reference log-probabilities, unless they are complete."""
     import ray.train
     import ray.train.torch
@@ -103,7 +103,7 @@ def forget() -> None:
     gc.collect()
 
 
-def do(job: Job, callback: Any) -> None:
+def do(job: TrainingJob, callback: Any) -> None:
     """Run the trainer for one job, with a `reporter`. Rank 0 writes the merged model and the log."""
     job.relay.wait_for.remote("train: loading the model")
     import ray.train
@@ -146,7 +146,7 @@ def do(job: Job, callback: Any) -> None:
         await_uploads()
 
 
-def trainer_of(job: Job, model: Any, encoder: Encoder, scratch: str, callback: Any) -> Any:
+def trainer_of(job: TrainingJob, model: Any, encoder: Encoder, scratch: str, callback: Any) -> Any:
     """The trainer of this worker, which writes its checkpoints under the local directory `scratch`."""
     import ray.train
     import torch
@@ -220,7 +220,7 @@ def await_uploads() -> None:
     ray.train.get_all_reported_checkpoints(ray.train.CheckpointConsistencyMode.COMMITTED)
 
 
-def reporter(job: Job) -> Any:
+def reporter(job: TrainingJob) -> Any:
     """A callback that reports the steps and hands each checkpoint to Ray Train."""
     import ray.train
     import transformers
@@ -276,7 +276,7 @@ def reporter(job: Job) -> Any:
     return Reporter()
 
 
-def last_checkpoint(job: Job, scratch: str) -> str | None:
+def last_checkpoint(job: TrainingJob, scratch: str) -> str | None:
     """The run's last checkpoint as a local directory, or None if there is none or it belongs to another job."""
     import ray.train
 
