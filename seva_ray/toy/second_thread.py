@@ -110,7 +110,8 @@ class _Halves(torch.autograd.Function):
         second, parts = ctx.second, gradients[0].split([len(part) for part in ctx.parts])
 
         def half(number: int) -> tuple[Tensor, list[Product]]:
-            second.of_half.products = products = []
+            products: list[Product] = []
+            second.of_half.products = products
             try:
                 (of_x,) = torch.autograd.grad(ctx.made[number], ctx.parts[number], parts[number])
             finally:
