@@ -193,7 +193,7 @@ class StockCollator:
         def padded(rows: list[list[int]], value: int = 0) -> torch.Tensor:
             return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
-        features = stacked([prompt.features for prompt in prompts])
+        features = stacked([prompt.features for prompt in prompts], self.viewer.encoder.axes)
         return {
             "input_ids": padded([[*prompt.ids, *response] for prompt, response in both], self.viewer.encoder.pad_id),
             "attention_mask": padded([[1] * (len(prompt.ids) + len(response)) for prompt, response in both]),

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tyro
@@ -121,6 +122,41 @@ def test_a_job_of_several_rounds_names_them_and_cannot_stop_within_one():
         replace(job, until="pair")
     with pytest.raises(ConfigError, match="rounds 0"):
         replace(job, rounds=0)
+
+
+class Killed(Exception):
+    """In the place of a kill, and of a training that would take minutes."""
+
+
+def files_in(root: str) -> dict[str, tuple[int, bytes]]:
+    """When each file was written, and its bytes."""
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in Path(root).rglob("*") if path.is_file()}
+
+
+def test_a_run_that_was_killed_in_the_second_round_goes_on_there_and_writes_nothing_of_the_first_again(
+    tmp_path: Path, toy_model: str, monkeypatch: pytest.MonkeyPatch
+):
+    benchmarks = Benchmarks(toy_images=3, toy_cameras=("clean",))
+    config = replace(
+        full.PRESETS["toy"], root=str(tmp_path), source=ToyWorld(num_images=2), benchmarks=benchmarks, rounds=2
+    )
+    store = finish(config, toy_model)
+    for unfinished in ("policies/toy-round2", "scores/toy-test-clean-2024-3/toy-round2"):
+        Path(store.uri(unfinished), "record.json").unlink()
+    before, trained, train = files_in(store.root), [], full.train
+
+    def watched(*arguments: Any) -> Artifact:
+        name, start, pairs, reference = arguments[2:]
+        if name == "toy":
+            return train(*arguments)
+        trained.append((name, start.name, pairs.name, reference))
+        raise Killed
+
+    monkeypatch.setattr(full, "train", watched)
+    with pytest.raises(Killed):
+        full.main(config)
+    assert trained == [("toy-round2", "toy", f"pairs/toy/toy/{config.views[0]}", None)]
+    assert files_in(store.root) == before
 
 
 def test_a_finished_run_of_two_rounds_only_reuses_and_its_page_has_the_curve(
