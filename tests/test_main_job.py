@@ -250,7 +250,7 @@ def test_scores_come_with_intervals_for_both_cameras(finished: Store):
 
 def test_the_report_is_one_file_with_the_whole_funnel(finished: Store):
     page = Path(finished.uri("reports/toy/index.html")).read_text()
-    assert "The clean images were answered again (control-batch): 0 answers" in page
+    assert "Answers that differ from the first ones: 0 (0.0%) in control-batch. Only" in page
     assert "Content-Security-Policy" in page
     assert VIEW in page
     assert "data:image/png;base64," in page

@@ -22,7 +22,7 @@ def test_errors_that_differ_in_what_they_name_are_one_reason_with_its_first_row_
     assert reasons.lines() == [
         "3 failed, such as 'p0': image 'coco/cat.jpg': no such file under image_root",
         "2 failed, such as 'p1': row a/b.jsonl-3: field image: unknown source 'sam', must be one of coco, gqa",
-        "1 failed, such as 'p4': The prompt (length 454) is longer than 256",
+        "1 failed: 'p4': The prompt (length 454) is longer than 256",
     ]
 
 

@@ -150,11 +150,11 @@ def test_an_empty_run_renders_and_says_of_each_part_that_it_is_empty() -> None:
 def test_the_reasons_of_failed_rows_stand_beside_what_they_belong_to() -> None:
     failures = {
         "responses/m/p/clean": ["3 failed, such as 'p0': no such file"],
-        "pairs/m/p/moco": ["1 failed, such as ..."],
+        "pairs/m/p/moco": ["1 failed: ..."],
     }
     text = Page(render(ReportContent(title="t", failures=failures))).text
     assert "responses/m/p/clean: 3 failed, such as 'p0': no such file" in " ".join(text.split())
-    assert "pairs/m/p/moco: 1 failed, such as ..." in " ".join(text.split())
+    assert "pairs/m/p/moco: 1 failed: ..." in " ".join(text.split())
     assert "Rows that failed" not in Page(render(ReportContent(title="t"))).text
 
 

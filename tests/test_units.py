@@ -210,7 +210,7 @@ def test_a_commit_has_its_counts_and_is_not_made_twice(tmp_path):
     counts = counts_of(answer(Encoded(unit=of_shard, prompts=prompts, image_token_id=IMAGE_TOKEN), Parrot()), "clean")
     assert is_committed(of_shard)
     assert counts.numbers == {"num_responses": 2, "num_tokens": 2, "num_stop": 1, "num_error": 1}
-    assert counts.reasons.lines() == ["1 failed, such as 'c': no 1"]
+    assert counts.reasons.lines() == ["1 failed: 'c': no 1"]
     assert Counts.of((read_schema(uri).metadata or {})[COUNTS]) == read_counts(uri, "clean") == counts
     assert not is_committed(replace(of_shard, retry=True)), "its failed rows are to come"
     write_table(uri, read_table(uri).replace_schema_metadata(None))  # as an older version wrote it

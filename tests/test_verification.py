@@ -63,7 +63,7 @@ def test_responses_that_failed_say_why_on_the_terminal_and_in_the_record(
     capsys.readouterr()
     again = finish_responses(prompts, answers)
     first, last = rows[0]["prompt_id"], rows[3]["prompt_id"]
-    lines = [f"3 failed, such as {first!r}: {gone[0]}", f"1 failed, such as {last!r}: too long"]
+    lines = [f"3 failed, such as {first!r}: {gone[0]}", f"1 failed: {last!r}: too long"]
     assert again.counts["failures"] == lines
     assert again.counts["num_error"] == 4
     assert capsys.readouterr().err.splitlines() == [f"generate m/p/clean: {line}" for line in lines]

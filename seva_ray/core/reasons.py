@@ -36,7 +36,7 @@ class Reasons:
     def lines(self, limit: int = 3) -> list[str]:
         """The most frequent reasons, each with its number of rows and its example."""
         return [
-            f"{count:,} failed, such as {prompt_id!r}: {' '.join(error.split())[:300]}"
+            f"{count:,} failed{', such as' if count > 1 else ':'} {prompt_id!r}: {' '.join(error.split())[:300]}"
             for reason, count in self.counts.most_common(limit)
             for prompt_id, error in [self.examples[reason]]
         ]

@@ -122,12 +122,12 @@ def summary(trained: Artifact, pairs: Artifact, floors: Sequence[Artifact]) -> l
         lines = [f"The chosen answers were found by contrast. {model} answered {num_prompts:,} prompts {seen}"]
     else:
         lines = [f"{model} answered {num_prompts:,} prompts on the image and {seen}"]
-    for floor in floors:
-        (view,) = floor.counts["views"]
-        unequal = floor.counts["verdicts"]["kept"]
+    if floors:
+        unequal = {view: floor.counts["verdicts"]["kept"] for floor in floors for view in floor.counts["views"]}
+        shares = ", ".join(f"{number:,} ({number / num_prompts:.1%}) in {view}" for view, number in unequal.items())
         lines.append(
-            f"The clean images were answered again ({view}): {unequal:,} answers ({unequal / num_prompts:.1%}) were "
-            "not equal to the first ones. Only the engine's rounding makes such differences, and no augmentation."
+            f"The clean images were answered again. Answers that differ from the first ones: {shares}. Only the "
+            "engine's rounding makes them differ."
         )
     return [*lines, trained_on(trained)]
 
