@@ -89,8 +89,15 @@ INEXACT = 1e-4
 NOT_TRAINED = "answers; not trained, because its batches cannot be scored exactly"
 
 ENDING = """
-- MiniMax-M3-VL: the vision tower of transformers 5.19 lets the images of a batch see each other. `generate` answers 2
-  of 8 prompts otherwise in a batch than alone; with `--generate.engine.batch-size 1` each is alone.
+- MiniMax-M3-VL and HunYuan-VL answer otherwise in a batch than alone: in transformers 5.19, the vision tower of the
+  first lets the images of a batch see each other, and the positions of the second count the images of all rows. The
+  transformers engine tries every model before its first batch, and asks such a model one by one. In half precision a
+  difference below 0.1 nats cannot be told from rounding there.
+- GLM-5-next, Qwen4-Exp: each token reads only the most relevant ones where a prompt with its answer is longer than
+  `index_topk` or `indexer_budget`. Then GLM-5-next scores a row otherwise if it is filled up to the length of others,
+  and the check before training refuses it.
+- Qwen2.5-Omni and Qwen3-Omni: the part that answers in words (`thinker`) is served as a model of its own.
+- Nemotron-H-Omni was tried with another feature extractor of sounds, because its own one needs librosa.
 - Gemma 4 Unified: by its source in transformers 5.19, an image is seen in both directions in all layers by the forward
   pass, and in those with a window alone by the masks for a static cache. Training has the second rule, which is that of
   Gemma 4, and finds that `generate` differs.
@@ -100,6 +107,8 @@ No code of seva_ray asks for a family by its name. Other lines of refusal:
 
 - Mllama (Llama 3.2 Vision): *model type 'mllama' cannot be served exactly: for a question about an image of 224 x 224
   pixels what its processor makes of an image depends on the question*
+- a model with code of its own, such as Kimi-VL or Molmo: *model type 'kimi_vl' comes with code of its own, which is
+  never run; if the same weights are published in the format of transformers (often with -hf in the name), take those*
 - a model that vLLM has not: *vLLM 0.32.0 has no model for VipLlavaForConditionalGeneration; choose another engine with
   --generate.engine transformers-engine*
 """
