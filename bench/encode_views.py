@@ -134,7 +134,11 @@ def peak_over_request(model: str, directory: str) -> tuple[float, float]:
 
 def resident() -> int:
     """Memory of this process that no other process shares, in bytes."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    (line,) = (
+        line
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        if line.startswith("RssAnon")
+    )
     return int(line.split()[1]) * 1024
 
 

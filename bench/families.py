@@ -54,7 +54,7 @@ def main(config: Families) -> None:
         others.append(in_fresh_process(tried, name))
         say(f"families: {', '.join(others[-1])}")
     first, second = ("".join(f"| {' | '.join(line)} |\n" for line in some) for some in (lines, others))
-    Path(config.out).write_text(INTRODUCTION + first + OTHERS + second + ENDING)
+    Path(config.out).write_text(INTRODUCTION + first + OTHERS + second + ENDING, encoding="utf-8")
 
 
 INTRODUCTION = """# Models

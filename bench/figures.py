@@ -30,12 +30,12 @@ def keep(path: Path, measured: Sequence[Figure]) -> list[Figure]:
     """All figures of the file, with those just measured in place of their last results."""
     figures = {figure.figure: figure for figure in [*read(path), *measured]}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([asdict(figure) for figure in figures.values()], indent=1) + "\n")
+    path.write_text(json.dumps([asdict(figure) for figure in figures.values()], indent=1) + "\n", encoding="utf-8")
     return list(figures.values())
 
 
 def read(path: Path) -> list[Figure]:
-    return [Figure(**item) for item in json.loads(path.read_text())] if path.exists() else []
+    return [Figure(**item) for item in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
 
 
 def table(figures: Sequence[Figure]) -> str:

@@ -48,5 +48,7 @@ def own_cluster(**options: Any) -> Iterator[None]:
 
 def peak_mb() -> float:
     """Peak memory of this process. `getrusage` would also count the process that started it."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    (line,) = (
+        line for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) / 1024

@@ -47,7 +47,7 @@ def share_at_work() -> float:
                 max_engines=num_replicas,
             )
             generate(config, store, Model(name="fake", directory=".", fingerprint=""), [(prompts, "clean")])
-            return share_of(journal.read_text().splitlines(), num_replicas)
+            return share_of(journal.read_text(encoding="utf-8").splitlines(), num_replicas)
         finally:
             ray.shutdown()
             cluster.shutdown()

@@ -52,7 +52,7 @@ class Spent:
 def now() -> tuple[float, float, float]:
     """CPU time of this process in s, the time in s, and resident memory in MB."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return used.ru_utime + used.ru_stime, time.monotonic(), pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 

@@ -82,7 +82,7 @@ class Check:
             torch.cuda.empty_cache()
         path = Path(self.config.out)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.found, indent=1) + "\n")
+        path.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
         print(name, json.dumps(result), flush=True)
 
     def timed(self, function: Callable[[], object], repeats: int = 4, warm: int = 2) -> tuple[float, float]:

@@ -128,7 +128,7 @@ def fake_table(root: str, num_rows: int) -> None:
     directory.mkdir()
     for name in images(range(NUM_IMAGES)):
         (directory / name).write_bytes(name.encode())
-    with open(f"{root}/{TABLE}", "w") as file:
+    with open(f"{root}/{TABLE}", "w", encoding="utf-8") as file:
         for _, numbers in numbers_of(num_rows):
             for question, image in zip(questions(numbers), images(numbers), strict=True):
                 file.write(json.dumps({"question": question, "image": image}) + "\n")

@@ -77,7 +77,7 @@ def main(config: BenchJob) -> None:
     options[0:1] = ["--root", str(ROOT), "--model", str(BASE)]
     best = min((measured([str(JOBS / "full.py"), *options]) for _ in range(config.num_runs)), key=lambda it: it.cpu_s)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(vars(best), indent=1))
+    RESULTS.write_text(json.dumps(vars(best), indent=1), encoding="utf-8")
     print(f"a whole small job: {best.wall_s:.1f} s, {best.cpu_s:.1f} CPU s")
     for stage, seconds in best.of_stages.items():
         target = f" (target: at most {SECOND_LIMIT_S:g} s)" if stage == SECOND else ""
@@ -127,7 +127,7 @@ def family(pid: int) -> dict[int, tuple[str, float]]:
     stats: dict[int, tuple[int, float]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = path.read_text().rpartition(")")[2].split()
+            fields = path.read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:  # the process has ended
             continue
         stats[int(path.parent.name)] = int(fields[1]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -122,7 +122,7 @@ def predict_and_run(setting: Setting, rates: Mapping[str, float]) -> tuple[float
             threading.Thread(target=kill_one, args=(journal, setting.killed_at_s), daemon=True).start()
         generate(config, store, MODEL, [(prompts, view) for view in VIEWS])
         measured = time.monotonic() - began
-        served = {line.split()[1] for line in journal.read_text().splitlines()}
+        served = {line.split()[1] for line in journal.read_text(encoding="utf-8").splitlines()}
         assert len(served) == setting.num_engines + (setting.killed_at_s is not None), f"engines that served: {served}"
         return predicted, measured
 
@@ -153,7 +153,7 @@ def predict(setting: Setting, rates: Mapping[str, float], store: Store, config: 
 def kill_one(journal: Path, after_s: float) -> None:
     """The engine that was first to serve."""
     time.sleep(after_s)
-    os.kill(int(journal.read_text().split()[1]), signal.SIGKILL)
+    os.kill(int(journal.read_text(encoding="utf-8").split()[1]), signal.SIGKILL)
 
 
 if __name__ == "__main__":

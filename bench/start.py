@@ -88,7 +88,7 @@ def cpu_s_to_first_line(command: Sequence[str]) -> float:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         assert process.stderr.readline(), "it printed nothing"
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         process.stderr.read()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

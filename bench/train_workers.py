@@ -86,7 +86,7 @@ def steps_of(num_workers: int) -> Steps:
                 relay=relay,
             )
             stage.run_workers([job], artifact.uri)
-        ends = json.loads(Path(artifact.path("clock.json")).read_text())
+        ends = json.loads(Path(artifact.path("clock.json")).read_text(encoding="utf-8"))
     (first_s, first_model_s), (last_s, last_model_s) = ends[1], ends[-1]
     counted = len(ends) - 2
     return Steps(step_s=(last_s - first_s) / counted, model_s=(last_model_s - first_model_s) / counted)
@@ -148,4 +148,4 @@ def clocked_work(loop_config: dict[str, Any]) -> None:
     stage_work(loop_config)
     if ray.train.get_context().get_world_rank() == 0:
         uri = ray.get(loop_config["jobs"])[0].policy_uri
-        Path(uri, "clock.json").write_text(json.dumps(ends))
+        Path(uri, "clock.json").write_text(json.dumps(ends), encoding="utf-8")

@@ -133,6 +133,28 @@ def test_a_main_job_that_only_reuses_loads_no_heavy_library(tmp_path: Path, toy_
     assert HEAVY & set(done.stdout.rpartition("loaded:")[2].split()) == set()
 
 
+def test_every_text_file_is_utf_8_whatever_the_language_of_the_machine():
+    files = [file for folder in ("seva_ray", "jobs", "bench") for file in ROOT.glob(f"{folder}/**/*.py")]
+    calls = [
+        (file, node)
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
+    texts = [(file, call) for file, call in calls if is_text(call)]
+    assert len(texts) > 40
+    unsaid = [(file, call) for file, call in texts if "encoding" not in {keyword.arg for keyword in call.keywords}]
+    assert [f"{file}:{call.lineno}" for file, call in unsaid] == []
+
+
+def is_text(call: ast.Call) -> bool:
+    """Whether a call opens a file as text, or reads or writes one."""
+    if isinstance(call.func, ast.Attribute):
+        return call.func.attr in ("read_text", "write_text") or ast.unparse(call.func) == "os.fdopen"
+    mode = ast.unparse(call.args[1]) if len(call.args) > 1 else "'r'"
+    return ast.unparse(call.func) == "open" and "b" not in mode
+
+
 def test_no_file_is_longer_than_300_lines():
     files = [file for folder in ("seva_ray", "jobs", "bench") for file in ROOT.glob(f"{folder}/**/*.py")]
     assert len(files) > 200

@@ -171,6 +171,14 @@ def test_a_reader_that_has_read_enough_ends_a_job_quietly(words: str, status: in
     assert (done.returncode, done.stderr) == (status, "")
 
 
+def test_a_terminal_that_cannot_show_a_name_gets_it_in_escapes(tmp_path: Path):
+    script = tmp_path / "job.py"
+    script.write_text(JOB.replace('print("ran with"', 'print("\uac00\ub098"'), encoding="utf-8")
+    ascii_only = os.environ | {"PYTHONPATH": ROOT, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, script], env=ascii_only, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "\\uac00\\ub098 1\n"), done.stderr
+
+
 def test_weights_can_be_read_by_whoever_may_read_other_files(tmp_path: Path):
     made = tmp_path / "made" / "inner"
     made.mkdir(parents=True)

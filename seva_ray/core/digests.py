@@ -34,13 +34,13 @@ def digest(file: Path | str, cache: str = "~/.cache/seva_ray_digests") -> str:
         return sha256_of(filesystem, path)
     kept = Path(cache).expanduser() / fingerprint_of(state)
     with contextlib.suppress(OSError):
-        return kept.read_text()
+        return kept.read_text(encoding="utf-8")
     made = sha256_of(filesystem, path)
     if not is_new(filesystem, path):
         with contextlib.suppress(OSError):  # a home that cannot be written costs time only
             kept.parent.mkdir(parents=True, exist_ok=True)
             part = kept.with_name(f"{kept.name}.{os.getpid()}")
-            part.write_text(made)
+            part.write_text(made, encoding="utf-8")
             part.replace(kept)
     return made
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FIRST: Mapping[str, Mapping[str, Any]] = json.loads(Path(__file__).with_name("first_recipes.json").read_text())
+FIRST: Mapping[str, Mapping[str, Any]] = json.loads(
+    Path(__file__).with_name("first_recipes.json").read_text(encoding="utf-8")
+)
 """The fields that the first version wrote into recipes, by kind, with their defaults. It is never changed."""
 
 ABSENT = object()

@@ -77,7 +77,7 @@ def fetched(filesystem: Any, path: str, uri: str, copies: Path, target: Path | N
 @contextmanager
 def locked(copies: Path) -> Iterator[None]:
     """Only one process of the node adds or removes copies. The lock ends with the process."""
-    with open(copies / ".lock", "w") as lock:
+    with open(copies / ".lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -162,7 +162,8 @@ def machine() -> str:
     """A text that is equal for all processes that see each other's numbers: it names a boot of a machine, and a
     namespace on it. Empty if it is not known."""
     try:
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
 
@@ -171,7 +172,7 @@ def started(pid: int) -> str:
     """When a process started, in ticks of its machine, as numbers are reused. Empty if it has ended, also if its parent
     has not noticed yet."""
     try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state, *rest = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except (OSError, ValueError):
         return ""
     return "" if state in "ZX" else rest[18]

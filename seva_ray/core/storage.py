@@ -286,7 +286,7 @@ def write_directory(uri: str, directory: str) -> None:
 
 def umask() -> int:
     """The bits that new files of this process do not get in their modes. `os.umask` can only change them."""
-    with open("/proc/self/status") as status:
+    with open("/proc/self/status", encoding="utf-8") as status:
         return int(next(line.split()[1] for line in status if line.startswith("Umask:")), 8)
 
 

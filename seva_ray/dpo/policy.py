@@ -72,7 +72,7 @@ def load_onto(device: str, directory: str, dtype: str) -> Any:
     that its memory holds the weights once, and not once for each GPU: 14 GB for LLaVA-7B."""
     if device == "cpu":
         return load_model(directory, dtype)
-    with open(Path(tempfile.gettempdir(), f"seva-load-{os.getuid()}.lock"), "w") as turn:
+    with open(Path(tempfile.gettempdir(), f"seva-load-{os.getuid()}.lock"), "w", encoding="utf-8") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         return load_model(directory, dtype).to(device)
 

@@ -59,7 +59,7 @@ def check_pipeline(directory: str) -> dict[str, Any]:
     or load pickled weights."""
     root = Path(directory)
     try:
-        index = json.loads((root / "model_index.json").read_text())
+        index = json.loads((root / "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"pipeline {directory}: has no readable model_index.json ({type(error).__name__})") from None
     if not isinstance(index, dict) or not isinstance(index.get("_class_name"), str):

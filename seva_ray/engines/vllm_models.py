@@ -20,7 +20,7 @@ OTHERWISE = "choose another engine with --generate.engine transformers-engine"
 
 def check_architecture(directory: str) -> None:
     """Raises: InputError if vLLM, where it is installed on this machine, has no model for this one."""
-    config = json.loads(Path(directory, "config.json").read_text())
+    config = json.loads(Path(directory, "config.json").read_text(encoding="utf-8"))
     asked, known = config.get("architectures") or [], private_vllm.architectures()
     if known and asked and not known & {*asked}:
         raise InputError(f"model {directory}: {installed()} has no model for {asked[0]}; {OTHERWISE}")

@@ -9,6 +9,6 @@ from seva_ray.pages.templates import page
 
 def render(name: str) -> str:
     """The page about the pairs `name`. It may run its own script and the data files beside it, and nothing else."""
-    script = Path(__file__).with_name("browse_page.js").read_text()
+    script = Path(__file__).with_name("browse_page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return page("browse_page.html.j2", name=name, script=script, digest=digest)

@@ -99,7 +99,7 @@ def architectures() -> frozenset[str]:
     if found is None or found.origin is None:
         return frozenset()
     registry = Path(found.origin).parent / "model_executor" / "models" / "registry.py"
-    now, _, _ = registry.read_text().partition("_PREVIOUSLY_SUPPORTED_MODELS")
+    now, _, _ = registry.read_text(encoding="utf-8").partition("_PREVIOUSLY_SUPPORTED_MODELS")
     return frozenset(re.findall(r'^    "(\w+)": ', now, re.MULTILINE))
 
 

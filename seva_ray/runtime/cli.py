@@ -6,6 +6,7 @@ The first word may name a preset. Its values become the defaults: `python jobs/f
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import re
@@ -240,6 +241,9 @@ def users_line(error: BaseException) -> str | None:
 
 def quiet() -> None:
     """Let libraries log only problems; the stages print the rest. Workers inherit these environment variables."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # not every terminal can show every name
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("seva_ray").setLevel(logging.INFO)
     for variable, value in {

@@ -145,7 +145,7 @@ def without_line(start: bytes) -> Iterator[None]:
     sys.stderr.flush()
     terminal, usual = os.dup(2), sys.stderr
     if usual is sys.__stderr__:
-        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=usual.encoding, errors=usual.errors)
     with tempfile.TemporaryFile() as written:
         os.dup2(written.fileno(), 2)
         try:

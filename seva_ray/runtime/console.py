@@ -40,7 +40,7 @@ def job_folder() -> Path:
 def jobs_in(folder: Path) -> dict[str, Path]:
     """The jobs by their names. A file without a main part is what jobs share."""
     files = sorted(folder.glob("*.py"))
-    return {file.stem: file for file in files if '__name__ == "__main__"' in file.read_text()}
+    return {file.stem: file for file in files if '__name__ == "__main__"' in file.read_text(encoding="utf-8")}
 
 
 def spoken(jobs: dict[str, Path]) -> list[str]:
@@ -51,7 +51,7 @@ def lines_about(jobs: dict[str, Path]) -> list[str]:
     """The usage, and the first line of each job's docstring."""
     lines = ["usage: seva JOB [PRESET] [OPTIONS]", ""]
     for name, file in zip(spoken(jobs), jobs.values(), strict=True):
-        about = (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()
+        about = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").splitlines()
         lines.append(f"  {name:14} {about[0] if about else ''}")
     return [
         *lines,

@@ -152,7 +152,7 @@ def multiply(device: str, num_products: int = 10) -> float:
 def driver_version() -> str:
     """The version of NVIDIA's driver on this machine."""
     try:
-        words = Path("/proc/driver/nvidia/version").read_text().split()
+        words = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8").split()
         return next(word for word in words if word[0].isdigit() and "." in word)
     except (OSError, StopIteration):
         return "unknown"

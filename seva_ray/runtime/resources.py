@@ -62,7 +62,7 @@ def described(path: Path) -> list[NodeGroup]:
     """The types of nodes in a cluster description, and the head as a type of its own. Raises: InputError."""
     groups: list[NodeGroup] = []
     try:
-        cluster = yaml.safe_load(path.read_text())
+        cluster = yaml.safe_load(path.read_text(encoding="utf-8"))
         if cluster.get("kind") == "RayCluster":
             cluster = {"available_node_types": kuberay_node_types(cluster["spec"]), "head_node_type": "headgroup"}
         for name, entry in cluster["available_node_types"].items():

@@ -62,8 +62,8 @@ def browse(config: Browse, store: Store, name: str) -> str:
         (directory / "rows").mkdir(parents=True)
         (directory / "images").mkdir()
         index = write_rows(config, directory, prompts, pairs, logps_of(store, pairs))
-        (directory / "index.js").write_text(f"hold({json.dumps(index)});\n")
-        (directory / "index.html").write_text(render(name.removeprefix("pairs/")))
+        (directory / "index.js").write_text(f"hold({json.dumps(index)});\n", encoding="utf-8")
+        (directory / "index.html").write_text(render(name.removeprefix("pairs/")), encoding="utf-8")
         write_directory(config.to, str(directory))
     say(f"browse {name}: {len(index['rows']):,} rows in {config.to}/index.html")
     return config.to
@@ -117,7 +117,9 @@ def write_rows(
             image = small(config, directory, row, prompts.counts["image_root"])
             texts.append([row["prompt_id"], row["question"], row["chosen"], row["rejected"], image, row["error"] or ""])
         sizes.append(len(texts))
-        (directory / "rows" / f"{place:06d}.js").write_text(f"hold_rows({place}, {json.dumps(texts)});\n")
+        (directory / "rows" / f"{place:06d}.js").write_text(
+            f"hold_rows({place}, {json.dumps(texts)});\n", encoding="utf-8"
+        )
     return {"rows": numbers, "sizes": sizes, "margins": [scorer(name) for name in logps]} | {
         kind: list(known) for kind, known in names.items()
     }

@@ -63,7 +63,7 @@ def export(config: Export, store: Store, name: str) -> str:
             fetch_processor(trained.path("model"), directory)
             write_base(directory / "adapter_config.json", base_of(config, trained))
         make_readable(directory)
-        (directory / "README.md").write_text(model_card(content(config, store, name, trained)))
+        (directory / "README.md").write_text(model_card(content(config, store, name, trained)), encoding="utf-8")
         if config.push:
             push(directory, config.push, "model")
         write_directory(config.to, str(directory))
@@ -114,10 +114,10 @@ def fetch_processor(model: str, directory: Path) -> None:
 def write_base(file: Path, base: str) -> None:
     """Name the base model in the adapter's config, and its kind as PEFT does for a model of no kind that it lists:
     `CAUSAL_LM`, which training needs, would have others load the base as a model of text alone."""
-    config = json.loads(file.read_text())
+    config = json.loads(file.read_text(encoding="utf-8"))
     kind = {"base_model_class": "AutoModelForImageTextToText", "parent_library": "transformers"}
     config |= {"base_model_name_or_path": base, "task_type": None, "auto_mapping": kind}
-    file.write_text(json.dumps(config, indent=2, sort_keys=True))
+    file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def make_readable(directory: Path) -> None:
@@ -126,19 +126,19 @@ def make_readable(directory: Path) -> None:
     settings in a file of their own."""
     tokenizer, processor = directory / "tokenizer_config.json", directory / "processor_config.json"
     if tokenizer.exists():
-        config = json.loads(tokenizer.read_text())
+        config = json.loads(tokenizer.read_text(encoding="utf-8"))
         if config.get("tokenizer_class") == "TokenizersBackend":
             config["tokenizer_class"] = "PreTrainedTokenizerFast"
             config.setdefault("model_input_names", ["input_ids", "attention_mask"])  # 4 has one more by default
         if isinstance(further := config.get("extra_special_tokens"), list):
             del config["extra_special_tokens"]
             config |= {"additional_special_tokens": further} if further else {}
-        tokenizer.write_text(json.dumps(config, indent=2) + "\n")
+        tokenizer.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     own = directory / "preprocessor_config.json"
     if processor.exists() and not own.exists():
-        images = json.loads(processor.read_text()).get("image_processor")
+        images = json.loads(processor.read_text(encoding="utf-8")).get("image_processor")
         if images:
-            own.write_text(json.dumps(images, indent=2) + "\n")
+            own.write_text(json.dumps(images, indent=2) + "\n", encoding="utf-8")
 
 
 def push(directory: Path, repository: str, kind: Literal["model", "dataset"]) -> None:

@@ -82,7 +82,9 @@ def export_pairs(config: ExportPairs, store: Store, name: str) -> str:
         num_rows, samples = write_all(directory, pairs, prompts.counts["image_root"])
         if not num_rows:
             raise InputError(f"{name}: there is no pair in it")
-        (directory / "README.md").write_text(dataset_card(content(config, store, pairs, num_rows, samples)))
+        (directory / "README.md").write_text(
+            dataset_card(content(config, store, pairs, num_rows, samples)), encoding="utf-8"
+        )
         if config.push:
             push(directory, config.push, "dataset")
         write_directory(config.to, str(directory))
@@ -94,7 +96,7 @@ def write_all(directory: Path, pairs: Artifact, image_root: str | None) -> tuple
     """Write every file but the card. Return the number of rows, and the first rows without their images."""
     (directory / "images").mkdir(parents=True)
     (directory / "data").mkdir()
-    (directory / "dataset_info.json").write_text(json.dumps(formats.DATASET_INFO, indent=1))
+    (directory / "dataset_info.json").write_text(json.dumps(formats.DATASET_INFO, indent=1), encoding="utf-8")
     shards = files_of(pairs)
     groups = [shards[start : start + SHARDS_PER_FILE] for start in range(0, len(shards), SHARDS_PER_FILE)]
     num_rows = 0

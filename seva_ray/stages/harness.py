@@ -139,7 +139,7 @@ def run_task(config: Harness, task: str, model_directory: str, artifact: Artifac
                 stdout=log_file,
                 stderr=subprocess.STDOUT,
             ).returncode
-        log = TERMINAL_COLOURS.sub("", Path(scratch, "log").read_text(errors="replace"))
+        log = TERMINAL_COLOURS.sub("", Path(scratch, "log").read_text(encoding="utf-8", errors="replace"))
         results = sorted(Path(scratch, "out").rglob("*_results.json"))
         fault = ""
         if code or not results:  # lmms-eval may exit with 0 after an error

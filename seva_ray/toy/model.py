@@ -161,4 +161,4 @@ def write(model: Any, made_with: Any, prefixes: Mapping[str, str], directory: Pa
     made_with.save_pretrained(directory)
     model.generation_config.save_pretrained(directory)
     config = model.config.to_dict() | {"architectures": [type(model).__name__], "dtype": "float32"}
-    (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    (directory / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

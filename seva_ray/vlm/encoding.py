@@ -40,7 +40,7 @@ def image_tokens(processor: Any, directory: str) -> list[int]:
     """The tokens that may stand for the features of an image: the processor's, and that of config.json. In some
     families, such as Ovis2, the processor's only marks the place of an image."""
     file = Path(directory, "config.json")
-    config = json.loads(file.read_text()) if file.is_file() else {}
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     found = [processor.image_token_ids[0], config.get("image_token_id"), config.get("image_token_index")]
     found.append(processor.tokenizer.convert_tokens_to_ids(processor.image_token))
     return list(dict.fromkeys(token for token in found if token is not None))

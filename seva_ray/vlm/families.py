@@ -44,7 +44,7 @@ def check_served(directory: str) -> None:
     except InputError as error:
         found = str(error).removeprefix(f"model {directory}: ")
     if found:
-        model_type = json.loads(Path(directory, "config.json").read_text())["model_type"]
+        model_type = json.loads(Path(directory, "config.json").read_text(encoding="utf-8"))["model_type"]
         raise InputError(
             f"model {directory}: model type {model_type!r} cannot be served exactly: {found}; families that are "
             f"served: {SERVED}"

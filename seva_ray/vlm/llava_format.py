@@ -225,7 +225,7 @@ def write_weights(
     if len(files) > 1:
         index = {tensor: name for name, held in zip(names, files, strict=True) for tensor in held}
         text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=2, sort_keys=True)
-        (directory / INDEXES[0]).write_text(text)
+        (directory / INDEXES[0]).write_text(text, encoding="utf-8")
     return shapes
 
 

@@ -60,7 +60,7 @@ def reading(directory: str | Path, name: str) -> Iterator[None]:
 def settings_in(file: Path) -> dict[str, Any]:
     """The object in a JSON file of a model. Raises: InputError if it cannot be read."""
     with reading(file.parent, file.name):
-        settings = json.loads(file.read_text())
+        settings = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             raise InputError(f"model {file.parent}: {file.name} holds no JSON object")
         return settings

@@ -264,7 +264,7 @@ def reporter(job: TrainingJob) -> Any:
 
         def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
             path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
-            Path(path, POLICY).write_text(job.policy_uri)
+            Path(path, POLICY).write_text(job.policy_uri, encoding="utf-8")
             self.saved = time.time()
             ray.train.report(
                 {"step": state.global_step, **state.log_history[-1]},
@@ -284,7 +284,7 @@ def last_checkpoint(job: TrainingJob, scratch: str) -> str | None:
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as directory:
-        if Path(directory, POLICY).read_text() != job.policy_uri:
+        if Path(directory, POLICY).read_text(encoding="utf-8") != job.policy_uri:
             return None
         target = os.path.join(scratch, "resumed")
         shutil.copytree(directory, target)
