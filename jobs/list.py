@@ -6,6 +6,8 @@ python jobs/list.py --root runs
 from dataclasses import dataclass
 
 from presets import USUAL, Job
+from seva_ray.core.errors import InputError
+from seva_ray.core.storage import exists
 from seva_ray.runtime.cli import run
 from seva_ray.stages.run_list import list_runs
 
@@ -16,7 +18,10 @@ class ListJob(Job):
 
 
 def main(config: ListJob) -> None:
+    if not exists(config.root):
+        raise InputError(f"root {config.root}: there is no such directory, so there is no run to list")
     lines, page = list_runs(config.store())
+    lines = lines or [f"no policy was trained under {config.root} yet"]
     print(*lines, page, sep="\n", flush=True)
 
 

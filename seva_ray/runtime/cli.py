@@ -22,9 +22,9 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 
 from seva_ray.core.device_errors import device_line
-from seva_ray.core.errors import ConfigError, UserError
+from seva_ray.core.errors import ConfigError, UserError, suggestion
 from seva_ray.private.ray import errors_within, raised_in_constructor
-from seva_ray.runtime.config_file import load, suggestion, text_of
+from seva_ray.runtime.config_file import load, text_of
 from seva_ray.runtime.console import COMMAND
 from seva_ray.runtime.fields import choices_in, default_of, hints_of, kebab, members_of
 from seva_ray.runtime.heartbeat import waiting
