@@ -1,4 +1,4 @@
-"""list every run under a root with its headline, and write one page with all of them: `<root>/index.html`.
+"""Lists every run under a root with its headline, and writes one page with all of them: `<root>/index.html`.
 
 python jobs/list.py --root runs
 """
@@ -28,4 +28,4 @@ def main(config: ListJob) -> None:
 PRESETS = {"all": ListJob()}
 
 if __name__ == "__main__":
-    run(main, PRESETS, "Every run under a root, and one page with all of them.", USUAL)
+    run(main, PRESETS, "List every run under a root, and write one page with all of them.", USUAL)
