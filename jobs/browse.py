@@ -1,4 +1,4 @@
-"""browse all pairs: one directory of static pages with filters, which opens without a server.
+"""Writes static pages on which all pairs can be filtered and looked through, without a server.
 
 python jobs/browse.py --pairs toy-1/toy/diffusion-300 --browse.to pairs-pages
 """
@@ -27,4 +27,4 @@ def main(config: BrowseJob) -> None:
 PRESETS = {name: BrowseJob(pairs=f"{name}-1/toy/diffusion-300") for name in ("toy", "toy-qwen")}
 
 if __name__ == "__main__":
-    run(main, PRESETS, "Every verdict of an artifact of pairs, to look through.", USUAL)
+    run(main, PRESETS, "Write pages on which all pairs can be looked through.", USUAL)

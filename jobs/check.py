@@ -1,4 +1,4 @@
-"""check: verify every artifact of a root, and say what to do about each that is cut, changed, lost or stale.
+"""Verifies every artifact of a root, and says what to do about each that is cut, changed, lost or stale.
 
 python jobs/check.py --root runs
 """

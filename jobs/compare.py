@@ -1,4 +1,4 @@
-"""compare: several methods from the same base models, on the same prompts -> one page, `comparisons/<name>`.
+"""Trains several methods from the same base models on the same prompts -> one page, `comparisons/<name>`.
 
     python jobs/compare.py                                              the toy world: SeVa, four methods, four controls
     python jobs/compare.py --models toy-1 --methods seva seva+image     two methods from one base model
@@ -267,4 +267,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "A comparison of methods.", USUAL)
+    run(main, PRESETS, "Compare methods that start from the same base models.", USUAL)

@@ -1,4 +1,4 @@
-"""A checkpoint in LLaVA's own format becomes a model in the transformers format, which all other jobs read.
+"""Converts a checkpoint in LLaVA's own format to the transformers format, which all other jobs read.
 
     python jobs/convert.py --model llava-v1.5-7b --vision-tower clip-vit-large-patch14-336 --to llava-1.5-7b
     python jobs/convert.py --model seva-7b-diffu500 --base llava-v1.5-7b --to seva-7b-diffusion-500
@@ -47,4 +47,4 @@ def main(config: Convert) -> None:
 PRESETS = {"llava": Convert(model=tyro.MISSING, to=tyro.MISSING)}
 
 if __name__ == "__main__":
-    run(main, PRESETS, "A LLaVA checkpoint in the transformers format.")
+    run(main, PRESETS, "Convert a LLaVA checkpoint to the transformers format.")

@@ -1,4 +1,4 @@
-"""evaluate alone: two models on the benchmarks -> the artifacts `scores/<benchmark>/<policy>`.
+"""Scores two models on the benchmarks -> the artifacts `scores/<benchmark>/<policy>`.
 
     python jobs/evaluate.py --start toy --policy policies/toy
     python jobs/evaluate.py --start toy --policy policies/toy-s0 policies/toy-s1 policies/toy-s2
@@ -103,4 +103,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "Scores of a policy beside those of the model it started from.", USUAL)
+    run(main, PRESETS, "Score policies and the models that they started from.", USUAL)

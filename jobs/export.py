@@ -1,4 +1,4 @@
-"""export a trained policy (merged weights or its adapter), or pairs: to a directory, and to a hub if wanted.
+"""Exports a trained policy (merged weights or its adapter), or pairs, to a directory and, if wanted, to a hub.
 
 python jobs/export.py --name toy --export.to exported/toy
 python jobs/export.py pairs --pairs toy-1/toy/diffusion-300 --export.to exported/pairs
@@ -48,4 +48,4 @@ PRESETS: dict[str, ExportJob | ExportPairsJob] = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "A policy, or pairs, as others use them.", USUAL)
+    run(main, PRESETS, "Export a policy, or pairs, for other tools.", USUAL)

@@ -1,4 +1,4 @@
-"""The main job: prompts and a starting model in; an aligned policy, its scores and a report out.
+"""The main job: makes an aligned policy, its scores and a report from prompts and a starting model.
 
     python jobs/full.py                                 the toy run, on a laptop
     python jobs/full.py toy-qwen                        the same with a Qwen2.5-VL as its base
@@ -280,4 +280,4 @@ def counted(artifacts: Sequence[Artifact]) -> str:
 
 
 if __name__ == "__main__":
-    run(main, PRESETS, "SeVa from prompts to report.", USUAL)
+    run(main, PRESETS, "Run SeVa from prompts to report.", USUAL)

@@ -1,4 +1,4 @@
-"""One picture of an image in many views, as a model of 336 px sees them: to choose a view, and its strength, by eye.
+"""Draws one image in many views, as a model of 336 px sees them, to choose a view and its strength by eye.
 
 python jobs/gallery.py --image photo.jpg
 python jobs/gallery.py --image photo.jpg --views clean diffusion-300 rand_flip+diffusion-300 --out noise.png
@@ -130,4 +130,4 @@ def grid(tiles: Sequence[Image.Image], labels: Sequence[str], columns: int) -> I
 PRESETS = {"default": Gallery(image=tyro.MISSING)}
 
 if __name__ == "__main__":
-    run(main, PRESETS, "One picture of an image in many views.")
+    run(main, PRESETS, "Draw one image in many views.")

@@ -1,4 +1,4 @@
-"""generate alone: prompts x views -> the artifacts `responses/<model>/<prompts>/<view>`; only what is missing is made.
+"""Generates answers in views -> the artifacts `responses/<model>/<prompts>/<view>`; only missing ones are made.
 
 python jobs/generate.py --prompts toy --views clean diffusion-300 diffusion-500
 """
@@ -55,4 +55,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "Responses of a model to prompts, in every view.", USUAL)
+    run(main, PRESETS, "Generate a model's responses to prompts, in every view.", USUAL)

@@ -1,4 +1,4 @@
-"""benchmarks of lmms-eval: two models on its tasks -> the artifacts `scores/lmms-eval-<task>/<policy>`.
+"""Scores two models on tasks of lmms-eval -> the artifacts `scores/lmms-eval-<task>/<policy>`.
 
 make harness
 python jobs/harness.py --start toy --policy policies/toy --tasks mme scienceqa_img --harness.download
@@ -48,4 +48,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "Scores of a policy beside those of the model it started from, by lmms-eval.", USUAL)
+    run(main, PRESETS, "Score a policy and the model that it started from, by lmms-eval.", USUAL)

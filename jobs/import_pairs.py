@@ -1,4 +1,4 @@
-"""import preference data made elsewhere: rows -> the artifact `pairs/<model>/<name>/imported`, to train on.
+"""Imports preference data made elsewhere -> the artifact `pairs/<model>/<name>/imported`, to train on.
 
     python jobs/import_pairs.py --name theirs --model path/to/llava-1.5-7b-hf --data.path ocrvqa_dpo_8k.json \
         --data.image-root ocr_vqa/images
@@ -59,4 +59,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "Pairs from preference data made elsewhere.", USUAL)
+    run(main, PRESETS, "Make pairs from preference data of elsewhere.", USUAL)

@@ -1,4 +1,4 @@
-"""noise ladders: one image at more and more noise, the answer at each step, and where it flips -> one page.
+"""Shows one image at more and more noise, the answer at each step, and where it flips -> one page.
 
     python jobs/generate.py --prompts toy --views clean diffusion-100 diffusion-300 diffusion-500 diffusion-900
     python jobs/ladder.py --prompts toy
@@ -35,4 +35,4 @@ def main(config: LadderJob) -> None:
 PRESETS = {name: LadderJob(prompts="toy", model=name) for name in ("toy", "toy-qwen")}
 
 if __name__ == "__main__":
-    run(main, PRESETS, "Noise ladders of a model's answers.", USUAL)
+    run(main, PRESETS, "Show a model's answers at more and more noise.", USUAL)

@@ -1,4 +1,4 @@
-"""pair alone: two views' responses -> the artifact `pairs/<model>/<prompts>/<view>`. Needs no model and no GPU.
+"""Compares the responses of two views -> the artifact `pairs/<model>/<prompts>/<view>`. It needs no model and no GPU.
 
     python jobs/pair.py --prompts toy --model toy-1 --views diffusion-300
     python jobs/pair.py --pair.name short --pair.filters.repetition 2 --pair.filters.length-ratio 0.5 2
@@ -55,4 +55,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "Pairs from responses.", USUAL)
+    run(main, PRESETS, "Make pairs from responses.", USUAL)

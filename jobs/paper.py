@@ -1,4 +1,4 @@
-"""The paper, one command for each table and figure: `python jobs/paper.py` lists them.
+"""Runs the experiments of the paper, one command for each table and figure: `python jobs/paper.py` lists them.
 
     python jobs/paper.py main-7b-diffusion500 --plan        what it takes, before anything is run
     python jobs/paper.py main-7b-diffusion500 --model llava-1.5-7b-hf --benchmarks.pope path/to/pope ... \\
@@ -201,4 +201,4 @@ def write_page(config: Run) -> None:
 PRESETS: dict[str, Any] = {"list": Listing(), **(every := experiments()), **toys(every)}
 
 if __name__ == "__main__":
-    run(main, PRESETS, "An experiment of the paper.", USUAL)
+    run(main, PRESETS, "Run an experiment of the paper.", USUAL)

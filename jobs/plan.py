@@ -1,4 +1,4 @@
-"""plan: what a run will take, before money is spent -> a table, and `plans/<name>/plan.json` and `plan.png` under root.
+"""Says what a run will take, before money is spent -> a table, and `plans/<name>/plan.json` and `plan.png` under root.
 
     python jobs/plan.py llava-7b --num-prompts 10000000 --fleet.nodes 1 4 16 --rates.rows-per-s 5 --rates.start-s 180
     python jobs/plan.py llava-7b --model path/to/llava-1.5-7b-hf --probe.name h100     first times 64 rows, here
@@ -294,4 +294,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "What a run will take, before money is spent.", USUAL)
+    run(main, PRESETS, "Say what a run will take, before money is spent.", USUAL)

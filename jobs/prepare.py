@@ -1,4 +1,4 @@
-"""prepare alone: a source's prompts -> the artifact `prompts/<name>`.
+"""Makes prompts of a source -> the artifact `prompts/<name>`.
 
 python jobs/prepare.py --name photos source:folder --source.path photos
 """

@@ -1,4 +1,4 @@
-"""report alone: the page about a policy, from the artifacts it was made from -> `reports/<name>/index.html`.
+"""Writes the page about a policy, from the artifacts that made it -> `reports/<name>/index.html`.
 
 python jobs/report.py --name toy
 """

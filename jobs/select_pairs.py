@@ -1,4 +1,4 @@
-"""select_pairs: pairs of some hardness, or in the order of a curriculum, out of pairs that are there.
+"""Selects pairs by their hardness, or orders them as a curriculum -> another artifact of pairs.
 
     python jobs/select_pairs.py --pairs toy-1/toy/ladder-100:900:200 --select.name hard --select.flip-step 100 300
     python jobs/select_pairs.py --select.name middle --select.by reference_margin --select.share 0.33 0.67
@@ -36,4 +36,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "Pairs out of others, by their hardness.", USUAL)
+    run(main, PRESETS, "Select pairs by their hardness.", USUAL)

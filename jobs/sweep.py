@@ -1,4 +1,4 @@
-"""sweep: which augmentation, at which strength, with which beta, on how many pairs -> the artifact `studies/<name>`.
+"""Studies which augmentation, at which strength, with which beta, on how many pairs -> the artifact `studies/<name>`.
 
     python jobs/sweep.py                        a study of the toy world
     python jobs/sweep.py --space.betas 0.05 0.1 0.2 --name betas       generates nothing that another study has
@@ -289,4 +289,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "A scaling study of SeVa.", USUAL)
+    run(main, PRESETS, "Run a scaling study of SeVa.", USUAL)

@@ -1,4 +1,4 @@
-"""test time: a model on benchmarks in augmented views, without training -> `scores/<benchmark>/<model>+<view>`.
+"""Scores a model on benchmarks in augmented views, without training -> `scores/<benchmark>/<model>+<view>`.
 
 python jobs/test_time.py --views diffusion-300 diffusion-500
 python jobs/test_time.py llava-7b --benchmarks.pope path/to/pope --benchmarks.pope-images path/to/val2014
@@ -78,4 +78,4 @@ PRESETS = {
 }
 
 if __name__ == "__main__":
-    run(main, PRESETS, "A model on benchmarks in augmented views.", USUAL)
+    run(main, PRESETS, "Score a model on benchmarks in augmented views.", USUAL)

@@ -1,4 +1,4 @@
-"""train alone: pairs -> the artifact `policies/<name>`.
+"""Trains a policy on pairs -> the artifact `policies/<name>`.
 
 python jobs/train.py --name beta02 --pairs toy-1/toy/diffusion-300 --train.beta 0.2
 """

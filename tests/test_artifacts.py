@@ -415,6 +415,15 @@ def test_find_gives_complete_artifacts_only(anywhere):
     assert anywhere.find("pairs/a") == done
 
 
+def test_a_name_that_is_nearly_there_is_named(store):
+    for name in ("policies/toy", "policies/other", "pairs/toy-1/toy/moco"):
+        store.open(name, config=Config()).finish({})
+    with pytest.raises(InputError, match=r"policies/toyy: not in .*, or not complete; perhaps you meant toy$"):
+        store.find("policies/toyy")
+    with pytest.raises(InputError, match=r"or not complete$"):
+        store.find("policies/strange")
+
+
 def test_names_lists_complete_artifacts_under_a_prefix(anywhere):
     for name in ("pairs/m/b", "pairs/m/a", "pairs/z", "pairs2/a", "scores/a"):
         anywhere.open(name, config=Config()).finish({})

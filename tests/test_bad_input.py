@@ -46,7 +46,11 @@ def test_a_batch_that_workers_cannot_share(monkeypatch, capsys, root):
 
 
 def test_a_model_directory_that_does_not_exist(monkeypatch, capsys, root):
-    assert "no such directory" in error_of(monkeypatch, capsys, "--root", root, "--model", "nowhere/llava")
+    line = error_of(monkeypatch, capsys, "--root", root, "--model", "nowhere/llava")
+    assert "no such directory, and no such repository in Hugging Face's cache; `hf download nowhere/llava` puts" in line
+    assert "give a directory, or a repository's name such as llava-hf/" in error_of(
+        monkeypatch, capsys, "--root", root, "--model", "nowhere"
+    )
 
 
 def test_a_policy_that_would_have_its_starting_models_name(monkeypatch, capsys, root, toy_model):
@@ -54,6 +58,21 @@ def test_a_policy_that_would_have_its_starting_models_name(monkeypatch, capsys, 
     line = error_of(monkeypatch, capsys, "--root", root, "--model", toy_model, "--name", name)
     assert line == f"error: name {name}: this is the starting model's name; choose another name for the policy"
     assert "name toy-3" in error_of(monkeypatch, capsys, "--root", root, "--model", "toy-3", "--name", "toy-3")
+
+
+def test_a_name_that_no_directory_can_have_is_refused_before_anything_is_written(monkeypatch, capsys, root):
+    line = error_of(monkeypatch, capsys, "--root", root, "--name", "my run")
+    assert line.startswith("error: artifact name 'policies/my run': must have only letters, digits and")
+    assert not list(Path(root).rglob("*.parquet"))
+
+
+def test_a_view_that_is_nearly_one_is_named_without_the_list_of_all(monkeypatch, capsys, root):
+    line = error_of(monkeypatch, capsys, "--root", root, "--views", "difusion-300")
+    assert line.startswith(
+        "error: view 'difusion-300': there is no 'difusion'; perhaps you meant diffusion; jobs/gallery"
+    )
+    assert len(line) < 120
+    assert "random_rotation[-max_degrees]" in error_of(monkeypatch, capsys, "--root", root, "--views", "strange")
 
 
 def test_a_model_that_is_not_a_vision_language_model(monkeypatch, capsys, root, tmp_path):

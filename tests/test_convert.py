@@ -194,7 +194,10 @@ def test_a_checkpoint_that_cannot_be_converted_is_one_line_and_leaves_nothing(
     [
         (["--model", "adapter"], "it is an adapter, so name the model that it was trained from with --base"),
         (["--model", "text"], "it has no weights of its vision tower; name CLIP's directory with --vision-tower"),
-        (["--model", "nowhere"], "model nowhere: no such directory"),
+        (
+            ["--model", "nowhere"],
+            "no such directory; give a directory, or a repository's name such as llava-hf/llava-1.5-7b-hf",
+        ),
         (["--model", "whole", "--to", "tower"], "to tower: exists already; name another directory"),
     ],
     ids=["adapter", "no tower", "nowhere", "exists"],

@@ -98,6 +98,22 @@ def test_an_empty_root_and_a_metric_without_a_value_have_a_page_too(tmp_path: Pa
     assert "nan" not in Path(list_runs(nothing)[1]).read_text().replace("nowrap", "")
 
 
+def test_a_root_without_runs_says_so_and_one_that_is_not_there_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    import importlib
+
+    job = importlib.import_module("list")
+    monkeypatch.setattr(sys, "argv", ["list.py", "--root", str(tmp_path / "rnus")])
+    with pytest.raises(SystemExit):
+        cli.run(job.main, job.PRESETS, "test")
+    assert f"error: root {tmp_path}/rnus: there is no such directory" in capsys.readouterr().err
+    assert not (tmp_path / "rnus").exists()
+    (tmp_path / "rnus").mkdir()
+    cli.run(job.main, job.PRESETS, "test")
+    assert capsys.readouterr().out.splitlines()[-2] == f"no policy was trained under {tmp_path}/rnus yet"
+
+
 def test_the_job_prints_the_lines_and_where_the_page_is(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -43,7 +43,7 @@ from seva_ray.augmentations.photometric import (
     RandomSolarize,
 )
 from seva_ray.augmentations.regenerate import Regenerate
-from seva_ray.core.errors import ConfigError
+from seva_ray.core.errors import ConfigError, suggestion
 
 CLEAN = "clean"
 """The view without augmentation."""
@@ -125,6 +125,8 @@ def parse_view(label: str) -> Augmentation | None:
     for part in undrawn(label).split("+"):
         name, _, value = part.partition("-")
         if name not in kinds:
+            if near := suggestion(name, (*kinds, CLEAN, *CONTROLS)):
+                raise ConfigError(f"view {label!r}: there is no {name!r}{near}; jobs/gallery.py shows all views")
             known = ", ".join(kind.usage() for kind in kinds.values())
             plain = ", ".join((CLEAN, *CONTROLS, f"{SAMPLED}-<temperature>"))
             raise ConfigError(

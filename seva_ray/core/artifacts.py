@@ -10,13 +10,13 @@ fsspec URI, such as `s3://bucket/runs`.
 
 import dataclasses
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
+from seva_ray.core.checks import check_artifact_name
+from seva_ray.core.errors import FingerprintMismatch, InputError, suggestion
 from seva_ray.core.fingerprints import differences, fingerprint_of, identity, with_absent_fields, without_places
 from seva_ray.core.patience import StorageUnavailable, first_contact
 from seva_ray.core.provenance import git_commit, versions
@@ -211,9 +211,7 @@ class Store:
             object.__setattr__(self, "root", str(Path(self.root).expanduser().resolve()))
 
     def uri(self, name: str) -> str:
-        known = re.fullmatch(r"([\w.+=/-]|(?<=\d):(?=\d))+", name)  # a colon only as in a ladder's 100:900:200
-        if not known or any(set(part) <= {"."} for part in name.split("/")):
-            raise ConfigError(f"artifact name {name!r}: must have only letters, digits and . _ + = - between slashes")
+        check_artifact_name(name)
         return f"{self.root.rstrip('/')}/{name}"
 
     def check_writable(self) -> None:
@@ -284,7 +282,10 @@ class Store:
         """The complete artifact `name`. Raises: InputError if it does not exist or is incomplete."""
         record = self.record(name)
         if record is None:
-            raise InputError(f"{name}: not in {self.root}, or not complete")
+            kind, _, rest = name.partition("/")
+            known = [] if "://" in self.root else [each.partition("/")[2] for each in self.names(kind)]
+            near = suggestion(rest, known)
+            raise InputError(f"{name}: not in {self.root}, or not complete{near}")
         uri = self.uri(name)
         if changes := damage(uri, record.get("files", {}), sizes_only=True):
             file, what = next(iter(changes.items()))

@@ -1,6 +1,7 @@
 """Checks of a configuration's fields. Each raises a ConfigError that names field, value and limit; None passes."""
 
 import math
+import re
 from collections.abc import Collection
 
 from seva_ray.core.errors import ConfigError
@@ -35,3 +36,10 @@ def check_choice(config: object, name: str, choices: Collection[str]) -> None:
 
 def values_of(config: object, names: tuple[str, ...]) -> list[tuple[str, float]]:
     return [(name, value) for name in names if (value := getattr(config, name)) is not None]
+
+
+def check_artifact_name(name: str) -> None:
+    """Raises: ConfigError if the name cannot be a path under a root."""
+    known = re.fullmatch(r"([\w.+=/-]|(?<=\d):(?=\d))+", name)  # a colon only as in a ladder's 100:900:200
+    if not known or any(set(part) <= {"."} for part in name.split("/")):
+        raise ConfigError(f"artifact name {name!r}: must have only letters, digits and . _ + = - between slashes")

@@ -7,6 +7,9 @@ UserError
 └── FingerprintMismatch  another recipe made the artifact of that name; the message says how they differ
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Bad input or configuration. The message is one line that says what is wrong and where."""
@@ -26,6 +29,12 @@ class NothingLeft(UserError):
 
 class FingerprintMismatch(UserError):
     """An artifact with this name exists, but it was made by another recipe."""
+
+
+def suggestion(name: object, known: Iterable[object]) -> str:
+    """The end of a message about an unknown name: the known name that is nearly the same; empty if none is."""
+    near = difflib.get_close_matches(str(name), [str(item) for item in known], 1)
+    return f"; perhaps you meant {near[0]}" if near else ""
 
 
 def line_of(error: BaseException) -> str:

@@ -23,9 +23,9 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 
 from seva_ray.core.device_errors import device_line
-from seva_ray.core.errors import ConfigError, UserError
+from seva_ray.core.errors import ConfigError, UserError, suggestion
 from seva_ray.private.ray import errors_within, raised_in_constructor
-from seva_ray.runtime.config_file import load, suggestion, text_of
+from seva_ray.runtime.config_file import load, text_of
 from seva_ray.runtime.console import COMMAND
 from seva_ray.runtime.fields import choices_in, default_of, hints_of, kebab, members_of
 from seva_ray.runtime.heartbeat import waiting
@@ -66,8 +66,8 @@ def run(
             raise ConfigError(f"{name}: there is no preset of this name; {known}")
         file, words = taken(words, "--config", "name a file")
         preset, words = with_choices(presets[name] if file is None else load(file, presets[name]), words)
-        known = f"Presets (first word): {', '.join(presets)}; shown: {name}."
-        about = f"{description}\n\n{textwrap.fill(known, 108, break_on_hyphens=False)}"
+        known = f"Presets (first word): {', '.join(presets)}; shown: {name}." if len(presets) > 1 else ""
+        about = f"{description}\n\n{textwrap.fill(known, 108, break_on_hyphens=False)}".strip()
 
         program = None
         if PRINT_COMPLETION in words and command.startswith("seva "):
@@ -82,7 +82,8 @@ def run(
             if "--help-all" in words:
                 show_help(parse, sources, preset)
             if {"--help", "-h"}.intersection(words) and not set(sources).intersection(words):
-                print(short_help(command, about, preset, usual))
+                words_before = f"{command} [PRESET]" if known else command
+                print(short_help(words_before, about, preset, usual))
                 sys.exit(0)
             rest = [word for word in words if word != "--print-config"]
             if not {"--help", "-h", PRINT_COMPLETION}.intersection(rest):

@@ -5,7 +5,6 @@ Keys are the names of fields. A part, such as `train`, is a mapping of its own. 
 """
 
 import contextlib
-import difflib
 import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
-from seva_ray.core.errors import ConfigError, InputError, UserError
+from seva_ray.core.errors import ConfigError, InputError, UserError, suggestion
 from seva_ray.core.storage import read_bytes
 from seva_ray.runtime.fields import default_of, docs_of, hints_of, kebab, members_of
 
@@ -125,11 +124,6 @@ def items_of(kinds: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
     elif len(kinds) != len(value):
         raise ConfigError(f"{where}: expected {len(kinds)} values, got {value!r}")
     return tuple(converted(kind, None, item, where) for kind, item in zip(kinds, value, strict=True))
-
-
-def suggestion(name: Any, known: Sequence[Any]) -> str:
-    near = difflib.get_close_matches(str(name), [str(item) for item in known], 1)
-    return f"; perhaps you meant {near[0]}" if near else ""
 
 
 def joined(where: str, name: Any) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import seva_ray
+from seva_ray.core.errors import suggestion
 
 COMMAND = "SEVA_COMMAND"
 """The environment variable by which a job's help names the command that started it."""
@@ -26,7 +27,8 @@ def main() -> NoReturn:
         print(completion(spoken(jobs)))
         sys.exit(0)
     if name not in jobs:
-        print(f"error: {words[0]}: there is no such job; the jobs are {', '.join(spoken(jobs))}", file=sys.stderr)
+        known = f"the jobs are {', '.join(spoken(jobs))}{suggestion(words[0], spoken(jobs))}"
+        print(f"error: {words[0]}: there is no such job; {known}", file=sys.stderr)
         sys.exit(2)
     os.environ[COMMAND] = f"seva {words[0]}"
     os.execv(sys.executable, [sys.executable, str(jobs[name]), *words[1:]])

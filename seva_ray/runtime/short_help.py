@@ -24,12 +24,13 @@ COLUMN = 36
 
 
 def short_help(command: str, about: str, config: Any, usual: Collection[str]) -> str:
-    """`config` is what holds if no option is given. Its own fields are shown, and of its parts those in `usual`."""
+    """`command` is what is typed before the options. `config` is what holds if no option is given. Its own fields are
+    shown, and of its parts those in `usual`."""
     choices = [option.name for option in choices_in(config)]
     options = [option for option in options_of(config) if not is_dataclass(option.value) or option.name in choices]
     source = next((option for option in options_of(config) if option.name == "source"), None)
     words = " [source:KIND [ITS OPTIONS]]" if source else ""
-    lines = [f"usage: {command} [PRESET] [OPTIONS]{words}", "", *about.splitlines()]
+    lines = [f"usage: {command} [OPTIONS]{words}", "", *about.splitlines()]
     groups: dict[str, list[Option]] = {}
     for option in options:
         groups.setdefault(option.name.rpartition(".")[0].partition(".")[0], []).append(option)
@@ -91,7 +92,7 @@ def value_of(value: Any) -> str:
         return f"(default: {kebab(type(value).__name__)})"
     words = value if isinstance(value, (list, tuple)) else [value]
     text = " ".join(map(str, words))
-    return f"(default: {text if len(text) < 60 else text[:57] + '...'})" if text else "(default: none)"
+    return f"(default: {text if len(text) < 60 else text[:57] + '...'})" if text else "(default: empty)"
 
 
 def metavar(kind: Any) -> str:

@@ -6,8 +6,7 @@ from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-from seva_ray.core.errors import ConfigError
-from seva_ray.runtime.config_file import suggestion
+from seva_ray.core.errors import ConfigError, suggestion
 from seva_ray.runtime.fields import default_of, hints_of, is_missing, kebab, members_of, options_of
 
 NUMBERS = {int: "a whole number", float: "a number"}

@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.checks import check_artifact_name
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.outlines import local_outline
 from seva_ray.core.scratch import scratch_directory
@@ -44,7 +45,9 @@ def check_start(store: Store, model: str, image_options: str = "") -> None:
 
 
 def check_name(name: str, model: str, recipe: ToyRecipe) -> None:
-    """Raises: ConfigError if the policy would have its starting model's name, because scores are stored by name."""
+    """Raises: ConfigError if no artifact can have the policy's name, or if it is that of its starting model, because
+    scores are stored by name."""
+    check_artifact_name(f"policies/{name}")
     if name_of_start(model, recipe) == name:
         raise ConfigError(f"name {name}: this is the starting model's name; choose another name for the policy")
 

@@ -58,7 +58,9 @@ def place_of(model: str) -> str:
     """
     place = found(model)
     if place is None:
-        other = ", and no such repository in Hugging Face's cache on this machine" if model.count("/") == 1 else ""
+        other = "; give a directory, or a repository's name such as llava-hf/llava-1.5-7b-hf"
+        if model.count("/") == 1:
+            other = f", and no such repository in Hugging Face's cache; `hf download {model}` puts one there"
         raise InputError(f"model {model}: no such directory{other}")
     return place
 
