@@ -32,7 +32,8 @@ def command(root: Path, model: str, *extra: str) -> list[str]:
     return [
         sys.executable, str(JOBS / "full.py"), "--root", str(root), "--model", model, "--views", VIEW,
         "--benchmarks.toy-images", "20", "--prepare.shard-size", "64", "--train.num-pairs", "96",
-        "--train.save-steps", "2", "--train.num-repeats", "4", "--controls", "control-batch", *extra,
+        "--train.save-steps", "2", "--train.num-repeats", "4", "--controls", "control-batch",
+        "--generate.max-engines", "1", *extra,
         "source:toy-world", "--source.num-images", str(NUM_IMAGES),
     ]  # fmt: skip
 

@@ -11,10 +11,14 @@ from seva_ray.core.shards import in_order
 from seva_ray.runtime.cli import users_line
 from seva_ray.runtime.cluster import before_shutdown
 from seva_ray.runtime.heartbeat import awaited
+from seva_ray.runtime.resources import is_one_node
 
 NUM_TASKS = 20_000
 """Largest number of Ray tasks that are submitted at once. It is above the number of CPUs of any cluster, and below the
 number of shards of a large run."""
+
+NEVER = -1.0
+"""A use that is below that of an actor without work: Ray Data ends some actors if their use is not above its limit."""
 
 
 def rows_of(
@@ -33,6 +37,10 @@ def rows_of(
     context.target_max_block_size = 1 if one_by_one else None
     # Engines wait as long as a training takes. By itself Ray Data gives up after half an hour without a row.
     context.execution_no_progress_timeout_s = -1
+    # On a single machine nothing else can use the place of an engine that waits, and the job may need it again.
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = (
+        NEVER if is_one_node() else ray.data.context.DEFAULT_ACTOR_POOL_UTIL_DOWNSCALING_THRESHOLD
+    )
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # Ray's wrapper would arrive without the cause of the error
     created = dataset()
