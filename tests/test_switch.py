@@ -14,12 +14,13 @@ from seva_ray.core.storage import read_table
 from seva_ray.engines import Decoding, Engine, Request, TransformersEngine, VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.engines.fake import FakeEncoder
+from seva_ray.engines.units import Units
 from seva_ray.private.vllm import load_weights
 from seva_ray.runtime import metrics
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import generate, generate_all, open_responses, units_of
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
-from seva_ray.stages.unit_worker import UnitWorker, encode_units, task_of
+from seva_ray.stages.unit_worker import UnitWorker, encode_units, encoder_of, task_of
 from seva_ray.toy.model import build, save
 from seva_ray.vlm.models import Model, architecture, model_at
 from tests.conftest import random_model
@@ -101,10 +102,13 @@ class Weights:
         return [Response(prompt_id=item.prompt_id, text=held, token_ids=[1], finish_reason="stop") for item in requests]
 
 
+def units_to_answer(config: Generate, model: Model, prompts: Artifact, root: Path) -> Units:
+    return units_of(model, prompts, "clean", open_responses(config, Store(str(root)), model, prompts, "clean"))
+
+
 def asked(worker: UnitWorker, config: Generate, model: Model, prompts: Artifact, root: Path) -> set[str]:
     """All that a worker answers for a model."""
-    artifact = open_responses(config, Store(str(root)), model, prompts, "clean")
-    units = units_of(model, prompts, "clean", artifact)
+    units = units_to_answer(config, model, prompts, root)
     worker(encode_units({"units": [task_of(units)["units"]]}, config))
     return {text for unit in units for text in read_table(unit.responses_uri)["text"].to_pylist()}
 
@@ -130,6 +134,10 @@ def test_an_engine_that_could_not_load_other_weights_answers_only_after_it_has_l
     (tmp_path / "other" / "weights").write_text("made again")
     again = replace(models["other"], contents="new")
     assert asked(worker, config, again, prompts, tmp_path / "5") == {"made again"}, "one directory, two models"
+    encoders = [
+        encoder_of(config, units_to_answer(config, model, prompts, tmp_path)[0]) for model in (models["other"], again)
+    ]
+    assert encoders[0] is not encoders[1], "its tokenizer may be another one too"
 
 
 def test_models_of_another_architecture_are_told_apart_whatever_their_names_and_versions(
