@@ -122,6 +122,16 @@ def test_a_prompt_that_failed_keeps_its_error_and_one_candidate_is_not_scored(ma
     assert [answer.text for answer in short] == ["no", "a red square", "yes"]
 
 
+def test_long_answers_are_compared_whole_where_short_ones_are_compared_by_their_first_tokens(made):
+    _, _, work, _ = made
+    worker = Contraster(replace(work, config=replace(CONFIG, first_token=True)))
+    own = Response(prompt_id="a", text="a red square", token_ids=[1, 2], finish_reason="stop")
+    other = replace(own, text="a blue circle", token_ids=[3])
+    assert worker.candidates([own, other]) == [own, other]
+    assert not worker.by_first_token(own)
+    assert [answer.text for answer in worker.candidates([replace(own, text="no"), other])] == ["no", "yes"]
+
+
 def test_the_pairs_are_named_after_both_sides_and_reject_the_models_own_answer(made):
     store, prompts, work, _ = made
     clean = work.answers["clean"]

@@ -52,7 +52,7 @@ REFUSED = {
     "diffusion_gemma": "does not answer token by token, so its answers have no log-probabilities",
     "shieldgemma2": "the model's processor cannot read an image",
     "pp_chart2table": "object has no attribute 'image_token'",
-    "instructblipvideo": "Can't load image processor",
+    "instructblipvideo": "it has no image processor",
 } | dict.fromkeys(BARE, "its config.json has no vision_config")
 FIRST = ("emu3", "fuyu", "instructblip", "video_llava", "step3p7", "gemma3n", "deepseek_ocr2", "diffusion_gemma")
 """Between them: each reason."""

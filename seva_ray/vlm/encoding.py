@@ -65,6 +65,8 @@ class Encoder:
         settings = options_of(image_options)
         try:
             self.processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
+            if getattr(self.processor, "image_processor", None) is None:
+                raise InputError("it has no image processor")
             load = partial(AutoImageProcessor.from_pretrained, directory, backend="pil", trust_remote_code=False)
             self.image_processor = load()
             self.image_settings = settings_of(self.image_processor, settings)
