@@ -19,6 +19,10 @@ from tests.environment import AS_INSTALLED, ROOT
 if TYPE_CHECKING:
     from tests.small_run import SmallRun
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""The models of the tests are so small that the threads of one computation mostly wait for each other, and they compute
+while they wait. Ray gives its workers one thread too. It must be set before torch is loaded."""
+
 BUILD, TOY = ROOT / "build" / "tests", ROOT / "seva_ray" / "toy"
 
 LONGEST = (
@@ -106,14 +110,16 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """One Ray cluster of two CPUs for the whole session, in a directory of its own, shut down at the end. It has the
-    GPUs that torch can use."""
+    GPUs that torch can use. No process passes on the logs of its workers, which nobody reads."""
     import ray
+    from ray._private.node import Node
 
     from seva_ray.private.ray import CORE_SETTINGS, listen_on_loopback_only
     from seva_ray.runtime import machine
 
     # Ray's sockets need a short path.
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Node, "start_log_monitor", lambda node: None)
         gpus = machine.num_gpus()
         listen_on_loopback_only()  # this and the settings are those of a cluster that a job starts for itself
         settings = {name.removeprefix("RAY_"): int(value) for name, value in CORE_SETTINGS.items()}

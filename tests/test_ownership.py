@@ -99,7 +99,19 @@ def test_a_mark_of_a_process_of_this_machine_that_has_ended_is_taken_over_at_onc
         process.communicate()
 
 
-@pytest.mark.parametrize("clock_s", [-600, 600])
+ALSO = pytest.mark.slow  # a clock behind on a disk and one ahead in an object store, by default
+
+
+@pytest.mark.parametrize(
+    ("root", "clock_s"),
+    [
+        ("disk", -600),
+        pytest.param("disk", 600, marks=ALSO),
+        pytest.param("s3", -600, marks=ALSO),
+        ("s3", 600),
+    ],
+    indirect=["root"],
+)
 def test_a_mark_of_another_machine_is_taken_over_when_it_has_not_changed_for_long(
     root: str, clock_s: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):

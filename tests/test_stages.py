@@ -20,6 +20,7 @@ from seva_ray.engines import Decoding, FakeEngine, TransformersEngine, VllmEngin
 from seva_ray.engines.config import Generate
 from seva_ray.engines.units import Unit
 from seva_ray.pairs.files import lineage
+from seva_ray.runtime import kept_engines
 from seva_ray.runtime.cli import users_line
 from seva_ray.sources import Table, ToyWorld
 from seva_ray.stages.engine_pool import TASK_BYTES, commits, encoding_need, num_encoded, row_bytes, run_units
@@ -56,7 +57,14 @@ class OneBadRow:
 
 
 @pytest.fixture(scope="module")
-def run(ray_cluster: None, toy_model: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def engines(ray_cluster: None) -> Iterator[None]:
+    """Most tests ask for equal engines. They are started once."""
+    with kept_engines.kept_engines():
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(engines: None, toy_model: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
     store = Store(str(tmp_path_factory.mktemp("runs")))
     config = Generate(engine=FakeEngine(), system=SYSTEM)
     model = model_at(toy_model)
@@ -102,6 +110,8 @@ def test_units_go_to_ray_data_in_portions_with_the_same_result(run: Run, monkeyp
         portions.append(len(shards))
         yield from commits(config, shards)
 
+    kept_engines.let_go()
+    monkeypatch.setattr(kept_engines, "keepers", [])  # engines that are kept would answer all portions in one run
     monkeypatch.setattr("seva_ray.stages.engine_pool.UNITS_PER_CALL", 3)
     monkeypatch.setattr("seva_ray.stages.engine_pool.commits", counted)
     generate(run.config, run.store, run.model, [(run.prompts, "diffusion-500")])
