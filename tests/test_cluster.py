@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,8 +24,12 @@ with cluster():
 """
 
 
-def test_it_listens_on_loopback_only_and_has_metrics_there():
-    done = subprocess.run([sys.executable, "-c", LISTENERS], capture_output=True, text=True, timeout=300)
+def test_it_listens_on_loopback_only_and_has_metrics_there(tmp_path: Path):
+    """Whatever a batch system has set: here a long path for temporary files, and the address of no cluster."""
+    scratch = tmp_path / "job-1234567890.login-node.cluster.example" / "local"
+    scratch.mkdir(parents=True)
+    batch = os.environ | {"TMPDIR": str(scratch), "RAY_ADDRESS": ""}
+    done = subprocess.run([sys.executable, "-c", LISTENERS], env=batch, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     *log_relay, has_metrics = done.stdout.split()
     assert set(log_relay) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}

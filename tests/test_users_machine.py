@@ -126,6 +126,30 @@ def test_whatever_ray_says_at_the_start_is_one_line(error: Exception, monkeypatc
     assert isinstance(error, ConnectionError) or " ".join(str(error).split()) in line
 
 
+@pytest.mark.parametrize(("num_late", "is_there"), [(0, True), (1, True), (2, False)])
+def test_a_machine_too_busy_to_start_ray_in_time_gets_a_second_start(
+    num_late: int, is_there: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    starts: list[object] = []
+
+    def init(**given: object) -> None:
+        starts.append(given)
+        if len(starts) <= num_late:
+            raise Exception(LATE)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("seva_ray.runtime.cluster.connected", lambda: False)
+    monkeypatch.setattr("seva_ray.runtime.metrics.joined", lambda: None)
+    monkeypatch.setattr(ray, "init", init)
+    if is_there:
+        join()
+    else:
+        with pytest.raises(InputError, match="Ray cannot start here: The current node timed out during startup"):
+            join()
+    assert len(starts) == min(num_late + 1, 2)
+    assert ("started once more" in capsys.readouterr().err) == (num_late > 0)
+
+
 READ_ONLY_HOME = """
 import json, os
 from seva_ray.runtime.home import use_other_places

@@ -14,12 +14,20 @@ from seva_ray.private.ray import QUIET_LOGGERS, listen_on_loopback_only, recorde
 from seva_ray.runtime import machine, metrics
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.metrics import connected
+from seva_ray.runtime.progress import say
 from seva_ray.runtime.reaper import reaped
 from seva_ray.runtime.resources import tell_node_types
 from seva_ray.runtime.signals import kept
 
 CONNECT_S = 10.0
 """Longest time to wait for a connection to the address of a cluster, in seconds."""
+
+TOO_LATE = "timed out during startup"
+"""What Ray says, as an Exception of no class of its own, if a cluster has not started within 30 s."""
+
+MOST_TEMPORARY_BYTES = 36
+"""Longest path of a directory for temporary files, in bytes. A socket's path may have 107 bytes, and Ray's sockets add
+up to 70."""
 
 
 before_shutdown: list[Callable[[], None]] = []
@@ -58,41 +66,66 @@ def join(spare_cpus: int = 0) -> None:
 
 def connect(spare_cpus: int) -> None:
     """Do what `join` says."""
-    import ray
-
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.pop("RAY_ADDRESS", None)  # an empty one names no cluster
     address = os.environ.get("RAY_ADDRESS", "local")
     check_address(address)
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     if address == "local":
         listen_on_loopback_only()
+        use_short_paths()
     # Without this, Ray's core prints a warning about its own Data actors on the terminal at every run.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     set_core_settings()
     try:
-        with kept(), without_line(b"Set ray log level"), reaped() if address == "local" else nullcontext():
-            ray.init(
-                address=address,
-                include_dashboard=False if address == "local" else None,
-                num_cpus=machine.num_cpus() + spare_cpus if address == "local" else None,
-                num_gpus=machine.num_gpus() if address == "local" else None,
-                # Workers of a running cluster do not have this process's environment.
-                runtime_env={"env_vars": {WAIT_VARIABLE: os.environ[WAIT_VARIABLE]}} if passes_limit(address) else None,
-                logging_level=logging.WARNING,
-                log_to_driver=False,  # stages print what users need; workers' logs are in Ray's session directory
-            )
+        try:
+            start(address, spare_cpus)
+        except Exception as error:
+            if address != "local" or TOO_LATE not in str(error):
+                raise
+            say("Ray: did not start within 30 s, as happens on a busy machine; it is started once more")
+            start(address, spare_cpus)
     except UserError:
         raise
     except Exception as error:  # of a start that takes too long, Ray raises an error of no class of its own
         said = " ".join(str(error).split())[:400]
         if address == "local":
-            raise InputError(f"Ray cannot start here: {said}; its logs are in /tmp/ray/session_latest/logs") from error
+            place = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+            logs = f"{place}/ray/session_latest/logs"
+            raise InputError(f"Ray cannot start here: {said}; its logs are in {logs}") from error
         if isinstance(error, ConnectionError):
             said = "is it running, and do RAY_AUTH_MODE and RAY_AUTH_TOKEN agree with it?"
         raise InputError(f"RAY_ADDRESS {address}: no connection to a Ray cluster there; {said}") from error
     metrics.joined()
     if address != "local":
         tell_node_types()
+
+
+def start(address: str, spare_cpus: int) -> None:
+    """Join the cluster at `address`, or start one if it is `local`."""
+    import ray
+
+    local = address == "local"
+    with kept(), without_line(b"Set ray log level"), reaped() if local else nullcontext():
+        ray.init(
+            address=address,
+            include_dashboard=False if local else None,
+            num_cpus=machine.num_cpus() + spare_cpus if local else None,
+            num_gpus=machine.num_gpus() if local else None,
+            # Workers of a running cluster do not have this process's environment.
+            runtime_env={"env_vars": {WAIT_VARIABLE: os.environ[WAIT_VARIABLE]}} if passes_limit(address) else None,
+            logging_level=logging.WARNING,
+            log_to_driver=False,  # stages print what users need; workers' logs are in Ray's session directory
+        )
+
+
+def use_short_paths() -> None:
+    """Let Ray and vLLM make their sockets under /tmp if TMPDIR is too long a path for them, as it may be in a cluster's
+    job. What the user set stays."""
+    if len(os.fsencode(tempfile.gettempdir())) > MOST_TEMPORARY_BYTES:
+        for variable in ("RAY_TMPDIR", "VLLM_RPC_BASE_PATH"):
+            os.environ.setdefault(variable, "/tmp")
 
 
 def check_address(address: str) -> None:

@@ -28,5 +28,5 @@ def use_other_places() -> None:
     os.environ.setdefault("HF_HOME", str(home / ".cache" / "huggingface"))  # it is read, and follows XDG_CACHE_HOME
     for variable, name in PLACES.items():
         os.environ.setdefault(variable, str(other / name))
-    if not (home / ".ray" / "auth_token").exists() and "RAY_ADDRESS" not in os.environ:
+    if not (home / ".ray" / "auth_token").exists() and not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # of the cluster that this job starts
