@@ -64,22 +64,20 @@ def test_steps_give_the_weights_of_one_thread():
 
 @pytest.mark.parametrize("part", ["vision_tower.encoder.layers.0.mlp", "language_model.layers.2.self_attn"])
 def test_each_thread_computes_half_of_the_images_of_attention_and_mlps(part):
-    model, seen = build(1), []
+    model, whole, seen = build(1), list[int](), dict[int, int]()
     module = model.model.get_submodule(part)
-    module.register_forward_pre_hook(lambda *_: seen.append("whole"))
+    module.register_forward_pre_hook(lambda *_: whole.append(threading.get_ident()))
     first = next(layer for layer in module.modules() if isinstance(layer, nn.Linear))
-    first.register_forward_pre_hook(lambda _, given: seen.append((threading.get_ident(), len(given[0]))))
+    first.register_forward_pre_hook(lambda _, given: seen.update({threading.get_ident(): len(given[0])}))
     with second_thread(model):
         loss_of(model)
-    assert seen[0] == "whole"
-    sizes = dict(seen[1:])
-    assert len(sizes) == 2
-    assert sizes.pop(threading.get_ident()) == 2
-    assert list(sizes.values()) == [1]
+    assert whole == [threading.get_ident()]
+    assert seen.pop(threading.get_ident()) == 2
+    assert list(seen.values()) == [1]
 
 
 def test_both_wait_for_each_other_even_if_the_first_is_interrupted():
-    begun, done = threading.Event(), []
+    begun, done = threading.Event(), list[int]()
 
     def half(number):
         if number == 0:

@@ -27,6 +27,9 @@ from seva_ray.engines.vllm_models import check_attention
 from seva_ray.private import vllm as private_vllm
 from seva_ray.vlm.encoding import Encoder
 
+CPU_BLOCK = 32
+"""Tokens in a block of the KV cache on a CPU. vLLM's kernels for CPUs want a multiple of 32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VllmEngine:
@@ -233,6 +236,9 @@ def options_of(engine: VllmEngine, directory: str, decoding: Decoding) -> dict[s
         "gpu_memory_utilization": engine.gpu_memory_utilization,
         "enforce_eager": engine.enforce_eager,
         "enable_prefix_caching": engine.prefix_cache,
+        # Only whole blocks are kept for the next question. On a CPU vLLM has blocks of 128 tokens, more than a small
+        # image with its question.
+        "block_size": CPU_BLOCK if on_cpu else None,
         # With chunked prefill, a seeded request also draws a token at the end of each chunk. On a GPU vLLM takes that
         # draw back, but on a CPU vLLM crashes.
         "enable_chunked_prefill": False if on_cpu else None,

@@ -8,6 +8,7 @@ from typing import Any
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_artifact_name
 from seva_ray.core.errors import ConfigError
+from seva_ray.core.imports import quick_imports
 from seva_ray.core.outlines import local_outline
 from seva_ray.core.scratch import scratch_directory
 from seva_ray.core.storage import absolute, exists, write_directory
@@ -137,7 +138,8 @@ def starting_model(store: Store, model: str, recipe: ToyRecipe, report: Callable
 def trained_toy(artifact: Artifact, recipe: ToyRecipe, report: Callable[[str], None]) -> Artifact:
     """Train the toy base, while no other job does it."""
     with waiting(TRAINING), scratch_directory("seva-toy-") as scratch:
-        from seva_ray.toy.sft import train  # imports torch and transformers, which takes seconds
+        with quick_imports():
+            from seva_ray.toy.sft import train  # imports torch and transformers, which takes seconds
 
         counts = train(recipe, f"{scratch}/model", report=report)
         artifact = artifact.begin()
