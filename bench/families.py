@@ -92,7 +92,7 @@ ENDING = """
 - MiniMax-M3-VL and HunYuan-VL answer otherwise in a batch than alone: in transformers 5.19, the vision tower of the
   first lets the images of a batch see each other, and the positions of the second count the images of all rows. The
   transformers engine tries every model before its first batch, and asks such a model one by one. In half precision a
-  difference below 0.1 nats cannot be told from rounding there.
+  difference below 0.02 nats cannot be told from rounding there.
 - GLM-5-next, Qwen4-Exp: each token reads only the most relevant ones where a prompt with its answer is longer than
   `index_topk` or `indexer_budget`. Then GLM-5-next scores a row otherwise if it is filled up to the length of others,
   and the check before training refuses it.

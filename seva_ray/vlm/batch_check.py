@@ -16,10 +16,10 @@ NUM_TOKENS = 3
 """Number of tokens that are generated in the trial: later ones come from the cache of the first ones."""
 LIKELIEST = 50
 """Number of the likeliest tokens whose log-probabilities are compared at each place."""
-MOST_NATS = 0.001
-"""Largest difference that is rounding in float32, in nats."""
-MOST_NATS_IN_HALF = 0.1
-"""The same in half precision. A batch of another size rounds otherwise there, so a smaller fault cannot be seen."""
+LEAST_NATS = 0.0001
+"""Smallest difference that is no rounding in float32, in nats. HunYuan-VL's is 0.0015, and rounding some 0.00001."""
+LEAST_NATS_IN_HALF = 0.02
+"""The same in half precision. A smaller fault cannot be told from rounding there."""
 
 
 class Generated(NamedTuple):
@@ -34,12 +34,15 @@ class Generated(NamedTuple):
 def off_in_batch(generate: Callable[[Sequence[Row]], Generated], rows: Sequence[Row], exact: bool) -> float:
     """How far the model answers some row otherwise in a batch of all `rows` than alone, in nats; 0 if it is rounding.
 
-    `exact`: the model computes in float32. Otherwise its own rounding is measured: by a row in a batch of two copies.
+    `exact`: the model computes in float32. Batches of another size may round otherwise: as a row in a batch of copies.
     """
     alone, together = [generate([row]) for row in rows], generate(rows)
     off = max(distance(one, together, number) for number, one in enumerate(alone))
-    most = MOST_NATS if exact else max(MOST_NATS_IN_HALF, 3 * distance(alone[0], generate([rows[0]] * 2), 0))
-    return off if off > most else 0.0
+    least = LEAST_NATS if exact else LEAST_NATS_IN_HALF
+    if off < least:
+        return 0.0
+    rounding = distance(alone[0], generate([rows[0]] * len(rows)), 0)
+    return off if off > 3 * rounding else 0.0
 
 
 def distance(alone: Generated, together: Generated, number: int) -> float:
