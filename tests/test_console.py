@@ -41,7 +41,11 @@ def test_every_job_is_listed_with_its_first_line_and_what_jobs_share_is_none(
         console.main()
     assert exit_.value.code == 0
     shown = capsys.readouterr().out.splitlines()
-    assert set(JOBS) == {file.stem for file in (ROOT / "jobs").glob("*.py")} - {"presets", "experiments", "python_check"}
+    assert set(JOBS) == {file.stem for file in (ROOT / "jobs").glob("*.py")} - {
+        "presets",
+        "experiments",
+        "python_check",
+    }
     assert any(line.split()[:1] == ["full"] and "from prompts and a starting model" in line for line in shown)
     assert len(shown) == len(JOBS) + 5
 

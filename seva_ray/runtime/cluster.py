@@ -57,7 +57,7 @@ def join(spare_cpus: int = 0) -> None:
 
 
 def connect(spare_cpus: int) -> None:
-    """Do what `join` says."""
+    """Connect to the cluster, as `join` describes."""
     import ray
 
     address = os.environ.get("RAY_ADDRESS", "local")
