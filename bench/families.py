@@ -132,7 +132,7 @@ def row_of(name: str, with_vllm: bool) -> list[str]:
 
 
 def nats_off(directory: str) -> list[float]:
-    """Of the plain and of the packed layout."""
+    """Returns how far the plain and the packed layout are off, in nats."""
     import io
 
     import torch
@@ -197,7 +197,7 @@ def exported(directory: str, rows: Any, scratch: str) -> str:
 
 
 def answer(model: Any, row: Any) -> list[int]:
-    """Greedy, by transformers alone."""
+    """Returns the greedy answer of transformers alone."""
     import torch
 
     known = {name: torch.from_numpy(values)[None] for name, values in row.tokens.items()}

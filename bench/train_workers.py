@@ -43,7 +43,7 @@ class Steps:
 
     step_s: float
     model_s: float
-    """In forward and backward."""
+    """Seconds in forward and backward."""
 
     @property
     def outside(self) -> float:

@@ -6,6 +6,9 @@
 The second is an adapter (LoRA), such as the authors' own SeVa, with the model that it was trained from.
 """
 
+import python_check  # noqa: F401
+
+# isort: split
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -30,11 +30,11 @@ class Experiment:
     plan: bool = False
     """Only print what the experiment takes."""
     num_prompts: int = NUM_PROMPTS
-    """For the plan: the number of prompts, if they are not prepared yet."""
+    """Number of prompts, which the plan needs if they are not prepared yet."""
     rates: Rates = field(default_factory=Rates)
-    """For the plan: measured speeds. A plan without them counts the work, and gives no hours."""
+    """Measured speeds, which the plan needs. A plan without them counts the work, and gives no hours."""
     fleet: Fleet = field(default_factory=Fleet)
-    """For the plan: the cluster."""
+    """The cluster that the plan is made for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Run(Experiment, full.Full):
     """Train one policy for each, and show all on one page: methods (seva, sft, gt, gt-sft), or model directories."""
 
     def policies(self) -> list["Run"]:
-        """One run for each part."""
+        """Returns one run for each part."""
         return [part_of(self, part) for part in self.parts] or [self]
 
 

@@ -4,6 +4,9 @@ python jobs/gallery.py --image photo.jpg
 python jobs/gallery.py --image photo.jpg --views clean diffusion-300 rand_flip+diffusion-300 --out noise.png
 """
 
+import python_check  # noqa: F401
+
+# isort: split
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -6,6 +6,9 @@
 Every point is trained once for each seed and scored; the page has intervals, fits, and the best policy's command.
 """
 
+import python_check  # noqa: F401
+
+# isort: split
 import shlex
 import sys
 import time

@@ -23,6 +23,7 @@ from seva_ray.engines import units
 from seva_ray.runtime.cluster import check_address, join
 from tests.ray_head import free_port
 from tests.test_job import JOB
+from tests.test_presets import JOBS
 
 ROOT = str(Path(__file__).parent.parent)
 
@@ -227,7 +228,7 @@ def test_a_file_of_responses_says_which_versions_made_it(tmp_path: Path, monkeyp
     assert change.endswith(" -> 9.9.9")
 
 
-@pytest.mark.parametrize("job", ["full", "list", "paper"])
+@pytest.mark.parametrize("job", JOBS)
 def test_a_python_without_the_packages_is_one_line_that_names_the_one_to_use(job: str):
     file = Path(__file__).parent.parent / "jobs" / f"{job}.py"
     bare = [sys.executable, "-S", "-E", str(file)]  # no installed package can be imported

@@ -5,7 +5,6 @@ import sys
 from dataclasses import replace
 
 import pytest
-from test_presets import JOBS, REQUIRED
 
 from full import PRESETS
 from seva_ray.core.errors import ConfigError
@@ -14,6 +13,7 @@ from seva_ray.runtime import cli
 from seva_ray.runtime.word_check import check_words
 from seva_ray.sources import Folder, LlavaJson
 from seva_ray.stages.pair import Pair
+from tests.test_presets import JOBS, REQUIRED
 
 TOY = PRESETS["toy"]
 

@@ -36,13 +36,13 @@ def share_left(beta: np.ndarray) -> np.ndarray:
 
 @cache
 def linear_alpha_bar() -> np.ndarray:
-    """As `alpha_bar`, for `diffusers.DDPMScheduler(1000, beta_schedule="linear")`: beta from 1e-4 to 0.02."""
+    """The same as `alpha_bar` for `diffusers.DDPMScheduler(1000, beta_schedule="linear")`: beta is 1e-4 to 0.02."""
     return share_left(np.linspace(1e-4, 0.02, NUM_NOISE_STEPS, dtype=np.float32))
 
 
 @cache
 def cosine_alpha_bar() -> np.ndarray:
-    """As `alpha_bar`, for `diffusers.DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2")`."""
+    """The same as `alpha_bar` for `diffusers.DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2")`."""
     at = np.cos((np.arange(NUM_NOISE_STEPS + 1) / NUM_NOISE_STEPS + 0.008) / 1.008 * np.pi / 2) ** 2
     return share_left(np.minimum(1 - at[1:] / at[:-1], 0.999).astype(np.float32))
 

@@ -16,7 +16,7 @@ from seva_ray.augmentations.base import ImageAugmentation, TorchvisionAugmentati
 
 @dataclass(frozen=True, kw_only=True)
 class Grayscale(TorchvisionAugmentation):
-    """Makes the image grey, always."""
+    """Always makes the image grey."""
 
     kind: ClassVar[str] = "Grayscale"
 

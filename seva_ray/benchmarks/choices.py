@@ -35,7 +35,7 @@ LETTER_ANSWERS: dict[str, str] = {
 """Requests for a letter that are not LLaVA's. Their questions name each part."""
 
 SMOLVLM2_CIRCULAR = "Answer with a letter."
-"""SmolVLM2's request in MMBench."""
+"""The request of SmolVLM2 in MMBench."""
 
 
 def ask(question: str, options: Sequence[str], request: str = LETTER_ANSWER) -> str:

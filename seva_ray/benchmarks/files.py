@@ -62,7 +62,7 @@ def read_json(uri: str, kind: type[Item]) -> Item:
 
 
 def read_json_lines(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) for every line that is not blank."""
+    """Yields (where, row) for every line that is not blank."""
     for number, line in enumerate(read_text(uri).split("\n"), start=1):
         if line.strip():
             where = f"{uri}, row {number}"

@@ -20,7 +20,7 @@ from seva_ray.core.storage import locate
 LIMIT_VARIABLE = "SEVA_NODE_CACHE_BYTES"
 """The environment variable with the limit for all copies of a node, in bytes."""
 LIMIT_SHARE = 0.5
-"""Without that variable, the share of the disk that the copies may take."""
+"""The share of the disk that the copies may take if that variable is not set."""
 NUM_HELD = 2
 """Number of copies, the last ones that it asked for, that a process keeps others from removing."""
 

@@ -35,9 +35,9 @@ class Loss:
     """Name of the loss: sigmoid is DPO, softmax puts all rejected views of a pair into one softmax, rpo adds an SFT
     term, sft is fine-tuning on the chosen responses alone."""
     label_smoothing: float = 0.0
-    """Only for robust: the assumed share of pairs whose sides are exchanged, at least 0 and below 0.5."""
+    """The assumed share of pairs whose sides are exchanged, at least 0 and below 0.5. Only robust uses it."""
     sft_weight: float = 1.0
-    """Only for rpo: weight of the chosen response's negative log-likelihood per token."""
+    """Weight of the chosen response's negative log-likelihood per token. Only rpo uses it."""
     anchor_weight: float = 0.0
     """Weight of the anchor, a term that keeps the reward of the chosen response above 0 (mDPO). 0: no such term."""
     image_weight: float = 0.0
@@ -47,7 +47,7 @@ class Loss:
     """Weight of the symmetric preference: on the rejected view, the answer to that view must beat the chosen response
     (SymMPO). 0: no such term."""
     margin_weight: float = 1e-4
-    """Only with symmetric_weight: weight of the squared difference between the margins on the two images, in nats."""
+    """Weight of the squared difference between the margins on the two images, in nats. It needs symmetric_weight."""
     image_view: str = ""
     """The view of the image that these terms read, such as random_resized_crop. Empty: the view of the pair's first
     rejected response, so that no other view is needed."""
@@ -138,7 +138,8 @@ class Train:
     """Keep the optimiser's states, and under ZeRO-3 the weights, in CPU memory, for models that do not fit on a GPU.
     The numbers stay the same, but the optimiser's step is slower. It has no benefit if workers have no GPU."""
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = execution(("tensorboard",))
-    """Where training curves are sent besides the report. wandb and mlflow read their own environment variables."""
+    """The services to which training curves are sent, besides the report. wandb and mlflow read their own environment
+    variables."""
     max_failures: int = execution(3)
     """How often a run may restart after losing workers. Nodes that were taken away with notice do not count."""
     wait_s: float = execution(3600.0)

@@ -33,7 +33,7 @@ class Method:
     views: tuple[str, ...] = ()
     """The rejected views. Empty: those that the user chose."""
     rejected: Rejected = "view"
-    """Whose answers are rejected."""
+    """The source of the rejected answers."""
     swap_sides: bool = False
     """Whether chosen and rejected are exchanged in half of the pairs."""
     short_answers: ShortAnswers = "view"

@@ -85,5 +85,5 @@ def part_on_view(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def part_on_clean(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The first batch."""
+    """The batch on the clean image, without the one on the view."""
     return {name: values for name, values in batch.items() if not name.startswith(ON_VIEW)}

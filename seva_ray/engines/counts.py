@@ -25,7 +25,7 @@ class Counts:
     """`num_responses`, `num_tokens`, and `num_<finish reason>`. Of a step of a ladder also `num_asked`: the prompts
     that were asked at this step."""
     reasons: Reasons
-    """Why some failed."""
+    """The reasons of the failed ones."""
 
     def text(self) -> str:
         """The counts as JSON, which `of` reads."""

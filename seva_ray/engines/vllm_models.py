@@ -61,5 +61,5 @@ def check_attention(encoder: Encoder, on_cpu: bool) -> None:
 
 
 def installed() -> str:
-    """Such as `vLLM 0.32.0`."""
+    """The name and version of the installed vLLM, such as `vLLM 0.32.0`."""
     return f"vLLM {' '.join(version for name, version in versions().items() if name.startswith('vllm'))}"

@@ -36,7 +36,7 @@ class IndexContent:
     title: str
     summary: Sequence[str]
     runs: Sequence[RunRow]
-    """The newest first."""
+    """All runs, the newest first."""
     studies: Sequence[str]
     """Names of studies that have a page."""
     rounds: Sequence[str] = ()

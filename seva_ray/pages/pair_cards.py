@@ -66,7 +66,7 @@ def sample_view(
 
 
 def marked_differences(one: str, other: str) -> tuple[list[tuple[str, bool]], list[tuple[str, bool]]]:
-    """Both texts as runs of (text, whether the other text lacks these words)."""
+    """Returns both texts as runs of (text, whether the other text lacks these words)."""
     words_one, words_other = list(WORD.finditer(one)), list(WORD.finditer(other))
     matcher = SequenceMatcher(None, [m.group() for m in words_one], [m.group() for m in words_other], autojunk=False)
     differ_one, differ_other = set(range(len(words_one))), set(range(len(words_other)))

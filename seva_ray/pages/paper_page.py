@@ -57,5 +57,5 @@ def cell_of(row: Comparison | None) -> str | None:
 
 
 def render(content: PaperContent) -> str:
-    """One self-contained HTML page."""
+    """Returns one self-contained HTML page."""
     return page("paper_page.html.j2", content=content)

@@ -16,7 +16,7 @@ CONTRAST = "contrast"
 """Begins the view of chosen answers that were found by contrast among the model's own."""
 
 Origin = Literal["self", "contrast", "ground truth", "imported"]
-"""Where answers are from: both from the model itself, as in SeVa; the chosen ones by contrast among its answers; the
+"""The source of the answers: both from the model itself, as in SeVa; the chosen ones by contrast among its answers; the
 chosen ones from the data set; or both from elsewhere."""
 
 

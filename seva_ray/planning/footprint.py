@@ -33,9 +33,9 @@ class Sizes:
     pixel_bytes: float | None = None
     """A prompt's pixels on their way to the engine. Views that share them are counted each."""
     response_bytes: float | None = None
-    """A response in its file."""
+    """Size of a response in its file, in bytes."""
     model_bytes: float | None = None
-    """The model's weights."""
+    """Size of the model's weights, in bytes."""
     trained_parameters: float | None = None
     """Number of trained parameters: those of the adapter, or of the language model with full training."""
     weight_bytes: int = 2

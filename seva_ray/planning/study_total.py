@@ -25,7 +25,7 @@ class StudySize:
     num_pair_sets: int
     """Sets of pairs, each scored by the reference once."""
     trained_pairs: Sequence[int | None]
-    """For each policy, the largest number of pairs that it is trained on. None: all."""
+    """The largest number of pairs that it is trained on. None: all."""
     num_questions: int
     """Questions of all benchmarks."""
     num_test_views: int

@@ -17,7 +17,7 @@ def pass_rows(llm: Any) -> None:
     from vllm.multimodal.processing.context import InputProcessingContext
 
     class Passing(InputProcessingContext):
-        """Where vLLM would call the model's processor, the features that are rendered are the answer."""
+        """Stands in for the model's processor: when vLLM calls it, it returns the features that exist already."""
 
         features: ClassVar[Mapping[str, np.ndarray] | None] = None
 
@@ -62,7 +62,8 @@ def rendered(
 
 
 def places(ids: Sequence[int], image_token_id: int) -> Any:
-    """Where in a prompt the features of its image go. Tokens between them, such as the names of tiles, stay words."""
+    """The places in a prompt at which the features of its image go. Tokens between them, such as the names of tiles,
+    stay words."""
     import torch
     from vllm.multimodal.inputs import PlaceholderRange
 

@@ -65,7 +65,7 @@ def join(spare_cpus: int = 0) -> None:
 
 
 def connect(spare_cpus: int) -> None:
-    """Do what `join` says."""
+    """Connect to the cluster, as `join` describes."""
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.pop("RAY_ADDRESS", None)  # an empty one names no cluster
     address = os.environ.get("RAY_ADDRESS", "local")

@@ -162,7 +162,7 @@ def lines_of(config: Any, indent: str = "") -> Iterator[str]:
 
 
 def written(value: Any) -> str:
-    """A value on one line."""
+    """A value as YAML on one line."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(written, value))}]"
     if isinstance(value, Mapping):

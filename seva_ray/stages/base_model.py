@@ -30,7 +30,7 @@ those with seed 2."""
 TOY_NAME = re.compile(rf"({TOY}|{TOY_QWEN})(?:-(\d+))?")
 
 TRAINING = "toy base: training"
-"""What the heartbeat says."""
+"""The text of the heartbeat while a toy base is trained."""
 
 
 def check_start(store: Store, model: str, image_options: str = "") -> None:

@@ -28,7 +28,7 @@ from seva_ray.stages.training.worker import LOG
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One method: its policies, and their scores on each benchmark. Both are lists over base models of lists over
+    """The policies of one method, and their scores on each benchmark. Both are lists over base models of lists over
     seeds."""
 
     method: str

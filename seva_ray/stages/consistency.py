@@ -194,7 +194,7 @@ def is_usable(response: Response | None) -> bool:
 
 
 def count(texts: Sequence[str]) -> dict[str, float]:
-    """One question's shares, averaged over all pairs of its answers."""
+    """Returns the shares of one question, averaged over all pairs of its answers."""
     shared = fmean(word_overlap(one, other) for one, other in combinations(map(words_of, texts), 2))
     return {"asked": 1.0, "equal": agreement([texts]), "shared": shared}
 

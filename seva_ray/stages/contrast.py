@@ -75,8 +75,8 @@ class Contrast:
     """Compare short answers by their first tokens, whose log-probabilities the engines give with the answers to the
     image and to the view. So short answers need no pass of their own. The view's answers are then always needed."""
     balanced: bool = execution(True)
-    """Only for the method contrast: keep as many pairs with each chosen answer, so that a model that says yes too often
-    does not only learn to say no."""
+    """Keep as many pairs with each chosen answer as with every other, so that a model that says yes too often does not
+    only learn to say no. Only the method contrast uses it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the log-probabilities."""
     batch_size: int = execution(8)
@@ -247,7 +247,7 @@ class Contraster:
         return list(zip(*sides, strict=True))
 
     def scores(self, some: Sequence[tuple[dict[str, Any], list[Response]]]) -> list[list[tuple[float, float]]]:
-        """For each prompt, the log-probabilities of each candidate on the image and on its view."""
+        """Returns, for each prompt, the log-probabilities of each candidate on the image and on its view."""
         import torch
 
         from seva_ray.dpo.batch import PreferenceCollator

@@ -69,7 +69,8 @@ def evaluate(
     again: Consistency = OFF,
     name: str = "",
 ) -> list[Artifact]:
-    """One score artifact per benchmark and contest. If there are several contests, also one over all, named `name`.
+    """Makes one score artifact per benchmark and contest. If there are several contests, also one over all, named
+    `name`.
 
     Benchmarks that need the judge come last, so that a failure of the judge does not cost the others.
     Raises: ConfigError if two models have the same name.

@@ -46,7 +46,7 @@ GenerationTask = tuple[Model, Artifact, str]
 
 
 def generate(config: Generate, store: Store, model: Model, work: Sequence[tuple[Artifact, str]]) -> list[Artifact]:
-    """One model's responses to each (prompts, view), in the order of `work`."""
+    """Returns one model's responses to each (prompts, view), in the order of `work`."""
     return generate_all(config, store, [(model, prompts, view) for prompts, view in work])
 
 

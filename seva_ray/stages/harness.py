@@ -48,7 +48,7 @@ SAMPLES_FILE = re.compile(r"\d+_\d+_samples_(.+\.jsonl)")
 def score_tasks(
     config: Harness, evaluate: Evaluate, store: Store, tasks: Sequence[str], start: Model, policy: Model
 ) -> list[Artifact]:
-    """One score artifact for each task. Raises: InputError if a run failed; the runs that succeeded are kept."""
+    """Makes one score artifact for each task. Raises: InputError if a run failed; the runs that succeeded are kept."""
     for task in tasks:
         if not re.fullmatch(r"[\w.+=-]+", task):
             raise ConfigError(f"tasks: {task!r} is not the name of a task; separate the names by spaces")

@@ -180,7 +180,8 @@ class Judged:
 def judged(
     config: Pair, sides: Sides, shard: str, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[dict[str, Any], Response, list[Judged]]]:
-    """For each prompt: its row (all columns or some), the chosen response and the rejected ones, before quotas."""
+    """Yields for each prompt its row (all columns or some), the chosen response and the rejected ones, before
+    quotas."""
     chosen = by_id(sides.chosen, shard)
     rejected = {view: by_id(artifact, shard) for view, artifact in sides.rejected.items()}
     for row in read_table(sides.prompts.path(shard), columns=columns).to_pylist():

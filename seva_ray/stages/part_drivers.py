@@ -124,7 +124,7 @@ def num_encoded(part: Part) -> int:
 
 @dataclass(kw_only=True)
 class Begun:
-    """A part at work."""
+    """A part that a driver is working on."""
 
     part: Part
     result: "Future[list[Made]]" = field(default_factory=Future)

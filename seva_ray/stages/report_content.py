@@ -100,7 +100,8 @@ def places(store: Store, name: str, shown: ReportInputs) -> list[tuple[str, str]
 
 
 def funnels(pairs: Artifact, floors: Sequence[Artifact]) -> list[Funnel]:
-    """One funnel for each view, before them one for all views if there are several, and after them the controls."""
+    """Returns one funnel for each view. If there are several views, one for all of them comes first. Controls come
+    last."""
     found = {} if len(pairs.counts["views"]) == 1 else {ANY: pairs.counts["verdicts"]}
     for artifact in (pairs, *floors):
         found |= artifact.counts["views"]

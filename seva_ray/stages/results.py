@@ -15,7 +15,8 @@ HEADLINES = {"pope-": "POPE accuracy"}
 
 
 def result_table(scores: Artifact) -> list[str]:
-    """Every metric of one benchmark: start, policy, difference, and the difference's 95% interval."""
+    """Returns a line for every metric of one benchmark: start, policy, difference, and the difference's 95%
+    interval."""
     rows = read_comparisons(scores)
     width = max(len(row.metric) for row in rows)
     head = f"{'':{width}}  {'start':>7}  {'policy':>7}  difference [95% interval]"
@@ -27,7 +28,7 @@ def result_table(scores: Artifact) -> list[str]:
 
 
 def headlines(scores: Sequence[Artifact]) -> list[str]:
-    """One sentence for each benchmark: its main metric of both models, and how sure the difference is."""
+    """Returns one sentence for each benchmark: its main metric of both models, and how sure the difference is."""
     return [headline(item, main_row(item)) for item in scores]
 
 

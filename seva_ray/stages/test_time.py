@@ -28,7 +28,7 @@ def seen_in_views(
     prompts: Sequence[Artifact],
     judge: Endpoint | None,
 ) -> list[Artifact]:
-    """One score artifact for each benchmark and view."""
+    """Makes one score artifact for each benchmark and view."""
     work = [(of_prompts, view) for of_prompts in prompts for view in (CLEAN, *views)]
     answers = iter(generate(generation, store, model, work))
     scores = []

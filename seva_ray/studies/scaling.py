@@ -36,7 +36,7 @@ class ScalingLaw:
 
     a: float
     b: float
-    """0 if the scores do not get better: the curve is then flat."""
+    """It is 0 if the scores do not get better: the curve is then flat."""
     c: float
     num_pairs: Sequence[float]
     curve: Sequence[float]

@@ -58,8 +58,8 @@ class Space:
     """Data sets, each as the only source of prompts: folders of LLaVA's file, such as ocr_vqa and gqa, or cameras of
     the toy world."""
     curve: tuple[int, ...] = ()
-    """More numbers of pairs, for the curve of the score over pairs. They are added to a grid, at the first value of
-    every axis but the view."""
+    """Further numbers of pairs, for the curve of the score over pairs. They are added to a grid, at the first value
+    of every axis but the view."""
     curve_views: tuple[str, ...] = ()
     """The views that have such a curve. Empty: all views."""
 
@@ -71,7 +71,9 @@ class Space:
                 if parse_view(label) is None:
                     raise ConfigError(f"view {label}: the rejected view must be an augmented one")
         if unknown := set(self.curve_views) - set(self.arms()):
-            raise ConfigError(f"curve_views {min(unknown)}: not among the views")
+            raise ConfigError(
+                f"curve_views {min(unknown)}: not among the views; --space.curve-views names some of these"
+            )
         for number in (*self.num_negatives, *self.num_pairs, *self.curve):
             if number < 1:
                 raise ConfigError(f"num_negatives and num_pairs {number}: must be at least 1")

@@ -115,7 +115,7 @@ class StudyContent:
     """All metrics of all points. A setting has several numbers of pairs if they are an axis or a scheduler's rungs."""
     views: Sequence[ViewFacts] = ()
     test_time: Mapping[str, Sequence[Comparison]] = field(default_factory=dict)
-    """By view: scores of the base model in that view on the objective's benchmark, compared with clean images."""
+    """The scores of the base model in each view on the objective's benchmark, compared with clean images."""
     start_tokens: Sequence[int] = ()
     """Number of the base model's responses to the objective's benchmark by length in tokens."""
     best_tokens: Sequence[int] = ()
@@ -170,7 +170,7 @@ def final_rows(content: StudyContent) -> list[StudyRow]:
 
 
 def failed_rows(content: StudyContent) -> list[StudyRow]:
-    """One row for each point with an error, whatever its metric."""
+    """Returns one row for each point with an error, whatever its metric."""
     return list({(row.setting, row.asked): row for row in content.rows if row.error}.values())
 
 

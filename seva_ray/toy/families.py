@@ -56,7 +56,7 @@ class Family(Protocol):
 
 
 FAMILIES: dict[str, Family] = {"llava": llava, "qwen2_5_vl": qwen}
-"""By transformers' `model_type`."""
+"""The families by transformers' `model_type`."""
 
 
 def family_of(model: Any) -> Family:

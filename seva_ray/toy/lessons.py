@@ -36,7 +36,7 @@ class Lessons:
 
     @classmethod
     def of_habits(cls, seed: int, num_images: int) -> "Lessons":
-        """Those of the world of habits."""
+        """The lessons of the world of habits."""
         scenes = [habit_scene(seed, index) for index in range(num_images)]
         pictures = np.stack([render(scene) for scene in scenes])
         return cls(scenes=scenes, pictures=pictures, asked=[habit_questions(scene) for scene in scenes])
@@ -51,7 +51,7 @@ class Lessons:
         return packed.normalised(pictures)
 
     def rows(self) -> list[packed.Row]:
-        """For each image, the token ids of its questions and answers."""
+        """The token ids of the questions and answers of each image."""
         return [
             [(packed.question_ids(question.text), packed.answer_ids(question.answer)) for question in of_image]
             for of_image in self.asked
@@ -87,7 +87,7 @@ def batches_of_like_length(lengths: np.ndarray, batch_size: int, rng: np.random.
 
 @torch.inference_mode()
 def answers(model: Any, pixels: Tensor, asked: list[list[Question]]) -> list[list[str]]:
-    """Greedy answers to the questions of each image."""
+    """Returns greedy answers to the questions of each image."""
     model.eval()
     parts = [packed.prefix(model, part) for part in pixels.split(128)]
     before = packed.Prefix(embeds=torch.cat([part.embeds for part in parts]), positions=parts[0].positions)

@@ -147,7 +147,8 @@ def greedy(
     max_new_tokens: int = 64,
     batch_size: int = 512,
 ) -> list[list[int]]:
-    """Greedy answers, as token ids with the end token. Each prompt is (number of the image in `before`, question).
+    """Returns greedy answers, as token ids with the end token. Each prompt is (number of the image in `before`,
+    question).
 
     Questions of the same length share a batch, so that nothing is padded. The image prefix is computed once per image.
     """

@@ -74,7 +74,7 @@ class Question:
     kind: str
     """`color`, `shape`, `where`, `count`, `exist`, `ocr` or `describe`."""
     category: str | None = None
-    """Only for an `exist` question: `random`, `popular` or `adversarial`."""
+    """The kind of an `exist` question: `random`, `popular` or `adversarial`."""
     text: str
     answer: str
 

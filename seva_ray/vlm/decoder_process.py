@@ -79,7 +79,7 @@ class DecoderProcess:
         self.process = None
 
     def forget(self) -> None:
-        """In a process that was forked from this one: the other process answers only to the parent."""
+        """A process that was forked from this one calls this: the decoding process answers only to the parent."""
         if self.process is not None:
             for pipe in (self.process.stdin, self.process.stdout):
                 assert pipe

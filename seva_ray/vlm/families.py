@@ -72,7 +72,7 @@ def check_image_options(directory: str, image_options: str) -> None:
 
 
 def shapes_of_pixels(encoder: Encoder) -> list[tuple[int, ...]]:
-    """Of images of each of SHAPES."""
+    """The shapes of the pixels that the processor makes of images of each of SHAPES."""
     return [encoder.row("", drawn_at_random(*shape)).features[PIXELS].shape for shape in SHAPES]
 
 
@@ -97,7 +97,7 @@ def difference(encoder: Encoder) -> str | None:
 
 
 def compare(encoder: Encoder, image: Image.Image) -> str | None:
-    """As `difference`, for one image."""
+    """The same as `difference`, for one image."""
     row, other = (encoder.row(question, image) for question in QUESTIONS)
     theirs = processed_batch(encoder, [(QUESTIONS[0], as_seen(encoder, image))])
     ids = theirs["input_ids"][0].tolist()
@@ -124,7 +124,7 @@ def compare(encoder: Encoder, image: Image.Image) -> str | None:
 
 
 def compare_batch(encoder: Encoder, images: Sequence[Image.Image]) -> str | None:
-    """As `difference`, for several images at once."""
+    """The same as `difference`, for several images at once."""
     theirs = processed_batch(encoder, [(QUESTIONS[0], as_seen(encoder, image)) for image in images])
     ours = stacked([encoder.row(QUESTIONS[0], image).features for image in images], encoder.axes)
     found = unequal(ours, {name: values for name, values in theirs.items() if name in ours})

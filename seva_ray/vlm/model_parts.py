@@ -12,7 +12,7 @@ ROUTERS = ("gate", "router")
 
 
 def unwrapped(model: Any) -> Any:
-    """The transformers model inside the wrappers of PEFT, DeepSpeed and torch."""
+    """Returns the transformers model inside the wrappers of PEFT, DeepSpeed and torch."""
     from transformers import PreTrainedModel
 
     return next(module for module in model.modules() if isinstance(module, PreTrainedModel))

@@ -51,8 +51,8 @@ SNAPSHOT = re.compile(r"/models--[^/]*?([^/-](?:-?[^/-])*)/snapshots/[0-9a-f]{40
 
 
 def place_of(model: str) -> str:
-    """Where a model lies, for every process on every node: an absolute path or a URI. For a repository of Hugging Face,
-    such as `llava-hf/llava-1.5-7b-hf`, it is the copy in the cache of this machine.
+    """The place of a model, for every process on every node: an absolute path or a URI. For a repository of Hugging
+    Face, such as `llava-hf/llava-1.5-7b-hf`, it is the copy in the cache of this machine.
 
     Raises: InputError if there is no such directory.
     """

@@ -34,7 +34,7 @@ CHOICES = {"first": 1.0, "second": 2.0, "tie": 0.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Competition(PublishedFolder):
-    """Both models on the questions of LLaVA-Bench."""
+    """A judge compares both models on the questions of LLaVA-Bench."""
 
     kind: ClassVar[str] = "Competition"
     short_name: ClassVar[str] = "competition"
@@ -46,7 +46,7 @@ class Competition(PublishedFolder):
         return read_questions(self.path)
 
     def judge_prompts(self, prompt_id: str, answer: str, other: str) -> list[JudgePrompt]:
-        """Two prompts: one with `answer` first, one with `other` first."""
+        """Returns two prompts: one with `answer` first, one with `other` first."""
         if answer == other:
             return []
         question = self.questions[prompt_id]

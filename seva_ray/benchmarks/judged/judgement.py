@@ -20,7 +20,7 @@ Marks = tuple[float, ...]
 NUM_ASKS = 3
 """How often one repeat is asked until its reply can be read."""
 STOP_AFTER = 8
-"""After this number of prompts in a row without a reply, the endpoint is at fault, and the run stops."""
+"""If this number of prompts in a row get no reply, the endpoint is at fault, and the run stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,8 @@ def ask_all(
     parse: Callable[[str], Marks | None],
     done: Callable[[int], None] = lambda count: None,
 ) -> dict[str, list[Judgement]]:
-    """One verdict per repeat for the text of each prompt. Equal prompts are asked once. `done` is called per verdict.
+    """Returns one verdict per repeat for the text of each prompt. Equal prompts are asked once. `done` is called for
+    each verdict.
 
     Raises: InputError if the budget is spent or the endpoint stops answering. Running calls end first and are kept.
     """

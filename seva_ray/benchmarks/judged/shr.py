@@ -94,7 +94,7 @@ class Shr(AskedWith):
         yield from (image.prompt for image in self.images.values())
 
     def judge_prompts(self, prompt_id: str, answer: str, other: str) -> list[JudgePrompt]:
-        """One prompt for all sentences of the answer; no prompt if it has none."""
+        """Returns one prompt for all sentences of the answer, or no prompt if it has no sentence."""
         image, lines = self.images[prompt_id], sentences(answer)
         if not lines:
             return []
@@ -103,7 +103,7 @@ class Shr(AskedWith):
         return [JudgePrompt(text=text, num_marks=len(lines))]
 
     def parse(self, verdict: str) -> Marks | None:
-        """One mark per line, numbered 1, 2, ... in order; None if the verdict has any other line."""
+        """Reads one mark per line, numbered 1, 2, ... in order. Returns None if the verdict has any other line."""
         marks: list[float] = []
         for line in filter(None, map(str.strip, verdict.splitlines())):
             match = re.fullmatch(r"(\d+)[:.] *(correct|hallucination|cannot judge)\.?", line, re.IGNORECASE | re.ASCII)

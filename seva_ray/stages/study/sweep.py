@@ -43,9 +43,9 @@ class Search:
     scheduler: Literal["none", "asha", "median"] = "none"
     """asha and median measure each point on few pairs first, and use more pairs only for the better points."""
     num_rungs: int = 3
-    """For asha and median: on how many numbers of pairs a point is measured. The last of them is all pairs."""
+    """asha and median measure a point on this many numbers of pairs. The last of them is all pairs."""
     reduction: int = 2
-    """For asha and median: the number of pairs on a rung, divided by that on the rung before."""
+    """The number of pairs on a rung, divided by that on the rung before. asha and median use it."""
     seed: int = 0
     """Seed of the choices that random and optuna make."""
     max_concurrent: int = execution(3)
@@ -83,7 +83,7 @@ class TrialOutcome:
     num_pairs: Sequence[int | None]
     """The numbers of pairs that it was measured on: all rungs, or those before the scheduler stopped it."""
     error: str
-    """One line, or empty."""
+    """The error in one line; empty if there was none."""
     lasts: bool = True
     """Whether the same command would end the same way again. If not, it tries the trial again."""
 

@@ -174,7 +174,7 @@ class Group:
     size: int = 1
     """The number of workers."""
     device: str = "cpu"
-    """Where this worker's model is, by torch's name."""
+    """The device of this worker's model, by torch's name."""
     agreed: Callable[[Any], Any] = lambda value: value
     """Waits until every worker has called it. Returns what worker 0 has called it with."""
     say: Callable[[str], None] = lambda line: None

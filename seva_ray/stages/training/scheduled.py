@@ -24,7 +24,7 @@ LENGTHS = ("question", "chosen_token_ids", "rejected.list.element.token_ids")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a pair is stored."""
+    """The place at which a pair is stored."""
 
     file: int
     part: int
@@ -42,7 +42,7 @@ class Scheduled:
     starts: np.ndarray
     """The number of the first pair of each part (row group) of all files. Pairs are numbered in the files' order."""
     first_parts: np.ndarray
-    """For each file, the index of its first part in `starts`."""
+    """The index in `starts` of the first part of each file."""
     order: Schedule
     num_pairs: int
     """The number of different pairs in the order."""

@@ -49,9 +49,9 @@ class TrainingJob:
     scoring: Scoring
     """The reference log-probabilities, which the workers complete before they train."""
     view_scoring: Scoring | None = None
-    """Those on the view of the loss's image terms, if it has any."""
+    """The reference log-probabilities on the view of the loss's image terms; None if the loss has no such terms."""
     directory: str
-    """Where the model that training starts from lies. The reference may be another one."""
+    """The directory of the model that training starts from. The reference may be another one."""
     views: Sequence[str]
     """The rejected views, or empty if there is only one."""
     policy_uri: str
