@@ -1,6 +1,8 @@
-"""A shell that was started by `accelerate launch` has settings of another training in its environment."""
+"""What the environment has of other trainings: settings of `accelerate launch`, and of scripts for an older Ray Train."""
 
 import os
+import subprocess
+import sys
 from argparse import Namespace
 
 import pytest
@@ -9,6 +11,22 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 from seva_ray.private.accelerate import forget_launcher, forget_trainer
+from tests.environment import pythonpath
+
+FIRST_RAY_TRAIN = """
+from seva_ray.runtime.cli import quiet
+
+quiet()
+import ray.train
+
+ray.train.FailureConfig(max_failures=1, controller_failure_limit=-1)
+"""
+
+
+def test_a_training_takes_no_older_ray_train_from_the_environment():
+    older = os.environ | {"PYTHONPATH": pythonpath(), "RAY_TRAIN_V2_ENABLED": "0"}
+    subprocess.run([sys.executable, "-c", FIRST_RAY_TRAIN], env=older, check=True)
+
 
 PLAIN = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "bf16"]
 LAUNCHES = {

@@ -257,3 +257,4 @@ def quiet() -> None:
         "TOKENIZERS_PARALLELISM": "false",
     }.items():
         os.environ.setdefault(variable, value)
+    os.environ["RAY_TRAIN_V2_ENABLED"] = "1"  # the first Ray Train has other settings, which older scripts ask for
