@@ -31,7 +31,6 @@ OTHER_PIXELS = "which would have no noise"
 REFUSED = {
     "instructblip": NO_TEMPLATE,
     "emu3": "its config.json has no vision_config",
-    "llama4": "the model's processor cannot read an image",
     "got_ocr2": NO_TEMPLATE,
     "deepseek_vl_hybrid": OTHER_PIXELS,
     "video_llava": "its image processor makes pixel_values_images, and no pixel_values",
@@ -65,9 +64,10 @@ prompt."""
 NOT_SCORED = ("minimax_m3_vl", "gemma4_unified")
 """In transformers 5.19, the vision tower of MiniMax-M3-VL lets the images of a batch see each other. Gemma 4 Unified
 sees an image in both directions in all layers, unlike Gemma 4, and no configuration says so."""
-USUAL = ("qwen3_5", "gemma4", "hunyuan_vl", "minicpmv4_6", "inkling_mm_model", "glm5_next")
+USUAL = ("qwen3_5", "gemma4", "hunyuan_vl", "minicpmv4_6", "inkling_mm_model", "glm5_next", "llama4")
 """Between them: layers without attention; layers of which some see an image in both directions; images that are
-counted; patches that lie side by side; an axis of equal frames; layers that read a mask of padding alone."""
+counted; patches that lie side by side; an axis of equal frames; layers that read a mask of padding alone;
+pixels in bfloat16."""
 
 
 def test_every_family_that_transformers_knows_is_tried():

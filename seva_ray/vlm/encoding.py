@@ -24,7 +24,7 @@ from seva_ray.private.transformers import arguments_of_forward, settings_of_ever
 from seva_ray.vlm.image_options import grids_within, made_smaller, options_of, settings_of, size_within
 from seva_ray.vlm.images import pad_to_square
 from seva_ray.vlm.levels import drawn_at_random, exact_table, looked_up, shrunk, size_of_squares
-from seva_ray.vlm.one_image import OneImage
+from seva_ray.vlm.one_image import OneImage, as_arrays
 from seva_ray.vlm.processed import processed_batch
 from seva_ray.vlm.rows import MM_TYPES, PIXELS, Copies, Row, axes_of, copies_in, pixels_in, with_pixels
 from seva_ray.vlm.template_check import check_length
@@ -90,8 +90,7 @@ class Encoder:
                 raise InputError("its chat template does not show the image")
             self.image_token_id = tokens[0]
             plain = self.row("?", Image.new("RGB", PLAIN_SIZE))
-            if not plain.num_image_tokens:
-                self.image_token_id = next((token for token in tokens if token in plain.ids), tokens[0])
+            self.image_token_id = max(tokens, key=list(plain.ids).count)
             if self.lacks_types(plain):
                 self.asked = {"return_mm_token_type_ids": True}
             self.features = dict(plain.features)
@@ -284,8 +283,11 @@ class Encoder:
         wide = np.zeros((64, 192, 3), np.uint8)
         other = wide.copy()
         other[:, :16] = other[:, -16:] = 255
-        one, two = (pixels_in(self.image_processor(images=Image.fromarray(array))) for array in (wide, other))
-        return np.array_equal(np.asarray(one), np.asarray(two))
+        one, two = (
+            pixels_in(as_arrays(lambda kind, shown=shown: self.image_processor(images=shown, return_tensors=kind)))
+            for shown in map(Image.fromarray, (wide, other))
+        )
+        return np.array_equal(one, two)
 
     def first_token(self, answer: str) -> int:
         """The id of the token with which this answer begins."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from seva_ray.vlm.one_image import as_arrays
+
 if TYPE_CHECKING:
     from seva_ray.vlm.encoding import Encoder
 
@@ -21,12 +23,15 @@ def processed_batch(encoder: "Encoder", prompts: Sequence[tuple[str, Image.Image
     processor = copy.copy(encoder.processor)
     processor.image_processor = encoder.image_processor
     chats = [encoder.messages(question, image=image) for question, image in prompts]
-    made = processor.apply_chat_template(
-        chats if len(chats) > 1 else chats[0],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="np",
-        processor_kwargs=encoder.image_settings | dict(encoder.asked) | ({"padding": True} if len(chats) > 1 else {}),
+    settings = encoder.image_settings | dict(encoder.asked) | ({"padding": True} if len(chats) > 1 else {})
+    made = as_arrays(
+        lambda kind: processor.apply_chat_template(
+            chats if len(chats) > 1 else chats[0],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors=kind,
+            processor_kwargs=settings,
+        )
     )
     return {name: np.asarray(values) for name, values in made.items()}
