@@ -9,9 +9,12 @@ import pytest
 from PIL import Image
 
 from seva_ray.core.artifacts import StageTime
+from seva_ray.pages import rounds_page
 from seva_ray.pages.pair_cards import ANSWER_LIMIT, marked_differences
+from seva_ray.pages.rounds_content import RoundsContent, RoundScores
 from seva_ray.pages.run_content import Flip, Funnel, Hallucinated, Lengths, ReportContent, Sample, ScoreTable
-from seva_ray.pages.run_page import NUM_HALLUCINATED, NUM_SHOWN, render
+from seva_ray.pages.run_page import NUM_HALLUCINATED, render
+from seva_ray.pages.templates import NUM_SHOWN
 from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS
 from seva_ray.scoring.intervals import Comparison, Repeated
 
@@ -445,6 +448,17 @@ def test_a_long_table_shows_its_first_rows_and_folds_the_others() -> None:
     assert all(f"metric {number}<" in folded for number in range(NUM_SHOWN, len(rows)))
     short = render(replace(full_content(), scores=[table(*rows[:-1])]))
     assert "more metrics" not in short
+
+
+def test_the_page_of_several_rounds_folds_long_tables_too() -> None:
+    rows = [comparison(f"metric {number}", 1.0, 0.5) for number in range(NUM_SHOWN + 3)]
+    scores = RoundScores(title="pope", main="metric 0", rounds=[rows, rows])
+    content = RoundsContent(title="t", summary=[], rounds=[], scores=[scores], command="c", versions={}, drawn_from="d")
+    shown, _, folded = rounds_page.render(content).partition('<details class="more">')
+    assert "3 more metrics" in folded
+    assert f"metric {NUM_SHOWN - 1}<" in shown
+    assert f"metric {NUM_SHOWN}<" not in shown
+    assert all(f"metric {number}<" in folded for number in range(NUM_SHOWN, len(rows)))
 
 
 def test_pictures_are_described_in_words() -> None:

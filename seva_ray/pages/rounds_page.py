@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 from seva_ray.pages.pair_cards import data_uri
 from seva_ray.pages.rounds_content import RoundsContent, RoundScores
-from seva_ray.pages.templates import page
+from seva_ray.pages.templates import num_shown, page
 
 
 def render(content: RoundsContent) -> str:
@@ -21,8 +21,13 @@ def render(content: RoundsContent) -> str:
 
 
 def table(scores: RoundScores) -> dict[str, Any]:
+    """The metrics of one benchmark. If there are many, the page folds all but the first ones."""
     metrics = [row.metric for row in scores.rounds[0]]
-    return {"title": scores.title, "rows": [(metric, scores.of(metric)) for metric in metrics]}
+    return {
+        "title": scores.title,
+        "rows": [(metric, scores.of(metric)) for metric in metrics],
+        "num_shown": num_shown(len(metrics)),
+    }
 
 
 def curve(scores: Sequence[RoundScores]) -> bytes:

@@ -12,12 +12,9 @@ from seva_ray.pages.figures import length_figure, training_curves
 from seva_ray.pages.pair_cards import AnswerText, Picture, data_uri, sample_view
 from seva_ray.pages.run_content import Flip, Funnel, Hallucinated, ReportContent, Sample, ScoreTable
 from seva_ray.pages.settings import setting_rows
-from seva_ray.pages.templates import forest, page
+from seva_ray.pages.templates import forest, num_shown, page
 from seva_ray.pairs.files import Origin
 from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS
-
-NUM_SHOWN = 6
-"""Number of rows of a table of scores that are shown unfolded. Two more are not worth a fold."""
 
 NUM_HALLUCINATED = 10
 """Largest number of things in the list of hallucinated things."""
@@ -106,7 +103,7 @@ def _score_view(table: ScoreTable) -> dict[str, Any]:
         "unit": table.unit,
         "num_images": sorted({row.num_images for row in table.comparisons}),
         "num_policies": table.num_policies,
-        "num_shown": len(table.comparisons) if len(table.comparisons) <= NUM_SHOWN + 2 else NUM_SHOWN,
+        "num_shown": num_shown(len(table.comparisons)),
         **forest(table.comparisons),
     }
 

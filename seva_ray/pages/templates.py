@@ -13,6 +13,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from seva_ray.core.durations import duration
 
+NUM_SHOWN = 6
+"""Number of rows of a table of scores that are shown unfolded. Two more are not worth a fold."""
+
 
 def page(template: str, **values: Any) -> str:
     """A template of this folder, filled in. The result can be encoded as UTF-8 whatever the texts hold."""
@@ -66,6 +69,11 @@ def forest(rows: Sequence[Interval]) -> dict[str, Any]:
         "ticks": [(tick, place(tick)) for tick in ticks],
         "rows": [(row, place(row.difference), place(row.difference_low), place(row.difference_high)) for row in rows],
     }
+
+
+def num_shown(num_rows: int) -> int:
+    """How many rows of a table of scores are shown, and the others are folded."""
+    return num_rows if num_rows <= NUM_SHOWN + 2 else NUM_SHOWN
 
 
 def number(value: float) -> str:

@@ -101,8 +101,8 @@ def summary(
     if failed:
         lines.append(f"{failed} of {len(outcomes)} points failed; the table says why.")
     lines.append(
-        f"Generation: {passes.done} passes over training prompts, and {passes.found} existed before; the same points "
-        f"one by one would take {passes.apart}: {passes.apart - passes.done} saved."
+        f"Passes over the training prompts: {passes.done} were made and {passes.found} existed before. Runs of one "
+        f"point each would make {passes.apart}, so {passes.apart - passes.done} were saved."
     )
     return lines
 
