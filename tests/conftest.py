@@ -26,8 +26,8 @@ while they wait. Ray gives its workers one thread too. It must be set before tor
 BUILD, TOY = ROOT / "build" / "tests", ROOT / "seva_ray" / "toy"
 
 LONGEST = (
-    "test_main_job.py", "test_submit.py", "test_kills.py", "test_train.py", "test_sweep.py", "test_switch.py",
-    "test_metrics.py", "test_signals.py", "test_benchmark_jobs.py", "test_engines.py", "test_export.py",
+    "test_main_job.py", "test_kills.py", "test_sweep.py", "test_train.py", "test_metrics.py", "test_submit.py",
+    "test_stages.py", "test_switch.py", "test_signals.py", "test_machine.py", "test_family_training.py",
 )  # fmt: skip
 """The files that take longest. They start first, so that two processes that share the files end at about one time."""
 

@@ -183,7 +183,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("gpus", [pytest.param(1, marks=pytest.mark.slow), 8])
+@pytest.mark.parametrize("gpus", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)])
 def test_on_a_real_ray_a_job_for_llava_finds_its_place_and_every_gpu_has_an_engine(gpus: int, tmp_path: Path):
     """Logical GPUs: Ray hands out their numbers, and nothing computes on them."""
     repository = Path(__file__).parent.parent

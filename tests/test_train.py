@@ -42,6 +42,11 @@ CONFIG = Train(
 )
 
 
+BFLOAT16 = replace(
+    CONFIG, num_workers=2, per_device_batch_size=2, zero_stage=2, dtype="bfloat16", gradient_checkpointing=True
+)
+
+
 def log_of(run: SmallRun, name: str, config: Train) -> list[dict]:
     return read_log(train(config, run.store, name, run.model, run.pairs))
 
@@ -50,10 +55,20 @@ def read_log(policy: Artifact) -> list[dict]:
     return [row for row in json.loads(read_bytes(policy.path("log.json"))) if "loss" in row]
 
 
+def training(run: SmallRun, name: str, config: Train) -> Training:
+    return Training(config=config, name=name, model=run.model, pairs=run.pairs)
+
+
 @pytest.fixture(scope="module")
-def alone(run: SmallRun) -> list[dict]:
-    """One worker, without DeepSpeed."""
-    return log_of(run, "alone", CONFIG)
+def wild_and_alone(run: SmallRun) -> list[Artifact]:
+    """One worker, without DeepSpeed, trains a policy that diverges, and then one that does not."""
+    wild = replace(CONFIG, learning_rate=1e35, warmup_ratio=0.0)
+    return train_all(run.store, [training(run, "wild", wild), training(run, "alone", CONFIG)])
+
+
+@pytest.fixture(scope="module")
+def alone(wild_and_alone: list[Artifact]) -> list[dict]:
+    return read_log(wild_and_alone[1])
 
 
 def workers() -> list[psutil.Process]:
@@ -94,10 +109,10 @@ def test_two_workers_under_any_zero_stage_lose_what_one_alone_loses_and_so_do_th
 ):
     config = replace(CONFIG, num_workers=2, per_device_batch_size=2, zero_stage=stage, offload=offload)
     config = replace(config, gradient_checkpointing=stage == 2)  # which changes no number either
-    names = (f"zero{stage}{offload}", f"zero{stage}{offload}-next")
-    trainings = [Training(config=config, name=name, model=run.model, pairs=run.pairs) for name in names]
+    trainings = [training(run, f"zero{stage}{offload}{which}", config) for which in ("", "-next")]
+    trainings.append(training(run, "bfloat16", BFLOAT16))  # of which the next test reads the log
     with addresses_of_listeners() as addresses:
-        first, following = train_all(run.store, trainings)
+        first, following, _ = train_all(run.store, trainings)
     assert addresses == {"127.0.0.1", "::ffff:127.0.0.1"}, "torch and Ray; all of it is on one machine"
     assert read_log(following)[-1]["loss"] == pytest.approx(read_log(first)[-1]["loss"], rel=1e-6)
     one, other = (load_file(f"{policy.path('adapter')}/adapter_model.safetensors") for policy in (first, following))
@@ -125,8 +140,7 @@ def test_the_two_forward_passes_of_image_terms_under_zero_2_lose_what_one_worker
 
 
 def test_in_bfloat16_it_starts_where_the_reference_is_and_learns_what_float32_does(run: SmallRun, alone: list[dict]):
-    config = replace(CONFIG, zero_stage=2, dtype="bfloat16")
-    log = log_of(run, "bfloat16", replace(config, gradient_checkpointing=True))
+    log = log_of(run, "bfloat16", BFLOAT16)
     for row in log[:2]:  # the learning rate of the first step is 0
         # Log-probabilities of -34 nats on average, which rounded to bfloat16 would be off by up to an eighth each.
         assert [row["drift/chosen"], row["drift/rejected"]] == pytest.approx([0, 0], abs=3e-3)
@@ -183,12 +197,14 @@ def test_a_run_goes_on_with_as_many_workers_as_wrote_its_checkpoints_though_ther
     assert [row["loss"] for row in again] == [row["loss"] for row in first]
 
 
-def test_training_that_diverges_ends_in_one_line_with_its_step_and_no_model(run: SmallRun):
-    wild = replace(CONFIG, learning_rate=1e35, warmup_ratio=0.0)
+def test_training_that_diverges_ends_in_one_line_with_its_step_and_no_model(
+    run: SmallRun, wild_and_alone: list[Artifact], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("seva_ray.stages.training.train.train_all", lambda store, trainings: wild_and_alone[:1])
     with pytest.raises(
         NothingLeft, match=r"policies/wild: (loss|grad_norm) is (nan|inf) at step [23];.*lower learning"
     ):
-        log_of(run, "wild", wild)
+        log_of(run, "wild", CONFIG)
     assert not exists(run.store.uri("policies/wild/model"))
     assert not exists(run.store.uri("policies/wild/record.json"))
 
