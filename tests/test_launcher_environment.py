@@ -1,4 +1,4 @@
-"""What the environment has of other trainings: settings of `accelerate launch`, and of scripts for an older Ray Train."""
+"""What the environment has of other trainings: settings of `accelerate launch`, or of scripts for an older Ray."""
 
 import os
 import subprocess
