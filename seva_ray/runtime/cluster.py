@@ -177,7 +177,8 @@ def without_line(start: bytes) -> Iterator[None]:
     """
     sys.stderr.flush()
     terminal, usual = os.dup(2), sys.stderr
-    if usual is sys.__stderr__:
+    is_terminal = usual is sys.__stderr__
+    if is_terminal:
         sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=usual.encoding, errors=usual.errors)
     with tempfile.TemporaryFile() as written:
         os.dup2(written.fileno(), 2)

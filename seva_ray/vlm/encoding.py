@@ -283,11 +283,12 @@ class Encoder:
         wide = np.zeros((64, 192, 3), np.uint8)
         other = wide.copy()
         other[:, :16] = other[:, -16:] = 255
-        one, two = (
-            pixels_in(as_arrays(lambda kind, shown=shown: self.image_processor(images=shown, return_tensors=kind)))
-            for shown in map(Image.fromarray, (wide, other))
-        )
-        return np.array_equal(one, two)
+
+        def seen(pixels: np.ndarray) -> np.ndarray:
+            shown = Image.fromarray(pixels)
+            return pixels_in(as_arrays(lambda kind: self.image_processor(images=shown, return_tensors=kind)))
+
+        return np.array_equal(seen(wide), seen(other))
 
     def first_token(self, answer: str) -> int:
         """The id of the token with which this answer begins."""
