@@ -44,10 +44,11 @@ from seva_ray.stages.prepare import Prepare, prepare
 store, model = Store(sys.argv[1]), Model(name="fake", directory=".", fingerprint="fake")
 config = Generate(engine=FakeEngine(seconds_per_request=0.05, failing_share=0.2))
 with cluster():
-    prompts = prepare(Prepare(shard_size=16), store, "toy", ToyWorld(num_images=12))
-    chosen, *rejected = generate(config, store, model, [(prompts, view) for view in ("clean", *sys.argv[2:])])
-    for responses in rejected:
-        pair(Pair(), store, prompts, chosen, [responses])
+    for views in (sys.argv[2:3], sys.argv[2:]):  # the second finds all that the first has made
+        prompts = prepare(Prepare(shard_size=16), store, "toy", ToyWorld(num_images=12))
+        chosen, *rejected = generate(config, store, model, [(prompts, view) for view in ("clean", *views)])
+        for responses in rejected:
+            pair(Pair(), store, prompts, chosen, [responses])
 """
 
 TRAINING = """
@@ -124,8 +125,7 @@ def head() -> Iterator[Head]:
 
 
 def test_units_rows_tokens_verdicts_and_what_was_reused_are_those_of_the_artifacts(head: Head, tmp_path: Path):
-    seen = head.seen_while(head.start(VIEWS, str(tmp_path), "diffusion-500"), "seva_engine_queue")
-    head.seen_while(head.start(VIEWS, str(tmp_path), "diffusion-500", "moco"))
+    seen = head.seen_while(head.start(VIEWS, str(tmp_path), "diffusion-500", "moco"), "seva_engine_queue")
     store = Store(str(tmp_path))
     prompts = store.find("prompts/toy")
     for view in ("clean", "diffusion-500", "moco"):
