@@ -57,10 +57,10 @@ FIRST = ("emu3", "fuyu", "instructblip", "video_llava", "step3p7", "gemma3n", "d
 """Between them: each reason."""
 PLAIN_ONLY = (
     *("qwen3_5", "qwen3_5_moe", "lfm2_vl", "minicpmv4_6", "minicpmv4_7", "qwen4_exp", "glm5_next", "nemotron_h_omni"),
-    "inkling_mm_model",
+    *("inkling_mm_model", "llama4"),
 )
 """Linear attention and convolutions read all tokens before them, whatever a mask says: responses cannot share a
-prompt."""
+prompt. Llama 4's chunks are longer than any row that is tried."""
 NOT_SCORED = ("minimax_m3_vl", "gemma4_unified")
 """In transformers 5.19, the vision tower of MiniMax-M3-VL lets the images of a batch see each other. Gemma 4 Unified
 sees an image in both directions in all layers, unlike Gemma 4, and no configuration says so."""

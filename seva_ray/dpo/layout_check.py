@@ -56,11 +56,17 @@ def check_layouts(model: Any, viewer: Viewer, pairs: Sequence[Mapping[str, Any]]
             f"model {model.name_or_path}: model type {model.config.model_type!r} cannot be scored exactly: {found}; "
             "nothing is trained"
         )
+    config = model.config.get_text_config()
+    if packed and CHUNKED in (getattr(config, "layer_types", None) or ()):
+        return f"some layers see chunks of {config.attention_chunk_size:,} tokens, and the trial's rows are shorter"
     try:
         return difference(packed=True) if packed else None
     except OF_THE_MODEL as error:
         return reason(error)
 
+
+CHUNKED = "chunked_attention"
+"""What transformers calls a layer whose tokens see only those of their own part of the text, as in Llama 4."""
 
 OF_THE_MODEL = (ValueError, TypeError, AttributeError, IndexError, RuntimeError)
 """What a model raises that cannot read a batch."""
