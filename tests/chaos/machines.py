@@ -20,12 +20,12 @@ PATIENCE_S = 300
 """What has not come after this long never will."""
 
 
-def wait_for(what: Callable[[], Any]) -> Any:
-    """The first value that is true."""
+def wait_for(what: Callable[[], Any], pause_s: float = 0.02) -> Any:
+    """The first value that is true. `pause_s`: time between two looks, in seconds."""
     deadline = time.monotonic() + PATIENCE_S
     while not (found := what()):
         assert time.monotonic() < deadline, "it hangs"
-        time.sleep(0.02)
+        time.sleep(pause_s)
     return found
 
 
@@ -39,7 +39,7 @@ class Machines:
     """A head that only directs, and two machines with room for one engine each."""
 
     def __init__(self) -> None:
-        head = {"num_cpus": 0, "include_dashboard": False, "node_ip_address": address()}
+        head = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False, "node_ip_address": address()}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.workers = [self.added(), self.added()]
 
@@ -52,7 +52,8 @@ class Machines:
 
     def kill_process(self, title: str, random: Random) -> None:
         """SIGKILL for one of them, as soon as there is one."""
-        random.choice(wait_for(lambda: self.processes(title))).kill()
+        # A look at all processes of the machine takes as much CPU time as a row.
+        random.choice(wait_for(lambda: self.processes(title), pause_s=0.2)).kill()
 
     def kill_node(self, random: Random) -> None:
         """A machine is gone without a word, and another one comes."""
