@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import transformers as tf
 
-from tests.other_models import ANY_SIZE, EXPERTS, GEMMA4
+from tests.other_models import ANY_SIZE, EXPERTS, GEMMA4, gemma4_processor
 from tests.tiny_models import (
     QWEN3_VISION,
     VISION,
@@ -238,14 +238,7 @@ def diffusion_gemma() -> Made:
         canvas_length=8,
         **{f"{mark}_token_id": tokens.convert_tokens_to_ids(f"<{mark}>") for mark in marks[:3]},
     )  # fmt: skip
-    return config, tf.Gemma4Processor(
-        image_processor=tf.Gemma4ImageProcessorPil(patch_size=7, max_soft_tokens=70, pooling_kernel_size=3),
-        feature_extractor=tf.Gemma4AudioFeatureExtractor(),
-        video_processor=tf.Gemma4VideoProcessor(),
-        tokenizer=tokens,
-        image_seq_length=70,
-        chat_template=template("<image>", start="{{ bos_token }}"),
-    )
+    return config, gemma4_processor(tokens)
 
 
 def nemotron_h_omni() -> Made:

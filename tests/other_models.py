@@ -139,7 +139,12 @@ def gemma4() -> Made:
         video_token_id=tokens.convert_tokens_to_ids("<|video|>"),
         **ids,
     )
-    return config, tf.Gemma4Processor(
+    return config, gemma4_processor(tokens)
+
+
+def gemma4_processor(tokens: Any) -> Any:
+    """The processor of Gemma 4, and of the models that read images as it does."""
+    return tf.Gemma4Processor(
         image_processor=tf.Gemma4ImageProcessorPil(patch_size=7, max_soft_tokens=70, pooling_kernel_size=3),
         feature_extractor=tf.Gemma4AudioFeatureExtractor(),
         video_processor=tf.Gemma4VideoProcessor(),

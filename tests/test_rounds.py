@@ -124,6 +124,12 @@ def test_a_job_of_several_rounds_names_them_and_cannot_stop_within_one():
         replace(job, rounds=0)
 
 
+def two_rounds(root: Path) -> full.Full:
+    """A job of two rounds on two images."""
+    benchmarks = Benchmarks(toy_images=3, toy_cameras=("clean",))
+    return replace(full.PRESETS["toy"], root=str(root), source=ToyWorld(num_images=2), benchmarks=benchmarks, rounds=2)
+
+
 class Killed(Exception):
     """In the place of a kill, and of a training that would take minutes."""
 
@@ -136,10 +142,7 @@ def files_in(root: str) -> dict[str, tuple[int, bytes]]:
 def test_a_run_that_was_killed_in_the_second_round_goes_on_there_and_writes_nothing_of_the_first_again(
     tmp_path: Path, toy_model: str, monkeypatch: pytest.MonkeyPatch
 ):
-    benchmarks = Benchmarks(toy_images=3, toy_cameras=("clean",))
-    config = replace(
-        full.PRESETS["toy"], root=str(tmp_path), source=ToyWorld(num_images=2), benchmarks=benchmarks, rounds=2
-    )
+    config = two_rounds(tmp_path)
     store = finish(config, toy_model)
     for unfinished in ("policies/toy-round2", "scores/toy-test-clean-2024-3/toy-round2"):
         Path(store.uri(unfinished), "record.json").unlink()
@@ -162,10 +165,7 @@ def test_a_run_that_was_killed_in_the_second_round_goes_on_there_and_writes_noth
 def test_a_finished_run_of_two_rounds_only_reuses_and_its_page_has_the_curve(
     tmp_path: Path, toy_model: str, capsys: pytest.CaptureFixture
 ):
-    benchmarks = Benchmarks(toy_images=3, toy_cameras=("clean",))
-    config = replace(
-        full.PRESETS["toy"], root=str(tmp_path), source=ToyWorld(num_images=2), benchmarks=benchmarks, rounds=2
-    )
+    config = two_rounds(tmp_path)
     store = finish(config, toy_model)
     capsys.readouterr()
     full.main(config)

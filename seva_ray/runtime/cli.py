@@ -62,7 +62,7 @@ def run(
     command = os.environ.pop(COMMAND, "") or f"python jobs/{script.name}"
     try:
         if name not in presets:
-            known = f"the presets are {', '.join(presets)}{suggestion(name, [*presets])}"
+            known = f"the presets are {', '.join(presets)}{suggestion(name, presets)}"
             raise ConfigError(f"{name}: there is no preset of this name; {known}")
         file, words = taken(words, "--config", "name a file")
         preset, words = with_choices(presets[name] if file is None else load(file, presets[name]), words)

@@ -5,7 +5,6 @@ between two generations of a job. If the next one asks for a model of the same a
 """
 
 import asyncio
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from seva_ray.core.ownership import before_waiting
 from seva_ray.private.ray import free_memory
 from seva_ray.runtime.actors import rows_of
 from seva_ray.runtime.progress import say
-from seva_ray.runtime.resources import Need, no_place, node_types
+from seva_ray.runtime.resources import Need, has_joined, no_place, node_types
 
 TASKS_AT_ONCE = 64
 """Largest number of tasks that are taken from the list in one call."""
@@ -203,7 +202,7 @@ def make_room(need: Need, memory: float = 0.0) -> None:
         if not keeper.pool:
             continue
         types = node_types()
-        shared = os.environ.get("RAY_ADDRESS", "local") != "local" or sum(item.number for item in types) > 1
+        shared = has_joined() or sum(item.number for item in types) > 1
         if shared or no_place((keeper.pool.settings.engines, need), types):
             keeper.let_go()
         elif memory > (free := free_memory()):

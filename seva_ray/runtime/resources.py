@@ -93,6 +93,11 @@ def node_types() -> list[NodeType]:
     return there + can_be_added(stored_node_groups() or [], Counter(node.name for node in there))
 
 
+def has_joined() -> bool:
+    """Whether RAY_ADDRESS names a running cluster, so that this job starts none of its own."""
+    return os.environ.get("RAY_ADDRESS", "local") != "local"
+
+
 def is_one_node() -> bool:
     """Whether the cluster is one node and can add no other."""
     return sum(item.number for item in node_types()) == 1
@@ -166,7 +171,7 @@ def check_places(*needs: Need) -> None:
     Raises: InputError if they do not fit, because the job would then wait for ever.
     """
     line = no_place(needs, node_types())
-    if line and os.environ.get("RAY_ADDRESS", "local") != "local" and stored_node_groups() is None:
+    if line and has_joined() and stored_node_groups() is None:
         line += f" If the cluster can add nodes, set {NODE_TYPES} to the path of its description."
     if line:
         raise InputError(line)

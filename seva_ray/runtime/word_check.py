@@ -39,7 +39,7 @@ def check_words(config: Any, words: Sequence[str]) -> None:
         return
     word, own = words[place], list(given(words[place + 1 :]))
     if word not in sources:
-        raise ConfigError(f"{word}: must be one of {', '.join(sources)}{suggestion(word, [*sources])}")
+        raise ConfigError(f"{word}: must be one of {', '.join(sources)}{suggestion(word, sources)}")
     types_of_own = types_of_source(sources[word])
     for name, values in own:
         if name in types and name not in types_of_own:
