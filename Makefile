@@ -51,7 +51,7 @@ chaos-long: dev ## 200 kills over whole jobs and studies, on a disk and on S3 (h
 	for kind in disk s3 study; do $(PYTHON) -m tests.chaos.endurance --kind $$kind --kills $(KILLS) --seconds $(SECONDS) || exit 1; done
 	for kind in disk s3; do $(PYTHON) -m tests.chaos.together --kind $$kind --starts 50 || exit 1; done
 
-bench-%: install ## a benchmark: bench-generate, bench-train, bench-sweep, bench-plan, bench-start measure against named rivals (20, 10, 25, 3, 4 minutes); bench-encode measures encoding against each family's processor (3); bench-job shows where a job's time goes (2); bench-growth measures memory and CPU time of the stages as their rows grow (5); bench-methods measures the step of each method (3)
+bench-%: install ## a benchmark: bench-generate, bench-train, bench-sweep, bench-plan, bench-start measure against named rivals (20, 10, 25, 3, 4 minutes); bench-encode measures encoding against each family's processor (3); bench-job shows where a job's time goes (2); bench-growth measures memory and CPU time of the stages as their rows grow (5); bench-methods measures the step of each method (3); bench-regenerate measures what regenerated images change (15)
 	$(PYTHON) -m bench.$*
 
 families: dev ## how exactly each family of models is trained, on tiny checkpoints -> docs/MODELS.md (a few minutes)

@@ -2,6 +2,7 @@
 
 python jobs/gallery.py --image photo.jpg
 python jobs/gallery.py --image photo.jpg --views clean diffusion-300 rand_flip+diffusion-300 --out noise.png
+python jobs/gallery.py --image photo.jpg --views clean regenerate-0.5 --regeneration.pipeline path/to/pipeline
 """
 
 import python_check  # noqa: F401
@@ -9,7 +10,7 @@ import python_check  # noqa: F401
 # isort: split
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,11 @@ import tyro
 from PIL import Image, ImageDraw, ImageFont
 
 from seva_ray.augmentations import AUGMENTATIONS, CLEAN, parse_view
+from seva_ray.augmentations.regenerate import Regenerate
 from seva_ray.core.errors import ConfigError, InputError
-from seva_ray.core.seeds import generator
+from seva_ray.core.seeds import generator, key_of
 from seva_ray.core.submission import check_lasts
+from seva_ray.engines.img2img import Regeneration, Regenerator, check_pipeline
 from seva_ray.runtime.cli import run
 from seva_ray.vlm.images import load_image, pad_to_square
 
@@ -49,6 +52,8 @@ class Gallery:
     """Seed of the augmentations."""
     columns: int = 6
     """Number of views in a row, 1 to 20."""
+    regeneration: Regeneration = field(default_factory=Regeneration)
+    """How the images of the views regenerate-<strength> are made."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.columns <= 20:
@@ -56,16 +61,19 @@ class Gallery:
         if not self.views:
             raise ConfigError("views: name at least one")
         for view in self.views:
-            parse_view(view)
+            if isinstance(parse_view(view), Regenerate) and not self.regeneration.pipeline:
+                raise ConfigError(f"view {view}: --regeneration.pipeline must name a directory of diffusers")
 
 
 def main(config: Gallery) -> None:
     check_lasts("out", config.out)
+    if config.regeneration.pipeline:
+        check_pipeline(config.regeneration.pipeline)
     path = Path(config.image).resolve()
     if not path.exists():
         raise InputError(f"image {config.image}: no such file")
     image = load_image(path=path.name, data=None, image_root=str(path.parent))
-    tiles = [tile(image, view, config.seed) for view in config.views]
+    tiles = [tile(regenerated(config, image, view), view, config.seed) for view in config.views]
     picture = grid(tiles, captions(tiles, config.views, tile(image, CLEAN, config.seed)), config.columns)
     try:
         picture.save(config.out)
@@ -74,10 +82,19 @@ def main(config: Gallery) -> None:
     print(f"{config.out}: {len(config.views)} views of {config.image}")
 
 
+def regenerated(config: Gallery, image: Image.Image, view: str) -> Image.Image:
+    """What the diffusion model makes of the image in a view that needs one; in other views the image itself."""
+    augmentation = parse_view(view)
+    if not isinstance(augmentation, Regenerate):
+        return image
+    seed = key_of(config.seed, "gallery", view)
+    return Regenerator(config.regeneration, config.regeneration.pipeline)([image], augmentation.strength, [seed])[0]
+
+
 def tile(image: Image.Image, view: str, seed: int) -> Image.Image:
     """The view as the model sees it; where the augmentation is impossible for this image, the reason."""
     augmentation = parse_view(view)
-    if augmentation is None:
+    if augmentation is None or isinstance(augmentation, Regenerate):
         return shown(preprocessed(image))
     random = generator(seed, "gallery", view)
     try:

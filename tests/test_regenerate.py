@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import full
+import gallery
 from seva_ray.augmentations import parse_view
 from seva_ray.augmentations.regenerate import Regenerate
 from seva_ray.core.artifacts import Artifact, Store
@@ -29,6 +30,7 @@ from seva_ray.sources import ToyWorld
 from seva_ray.stages import generate as generation
 from seva_ray.stages import regenerate as stage
 from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.toy.ddpm import DiffusionRecipe, train
 from seva_ray.vlm.models import Model, model_at
 from seva_ray.vlm.rows import PIXELS
 from seva_ray.vlm.views import Viewer
@@ -188,6 +190,30 @@ def test_a_pipeline_that_reads_a_text_makes_what_diffusers_makes_of_each_image_a
         ).images
         assert made.size == image.size
         assert np.abs(np.asarray(made, int) - np.asarray(expected, int)).max() <= 1
+
+
+def test_the_gallery_shows_regenerated_images(pipeline: str, tmp_path: Path):
+    Image.new("RGB", (64, 64), (200, 60, 60)).save(tmp_path / "red.png")
+    regeneration = Regeneration(pipeline=pipeline, num_steps=2, max_px=16)
+    image, out = str(tmp_path / "red.png"), str(tmp_path / "views.png")
+    gallery.main(gallery.Gallery(image=image, views=("clean", VIEW), out=out, regeneration=regeneration))
+    with Image.open(tmp_path / "views.png") as picture:
+        clean, made = (np.asarray(picture.crop((left, 12, left + 336, 348))) for left in (12, 360))
+    assert (clean == (200, 60, 60)).all()
+    assert made.std() > 10
+    with pytest.raises(ConfigError, match="pipeline must name"):
+        gallery.Gallery(image=image, views=("clean", VIEW))
+
+
+def test_the_toy_worlds_diffusion_model_is_such_a_pipeline_and_follows_from_its_recipe(tmp_path: Path):
+    recipe = DiffusionRecipe(num_images=4, num_steps=2, batch_size=2, channels=(8, 8, 16))
+    trained = train(recipe, tmp_path / "one", report=lambda line: None)
+    train(recipe, tmp_path / "two", report=lambda line: None)
+    weights = [(tmp_path / name / "unet/diffusion_pytorch_model.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+    assert trained["num_parameters"] > 10_000
+    made = Regenerator(Regeneration(num_steps=2), str(tmp_path / "one"))([Image.new("RGB", (48, 48))], 0.5, [1])
+    assert made[0].size == (48, 48)
 
 
 def test_images_are_made_at_a_size_that_a_pipeline_can_halve():

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.seeds import generator
+from seva_ray.toy.drawing import draw_shape, draw_sign_words
 
 SHAPES = ("circle", "square", "triangle", "diamond", "cross", "ring")
 COLORS = {
@@ -154,12 +155,6 @@ def draw_thing(rng: np.random.Generator, bias: float, cell: int, taken: set[tupl
             return Thing(shape, color, cell)
 
 
-@cache
-def _sign_font() -> ImageFont.ImageFont:
-    """Pillow's own bitmap font, which has the same pixels on every machine."""
-    return ImageFont.load_default_imagefont()
-
-
 def render(scene: Scene, camera: Camera = CLEAN) -> np.ndarray:
     """The picture of a scene, uint8 (48, 48, 3). Only the camera's changes differ between cameras."""
     rng = _stream(scene, "picture")
@@ -169,8 +164,7 @@ def render(scene: Scene, camera: Camera = CLEAN) -> np.ndarray:
         _draw_shape(draw, thing, rng)
     if scene.sign:
         left, top = 8 + int(rng.integers(-2, 3)), scene.sign.row * CELL_PX + int(rng.integers(1, 4))
-        draw.rectangle([left - 2, top, left + 32, top + 12], fill=(40, 40, 48))
-        draw.text((left + 3, top), scene.sign.word, font=_sign_font(), fill=(250, 250, 250))
+        draw_sign_words(draw, scene.sign.word, left, top)
     texture = rng.integers(-6, 7, (SIZE_PX, SIZE_PX, 1))
     picture = np.clip(np.asarray(image).astype(np.int16) + texture, 0, 255).astype(np.uint8)
     return camera.photograph(picture, _stream(scene, "camera"))
@@ -182,21 +176,7 @@ def _draw_shape(draw: ImageDraw.ImageDraw, thing: Thing, rng: np.random.Generato
     y = thing.cell // 3 * CELL_PX + 8 + int(rng.integers(-1, 2))
     r = int(rng.integers(5, 8))
     red, green, blue = np.clip(COLORS[thing.color] + rng.normal(0, 14, 3), 0, 255).astype(int).tolist()
-    fill = (red, green, blue)
-    match thing.shape:
-        case "circle":
-            draw.ellipse([x - r, y - r, x + r, y + r], fill=fill)
-        case "ring":
-            draw.ellipse([x - r, y - r, x + r, y + r], outline=fill, width=3)
-        case "square":
-            draw.rectangle([x - r + 1, y - r + 1, x + r - 1, y + r - 1], fill=fill)
-        case "triangle":
-            draw.polygon([(x, y - r), (x + r, y + r - 1), (x - r, y + r - 1)], fill=fill)
-        case "diamond":
-            draw.polygon([(x, y - r - 1), (x + r + 1, y), (x, y + r + 1), (x - r - 1, y)], fill=fill)
-        case "cross":
-            draw.rectangle([x - 2, y - r, x + 2, y + r], fill=fill)
-            draw.rectangle([x - r, y - 2, x + r, y + 2], fill=fill)
+    draw_shape(draw, thing.shape, x, y, r, (red, green, blue))
 
 
 def description(scene: Scene) -> str:
