@@ -19,10 +19,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from presets import (
-    LLAVA,
-    LLAVA_GENERATE,
-    LLAVA_TRAIN,
-    PUBLISHED,
+    LLAVA_MIX,
+    MODELS,
     TOY_GENERATE,
     TOY_TRAIN,
     USUAL,
@@ -45,7 +43,7 @@ from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.runtime.kept_engines import kept_engines
 from seva_ray.runtime.progress import say
-from seva_ray.sources import AnySource, LlavaJson, ToyWorld
+from seva_ray.sources import AnySource, ToyWorld
 from seva_ray.stages.base_model import check_name, check_start, starting_model
 from seva_ray.stages.consistency import Consistency
 from seva_ray.stages.contrast import Contrast, contrast, with_scores
@@ -142,13 +140,6 @@ class Full(ModelJob):
         return tuple(dict.fromkeys((*clean, *contrast_views(self.method, self.contrast))))
 
 
-LLAVA_7B = Full(
-    name="llava-7b",
-    model="llava-1.5-7b-hf",
-    source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
-    generate=LLAVA_GENERATE,
-    train=LLAVA_TRAIN,
-)
 TOY = Full(
     name="toy",
     model="toy",
@@ -164,19 +155,17 @@ PRESETS = {
     "toy": TOY,
     "toy-qwen": replace(TOY, name="toy-qwen", model="toy-qwen"),
     **{
-        name: replace(LLAVA_7B, name=name, model=of.model, views=(of.view,), pair=of.pair, train=of.train)
-        for name, of in LLAVA.items()
-    },
-    **{
-        name: replace(
-            LLAVA_7B,
+        name: Full(
             name=name,
-            model=other.model,
-            generate=other.generate,
-            train=other.train,
-            benchmarks=other.benchmarks,
+            model=of.model,
+            source=LLAVA_MIX,
+            views=(of.view,),
+            generate=of.generate,
+            pair=of.pair,
+            train=of.train,
+            benchmarks=of.benchmarks,
         )
-        for name, other in PUBLISHED.items()
+        for name, of in MODELS.items()
     },
 }
 
