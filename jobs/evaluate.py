@@ -8,9 +8,9 @@ Several policies are several seeds of one training: `repeats/<benchmark>/<name>`
 
 from dataclasses import dataclass, field, replace
 
-from presets import MODELS, TOY_GENERATE, USUAL, ModelJob
-from seva_ray.benchmarks import Benchmark, Benchmarks
-from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
+from presets import MODELS, TOY_GENERATE, USUAL, ModelJob, benchmarks_of
+from seva_ray.benchmarks import Benchmarks
+from seva_ray.benchmarks.judged import JudgedBenchmarks
 from seva_ray.benchmarks.judged.endpoint import Judge
 from seva_ray.core.errors import ConfigError
 from seva_ray.engines.config import Generate
@@ -57,11 +57,7 @@ class EvaluateJob(ModelJob):
 
 def main(config: EvaluateJob) -> None:
     store = config.store()
-    asked, system = config.generate.system, config.benchmarks.system_of_source(config.generate.system)
-    benchmarks: list[Benchmark | JudgedBenchmark] = [
-        *config.benchmarks.chosen(asked),
-        *config.judged.chosen(system, config.benchmarks.mmbench_protocol),
-    ]
+    benchmarks = benchmarks_of(config.benchmarks, config.judged, config.generate)
     judge = open_judge(config.judge, benchmarks)
     if not benchmarks:
         raise ConfigError("benchmarks: none is chosen")

@@ -25,12 +25,13 @@ from presets import (
     TOY_TRAIN,
     USUAL,
     ModelJob,
+    benchmarks_of,
     prompts_of,
     settings_of,
 )
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
-from seva_ray.benchmarks import Benchmark, Benchmarks
-from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
+from seva_ray.benchmarks import Benchmarks
+from seva_ray.benchmarks.judged import JudgedBenchmarks
 from seva_ray.benchmarks.judged.endpoint import Judge
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.checks import check_least
@@ -209,13 +210,7 @@ def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
         check_start(store, config.model, config.generate.image_options)
     for name in config.names():
         check_name(name, config.model, config.toy)
-    benchmarks: list[Benchmark | JudgedBenchmark] = []
-    if scores:
-        asked, system = config.generate.system, config.benchmarks.system_of_source(config.generate.system)
-        benchmarks += [
-            *config.benchmarks.chosen(asked),
-            *config.judged.chosen(system, config.benchmarks.mmbench_protocol),
-        ]
+    benchmarks = benchmarks_of(config.benchmarks, config.judged, config.generate) if scores else []
     judge = open_judge(config.judge, benchmarks)
     check_regeneration(config.generate, config.views)
     prompts = prepare(config.prepare, store, prompts_of(config.prompts, config.source, config.name), config.source)

@@ -4,7 +4,8 @@ other published models."""
 from dataclasses import dataclass, field, replace
 
 import python_check  # noqa: F401 -- it must come first
-from seva_ray.benchmarks import Benchmarks
+from seva_ray.benchmarks import Benchmark, Benchmarks
+from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.patience import Storage
@@ -72,6 +73,14 @@ def prompts_of(prompts: str, source: AnySource, name: str, toy: str = "toy") -> 
     prompts; for any other source the job's own name."""
     usual = {ToyWorld: toy, LlavaJson: "llava-mix"}
     return prompts or usual.get(type(source), name)
+
+
+def benchmarks_of(
+    benchmarks: Benchmarks, judged: JudgedBenchmarks, generate: Generate
+) -> list[Benchmark | JudgedBenchmark]:
+    """The chosen benchmarks, without and with a judge. Raises: InputError if a file is not as published."""
+    system = benchmarks.system_of_source(generate.system)
+    return [*benchmarks.chosen(generate.system), *judged.chosen(system, benchmarks.mmbench_protocol)]
 
 
 def settings_of(

@@ -29,6 +29,7 @@ from presets import (
     TOY_TRAIN,
     USUAL,
     ModelJob,
+    benchmarks_of,
     prompts_of,
 )
 from seva_ray.benchmarks import Benchmark, Benchmarks
@@ -176,11 +177,7 @@ def main(config: Sweep) -> None:
     check_starts(config.models, config.toy)
     for model in config.models:
         check_start(store, model, config.generate.image_options)
-    system = config.benchmarks.system_of_source(config.generate.system)
-    benchmarks: list[Benchmark | JudgedBenchmark] = [
-        *config.benchmarks.chosen(config.generate.system),
-        *config.judged.chosen(system, config.benchmarks.mmbench_protocol),
-    ]
+    benchmarks = benchmarks_of(config.benchmarks, config.judged, config.generate)
     sought = objective(config, benchmarks)
     judged = open_judge(config.judge, benchmarks) is not None  # its key is missed before anything runs
     sets = config.space.prompt_sets()

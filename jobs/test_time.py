@@ -6,10 +6,10 @@ python jobs/test_time.py llava-7b --benchmarks.pope path/to/pope --benchmarks.po
 
 from dataclasses import dataclass, field, replace
 
-from presets import MODELS, ROWS, TOY_GENERATE, USUAL, ModelJob
+from presets import MODELS, ROWS, TOY_GENERATE, USUAL, ModelJob, benchmarks_of
 from seva_ray.augmentations import parse_view
-from seva_ray.benchmarks import Benchmark, Benchmarks
-from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
+from seva_ray.benchmarks import Benchmarks
+from seva_ray.benchmarks.judged import JudgedBenchmarks
 from seva_ray.benchmarks.judged.endpoint import Judge
 from seva_ray.core.errors import ConfigError
 from seva_ray.engines.config import Generate
@@ -46,11 +46,7 @@ class TestTime(ModelJob):
 
 def main(config: TestTime) -> None:
     store = config.store()
-    system = config.benchmarks.system_of_source(config.generate.system)
-    benchmarks: list[Benchmark | JudgedBenchmark] = [
-        *config.benchmarks.chosen(config.generate.system),
-        *config.judged.chosen(system, config.benchmarks.mmbench_protocol),
-    ]
+    benchmarks = benchmarks_of(config.benchmarks, config.judged, config.generate)
     judge = open_judge(config.judge, benchmarks)
     if not benchmarks:
         raise ConfigError("benchmarks: none is chosen")
