@@ -15,10 +15,10 @@ from bench.fresh import in_fresh_process, peak_mb
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.records import PAIR_SCHEMA, RESPONSE_SCHEMA, table
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import write_table
 from seva_ray.dpo.config import Loss, Train, swapped
 from seva_ray.stages.pair import PART_BYTES
-from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.training import reading as stage
 from seva_ray.stages.training.reading import Kept, PairReader, ReadAhead
 from seva_ray.stages.training.reference import LOGPS_SCHEMA, open_logps

@@ -37,7 +37,7 @@ from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
 from seva_ray.stages.generate import finish_responses
 from seva_ray.stages.import_pairs import response
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from seva_ray.stages.regenerate import is_regenerated
 from seva_ray.stages.shard_pool import run_shards
 from seva_ray.vlm.image_options import image_options_of
@@ -138,7 +138,7 @@ def contrast(
 
 def num_changed(prompts: Artifact, chosen: Artifact, clean: Artifact) -> int:
     """How many chosen answers differ from the clean ones."""
-    shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
+    shards = shards_of(prompts)
     texts = [[read_table(item.path(shard))["text"].to_pylist() for shard in shards] for item in (chosen, clean)]
     return sum(one != other for shard in zip(*texts, strict=True) for one, other in zip(*shard, strict=True))
 
@@ -157,7 +157,7 @@ class ContrastWork:
 
     def num_weights(self) -> int:
         """Of the model that scores answers; 0 if the engines have scored all of them."""
-        shards = [shard_name(index) for index in range(self.prompts.counts["num_shards"])]
+        shards = shards_of(self.prompts)
         paths = [answers.path(shard) for answers in self.answers.values() for shard in shards]
         there = all(FIRST_LOGPS.name in schema.names for schema in read_each(read_schema, paths))
         if self.config.first_token and self.config.only_short and there:

@@ -18,7 +18,7 @@ from seva_ray.augmentations.ladder import Ladder, plain_view, views_below
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.ownership import owned
 from seva_ray.core.records import Response
-from seva_ray.core.shards import read_each
+from seva_ray.core.shards import read_each, shard_name
 from seva_ray.core.storage import is_directory, is_local, read_table
 from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.core.verification import whole_shards
@@ -35,7 +35,7 @@ from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.engine_pool import run_units
 from seva_ray.stages.image_check import check_images, sample_of_shards
 from seva_ray.stages.part_drivers import UNITS_PER_DRIVER, Made, run_parts
-from seva_ray.stages.prepare import own_system, shard_name
+from seva_ray.stages.prepare import own_system, shards_of
 from seva_ray.stages.regenerate import images_name, is_regenerated, open_images, regenerate
 from seva_ray.stages.unit_worker import encoder_of
 from seva_ray.vlm.image_options import options_of
@@ -277,7 +277,7 @@ def finish_with(artifact: Artifact, tally: Totals) -> Artifact:
 
 def read_responses(prompts: Artifact, artifact: Artifact, columns: Sequence[str] | None = None) -> Iterator[Response]:
     """All responses, in the prompts' order, with all or some of their columns."""
-    paths = [artifact.path(shard_name(index)) for index in range(prompts.counts["num_shards"])]
+    paths = [artifact.path(shard) for shard in shards_of(prompts)]
     for shard in read_each(lambda path: read_table(path, columns), paths):
         for row in shard.to_pylist():
             yield Response(**row)

@@ -21,7 +21,7 @@ from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.generate import finish_responses
 from seva_ray.stages.import_pairs import response
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.image_options import options_of
 from seva_ray.vlm.models import Model
@@ -76,7 +76,7 @@ def ground_truth(config: Generate, store: Store, prompts: Artifact, model: Model
 def write_answers(prompts: Artifact, artifact: Artifact, model: Model, answers: Mapping[str, str]) -> int:
     """Write the answers, shard by shard. Return how many there are."""
     tokenizer, num_found = Encoder(local_directory(model.directory)).tokenizer, 0
-    for shard in map(shard_name, range(prompts.counts["num_shards"])):
+    for shard in shards_of(prompts):
         rows = []
         for asked in read_table(prompts.path(shard), columns=["prompt_id", "error"]).to_pylist():
             text = answers.get(asked["prompt_id"], "").strip()

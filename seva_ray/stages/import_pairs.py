@@ -25,7 +25,7 @@ from seva_ray.runtime.renewal import to_be_made
 from seva_ray.sources.preferences import Preferences
 from seva_ray.stages.generate import finish_responses
 from seva_ray.stages.pair import Pair, pair
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare, shards_of
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.image_options import options_of
 from seva_ray.vlm.models import Model
@@ -91,7 +91,7 @@ def answered(
 def write_answers(prompts: Artifact, chosen: Artifact, rejected: Artifact, tokenizer: Any, source: Preferences) -> None:
     """Write both answers of every row, shard by shard, in the order of the prompts."""
     rows: Iterator[tuple[str, str, str | None]] = source.answers()
-    for shard in map(shard_name, range(prompts.counts["num_shards"])):
+    for shard in shards_of(prompts):
         asked = read_table(prompts.path(shard), columns=["prompt_id", "error"]).to_pylist()
         answers = list(islice(rows, len(asked)))
         assert len(answers) == len(asked), "every row is one prompt"

@@ -189,6 +189,11 @@ def counts_of(name: str, num_prompts: int, num_shards: int, reasons: Reasons) ->
     return {"num_prompts": num_prompts, "num_shards": num_shards, "num_failed": num_failed} | reasons.record()
 
 
+def shards_of(prompts: Artifact) -> list[str]:
+    """Names of the shards of a prompt set. Whatever is made of it shard by shard has files of the same names."""
+    return [shard_name(number) for number in range(prompts.counts["num_shards"])]
+
+
 def own_system(prompts: Artifact) -> str:
     """The name of the system text that a benchmark's prompts are asked with; empty for that of the generation."""
     return (prompts.recipe["config"].get("source") or {}).get("system", "")

@@ -14,7 +14,7 @@ from seva_ray.pairs.files import files_of
 from seva_ray.scoring.intervals import Comparison
 from seva_ray.stages.evaluate import compare
 from seva_ray.stages.generate import GenerationTask, open_responses
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from seva_ray.stages.score_files import read_comparisons
 from seva_ray.stages.study.study_context import MeasuredPoint, StudyContext
 from seva_ray.stages.study.study_server import StudyServer
@@ -115,9 +115,9 @@ def tokens_of(store: Store, context: StudyContext, model: str) -> list[int]:
     )
     responses = store.find(f"responses/{model}/{tests.name.removeprefix('prompts/')}/{CLEAN}")
     lengths: Counter[int] = Counter()
-    for index in range(tests.counts["num_shards"]):
-        shard = read_table(responses.path(shard_name(index)), columns=["token_ids"])
-        lengths.update(map(len, shard["token_ids"].to_pylist()))
+    for shard in shards_of(tests):
+        rows = read_table(responses.path(shard), columns=["token_ids"])
+        lengths.update(map(len, rows["token_ids"].to_pylist()))
     return by_length(lengths)
 
 
