@@ -40,7 +40,7 @@ from seva_ray.stages.comparison import Compared, check_metrics, compare_methods
 from seva_ray.stages.contrast import Contrast, with_scores
 from seva_ray.stages.contrast_pairs import contrast_views, with_contrast
 from seva_ray.stages.evaluate import compare, prepare_benchmarks
-from seva_ray.stages.generate import generate_all, name_of
+from seva_ray.stages.generate import generate_all, responses_name
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.score_files import Evaluate
@@ -131,7 +131,7 @@ def main(config: Compare) -> None:
 
         def scores(benchmark: Benchmark, test: Artifact, base: Model, policy: Artifact) -> Artifact:
             aligned = model_of(policy)
-            before, after = (answers[name_of(model, test, CLEAN)] for model in (base, aligned))
+            before, after = (answers[responses_name(model, test, CLEAN)] for model in (base, aligned))
             return compare(config.evaluate, store, benchmark, test, before, after, aligned.name)
 
         compared = []
@@ -186,7 +186,7 @@ def trainings_of(
     train, of_pairs, views = settings(config, method)
     found = []
     for base in bases:
-        seen = {view: answers[name_of(base, prompts, view)] for view in views_of(config, method)}
+        seen = {view: answers[responses_name(base, prompts, view)] for view in views_of(config, method)}
         pairs = pair(of_pairs, store, prompts, seen[CLEAN], [seen[view] for view in views])
         pairs = with_contrast(
             method, config.contrast, of_pairs, config.generate, store, prompts, base, pairs, seen, train.num_pairs

@@ -18,7 +18,7 @@ from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.generate import finish_responses, open_responses
 from seva_ray.stages.pair import ANY, Sides, open_pairs, pair_shard
 from seva_ray.stages.prepare import prepare
-from seva_ray.stages.training.train import Training
+from seva_ray.stages.training.training import Training
 from seva_ray.vlm.models import Model, model_of
 
 

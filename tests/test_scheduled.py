@@ -22,7 +22,8 @@ from seva_ray.stages.pair import PART_BYTES
 from seva_ray.stages.training import reading as stage
 from seva_ray.stages.training.reading import Kept, PairReader, ReadAhead
 from seva_ray.stages.training.reference import LOGPS_SCHEMA, open_logps
-from seva_ray.stages.training.train import Training, counts_of, job_of
+from seva_ray.stages.training.train import counts_of, job_of
+from seva_ray.stages.training.training import Training
 from seva_ray.stages.training.worker import TrainingJob
 from seva_ray.vlm.models import Model
 from tests.s3_server import s3_bucket

@@ -29,7 +29,7 @@ from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
 from seva_ray.scoring.intervals import paired_bootstrap
 from seva_ray.scoring.right_wrong import agreement
-from seva_ray.stages.generate import name_of, read_responses
+from seva_ray.stages.generate import read_responses, responses_name
 from seva_ray.stages.prepare import Prepare, own_system, prepare, shards_of
 from seva_ray.stages.score_files import Contest, Evaluate, write_comparisons, write_tallies
 
@@ -123,7 +123,7 @@ def compare_again(
 
     A question that either model failed to answer at least once is left out for both.
     """
-    of_start, of_policy = ([answers[name_of(model, part, view)] for view in config.views()] for model in contest)
+    of_start, of_policy = ([answers[responses_name(model, part, view)] for view in config.views()] for model in contest)
     asked, policy = part.name.removeprefix("prompts/"), contest[1].name
     recipe, inputs = {"evaluate": evaluate, "consistency": config}, [*of_start, *of_policy]
     return made_once(

@@ -35,7 +35,7 @@ from seva_ray.engines.config import Generate
 from seva_ray.pairs.files import CONTRAST
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
-from seva_ray.stages.generate import finish_responses
+from seva_ray.stages.generate import finish_responses, responses_name
 from seva_ray.stages.import_pairs import response
 from seva_ray.stages.prepare import shards_of
 from seva_ray.stages.regenerate import is_regenerated
@@ -119,8 +119,7 @@ def contrast(
         clean, same = answers[CLEAN].recipe["config"], ("model", "system", "max_image_pixels", "image_options")
         recipe = {name: clean[name] for name in same if name in clean}
         recipe |= {"contrast": config, "seed": generate.seed}
-        name = f"responses/{model.name}/{prompts.name.removeprefix('prompts/')}/{config.label}"
-        inputs = [prompts, *of_views.values()]
+        name, inputs = responses_name(model, prompts, config.label), [prompts, *of_views.values()]
         return store.open(name, config=recipe, inputs=inputs, made_from={model.name: model.contents})
 
     def made(artifact: Artifact) -> Artifact:

@@ -23,7 +23,7 @@ from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import to_be_made
 from seva_ray.sources.preferences import Preferences
-from seva_ray.stages.generate import finish_responses
+from seva_ray.stages.generate import finish_responses, responses_name
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare, shards_of
 from seva_ray.vlm.encoding import Encoder
@@ -68,9 +68,8 @@ def answered(
         recipe = {"model": model.fingerprint, "system": reading.system, "max_image_pixels": reading.max_image_pixels}
         if reading.image_options:
             recipe["image_options"] = options_of(reading.image_options)
-        of = prompts.name.removeprefix("prompts/")
         return [
-            store.open(f"responses/{model.name}/{of}/{view}", config=recipe | {"imported": view}, inputs=[prompts])
+            store.open(responses_name(model, prompts, view), config=recipe | {"imported": view}, inputs=[prompts])
             for view in views
         ]
 

@@ -34,7 +34,7 @@ from seva_ray.stages.study.named_locks import NamedLocks
 from seva_ray.stages.study.resource_queue import OnRelease, ResourceQueue
 from seva_ray.stages.study.study_context import MeasuredPoint, StudyContext
 from seva_ray.stages.study.worker_groups import GROUP, WorkerGroups
-from seva_ray.stages.training.train import Training
+from seva_ray.stages.training.training import Training
 from seva_ray.studies.space import Point
 from seva_ray.vlm.models import Model, model_of
 
