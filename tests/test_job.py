@@ -193,7 +193,7 @@ def test_a_users_error_is_found_behind_what_libraries_wrapped_around_it():
 
 
 def in_a_worker(error: Exception) -> Exception:
-    """As ray.get raises it."""
+    """The error as ray.get raises it."""
     return RayTaskError("work", "Traceback ...", error).as_instanceof_cause()
 
 

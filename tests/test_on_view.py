@@ -79,7 +79,7 @@ def test_a_view_that_is_named_is_shown_for_all_pairs_and_two_responses_if_both_a
 
 
 def log_probability(model: Any, viewer: Viewer, pair: Mapping[str, Any], view: str, answer: list[int]) -> Tensor:
-    """By the model alone, in its own precision: one response after its whole prompt, without padding."""
+    """What the model alone says, in its own precision: one response after its whole prompt, without padding."""
     row = viewer.row(pair, view)
     ids = torch.tensor([[*row.ids, *answer]])
     pixels = torch.from_numpy(row.features[PIXELS]).to(model.dtype)

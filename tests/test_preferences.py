@@ -222,7 +222,7 @@ def test_the_stock_collator_would_train_on_other_tokens(tmp_path):
 
 
 def random_rows(pairs: list[dict[str, Any]], seed: int, number: int) -> list[dict[str, Any]]:
-    """Of random lengths and numbers of rejected responses."""
+    """Rows with random lengths and numbers of rejected responses."""
     random = np.random.default_rng(seed)
 
     def response() -> list[int]:
@@ -370,7 +370,7 @@ def test_what_is_trained_and_its_gradients_are_float32_without_deepspeed_too(
 
 @pytest.fixture(scope="module")
 def trainer(toy_model, encoder, viewer, pairs, tmp_path_factory) -> PreferenceTrainer:
-    """As the train stage builds it, without DeepSpeed; its adapter is not the start's, where all losses are log 2."""
+    """The train stage's trainer, without DeepSpeed. Its adapter is not the start's, where all losses are log 2."""
     start = load_model(toy_model, "float32")
     with torch.no_grad():
         reference = response_logps(start, PreferenceCollator(viewer=viewer)(pairs)).tolist()

@@ -131,7 +131,7 @@ def two_rounds(root: Path) -> full.Full:
 
 
 class Killed(Exception):
-    """In the place of a kill, and of a training that would take minutes."""
+    """Stands for a kill, and for a training that would take minutes."""
 
 
 def files_in(root: str) -> dict[str, tuple[int, bytes]]:

@@ -95,7 +95,7 @@ def job(root: Path | str, training: Training) -> TrainingJob:
 
 
 def reader(root: Path | str, training: Training) -> PairReader:
-    """As a worker has it."""
+    """The reader that a worker has."""
     given = job(root, training)
     return PairReader(pairs=given.pairs, logps_uri=given.scoring.logps.uri, config=training.config, kept=Kept())
 

@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def prompts(store: Store) -> Artifact:
-    """In three shards."""
+    """Prompts in three shards."""
     return prepare(Prepare(shard_size=6), store, "p", ToyWorld(num_images=2))
 
 

@@ -70,7 +70,7 @@ def chatml(image: str) -> str:
 
 
 def text_sizes(tokens: Any, **more: Any) -> dict[str, Any]:
-    """Of a language model that takes no time."""
+    """The configuration of a language model that takes no time."""
     return {
         "vocab_size": len(tokens),
         "hidden_size": 64,
@@ -190,7 +190,7 @@ def qwen3_vl_moe() -> Made:
 
 
 def clip() -> Any:
-    """Of which a family reads the second last layer."""
+    """A tower of which a family reads the second last layer."""
     return tf.CLIPVisionConfig(**VISION | {"num_hidden_layers": 3, "projection_dim": 32})
 
 

@@ -84,7 +84,7 @@ def scorer(name: str) -> str:
 
 
 def margins_of(pairs: Artifact, logps: Artifact, shard: str) -> dict[tuple[str, str], float]:
-    """By prompt_id and view: how much more likely the chosen answer is than the rejected one, in nats."""
+    """How much more likely the chosen answer is than the rejected one, in nats, by prompt_id and view."""
     if not exists(logps.path(shard)):
         return {}  # no pair of the shard was kept
     kept = read_table(pairs.path("pairs", shard), columns=["prompt_id", "rejected"]).to_pylist()

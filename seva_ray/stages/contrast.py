@@ -155,7 +155,7 @@ class ContrastWork:
     seed: int
 
     def num_weights(self) -> int:
-        """Of the model that scores answers; 0 if the engines have scored all of them."""
+        """Number of weights of the model that scores answers; 0 if the engines have scored all of them."""
         shards = shards_of(self.prompts)
         paths = [answers.path(shard) for answers in self.answers.values() for shard in shards]
         there = all(FIRST_LOGPS.name in schema.names for schema in read_each(read_schema, paths))
