@@ -126,8 +126,8 @@ LLAVA_13B_TRAIN = replace(LLAVA_TRAIN, zero_stage=3)
 
 @dataclass(frozen=True, kw_only=True)
 class ModelPreset:
-    """A published model, and how jobs run it. What the paper chose for LLaVA-1.5 holds for every other model too, but
-    for the system text: it has none but what its own chat template writes."""
+    """A published model, and how jobs run it. Models of other families than LLaVA-1.5 have the settings that the paper
+    chose for LLaVA-1.5, except for the system text: theirs is what their own chat template writes."""
 
     model: str
     """Its repository at Hugging Face, of which the copy in the cache of this machine is used; or a directory."""
