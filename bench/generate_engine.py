@@ -15,12 +15,13 @@ from bench.fresh import in_fresh_process
 from bench.paced import run_stage
 from bench.workload import DECODING, LLAVA_SHAPED, TOY, VIEW, Workload
 from seva_ray.core.artifacts import Store
+from seva_ray.core.shards import shard_name
 from seva_ray.engines import Request
 from seva_ray.engines.encoded import encode, encoded_of
 from seva_ray.engines.units import Unit
 from seva_ray.engines.vllm import options_of, sampling_of
 from seva_ray.runtime.progress import say
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.vlm.views import Viewer
 
 AS_GIVEN = {

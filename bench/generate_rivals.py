@@ -25,7 +25,7 @@ from seva_ray.core.artifacts import Store
 from seva_ray.core.storage import read_table
 from seva_ray.engines import TransformersEngine
 from seva_ray.runtime.progress import say
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare, shards_of
 from seva_ray.vlm.views import Viewer
 
 LOOP_PROMPTS = 48
@@ -110,7 +110,7 @@ def ray_data_llm_rate(workload: Workload) -> float:
             preprocess=lambda row: request_of(row, workload),
             postprocess=response_of,
         )
-        uris = [{"uri": prompts.path(shard_name(index))} for index in range(prompts.counts["num_shards"])]
+        uris = [{"uri": prompts.path(shard)} for shard in shards_of(prompts)]
         rows = ray.data.from_items(uris, override_num_blocks=len(uris)).flat_map(rows_of)
         written = Path(root, "written")
         processor(rows).write_parquet(str(written))

@@ -54,7 +54,8 @@ def share_at_work() -> float:
 
 
 def share_of(journal: list[str], num_replicas: int) -> float:
-    """Of lines `time pid prompt_id`, those of a unit written together when it is served."""
+    """Share of the steady state in which the replicas were at work. A line of the journal is `time pid prompt_id`, and
+    those of a unit are written together when it is served."""
     served = [(float(time), pid) for time, pid, _ in map(str.split, journal[SHARD_SIZE - 1 :: SHARD_SIZE])]
     first = {pid: time for time, pid in reversed(served)}
     assert len(first) == num_replicas, f"{len(first)} replicas served"

@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.records import PAIR_SCHEMA, PROMPT_SCHEMA, RESPONSE_SCHEMA
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import write_table
 from seva_ray.stages.pair import PART_BYTES
-from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.training.reference import LOGPS_SCHEMA
 
 SHARD_ROWS = 1024

@@ -15,10 +15,8 @@ from itertools import product
 from typing import get_args
 
 from presets import (
-    LLAVA,
-    LLAVA_GENERATE,
-    LLAVA_TRAIN,
-    PUBLISHED,
+    LLAVA_MIX,
+    MODELS,
     TOY_GENERATE,
     TOY_TRAIN,
     USUAL,
@@ -36,13 +34,13 @@ from seva_ray.dpo.methods import METHODS, MethodName
 from seva_ray.engines.config import Generate
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
-from seva_ray.sources import AnySource, LlavaJson, ToyWorld
+from seva_ray.sources import AnySource, ToyWorld
 from seva_ray.stages.base_model import check_start, check_starts, starting_models
 from seva_ray.stages.comparison import Compared, check_metrics, compare_methods
 from seva_ray.stages.contrast import Contrast, with_scores
 from seva_ray.stages.contrast_pairs import contrast_views, with_contrast
 from seva_ray.stages.evaluate import compare, prepare_benchmarks
-from seva_ray.stages.generate import generate_all, name_of
+from seva_ray.stages.generate import generate_all, responses_name
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.score_files import Evaluate
@@ -133,7 +131,7 @@ def main(config: Compare) -> None:
 
         def scores(benchmark: Benchmark, test: Artifact, base: Model, policy: Artifact) -> Artifact:
             aligned = model_of(policy)
-            before, after = (answers[name_of(model, test, CLEAN)] for model in (base, aligned))
+            before, after = (answers[responses_name(model, test, CLEAN)] for model in (base, aligned))
             return compare(config.evaluate, store, benchmark, test, before, after, aligned.name)
 
         compared = []
@@ -188,7 +186,7 @@ def trainings_of(
     train, of_pairs, views = settings(config, method)
     found = []
     for base in bases:
-        seen = {view: answers[name_of(base, prompts, view)] for view in views_of(config, method)}
+        seen = {view: answers[responses_name(base, prompts, view)] for view in views_of(config, method)}
         pairs = pair(of_pairs, store, prompts, seen[CLEAN], [seen[view] for view in views])
         pairs = with_contrast(
             method, config.contrast, of_pairs, config.generate, store, prompts, base, pairs, seen, train.num_pairs
@@ -233,36 +231,23 @@ HABITS = replace(
 )  # fmt: skip
 """The toy bases learn habits at their end, and then name things that are not there, as real models do. POPE's recall is
 the accuracy on questions whose answer is yes."""
-LLAVA_7B = Compare(
-    name="llava-7b-compare",
-    models=("llava-1.5-7b-hf",),
-    source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
-    views=("diffusion-500",),
-    metrics=("POPE accuracy", "POPE F1", "POPE yes-ratio"),
-    generate=LLAVA_GENERATE,
-    train=LLAVA_TRAIN,
-    benchmarks=Benchmarks(pope="pope", pope_images="val2014"),
-)
 PRESETS = {
     "toy": TOY,
     "habits": HABITS,
     "toy-qwen": replace(TOY, name="compare-qwen", models=tuple(f"toy-qwen-{seed}" for seed in (1, 2, 3))),
     **{
-        name: replace(
-            LLAVA_7B, name=f"{name}-compare", models=(of.model,), views=(of.view,), pair=of.pair, train=of.train
-        )
-        for name, of in LLAVA.items()
-    },
-    **{
-        name: replace(
-            LLAVA_7B,
+        name: Compare(
             name=f"{name}-compare",
             models=(of.model,),
+            source=LLAVA_MIX,
+            views=(of.view,),
+            metrics=("POPE accuracy", "POPE F1", "POPE yes-ratio"),
             generate=of.generate,
+            pair=of.pair,
             train=of.train,
             benchmarks=replace(of.benchmarks, pope="pope", pope_images="val2014"),
         )
-        for name, of in PUBLISHED.items()
+        for name, of in MODELS.items()
     },
 }
 

@@ -8,9 +8,9 @@ Several policies are several seeds of one training: `repeats/<benchmark>/<name>`
 
 from dataclasses import dataclass, field, replace
 
-from presets import LLAVA, LLAVA_GENERATE, PUBLISHED, TOY_GENERATE, USUAL, ModelJob
-from seva_ray.benchmarks import Benchmark, Benchmarks
-from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
+from presets import MODELS, TOY_GENERATE, USUAL, ModelJob, benchmarks_of
+from seva_ray.benchmarks import Benchmarks
+from seva_ray.benchmarks.judged import JudgedBenchmarks
 from seva_ray.benchmarks.judged.endpoint import Judge
 from seva_ray.core.errors import ConfigError
 from seva_ray.engines.config import Generate
@@ -57,11 +57,7 @@ class EvaluateJob(ModelJob):
 
 def main(config: EvaluateJob) -> None:
     store = config.store()
-    asked, system = config.generate.system, config.benchmarks.system_of_source(config.generate.system)
-    benchmarks: list[Benchmark | JudgedBenchmark] = [
-        *config.benchmarks.chosen(asked),
-        *config.judged.chosen(system, config.benchmarks.mmbench_protocol),
-    ]
+    benchmarks = benchmarks_of(config.benchmarks, config.judged, config.generate)
     judge = open_judge(config.judge, benchmarks)
     if not benchmarks:
         raise ConfigError("benchmarks: none is chosen")
@@ -82,23 +78,17 @@ def main(config: EvaluateJob) -> None:
         print(*result_table(item), sep="\n", flush=True)
 
 
-LLAVA_7B = EvaluateJob(start=("llava-1.5-7b-hf",), policy=("policies/llava-7b",), generate=LLAVA_GENERATE)
 TOY = EvaluateJob(
     start=("toy",), policy=("policies/toy",), benchmarks=Benchmarks(toy_images=300), generate=TOY_GENERATE
 )
 PRESETS = {
     "toy": TOY,
     "toy-qwen": replace(TOY, start=("toy-qwen",), policy=("policies/toy-qwen",)),
-    **{name: replace(LLAVA_7B, start=(of.model,), policy=(f"policies/{name}",)) for name, of in LLAVA.items()},
     **{
-        name: replace(
-            LLAVA_7B,
-            start=(other.model,),
-            policy=(f"policies/{name}",),
-            generate=other.generate,
-            benchmarks=other.benchmarks,
+        name: EvaluateJob(
+            start=(of.model,), policy=(f"policies/{name}",), generate=of.generate, benchmarks=of.benchmarks
         )
-        for name, other in PUBLISHED.items()
+        for name, of in MODELS.items()
     },
 }
 

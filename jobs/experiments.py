@@ -59,19 +59,20 @@ class Views(Experiment, test_time.TestTime):
     """An experiment without training."""
 
 
-METHODS: dict[str, dict[str, Any]] = {
+TABLE_3: dict[str, dict[str, Any]] = {
     "seva": {},
     "sft": {"loss": "sft"},
     "gt": {"chosen": "ground-truth"},
     "gt-sft": {"chosen": "ground-truth", "loss": "sft"},
 }
-"""SeVa; fine-tuning on its chosen answers; DPO against the data set's own answers; fine-tuning on these."""
+"""The methods of the paper's table 3, by what each sets: SeVa; fine-tuning on its chosen answers; DPO against the data
+set's own answers; fine-tuning on these."""
 
 
 def part_of(config: Run, part: str) -> Run:
     """The run of one method, or of one model. It has the name of the experiment that runs it alone."""
-    if part in METHODS:
-        method = METHODS[part]
+    if part in TABLE_3:
+        method = TABLE_3[part]
         loss = Loss(name=method["loss"]) if "loss" in method else config.train.loss
         name = config.name if part == "seva" else f"{config.name}-{part}"
         chosen = method.get("chosen", config.chosen)
@@ -98,7 +99,7 @@ def experiments() -> dict[str, Run | Study | Views]:
         every = replace(study.train, num_pairs=None)
         return made(Study, study, name=name, claim=claim, space=replace(space, **axes), search=grid, train=every)
 
-    methods = made(Run, seven, parts=tuple(METHODS), claim="Table 3: SeVa beside the methods below, on one page.")
+    methods = made(Run, seven, parts=tuple(TABLE_3), claim="Table 3: SeVa beside the methods below, on one page.")
     every: dict[str, Run | Study | Views] = {
         "main-7b-diffusion500": made(
             Run, seven, row="SeVa-7B diffusion-500", claim="Main table, 7B, pairs by noise of step 500.",
@@ -175,11 +176,13 @@ def toys(every: dict[str, Run | Study | Views]) -> dict[str, Run | Study | Views
                 seeds=(0,), models=("toy-1",),
             )  # fmt: skip
         else:
-            methods = set(item.parts) <= METHODS.keys()
-            parts = item.parts if methods else ("toy-1", "toy-2")  # the toy world has one size, but several base models
+            are_methods = set(item.parts) <= TABLE_3.keys()
+            parts = (
+                item.parts if are_methods else ("toy-1", "toy-2")
+            )  # the toy world has one size, but several base models
             found[f"toy-{name}"] = made(
                 Run, toy, **about, parts=parts, controls=(), views=item.views, chosen=item.chosen,
-                name="toy-size" if not methods else f"toy-{item.name.removeprefix('llava-')}",
+                name="toy-size" if not are_methods else f"toy-{item.name.removeprefix('llava-')}",
                 train=replace(toy.train, loss=item.train.loss), consistency=replace(item.consistency, num_prompts=50),
             )  # fmt: skip
     return found

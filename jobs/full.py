@@ -19,20 +19,19 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from presets import (
-    LLAVA,
-    LLAVA_GENERATE,
-    LLAVA_TRAIN,
-    PUBLISHED,
+    LLAVA_MIX,
+    MODELS,
     TOY_GENERATE,
     TOY_TRAIN,
     USUAL,
     ModelJob,
+    benchmarks_of,
     prompts_of,
     settings_of,
 )
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
-from seva_ray.benchmarks import Benchmark, Benchmarks
-from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
+from seva_ray.benchmarks import Benchmarks
+from seva_ray.benchmarks.judged import JudgedBenchmarks
 from seva_ray.benchmarks.judged.endpoint import Judge
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.checks import check_least
@@ -45,7 +44,7 @@ from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.runtime.kept_engines import kept_engines
 from seva_ray.runtime.progress import say
-from seva_ray.sources import AnySource, LlavaJson, ToyWorld
+from seva_ray.sources import AnySource, ToyWorld
 from seva_ray.stages.base_model import check_name, check_start, starting_model
 from seva_ray.stages.consistency import Consistency
 from seva_ray.stages.contrast import Contrast, contrast, with_scores
@@ -142,13 +141,6 @@ class Full(ModelJob):
         return tuple(dict.fromkeys((*clean, *contrast_views(self.method, self.contrast))))
 
 
-LLAVA_7B = Full(
-    name="llava-7b",
-    model="llava-1.5-7b-hf",
-    source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
-    generate=LLAVA_GENERATE,
-    train=LLAVA_TRAIN,
-)
 TOY = Full(
     name="toy",
     model="toy",
@@ -164,19 +156,17 @@ PRESETS = {
     "toy": TOY,
     "toy-qwen": replace(TOY, name="toy-qwen", model="toy-qwen"),
     **{
-        name: replace(LLAVA_7B, name=name, model=of.model, views=(of.view,), pair=of.pair, train=of.train)
-        for name, of in LLAVA.items()
-    },
-    **{
-        name: replace(
-            LLAVA_7B,
+        name: Full(
             name=name,
-            model=other.model,
-            generate=other.generate,
-            train=other.train,
-            benchmarks=other.benchmarks,
+            model=of.model,
+            source=LLAVA_MIX,
+            views=(of.view,),
+            generate=of.generate,
+            pair=of.pair,
+            train=of.train,
+            benchmarks=of.benchmarks,
         )
-        for name, other in PUBLISHED.items()
+        for name, of in MODELS.items()
     },
 }
 
@@ -220,13 +210,7 @@ def stages(config: Full) -> Generator[tuple[str, list[Artifact]], None, None]:
         check_start(store, config.model, config.generate.image_options)
     for name in config.names():
         check_name(name, config.model, config.toy)
-    benchmarks: list[Benchmark | JudgedBenchmark] = []
-    if scores:
-        asked, system = config.generate.system, config.benchmarks.system_of_source(config.generate.system)
-        benchmarks += [
-            *config.benchmarks.chosen(asked),
-            *config.judged.chosen(system, config.benchmarks.mmbench_protocol),
-        ]
+    benchmarks = benchmarks_of(config.benchmarks, config.judged, config.generate) if scores else []
     judge = open_judge(config.judge, benchmarks)
     check_regeneration(config.generate, config.views)
     prompts = prepare(config.prepare, store, prompts_of(config.prompts, config.source, config.name), config.source)

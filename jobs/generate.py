@@ -5,7 +5,7 @@ python jobs/generate.py --prompts toy --views clean diffusion-300 diffusion-500
 
 from dataclasses import dataclass, field, replace
 
-from presets import LLAVA, LLAVA_GENERATE, PUBLISHED, TOY_GENERATE, USUAL, ModelJob
+from presets import MODELS, TOY_GENERATE, USUAL, ModelJob
 from seva_ray.augmentations import CLEAN, parse_view
 from seva_ray.core.errors import ConfigError
 from seva_ray.engines.config import Generate
@@ -45,13 +45,14 @@ def main(config: GenerateJob) -> None:
         generate(config.generate, store, model, [(prompts, view) for view in config.views])
 
 
-LLAVA_7B = GenerateJob(prompts="llava-mix", model="llava-1.5-7b-hf", generate=LLAVA_GENERATE)
 TOY = GenerateJob(prompts="toy", model="toy", views=(CLEAN, "diffusion-300"), generate=TOY_GENERATE)
 PRESETS = {
     "toy": TOY,
     "toy-qwen": replace(TOY, model="toy-qwen"),
-    **{name: replace(LLAVA_7B, model=run.model, views=(CLEAN, run.view)) for name, run in LLAVA.items()},
-    **{name: replace(LLAVA_7B, model=other.model, generate=other.generate) for name, other in PUBLISHED.items()},
+    **{
+        name: GenerateJob(prompts="llava-mix", model=of.model, views=(CLEAN, of.view), generate=of.generate)
+        for name, of in MODELS.items()
+    },
 }
 
 if __name__ == "__main__":

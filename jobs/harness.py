@@ -6,7 +6,7 @@ python jobs/harness.py --start toy --policy policies/toy --tasks mme scienceqa_i
 
 from dataclasses import dataclass, field
 
-from presets import LLAVA, PUBLISHED, USUAL, ModelJob
+from presets import MODELS, USUAL, ModelJob
 from seva_ray.core.errors import ConfigError
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
@@ -44,7 +44,7 @@ def main(config: HarnessJob) -> None:
 
 PRESETS = {
     **{name: HarnessJob(start=name, policy=f"policies/{name}") for name in ("toy", "toy-qwen")},
-    **{name: HarnessJob(start=of.model, policy=f"policies/{name}") for name, of in (LLAVA | PUBLISHED).items()},
+    **{name: HarnessJob(start=of.model, policy=f"policies/{name}") for name, of in MODELS.items()},
 }
 
 if __name__ == "__main__":

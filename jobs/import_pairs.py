@@ -7,9 +7,9 @@
 It reads the forms of TRL, LLaMA-Factory, ms-swift and the official SeVa JSON, in every file that source:hf reads.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from presets import LLAVA, PUBLISHED, USUAL, ModelJob
+from presets import MODELS, USUAL, ModelJob
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.sources.preferences import Preferences
@@ -43,18 +43,20 @@ def main(config: ImportJob) -> None:
     print(f"{pairs.name}: {pairs.counts['verdicts']['kept']:,} pairs", flush=True)
 
 
-LLAVA_7B = ImportJob(name="imported", model="llava-1.5-7b-hf", data=Preferences(path="pairs.json"))
+DATA = Preferences(path="pairs.json")
 PRESETS = {
     **{
-        name: ImportJob(name="imported", model=name, data=Preferences(path="pairs.json"), reading=Reading(system=""))
+        name: ImportJob(name="imported", model=name, data=DATA, reading=Reading(system=""))
         for name in ("toy", "toy-qwen")
     },
-    **{name: replace(LLAVA_7B, model=of.model) for name, of in LLAVA.items()},
     **{
-        name: replace(
-            LLAVA_7B, model=other.model, reading=Reading(system="", image_options=other.generate.image_options)
+        name: ImportJob(
+            name="imported",
+            model=of.model,
+            data=DATA,
+            reading=Reading(system=of.generate.system, image_options=of.generate.image_options),
         )
-        for name, other in PUBLISHED.items()
+        for name, of in MODELS.items()
     },
 }
 

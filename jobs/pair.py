@@ -9,7 +9,7 @@ jobs/train.py takes either.
 
 from dataclasses import dataclass, field
 
-from presets import LLAVA, PUBLISHED, USUAL, Job
+from presets import MODELS, USUAL, Job
 from seva_ray.augmentations import CLEAN
 from seva_ray.core.errors import ConfigError
 from seva_ray.runtime.cli import run
@@ -49,9 +49,8 @@ def main(config: PairJob) -> None:
 PRESETS = {
     **{name: PairJob(prompts="toy", model=f"{name}-1", views=("diffusion-300",)) for name in ("toy", "toy-qwen")},
     **{
-        name: PairJob(prompts="llava-mix", model=of.model, views=(of.view,), pair=of.pair) for name, of in LLAVA.items()
+        name: PairJob(prompts="llava-mix", model=of.name, views=(of.view,), pair=of.pair) for name, of in MODELS.items()
     },
-    **{name: PairJob(prompts="llava-mix", model=of.name, views=("diffusion-500",)) for name, of in PUBLISHED.items()},
 }
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import plan
 import sweep
 import test_time
 from experiments import Experiment, Run, Study, Views, experiments, toys
-from presets import USUAL, prompts_of
+from presets import USUAL, benchmarks_of, prompts_of
 from seva_ray.benchmarks import Benchmark
 from seva_ray.benchmarks.judged import JudgedBenchmark
 from seva_ray.core.artifacts import Store
@@ -76,7 +76,7 @@ def price(config: Run | Study | Views) -> None:
     """Print what the experiment takes: answers, trainings, evaluations and questions to a judge."""
     lacking, benchmarks = "no benchmark is chosen", list[Benchmark | JudgedBenchmark]()
     try:
-        benchmarks = asked(config)
+        benchmarks = benchmarks_of(config.benchmarks, config.judged, config.generate)
     except InputError as error:  # a plan may be made on another machine than the run
         lacking = str(error)
     num_questions = sum(1 for benchmark in benchmarks for _ in benchmark.prompts())
@@ -97,15 +97,6 @@ def price(config: Run | Study | Views) -> None:
         print(f"\nThe plan holds no evaluation: {lacking}.")
     if calls := num_models * sum(map(num_judge_prompts, benchmarks)) * config.judge.num_repeats:
         print(f"\nThe judge gets at most {calls:,} questions; equal ones are asked once.")
-
-
-def asked(config: Run | Study | Views) -> list[Benchmark | JudgedBenchmark]:
-    """The benchmarks that the experiment scores models on."""
-    system = config.benchmarks.system_of_source(config.generate.system)
-    return [
-        *config.benchmarks.chosen(config.generate.system),
-        *config.judged.chosen(system, config.benchmarks.mmbench_protocol),
-    ]
 
 
 def num_judge_prompts(benchmark: Benchmark | JudgedBenchmark) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from presets import LLAVA, LLAVA_GENERATE, LLAVA_TRAIN, PUBLISHED, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
+from presets import MODELS, TOY_GENERATE, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.augmentations import CLEAN, CONTROLS, parse_view
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_least
@@ -233,23 +233,6 @@ def settled(config: PlanJob, measured: Mapping[str, Found]) -> tuple[Rates, Size
     return fill(config.rates), fill(config.sizes), origins
 
 
-LLAVA_7B = PlanJob(
-    name="llava-7b",
-    prompts="llava-mix",
-    model="llava-1.5-7b-hf",
-    generate=LLAVA_GENERATE,
-    train=LLAVA_TRAIN,
-    sizes=Sizes(
-        pixel_bytes=3 * 336**2,
-        model_bytes=2 * 7.06e9,
-        trained_parameters=32 * LLAVA_TRAIN.lora.rank * (4 * (4096 + 4096) + 3 * (4096 + 11008)),
-    ),
-)
-LLAVA_13B_SIZES = Sizes(
-    pixel_bytes=3 * 336**2,
-    model_bytes=2 * 13.35e9,
-    trained_parameters=40 * LLAVA_TRAIN.lora.rank * (4 * (5120 + 5120) + 3 * (5120 + 13824)),
-)
 TOY = PlanJob(
     name="toy",
     prompts="toy",
@@ -265,31 +248,19 @@ PRESETS = {
     "toy": TOY,
     "toy-qwen": replace(TOY, name="toy-qwen", model="toy-qwen"),
     **{
-        name: replace(
-            LLAVA_7B,
+        name: PlanJob(
             name=name,
+            prompts="llava-mix",
             model=of.model,
             views=(of.view,),
+            generate=of.generate,
             pair=of.pair,
             train=of.train,
-            sizes=LLAVA_13B_SIZES if "13b" in of.model else LLAVA_7B.sizes,
-        )
-        for name, of in LLAVA.items()
-    },
-    **{
-        name: replace(
-            LLAVA_7B,
-            name=name,
-            model=other.model,
-            generate=other.generate,
-            train=other.train,
             sizes=Sizes(
-                pixel_bytes=other.pixel_bytes,
-                model_bytes=other.model_bytes,
-                trained_parameters=other.trained_parameters,
+                pixel_bytes=of.pixel_bytes, model_bytes=of.model_bytes, trained_parameters=of.trained_parameters
             ),
         )
-        for name, other in PUBLISHED.items()
+        for name, of in MODELS.items()
     },
 }
 

@@ -4,7 +4,8 @@ other published models."""
 from dataclasses import dataclass, field, replace
 
 import python_check  # noqa: F401 -- it must come first
-from seva_ray.benchmarks import Benchmarks
+from seva_ray.benchmarks import Benchmark, Benchmarks
+from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.patience import Storage
@@ -74,6 +75,14 @@ def prompts_of(prompts: str, source: AnySource, name: str, toy: str = "toy") -> 
     return prompts or usual.get(type(source), name)
 
 
+def benchmarks_of(
+    benchmarks: Benchmarks, judged: JudgedBenchmarks, generate: Generate
+) -> list[Benchmark | JudgedBenchmark]:
+    """The chosen benchmarks, without and with a judge. Raises: InputError if a file is not as published."""
+    system = benchmarks.system_of_source(generate.system)
+    return [*benchmarks.chosen(generate.system), *judged.chosen(system, benchmarks.mmbench_protocol)]
+
+
 def settings_of(
     name: MethodName, train: Train, pair: Pair, views: tuple[str, ...]
 ) -> tuple[Train, Pair, tuple[str, ...]]:
@@ -109,53 +118,30 @@ TOY_TRAIN = Train(
     gradient_checkpointing=False,
 )
 
+LLAVA_MIX = LlavaJson(path="llava_v1_5_mix665k.json", image_root="images")
 LLAVA_GENERATE = Generate()
 LLAVA_TRAIN = Train()
 LLAVA_13B_TRAIN = replace(LLAVA_TRAIN, zero_stage=3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaperRun:
-    """A row of the paper's main table: LLaVA-1.5 of one size, with one rejected view."""
+class ModelPreset:
+    """A published model, and how jobs run it. Models of other families than LLaVA-1.5 have the settings that the paper
+    chose for LLaVA-1.5, except for the system text: theirs is what their own chat template writes."""
 
     model: str
-    train: Train
+    """Its repository at Hugging Face, of which the copy in the cache of this machine is used; or a directory."""
     view: str = "diffusion-500"
+    """The rejected view."""
     pair: Pair = field(default_factory=Pair)
-
-    @property
-    def pairs(self) -> str:
-        """The name under which the run's pairs are stored."""
-        return f"{self.model}/llava-mix/{self.view}" + (f"+{self.pair.name}" if self.pair.name else "")
-
-
-CUT = Pair(max_per_source={"ocr_vqa": 4300, "textvqa": 6500}, name="10800")
-"""Step 800 makes more pairs than step 500. The authors cut them to about as many."""
-SIZES = {
-    "llava-7b": PaperRun(model="llava-1.5-7b-hf", train=LLAVA_TRAIN),
-    "llava-13b": PaperRun(model="llava-1.5-13b-hf", train=LLAVA_13B_TRAIN),
-}
-ROWS = {f"{name}-diffusion800": replace(of, view="diffusion-800", pair=CUT) for name, of in SIZES.items()}
-ROWS |= {f"{name}-moco": replace(of, view="moco") for name, of in SIZES.items()}
-LLAVA = SIZES | ROWS
-"""The rows by the names of their presets. The paper does not say the settings of 13B."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A published model of another family than LLaVA-1.5, and how it is run. What the paper chose for LLaVA-1.5 holds
-    for it too, but for the system text: it has none but what its own chat template writes."""
-
-    model: str
-    """Its repository at Hugging Face; the copy in the cache of this machine is used."""
-    generate: Generate
-    train: Train
+    generate: Generate = LLAVA_GENERATE
+    train: Train = LLAVA_TRAIN
     benchmarks: Benchmarks = field(default_factory=Benchmarks)
     """How benchmarks ask the model: as in the evaluation that its authors published."""
     pixel_bytes: float
     """Bytes of the features of one photograph of 1280 x 960 pixels as they travel, in 8 bits."""
     model_bytes: float
-    """Bytes of its weights in bfloat16."""
+    """Bytes of its weights in 16 bits."""
     linear_sizes: int
     """Sum of the sizes of both sides of every linear of the language model; times a rank it is the size of LoRA."""
 
@@ -165,8 +151,37 @@ class Published:
         return self.model.rpartition("/")[2]
 
     @property
+    def pairs(self) -> str:
+        """The name under which its pairs are stored."""
+        return f"{self.name}/llava-mix/{self.view}" + (f"+{self.pair.name}" if self.pair.name else "")
+
+    @property
     def trained_parameters(self) -> int:
         return self.train.lora.rank * self.linear_sizes
+
+
+SIZES = {
+    "llava-7b": ModelPreset(
+        model="llava-1.5-7b-hf",
+        pixel_bytes=3 * 336**2,
+        model_bytes=2 * 7.06e9,
+        linear_sizes=32 * (4 * (4096 + 4096) + 3 * (4096 + 11008)),
+    ),
+    "llava-13b": ModelPreset(
+        model="llava-1.5-13b-hf",
+        train=LLAVA_13B_TRAIN,
+        pixel_bytes=3 * 336**2,
+        model_bytes=2 * 13.35e9,
+        linear_sizes=40 * (4 * (5120 + 5120) + 3 * (5120 + 13824)),
+    ),
+}
+CUT = Pair(max_per_source={"ocr_vqa": 4300, "textvqa": 6500}, name="10800")
+"""Step 800 makes more pairs than step 500. The authors cut them to about as many."""
+ROWS = {f"{name}-diffusion800": replace(of, view="diffusion-800", pair=CUT) for name, of in SIZES.items()}
+ROWS |= {f"{name}-moco": replace(of, view="moco") for name, of in SIZES.items()}
+"""The rows of the paper's main table with another rejected view."""
+LLAVA = SIZES | ROWS
+"""All rows of that table, by the names of their presets. The paper does not say the settings of 13B."""
 
 
 def generate_of(image_options: str = "", max_model_len: int = 4096) -> Generate:
@@ -183,51 +198,48 @@ AS_INTERNVL = Benchmarks(pope_protocol="llava", asked_as="internvl")
 AS_ONEVISION = Benchmarks(pope_protocol="llava", asked_as="llava-onevision")
 AS_SMOLVLM2 = Benchmarks(pope_protocol="smolvlm2", mmbench_protocol="smolvlm2", asked_as="smolvlm2")
 PUBLISHED = {
-    "qwen2.5-vl-7b": Published(
+    "qwen2.5-vl-7b": ModelPreset(
         model="Qwen/Qwen2.5-VL-7B-Instruct",
         generate=generate_of('{"size": {"longest_edge": 1003520}}'),  # 1280 tokens of 28 x 28 px
-        train=LLAVA_TRAIN,
         benchmarks=AS_QWEN2,
         pixel_bytes=3 * 2 * 1280 * 28**2,
         model_bytes=2 * 8.29e9,
         linear_sizes=QWEN2_7B,
     ),
-    "qwen3-vl-8b": Published(
+    "qwen3-vl-8b": ModelPreset(
         model="Qwen/Qwen3-VL-8B-Instruct",
         generate=generate_of('{"size": {"longest_edge": 1310720}}'),  # 1280 tokens of 32 x 32 px
-        train=LLAVA_TRAIN,
         benchmarks=AS_QWEN3,
         pixel_bytes=3 * 2 * 1200 * 32**2,
         model_bytes=2 * 8.77e9,
         linear_sizes=36 * (2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 12288)),
     ),
-    "internvl3-8b": Published(
+    "internvl3-8b": ModelPreset(
         model="OpenGVLab/InternVL3-8B-hf",
         generate=generate_of('{"max_patches": 6}'),  # tiles of 256 tokens, and an overview
-        train=LLAVA_TRAIN,
         benchmarks=AS_INTERNVL,
         pixel_bytes=7 * TILE_448,
         model_bytes=2 * 7.94e9,
         linear_sizes=QWEN2_7B,
     ),
-    "llava-onevision-7b": Published(
+    "llava-onevision-7b": ModelPreset(
         model="llava-hf/llava-onevision-qwen2-7b-ov-hf",
         # A photograph of 640 x 480 px fits into 4 tiles as it is; with an overview they are 5 of 729 tokens. At its
         # start vLLM tries the largest image by itself: 36 tiles, of which the model makes 7290 tokens.
         generate=generate_of('{"max_patches": 4}', max_model_len=10240),
-        train=LLAVA_TRAIN,
         benchmarks=AS_ONEVISION,
         pixel_bytes=5 * TILE_384,
         model_bytes=2 * 8.03e9,
         linear_sizes=QWEN2_7B,
     ),
-    "smolvlm2-2b": Published(
+    "smolvlm2-2b": ModelPreset(
         model="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
         generate=generate_of('{"size": {"longest_edge": 1152}}'),  # up to 3 x 3 tiles of 81 tokens, and an overview
-        train=LLAVA_TRAIN,
         benchmarks=AS_SMOLVLM2,
         pixel_bytes=10 * TILE_384 * 11 / 3,  # with the mask of the pixels, which has 64 bits
         model_bytes=2 * 2.25e9,
         linear_sizes=24 * (4 * (2048 + 2048) + 3 * (2048 + 8192)),
     ),
 }
+"""Models of other families than LLaVA-1.5."""
+MODELS = LLAVA | PUBLISHED

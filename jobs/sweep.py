@@ -22,16 +22,14 @@ import numpy as np
 from full import PRESETS as FULL_PRESETS
 from full import Full
 from presets import (
-    LLAVA_GENERATE,
-    LLAVA_TRAIN,
-    PUBLISHED,
+    LLAVA_MIX,
+    MODELS,
     ROWS,
-    SIZES,
     TOY_GENERATE,
     TOY_TRAIN,
     USUAL,
     ModelJob,
-    PaperRun,
+    benchmarks_of,
     prompts_of,
 )
 from seva_ray.benchmarks import Benchmark, Benchmarks
@@ -47,7 +45,7 @@ from seva_ray.runtime.cli import run, words_of
 from seva_ray.runtime.cluster import cluster, join
 from seva_ray.runtime.resources import capacity, has_gpus
 from seva_ray.runtime.sizing import num_workers
-from seva_ray.sources import AnySource, LlavaJson, ToyWorld
+from seva_ray.sources import AnySource, ToyWorld
 from seva_ray.stages.base_model import check_start, check_starts, is_toy, starting_models
 from seva_ray.stages.evaluate import prepare_benchmarks
 from seva_ray.stages.judge import open_judge
@@ -179,11 +177,7 @@ def main(config: Sweep) -> None:
     check_starts(config.models, config.toy)
     for model in config.models:
         check_start(store, model, config.generate.image_options)
-    system = config.benchmarks.system_of_source(config.generate.system)
-    benchmarks: list[Benchmark | JudgedBenchmark] = [
-        *config.benchmarks.chosen(config.generate.system),
-        *config.judged.chosen(system, config.benchmarks.mmbench_protocol),
-    ]
+    benchmarks = benchmarks_of(config.benchmarks, config.judged, config.generate)
     sought = objective(config, benchmarks)
     judged = open_judge(config.judge, benchmarks) is not None  # its key is missed before anything runs
     sets = config.space.prompt_sets()
@@ -253,41 +247,24 @@ TOY = Sweep(
     train=replace(TOY_TRAIN, num_pairs=500, num_workers=1, zero_stage=0, trackers=()),
     benchmarks=Benchmarks(toy_images=300, toy_cameras=("deployment",)),
 )
-LLAVA_7B = Sweep(
-    name="llava-7b",
-    models=("llava-1.5-7b-hf",),
-    source=LlavaJson(path="llava_v1_5_mix665k.json", image_root="images"),
-    space=Space(views=("diffusion-100:900:100",), betas=(0.05, 0.1, 0.2)),
-    search=Search(scheduler="asha"),
-    metric="POPE accuracy",
-    generate=LLAVA_GENERATE,
-    train=replace(LLAVA_TRAIN, num_pairs=8000),
-    benchmarks=Benchmarks(pope="pope", pope_images="val2014"),
-)
-
-
-def of_row(row: PaperRun) -> Sweep:
-    """A study around a row of the paper's main table: the values of beta in its view."""
-    space, train = replace(LLAVA_7B.space, views=(row.view,)), replace(row.train, num_pairs=8000)
-    return replace(LLAVA_7B, models=(row.model,), space=space, pair=row.pair, train=train)
-
-
 PRESETS = {
     "toy": TOY,
     "toy-qwen": replace(TOY, name="toy-qwen", models=tuple(f"toy-qwen-{seed}" for seed in (1, 2, 3))),
-    "llava-7b": LLAVA_7B,
-    "llava-13b": replace(of_row(SIZES["llava-13b"]), name="llava-13b", space=LLAVA_7B.space),
-    **{name: replace(of_row(of), name=name) for name, of in ROWS.items()},
     **{
-        name: replace(
-            LLAVA_7B,
+        name: Sweep(
             name=name,
-            models=(other.model,),
-            generate=other.generate,
-            train=replace(other.train, num_pairs=8000),
-            benchmarks=replace(other.benchmarks, pope="pope", pope_images="val2014"),
+            models=(of.model,),
+            source=LLAVA_MIX,
+            # Around a row of the paper's table, only beta varies.
+            space=Space(views=(of.view if name in ROWS else "diffusion-100:900:100",), betas=(0.05, 0.1, 0.2)),
+            search=Search(scheduler="asha"),
+            metric="POPE accuracy",
+            generate=of.generate,
+            pair=of.pair,
+            train=replace(of.train, num_pairs=8000),
+            benchmarks=replace(of.benchmarks, pope="pope", pope_images="val2014"),
         )
-        for name, other in PUBLISHED.items()
+        for name, of in MODELS.items()
     },
 }
 

@@ -6,10 +6,10 @@ python jobs/test_time.py llava-7b --benchmarks.pope path/to/pope --benchmarks.po
 
 from dataclasses import dataclass, field, replace
 
-from presets import LLAVA_GENERATE, PUBLISHED, ROWS, TOY_GENERATE, USUAL, ModelJob
+from presets import MODELS, ROWS, TOY_GENERATE, USUAL, ModelJob, benchmarks_of
 from seva_ray.augmentations import parse_view
-from seva_ray.benchmarks import Benchmark, Benchmarks
-from seva_ray.benchmarks.judged import JudgedBenchmark, JudgedBenchmarks
+from seva_ray.benchmarks import Benchmarks
+from seva_ray.benchmarks.judged import JudgedBenchmarks
 from seva_ray.benchmarks.judged.endpoint import Judge
 from seva_ray.core.errors import ConfigError
 from seva_ray.engines.config import Generate
@@ -46,11 +46,7 @@ class TestTime(ModelJob):
 
 def main(config: TestTime) -> None:
     store = config.store()
-    system = config.benchmarks.system_of_source(config.generate.system)
-    benchmarks: list[Benchmark | JudgedBenchmark] = [
-        *config.benchmarks.chosen(config.generate.system),
-        *config.judged.chosen(system, config.benchmarks.mmbench_protocol),
-    ]
+    benchmarks = benchmarks_of(config.benchmarks, config.judged, config.generate)
     judge = open_judge(config.judge, benchmarks)
     if not benchmarks:
         raise ConfigError("benchmarks: none is chosen")
@@ -63,19 +59,13 @@ def main(config: TestTime) -> None:
         print(item.name, *result_table(item), sep="\n", flush=True)
 
 
-LLAVA_7B = TestTime(model="llava-1.5-7b-hf", generate=LLAVA_GENERATE)
 TOY = TestTime(model="toy", views=("diffusion-300",), generate=TOY_GENERATE, benchmarks=Benchmarks(toy_images=300))
 PRESETS = {
     "toy": TOY,
     "toy-qwen": replace(TOY, model="toy-qwen"),
-    "llava-7b": LLAVA_7B,
-    "llava-13b": replace(LLAVA_7B, model="llava-1.5-13b-hf"),
-    **{name: replace(LLAVA_7B, model=of.model, views=(of.view,)) for name, of in ROWS.items()},
-    **{
-        name: replace(LLAVA_7B, model=other.model, generate=other.generate, benchmarks=other.benchmarks)
-        for name, other in PUBLISHED.items()
-    },
+    **{name: TestTime(model=of.model, generate=of.generate, benchmarks=of.benchmarks) for name, of in MODELS.items()},
 }
+PRESETS |= {name: replace(PRESETS[name], views=(of.view,)) for name, of in ROWS.items()}
 
 if __name__ == "__main__":
     run(main, PRESETS, "Score a model on benchmarks in augmented views.", USUAL)

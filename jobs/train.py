@@ -5,7 +5,7 @@ python jobs/train.py --name beta02 --pairs toy-1/toy/diffusion-300 --train.beta 
 
 from dataclasses import dataclass, field, replace
 
-from presets import LLAVA, PUBLISHED, TOY_TRAIN, USUAL, ModelJob
+from presets import MODELS, TOY_TRAIN, USUAL, ModelJob
 from seva_ray.dpo.config import Train
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
@@ -38,11 +38,7 @@ TOY = TrainJob(name="toy", pairs="toy-1/toy/diffusion-300", model="toy", train=T
 PRESETS = {
     "toy": TOY,
     "toy-qwen": replace(TOY, name="toy-qwen", pairs="toy-qwen-1/toy/diffusion-300", model="toy-qwen"),
-    **{name: TrainJob(name=name, pairs=of.pairs, model=of.model, train=of.train) for name, of in LLAVA.items()},
-    **{
-        name: TrainJob(name=name, pairs=f"{other.name}/llava-mix/diffusion-500", model=other.model, train=other.train)
-        for name, other in PUBLISHED.items()
-    },
+    **{name: TrainJob(name=name, pairs=of.pairs, model=of.model, train=of.train) for name, of in MODELS.items()},
 }
 
 if __name__ == "__main__":

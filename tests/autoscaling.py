@@ -30,7 +30,7 @@ class Autoscaling:
 
     address: str
     environment: dict[str, str]
-    """To join it with."""
+    """The environment variables with which a process joins it."""
 
     def nodes(self, node_type: str) -> dict[str, psutil.Process]:
         """The raylet of each node of that type, by the node's id."""

@@ -10,14 +10,15 @@ from presets import prompts_of
 from seva_ray.augmentations import CLEAN
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import read_table, write_bytes, write_table
 from seva_ray.engines.config import Generate
 from seva_ray.stages.base_model import open_toy, recipe_of
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.generate import finish_responses, open_responses
 from seva_ray.stages.pair import ANY, Sides, open_pairs, pair_shard
-from seva_ray.stages.prepare import prepare, shard_name
-from seva_ray.stages.training.train import Training
+from seva_ray.stages.prepare import prepare
+from seva_ray.stages.training.training import Training
 from seva_ray.vlm.models import Model, model_of
 
 

@@ -31,7 +31,7 @@ class Hub:
     requests: list[Request] = field(default_factory=list)
     created: list[dict[str, Any]] = field(default_factory=list)
     large: dict[str, bytes] = field(default_factory=dict)
-    """By SHA-256."""
+    """The contents of large files, by their SHA-256."""
     files: dict[str, bytes] = field(default_factory=dict)
     """What has been committed."""
 

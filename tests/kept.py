@@ -8,5 +8,5 @@ from seva_ray.pairs.files import files_of
 
 
 def read_pairs(pairs: Artifact) -> pa.Table:
-    """In the prompts' order."""
+    """The pairs, in the prompts' order."""
     return pa.concat_tables([read_table(uri) for uri in files_of(pairs)])

@@ -99,7 +99,7 @@ def write_tokenizer(folder: Path) -> sentencepiece.SentencePieceProcessor:
 
 
 def write_whole(folder: Path, model: Any, with_tower: bool = True) -> sentencepiece.SentencePieceProcessor:
-    """As liuhaotian/llava-v1.5-7b: two pickled files and their index."""
+    """Write a checkpoint like liuhaotian/llava-v1.5-7b: two pickled files and their index."""
     folder.mkdir(parents=True)
     weights = llava_names(model) | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}
     weights = {name: weight for name, weight in weights.items() if with_tower or "vision_tower" not in name}
@@ -125,7 +125,7 @@ def write_tower(folder: Path, model: Any) -> str:
 
 
 def write_adapter(folder: Path, model: Any) -> dict[str, torch.Tensor]:
-    """As LLaVA's trainer saves an adapter with the projector beside it.
+    """Write an adapter with the projector beside it, as LLaVA's trainer does.
 
     Returns the language model's weights as PEFT merges them, and the projector, by LLaVA's names.
     """

@@ -10,12 +10,8 @@ from seva_ray.engines.config import Generate
 from seva_ray.pairs.verdicts import VERDICTS
 from seva_ray.stages.generate import finish_responses, open_responses
 from seva_ray.stages.pair import ANY, Pair, Sides, open_pairs, pair_shard
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from seva_ray.vlm.models import Model
-
-
-def shards_of(prompts: Artifact) -> list[str]:
-    return [shard_name(index) for index in range(prompts.counts["num_shards"])]
 
 
 def ids_of(prompts: Artifact, column: str = "prompt_id") -> list[str]:

@@ -1,20 +1,31 @@
 """Checkpoints of families that nothing here was written for, like those of tests/tiny_models.py."""
 
 from collections.abc import Callable
+from typing import Any
 
 import transformers as tf
 
 from tests.tiny_models import (
+    BLOCKS,
+    LINEAR,
     PINPOINTS,
-    QWEN3_VISION,
+    SHALLOW,
     SIGLIP,
     SIZE,
+    TOWER,
     VISION,
     Made,
+    any_size,
     chatml,
     clip,
-    image_token,
+    clip_images,
+    ids,
+    images_in_tiles,
+    indices,
+    pixtral_images,
+    pixtral_tower,
     qwen,
+    rope,
     template,
     text_sizes,
     tokenizer,
@@ -27,12 +38,12 @@ def vipllava() -> Made:
     config = tf.VipLlavaConfig(
         vision_config=clip(),
         text_config=tf.LlamaConfig(**text_sizes(tokens)),
-        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        **indices(tokens, image="<image>"),
         vision_feature_layers=[-2, -3],
         image_seq_length=16,
     )
     return config, tf.LlavaProcessor(
-        image_processor=tf.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=SIZE),
+        image_processor=clip_images(),
         tokenizer=tokens,
         patch_size=7,
         vision_feature_select_strategy="default",
@@ -48,7 +59,7 @@ def aya_vision() -> Made:
     config = tf.AyaVisionConfig(
         vision_config=SIGLIP,
         text_config=tf.Cohere2Config(**text_sizes(tokens, sliding_window=4096)),
-        image_token_index=tokens.convert_tokens_to_ids("<|IMG_PATCH|>"),
+        **indices(tokens, image="<|IMG_PATCH|>"),
         alignment_intermediate_size=64,
     )
     return config, tf.AyaVisionProcessor(
@@ -67,7 +78,7 @@ def cohere2_vision() -> Made:
     config = tf.Cohere2VisionConfig(
         vision_config=SIGLIP | {"image_size": 32, "patch_size": 4},
         text_config=tf.Cohere2Config(**text_sizes(tokens, sliding_window=4096)),
-        **image_token(tokens, "<img>"),
+        **ids(tokens, image="<img>"),
     )
     return config, tf.Cohere2VisionProcessor(
         image_processor=tf.Cohere2VisionImageProcessor(size={"height": 32, "width": 32}, patch_size=4),
@@ -76,63 +87,52 @@ def cohere2_vision() -> Made:
     )
 
 
-GLM = {"hidden_size": 64, "depth": 2, "num_heads": 2, "intermediate_size": 128, "out_hidden_size": 64}
+ANY_SIZE = any_size(28)
+GLM = BLOCKS | {"intermediate_size": 128, "out_hidden_size": 64}
+SMALL_GLM = GLM | {"image_size": 56}
 
 
-def glm4v(family: str = "Glm4v") -> Made:
-    """Images of any size, with positions on three axes."""
+def glm(config: Any, family: str = "Glm46V", vision: Any = GLM, pixels: Any = None, **text: Any) -> Made:
+    """Images of any size, with positions on three axes. `family` has the processor."""
     marks = "<|begin_of_image|>", "<|end_of_image|>", "<|begin_of_video|>", "<|end_of_video|>"
     tokens = tokenizer(*marks, image_token="<|image|>", video_token="<|video|>")
-    config, processor, pixels, video = (
-        getattr(tf, f"{family}{part}") for part in ("Config", "Processor", "ImageProcessorPil", "VideoProcessor")
+    names = ("image_start", "image_end", "video_start", "video_end")
+    processor, images, videos = (
+        getattr(tf, f"{family}{part}") for part in ("Processor", "ImageProcessorPil", "VideoProcessor")
     )
-    names = ("image_start_token_id", "image_end_token_id", "video_start_token_id", "video_end_token_id")
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6], "partial_rotary_factor": 1.0}
-    size = {"shortest_edge": 4 * 28**2, "longest_edge": 64 * 28**2}
     return config(
-        text_config=text_sizes(tokens, rope_parameters=rope),
-        vision_config=GLM,
-        video_token_id=tokens.convert_tokens_to_ids("<|video|>"),
-        **image_token(tokens, "<|image|>"),
-        **{name: tokens.convert_tokens_to_ids(mark) for name, mark in zip(names, marks, strict=True)},
+        text_config=text_sizes(tokens, rope_parameters=rope(4, 6, 6, partial_rotary_factor=1.0), **text),
+        vision_config=vision,
+        **ids(tokens, video="<|video|>", image="<|image|>", **dict(zip(names, marks, strict=True))),
     ), processor(
-        image_processor=pixels(size=size),
+        image_processor=pixels or images(size=ANY_SIZE),
         tokenizer=tokens,
-        video_processor=video(size=size),
+        video_processor=videos(size=ANY_SIZE),
         chat_template=template("<|begin_of_image|><|image|><|end_of_image|>"),
     )
 
 
+def glm4v() -> Made:
+    return glm(tf.Glm4vConfig, "Glm4v")
+
+
 def glm46v() -> Made:
-    return glm4v("Glm46V")
+    return glm(tf.Glm46VConfig)
 
 
 def qwen3_5() -> Made:
     """Three of four layers have no attention."""
-    vision = {name: value for name, value in QWEN3_VISION.items() if "deepstack" not in name}
-    return qwen(
-        tf.Qwen3_5Config,
-        tf.Qwen3VLProcessor,
-        tf.Qwen3VLVideoProcessor,
-        16,
-        vision,
-        layer_types=["linear_attention", "full_attention"],
-        linear_key_head_dim=32,
-        linear_value_head_dim=32,
-        linear_num_key_heads=2,
-        linear_num_value_heads=2,
-    )
+    return qwen(tf.Qwen3_5Config, tf.Qwen3VLProcessor, tf.Qwen3VLVideoProcessor, 16, SHALLOW, **LINEAR)
 
 
 def ovis2() -> Made:
     """Features that are words of a visual vocabulary."""
     marks = "<IMG_ATOM>", "<IMG_START>", "<IMG_GRID>", "<IMG_COL>", "<IMG_ROW>", "<IMG_END>"
     tokens = tokenizer("<|im_start|>", "<|im_end|>", "<image>", *marks)
-    vision = {name: value for name, value in VISION.items() if name != "model_type"}
     config = tf.Ovis2Config(
-        vision_config=vision | {"vocab_size": 40, "hidden_stride": 2},
+        vision_config=VISION | {"vocab_size": 40, "hidden_stride": 2},
         text_config=tf.Qwen2Config(**text_sizes(tokens)),
-        image_token_id=tokens.convert_tokens_to_ids("<IMG_ATOM>"),
+        **ids(tokens, image="<IMG_ATOM>"),
         visual_indicator_token_ids=[tokens.convert_tokens_to_ids(mark) for mark in marks[1:]],
         vocab_size=len(tokens),
         hidden_size=64,
@@ -151,7 +151,7 @@ def deepseek_vl() -> Made:
     config = tf.DeepseekVLConfig(
         vision_config=SIGLIP,
         text_config=tf.LlamaConfig(**text_sizes(tokens)),
-        **image_token(tokens, "<image_placeholder>"),
+        **ids(tokens, image="<image_placeholder>"),
     )
     return config, tf.DeepseekVLProcessor(
         image_processor=tf.DeepseekVLImageProcessorPil(size=SIZE, min_size=7),
@@ -166,12 +166,12 @@ def lighton_ocr() -> Made:
     named = {"image_token": "[IMG]", "image_break_token": "[IMG_BREAK]", "image_end_token": "[IMG_END]"}
     tokens = tokenizer("<|im_start|>", "<|im_end|>", **named)
     config = tf.LightOnOcrConfig(
-        vision_config=tf.PixtralVisionConfig(**VISION | {"image_size": 112, "patch_size": 14, "head_dim": 32}),
+        vision_config=pixtral_tower(),
         text_config=tf.Qwen3Config(**text_sizes(tokens)),
-        **image_token(tokens, "[IMG]"),
+        **ids(tokens, image="[IMG]"),
     )
     return config, tf.LightOnOcrProcessor(
-        image_processor=tf.PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size=14),
+        image_processor=pixtral_images(),
         tokenizer=tokens,
         patch_size=14,
         spatial_merge_size=2,
@@ -185,7 +185,7 @@ def granite4_vision() -> Made:
     config = tf.Granite4VisionConfig(
         vision_config=SIGLIP,
         text_config=text_sizes(tokens),
-        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        **indices(tokens, image="<image>"),
         image_grid_pinpoints=PINPOINTS,
         image_seq_length=16,
         downsample_rate="1/2",
@@ -195,9 +195,7 @@ def granite4_vision() -> Made:
         spatial_target_layers=[],
     )
     return config, tf.Granite4VisionProcessor(
-        image_processor=tf.LlavaNextImageProcessorPil(
-            size={"shortest_edge": 28}, crop_size=SIZE, image_grid_pinpoints=PINPOINTS
-        ),
+        image_processor=images_in_tiles(),
         tokenizer=tokens,
         patch_size=7,
         vision_feature_select_strategy="full",
@@ -209,18 +207,15 @@ def granite4_vision() -> Made:
 def video_llama_3() -> Made:
     """Images of any size, whose positions count on like words."""
     tokens = tokenizer("<|im_start|>", "<|im_end|>", image_token="<image>", video_token="<video>")
-    size = {"shortest_edge": 4 * 28**2, "longest_edge": 64 * 28**2}
-    vision = {name: value for name, value in VISION.items() if name not in ("model_type", "image_size")}
     config = tf.VideoLlama3Config(
-        vision_config=vision | {"patch_size": 14},
+        vision_config=TOWER | {"patch_size": 14},
         text_config=tf.Qwen2Config(**text_sizes(tokens)),
-        video_token_id=tokens.convert_tokens_to_ids("<video>"),
-        **image_token(tokens, "<image>"),
+        **ids(tokens, video="<video>", image="<image>"),
     )
     return config, tf.VideoLlama3Processor(
-        image_processor=tf.VideoLlama3ImageProcessorPil(patch_size=14, size=size),
+        image_processor=tf.VideoLlama3ImageProcessorPil(patch_size=14, size=ANY_SIZE),
         tokenizer=tokens,
-        video_processor=tf.VideoLlama3VideoProcessor(patch_size=14, size=size),
+        video_processor=tf.VideoLlama3VideoProcessor(patch_size=14, size=ANY_SIZE),
         chat_template=chatml("<image>"),
     )
 
@@ -244,7 +239,7 @@ def idefics2() -> Made:
             "num_key_value_heads": 1,
         },
         text_config=tf.MistralConfig(**text_sizes(tokens)),
-        **image_token(tokens, "<image>"),
+        **ids(tokens, image="<image>"),
     )
     return config, tf.Idefics2Processor(
         image_processor=tf.Idefics2ImageProcessorPil(
@@ -259,13 +254,12 @@ def idefics2() -> Made:
 def instructblip() -> Made:
     """Its features depend on the question."""
     tokens = tokenizer(bos="<s>", image_token="<image>")
-    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
     config = tf.InstructBlipConfig(
-        vision_config=sizes | {"image_size": 28, "patch_size": 7},
-        qformer_config=sizes | {"vocab_size": len(tokens), "encoder_hidden_size": 64},
+        vision_config=TOWER | {"image_size": 28, "patch_size": 7},
+        qformer_config=TOWER | {"vocab_size": len(tokens), "encoder_hidden_size": 64},
         text_config=tf.LlamaConfig(**text_sizes(tokens)),
         num_query_tokens=4,
-        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        **indices(tokens, image="<image>"),
     )
     return config, tf.InstructBlipProcessor(
         image_processor=tf.BlipImageProcessorPil(size=SIZE),

@@ -4,39 +4,38 @@ from collections.abc import Callable
 
 import transformers as tf
 
-from tests.other_models import ANY_SIZE, EXPERTS, GEMMA4, gemma4_processor
+from tests.more_models import ANY_SIZE
+from tests.other_models import EXPERTS, GEMMA4, MINICPM_MARKS, gemma4_processor, gemma4_tokens, minicpm_tokens
 from tests.tiny_models import (
+    BLOCKS,
+    LINEAR,
+    QWEN2_5_VISION,
     QWEN3_VISION,
+    SHALLOW,
+    TOWER,
     VISION,
     Made,
+    any_size,
     chatml,
     gemma3,
-    image_token,
+    ids,
     qwen,
+    rope,
     template,
     text_sizes,
     tokenizer,
 )
 
-LINEAR = {
-    "layer_types": ["linear_attention", "full_attention"],
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 2,
-}
-
 
 def qwen4_exp() -> Made:
     """Linear attention, and attention to a few blocks of tokens."""
-    vision = {name: value for name, value in QWEN3_VISION.items() if "deepstack" not in name}
     indexer = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 32}
     return qwen(
         tf.Qwen4ExpConfig,
         tf.Qwen3VLProcessor,
         tf.Qwen3VLVideoProcessor,
         16,
-        vision,
+        SHALLOW,
         **LINEAR,
         **indexer,
         indexer_budget=8,
@@ -65,8 +64,7 @@ def glm5_next() -> Made:
     config = tf.Glm5NextConfig(
         text_config=text,
         vision_config=vision | {"image_size": 56, "projection_intermediate_size": 128},
-        video_token_id=tokens.convert_tokens_to_ids("<|video|>"),
-        **image_token(tokens, "<|image|>"),
+        **ids(tokens, video="<|video|>", image="<|image|>"),
         **{name: tokens.convert_tokens_to_ids(mark) for name, mark in zip(names, marks, strict=True)},
     )
     return config, tf.Glm5NextProcessor(
@@ -78,27 +76,24 @@ def glm5_next() -> Made:
 
 
 def cosmos3_omni() -> Made:
-    return qwen(tf.Cosmos3OmniConfig, tf.Qwen3VLProcessor, tf.Qwen3VLVideoProcessor, 16, dict(QWEN3_VISION))
+    return qwen(tf.Cosmos3OmniConfig, tf.Qwen3VLProcessor, tf.Qwen3VLVideoProcessor, 16, QWEN3_VISION)
 
 
 def cosmos3_edge() -> Made:
     tokens = tokenizer(
         "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"
     )
-    vision = {name: value for name, value in VISION.items() if name not in ("image_size", "patch_size")}
     config = tf.Cosmos3EdgeConfig(
-        text_config=text_sizes(
-            tokens, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [6, 5, 5]}
-        ),
-        vision_config=vision | {"num_patches": 64},
+        text_config=text_sizes(tokens, rope_parameters=rope(6, 5, 5)),
+        vision_config=TOWER | {"num_patches": 64},
         projector_hidden_size=64,
-        video_token_id=tokens.convert_tokens_to_ids("<|video_pad|>"),
+        **ids(tokens, video="<|video_pad|>"),
         vision_start_token_id=tokens.convert_tokens_to_ids("<|vision_start|>"),
         vision_end_token_id=tokens.convert_tokens_to_ids("<|vision_end|>"),
-        **image_token(tokens, "<|image_pad|>"),
+        **ids(tokens, image="<|image_pad|>"),
     )
     return config, tf.Cosmos3EdgeProcessor(
-        image_processor=tf.Cosmos3EdgeImageProcessorPil(size={"shortest_edge": 4 * 32**2, "longest_edge": 64 * 32**2}),
+        image_processor=tf.Cosmos3EdgeImageProcessorPil(size=any_size(32)),
         tokenizer=tokens,
         video_processor=tf.Cosmos3EdgeVideoProcessor(),
         chat_template=chatml("<|vision_start|><|image_pad|><|vision_end|>"),
@@ -107,19 +102,17 @@ def cosmos3_edge() -> Made:
 
 def minicpmv4_7() -> Made:
     """Positions of an image's tiles on one canvas."""
-    marks = ("image_start", "image_end", "slice_start", "slice_end", "image_id_start", "image_id_end")
-    named = {f"{mark}_token": f"<{mark}>" for mark in marks}
-    tokens = tokenizer("<|im_start|>", "<|im_end|>", image_token="<|image_pad|>", video_token="<|video_pad|>", **named)
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6], "mrope_interleaved": True}
+    tokens = minicpm_tokens()
+    positions = rope(4, 6, 6, mrope_interleaved=True)
     config = tf.MiniCPMV4_7Config(
         vision_config=VISION,
-        text_config=text_sizes(tokens, model_type="qwen3_5_text", rope_parameters=rope, **LINEAR),
+        text_config=text_sizes(tokens, model_type="qwen3_5_text", rope_parameters=positions, **LINEAR),
         image_size=28,
         insert_layer_id=0,
         newline_id=tokens.convert_tokens_to_ids("Ċ"),
-        video_token_id=tokens.convert_tokens_to_ids("<|video_pad|>"),
-        **{f"{mark}_id": tokens.convert_tokens_to_ids(f"<{mark}>") for mark in marks[:4]},
-        **image_token(tokens, "<|image_pad|>"),
+        **ids(tokens, video="<|video_pad|>"),
+        **{f"{mark}_id": tokens.convert_tokens_to_ids(f"<{mark}>") for mark in MINICPM_MARKS[:4]},
+        **ids(tokens, image="<|image_pad|>"),
     )
     return config, tf.MiniCPMV4_7Processor(
         image_processor=tf.MiniCPMV4_6ImageProcessorPil(patch_size=7),
@@ -133,14 +126,12 @@ def muse_glimmer() -> Made:
     """Layers without positions; the image processor has no PIL backend."""
     marks = "<|image_start|>", "<|image_end|>", "<|vid_frame_separator|>", "<|vid_start|>", "<|vid_end|>"
     tokens = tokenizer("<|patch|>", "<|video|>", *marks, bos="<s>")
-    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = tf.MuseGlimmerConfig(
         text_config=text_sizes(tokens, layer_types=["sliding_attention", "full_attention"], sliding_window=4096),
-        vision_config=vision | {"pos_emb_height": 8, "pos_emb_width": 8, "max_position_embeddings": 64},
+        vision_config=TOWER | {"pos_emb_height": 8, "pos_emb_width": 8, "max_position_embeddings": 64},
         out_hidden_size=256,
         projector_hidden_size=64,
-        video_token_id=tokens.convert_tokens_to_ids("<|video|>"),
-        **image_token(tokens, "<|patch|>"),
+        **ids(tokens, video="<|video|>", image="<|patch|>"),
     )
     return config, tf.MuseGlimmerProcessor(
         image_processor=tf.MuseGlimmerImageProcessor(size=ANY_SIZE),
@@ -156,22 +147,19 @@ def omni(config: type, processor: type, vision: dict, feature_extractor, audio: 
     more = {"audio": "<|AUDIO|>", "video": "<|VIDEO|>", "audio_bos": "<|audio_bos|>", "audio_eos": "<|audio_eos|>"}
     named = {f"{name}_token": word for name, word in (marks | more).items()}
     tokens = tokenizer("<|im_start|>", "<|im_end|>", **named)
-    axes = {"mrope_section": [6, 5, 5], "mrope_interleaved": True} if patch_size == 16 else {"mrope_section": [4, 6, 6]}
+    axes = rope(6, 5, 5, mrope_interleaved=True) if patch_size == 16 else rope(4, 6, 6)
     ids = {name: tokens.convert_tokens_to_ids(word) for name, word in (marks | more).items()}
     suffix = "id" if patch_size == 16 else "index"
     return config(
-        text_config=text_sizes(tokens, rope_parameters={"rope_type": "default", "rope_theta": 1e4} | axes, **text),
-        vision_config={"depth": 2, "num_heads": 2, "hidden_size": 64, **vision},
+        text_config=text_sizes(tokens, rope_parameters=axes, **text),
+        vision_config=BLOCKS | vision,
         audio_config=audio,
         audio_start_token_id=ids["audio_bos"],
         vision_start_token_id=ids["vision_bos"],
         vision_end_token_id=ids["vision_eos"],
         **{f"{name}_token_{suffix}": ids[name] for name in ("image", "video", "audio")},
     ), processor(
-        image_processor=tf.Qwen2VLImageProcessorPil(
-            patch_size=patch_size,
-            size={"shortest_edge": 4 * (2 * patch_size) ** 2, "longest_edge": 64 * (2 * patch_size) ** 2},
-        ),
+        image_processor=tf.Qwen2VLImageProcessorPil(patch_size=patch_size, size=any_size(2 * patch_size)),
         video_processor=tf.Qwen2VLVideoProcessor(patch_size=patch_size),
         feature_extractor=feature_extractor,
         tokenizer=tokens,
@@ -183,9 +171,8 @@ AUDIO = {"encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 6
 
 
 def qwen2_5_omni_thinker() -> Made:
-    vision = {"intermediate_size": 128, "out_hidden_size": 64, "window_size": 56, "fullatt_block_indexes": [1]}
     heard = tf.WhisperFeatureExtractor(feature_size=128)
-    return omni(tf.Qwen2_5OmniThinkerConfig, tf.Qwen2_5OmniProcessor, vision, heard, AUDIO, 14)
+    return omni(tf.Qwen2_5OmniThinkerConfig, tf.Qwen2_5OmniProcessor, QWEN2_5_VISION, heard, AUDIO, 14)
 
 
 def qwen3_omni_moe_thinker() -> Made:
@@ -217,7 +204,7 @@ def deepseek_ocr2() -> Made:
             "sam_config": tower | {"image_size": 1024, "downsample_channels": [32, 64]},
             "encoder_config": sizes | {"intermediate_size": 128, "num_key_value_heads": 1},
         },
-        **image_token(tokens, "<image>"),
+        **ids(tokens, image="<image>"),
     )
     return config, tf.DeepseekOcr2Processor(
         image_processor=tf.DeepseekOcr2ImageProcessorPil(), tokenizer=tokens, chat_template=template("<image>")
@@ -226,17 +213,15 @@ def deepseek_ocr2() -> Made:
 
 def diffusion_gemma() -> Made:
     """Its answers are no sequence of tokens, each of which follows from those before it."""
-    marks = ("image", "boi", "eoi", "audio", "boa", "eoa")
-    tokens = tokenizer("<|video|>", bos="<bos>", **{f"{mark}_token": f"<{mark}>" for mark in marks})
-    vision = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    tokens = gemma4_tokens()
     config = tf.DiffusionGemmaConfig(
         text_config=text_sizes(
             tokens, layer_types=GEMMA4, num_hidden_layers=3, sliding_window=4096, num_key_value_heads=2,
             per_layer_config={}, num_experts=4, top_k_experts=2, moe_intermediate_size=48,
         ),
-        vision_config=vision | {"num_key_value_heads": 2, "head_dim": 32, "patch_size": 7},
+        vision_config=TOWER | {"num_key_value_heads": 2, "head_dim": 32, "patch_size": 7},
         canvas_length=8,
-        **{f"{mark}_token_id": tokens.convert_tokens_to_ids(f"<{mark}>") for mark in marks[:3]},
+        **ids(tokens, image="<image>", boi="<boi>", eoi="<eoi>"),
     )  # fmt: skip
     return config, gemma4_processor(tokens)
 
@@ -257,9 +242,9 @@ def nemotron_h_omni() -> Made:
         vision_config=vision | {"video_temporal_patch_size": 2, "image_size": 64},
         vision_hidden_size=64,
         projector_hidden_size=64,
-        video_token_id=tokens.convert_tokens_to_ids("<video>"),
+        **ids(tokens, video="<video>"),
         audio_token_id=tokens.convert_tokens_to_ids("<so_embedding>"),
-        **image_token(tokens, "<image>"),
+        **ids(tokens, image="<image>"),
     )
     return config, tf.NemotronH_Omni_Reasoning_V3Processor(
         image_processor=tf.NemotronH_Omni_Reasoning_V3ImageProcessor(min_num_patches=4, max_num_patches=64),
@@ -285,7 +270,7 @@ def inkling_mm_model() -> Made:
         image_bos_token_id=tokens.convert_tokens_to_ids("<|content_image|>"),
         audio_token_id=tokens.convert_tokens_to_ids("<|unused_200053|>"),
         audio_bos_token_id=tokens.convert_tokens_to_ids("<|content_audio_input|>"),
-        **image_token(tokens, "<|unused_200054|>"),
+        **ids(tokens, image="<|unused_200054|>"),
     )
     return config, tf.InklingProcessor(
         feature_extractor=tf.InklingFeatureExtractor(),

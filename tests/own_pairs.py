@@ -6,10 +6,12 @@ from PIL import Image
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import write_table
+from seva_ray.pairs.official import write_official
 from seva_ray.sources import Folder
-from seva_ray.stages.pair import ANY, Pair, Sides, open_pairs, pair_shard, write_official
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.pair import ANY, Pair, Sides, open_pairs, pair_shard
+from seva_ray.stages.prepare import Prepare, prepare
 
 NUM_IMAGES = 18
 COLOURS = [(10 * number, 255 - 10 * number, 100) for number in range(NUM_IMAGES)]

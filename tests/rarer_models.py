@@ -4,15 +4,9 @@ from collections.abc import Callable
 
 import transformers as tf
 
-from tests.other_models import ANY_SIZE, EXPERTS, GEMMA4, glm
-from tests.tiny_models import (
-    VISION,
-    Made,
-    image_token,
-    template,
-    text_sizes,
-    tokenizer,
-)
+from tests.more_models import ANY_SIZE, SMALL_GLM, glm
+from tests.other_models import EXPERTS, GEMMA4, gemma4_ids, gemma4_tokens
+from tests.tiny_models import VISION, Made, ids, template, text_sizes, tokenizer
 
 
 def kimi_k25() -> Made:
@@ -28,8 +22,7 @@ def kimi_k25() -> Made:
         vision_config={"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2,
                        "pos_emb_height": 8, "pos_emb_width": 8},
         projection_hidden_size=64,
-        video_token_id=tokens.convert_tokens_to_ids("<|kimi_k25_video_placeholder|>"),
-        **image_token(tokens, "<|media_pad|>"),
+        **ids(tokens, video="<|kimi_k25_video_placeholder|>", image="<|media_pad|>"),
     )  # fmt: skip
     return config, tf.Kimi_K25Processor(
         image_processor=tf.Kimi_K25ImageProcessor(),
@@ -53,7 +46,7 @@ def hunyuan_vl() -> Made:
         im_start_id=tokens.convert_tokens_to_ids("<im_start>"),
         im_end_id=tokens.convert_tokens_to_ids("<im_end>"),
         im_newline_id=tokens.convert_tokens_to_ids("<newline>"),
-        **image_token(tokens, "<image>"),
+        **ids(tokens, image="<image>"),
     )  # fmt: skip
     return config, tf.HunYuanVLProcessor(
         image_processor=tf.HunYuanVLImageProcessorPil(size={"shortest_edge": 32**2, "longest_edge": 256**2}),
@@ -73,7 +66,7 @@ def step3p7() -> Made:
             **EXPERTS,
         ),
         vision_config=VISION | {"image_size": 56, "patch_size": 7, "max_position_embeddings": 64, "mlp_ratio": 2.0},
-        **image_token(tokens, "<im_patch>"),
+        **ids(tokens, image="<im_patch>"),
     )  # fmt: skip
     return config, tf.Step3p7Processor(
         image_processor=tf.Step3p7ImageProcessor(
@@ -108,14 +101,12 @@ def minimax_m3_vl() -> Made:
 
 
 def glmga() -> Made:
-    config, processor = glm(tf.Glm46VConfig, {}, tf.GlmgaImageProcessorPil(size=ANY_SIZE))
-    return config, processor
+    return glm(tf.Glm46VConfig, vision=SMALL_GLM, pixels=tf.GlmgaImageProcessorPil(size=ANY_SIZE))
 
 
 def gemma4_unified() -> Made:
     """No vision tower: patches are projected."""
-    marks = ("image", "boi", "eoi", "audio", "boa", "eoa")
-    tokens = tokenizer("<|video|>", bos="<bos>", **{f"{mark}_token": f"<{mark}>" for mark in marks})
+    tokens = gemma4_tokens()
     config = tf.Gemma4UnifiedConfig(
         text_config=text_sizes(
             tokens, layer_types=GEMMA4, num_hidden_layers=3, sliding_window=4096, num_key_value_heads=2,
@@ -123,8 +114,7 @@ def gemma4_unified() -> Made:
         ),
         vision_config={"patch_size": 7, "mm_embed_dim": 64, "mm_posemb_size": 64, "output_proj_dims": 64},
         audio_config=None,
-        video_token_id=tokens.convert_tokens_to_ids("<|video|>"),
-        **{f"{mark}_token_id": tokens.convert_tokens_to_ids(f"<{mark}>") for mark in marks[:5]},
+        **gemma4_ids(tokens),
     )  # fmt: skip
     return config, tf.Gemma4UnifiedProcessor(
         image_processor=tf.Gemma4UnifiedImageProcessor(patch_size=7, max_soft_tokens=70),

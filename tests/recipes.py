@@ -38,7 +38,7 @@ from seva_ray.stages.pair import Pair, open_pairs
 from seva_ray.stages.prepare import Prepare
 from seva_ray.stages.score_files import Evaluate
 from seva_ray.stages.training.reference import open_logps
-from seva_ray.stages.training.train import Training
+from seva_ray.stages.training.training import Training
 from seva_ray.toy.recipe import ToyRecipe
 from seva_ray.vlm.models import Model
 

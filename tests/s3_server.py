@@ -25,7 +25,7 @@ class Faults:
     random: Random | None = None
     """Draws which requests fail or wait, after `disturb`."""
     away: tuple[float, float] = (0.0, 0.0)
-    """From when until when all requests are answered with 503, on the monotonic clock, in s."""
+    """The time during which all requests are answered with 503: its begin and its end on the monotonic clock, in s."""
 
     def disturb(self, random: Random, away_at: float, away_s: float) -> None:
         """From now on 4 % of the requests fail, 2 % are late, and once all fail for a while."""
@@ -36,7 +36,7 @@ class Faults:
         self.random, self.away = None, (0.0, 0.0)
 
     def reset(self) -> None:
-        """As at the beginning, except for what `disturb` draws."""
+        """Make all as it was at the beginning, except for what `disturb` draws."""
         self.status, self.left, self.refused = None, 0, 0
 
     def drawn(self) -> int | None:

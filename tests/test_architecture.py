@@ -4,7 +4,9 @@ import ast
 import graphlib
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import tyro
@@ -39,21 +41,36 @@ def test_the_import_contracts_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+class File(NamedTuple):
+    """What a file of code imports, also inside functions, and its calls that open, read or write a file as text."""
+
+    modules: set[str]
+    texts: list[ast.Call]
+
+
+@cache
+def files() -> dict[Path, File]:
+    """Every file of code. They are read once, because that takes seconds."""
+    found = {}
+    for path in (path for folder in ("seva_ray", "jobs", "bench") for path in ROOT.glob(f"{folder}/**/*.py")):
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        modules |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+        found[path] = File(modules, [node for node in nodes if isinstance(node, ast.Call) and is_text(node)])
+    return found
+
+
 def imports_of_rooms() -> dict[str, set[str]]:
-    """Each folder with code, and the folders that its files import from, also inside functions."""
-    files = [file for folder in ("seva_ray", "jobs", "bench") for file in ROOT.glob(f"{folder}/**/*.py")]
-    names = {file.parent: ".".join(file.parent.relative_to(ROOT).parts) for file in files}
+    """Each folder with code, and the folders that its files import from."""
+    names = {path.parent: ".".join(path.parent.relative_to(ROOT).parts) for path in files()}
     del names[ROOT / "seva_ray"]  # it holds only a docstring
     found: dict[str, set[str]] = {name: set() for name in names.values()}
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
-            modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for module in modules:
-                whole = f"jobs.{module}" if module in JOBS else module
-                rooms = [name for name in found if f"{whole}.".startswith(f"{name}.")]
-                if rooms and file.parent in names:
-                    found[names[file.parent]].add(max(rooms, key=len))
+    for path, file in files().items():
+        for module in file.modules if path.parent in names else ():
+            whole = f"jobs.{module}" if module in JOBS else module
+            rooms = [name for name in found if f"{whole}.".startswith(f"{name}.")]
+            if rooms:
+                found[names[path.parent]].add(max(rooms, key=len))
     return {name: others - {name} for name, others in found.items()}
 
 
@@ -73,10 +90,8 @@ def test_every_folder_is_a_package_so_that_no_module_escapes_the_contracts() -> 
 
 @pytest.mark.parametrize("job", sorted(ROOT.glob("jobs/*.py")), ids=lambda job: job.name)
 def test_a_job_leaves_ray_and_the_model_libraries_to_the_stages(job: Path) -> None:
-    nodes = list(ast.walk(ast.parse(job.read_text())))
-    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
-    assert {name.split(".")[0] for name in names} & {"ray", "vllm", "trl", "deepspeed", "transformers"} == set()
+    libraries = {name.split(".")[0] for name in files()[job].modules}
+    assert libraries & {"ray", "vllm", "trl", "deepspeed", "transformers"} == set()
 
 
 def test_no_job_loads_a_heavy_library_before_its_configuration_is_accepted() -> None:
@@ -134,17 +149,10 @@ def test_a_main_job_that_only_reuses_loads_no_heavy_library(tmp_path: Path, toy_
 
 
 def test_every_text_file_is_utf_8_whatever_the_language_of_the_machine():
-    files = [file for folder in ("seva_ray", "jobs", "bench") for file in ROOT.glob(f"{folder}/**/*.py")]
-    calls = [
-        (file, node)
-        for file in files
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-    ]
-    texts = [(file, call) for file, call in calls if is_text(call)]
+    texts = [(path, call) for path, file in files().items() for call in file.texts]
     assert len(texts) > 40
-    unsaid = [(file, call) for file, call in texts if "encoding" not in {keyword.arg for keyword in call.keywords}]
-    assert [f"{file}:{call.lineno}" for file, call in unsaid] == []
+    unsaid = [(path, call) for path, call in texts if "encoding" not in {keyword.arg for keyword in call.keywords}]
+    assert [f"{path}:{call.lineno}" for path, call in unsaid] == []
 
 
 def is_text(call: ast.Call) -> bool:
@@ -156,6 +164,5 @@ def is_text(call: ast.Call) -> bool:
 
 
 def test_no_file_is_longer_than_300_lines():
-    files = [file for folder in ("seva_ray", "jobs", "bench") for file in ROOT.glob(f"{folder}/**/*.py")]
-    assert len(files) > 200
-    assert {str(file): lines for file in files if (lines := len(file.read_text().splitlines())) > 300} == {}
+    assert len(files()) > 200
+    assert {str(file): lines for file in files() if (lines := len(file.read_text().splitlines())) > 300} == {}

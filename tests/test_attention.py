@@ -14,7 +14,7 @@ from seva_ray.dpo.logps import attention_mask
 from seva_ray.dpo.policy import load_model
 
 LENGTHS = [(9, [4, 1, 7]), (3, [2, 2]), (12, [6])]
-"""Of the prompt and of the responses of each row. The last row is one text."""
+"""The lengths of the prompt and of the responses of each row, in tokens. The last row is one text."""
 BEFORE = 12
 
 

@@ -13,12 +13,13 @@ from evaluate import PRESETS, EvaluateJob, main
 from seva_ray.benchmarks import Benchmarks, ToyBenchmark
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import read_table, write_table
 from seva_ray.engines import Decoding, FakeEngine, TransformersEngine
 from seva_ray.engines.config import Generate
 from seva_ray.runtime import cli as job
 from seva_ray.stages.evaluate import prepare_benchmarks
-from seva_ray.stages.prepare import Prepare, shard_name
+from seva_ray.stages.prepare import Prepare
 from seva_ray.stages.score_files import read_comparisons, title_of
 from seva_ray.toy.prompts import prompts_about
 from seva_ray.toy.world import EXIST_CATEGORIES, make_scene

@@ -25,7 +25,7 @@ METHODS = ("seva", "seva+image", "sft")
 
 
 def tally(seed: int) -> Tally:
-    """Of answers that are right by chance."""
+    """The tally of answers that are right by chance."""
     empty = BENCHMARK.tally({})
     random = np.random.default_rng(seed)
     share = random.random(empty.counts.shape).round(1)

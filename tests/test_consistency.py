@@ -9,6 +9,7 @@ import pytest
 from seva_ray.benchmarks.toy_scenes import ToyBenchmark
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import read_table
 from seva_ray.engines import Decoding, TransformersEngine
 from seva_ray.engines.config import Generate
@@ -18,7 +19,7 @@ from seva_ray.stages import answers
 from seva_ray.stages.consistency import Consistency, compare_again, consistency_of, count, part_of
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.generate import read_responses
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare, shards_of
 from seva_ray.stages.score_files import Evaluate, read_comparisons
 from seva_ray.vlm.models import Model, model_at
 from tests.answered import responses
@@ -39,7 +40,7 @@ def prompts(store: Store) -> Artifact:
 
 
 def ids_of(prompts: Artifact) -> list[str]:
-    shards = (prompts.path(shard_name(index)) for index in range(prompts.counts["num_shards"]))
+    shards = (prompts.path(shard) for shard in shards_of(prompts))
     return [key for shard in shards for key in read_table(shard)["prompt_id"].to_pylist()]
 
 

@@ -11,6 +11,7 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.fingerprints import identity
 from seva_ray.core.records import FIRST_LOGPS, RESPONSE_SCHEMA, Response, table
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import read_table, write_table
 from seva_ray.engines import Decoding, TransformersEngine
 from seva_ray.engines.config import Generate
@@ -22,11 +23,11 @@ from seva_ray.stages.contrast import SCORES, Contrast, Contraster, ContrastWork,
 from seva_ray.stages.generate import finish_responses, open_responses, units_to_do
 from seva_ray.stages.import_pairs import response
 from seva_ray.stages.pair import Pair, open_pairs
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare, shards_of
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.models import model_at
 from seva_ray.vlm.views import Viewer
-from tests.made_up import ids_of, made_up_pairs, made_up_responses, shards_of
+from tests.made_up import ids_of, made_up_pairs, made_up_responses
 
 CONFIG = Contrast(short_answers=("yes", "no"), batch_size=3, candidates=("sampled-1",))
 

@@ -105,7 +105,7 @@ SLOW = {
 
 
 USUAL = ("millions of empty PNG chunks", "runs of one pixel in a BMP")
-"""Of a loop in Python and of one in C. The others are other loops of the same two kinds."""
+"""One has a loop in Python and the other one in C. The rest are other loops of the same two kinds."""
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from seva_ray.core.artifacts import Store
 from seva_ray.core.storage import read_table
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from tests.autoscaling import autoscaling_cluster
 from tests.environment import pythonpath
 
@@ -73,6 +73,6 @@ def test_engines_come_with_the_nodes_that_the_autoscaler_adds_and_nodes_go_when_
     assert len(pids) == 2, "both engines served"
     store = Store(str(tmp_path / "runs"))
     prompts, responses = store.find("prompts/toy"), store.find("responses/fake/toy/clean")
-    for name in map(shard_name, range(prompts.counts["num_shards"])):
+    for name in shards_of(prompts):
         ids = [read_table(artifact.path(name))["prompt_id"].to_pylist() for artifact in (prompts, responses)]
         assert ids[0] == ids[1]

@@ -4,16 +4,13 @@ changes."""
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
-import transformers
-import trl
 from safetensors.torch import load_file
 
 from seva_ray.core.errors import InputError
@@ -24,12 +21,12 @@ from seva_ray.dpo.config import Train
 from seva_ray.dpo.layout_check import check_layouts, generated
 from seva_ray.dpo.logps import response_logps
 from seva_ray.dpo.policy import Lora, export, freeze_all_but_language, load_model, load_policy, without_image_gradients
-from seva_ray.stages.training.trainer import PreferenceTrainer
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.images import MAX_PIXELS
 from seva_ray.vlm.model_parts import expert_weights, image_parts, language_linears, unwrapped
 from seva_ray.vlm.views import Viewer
 from tests.family_pictures import pairs
+from tests.preference_trainer import four_steps
 from tests.tiny_models import FAMILIES, save_family
 
 __all__ = ["pairs"]
@@ -48,8 +45,14 @@ class Family:
 @pytest.fixture(
     scope="module", params=[name if name in USUAL else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
 )
-def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Family:
-    return made(request.param, tmp_path_factory)
+def family(request: pytest.FixtureRequest, families: Callable[[str], Family]) -> Family:
+    return families(request.param)
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Family]:
+    """Each family is written once."""
+    return cache(lambda name: made(name, tmp_path_factory))
 
 
 def made(name: str, tmp_path_factory: pytest.TempPathFactory) -> Family:
@@ -117,11 +120,11 @@ def test_attention_in_parts_and_rows_for_an_image_change_neither_log_probabiliti
     rows = with_answers(pairs)
     wanted, wanted_grads, _ = logps_and_grads(family, rows, packed=False, by_image=False)
     in_parts = family.name not in ("gemma3", "paligemma")  # which read some tokens in both directions
-    layouts = [(False, False), (True, False), (True, True)] if family.name != "paligemma" else [(False, False)]
-    for long in (10**6, 0):
+    packed = [(True, False), (True, True)] if family.name != "paligemma" else []
+    for long, layouts in ((10**6, packed), (0, [(False, False), *packed])):
         monkeypatch.setattr(logps, "LONG", long)
-        for packed, by_image in layouts:
-            found, grads, model = logps_and_grads(family, rows, packed, by_image)
+        for layout in layouts:
+            found, grads, model = logps_and_grads(family, rows, *layout)
             assert (model.get_decoder().config._attn_implementation == NAME) == (in_parts and not long)
             torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
             assert (grads - wanted_grads).norm() < 1e-5 * wanted_grads.norm()
@@ -159,10 +162,10 @@ def responses_typed_as_images(batch: Any, name: str, image_token_id: int) -> tup
     ],
 )
 def test_a_family_that_is_read_in_another_ones_way_is_not_trained(
-    name, function, wrong: Callable[..., Any], pairs, tmp_path_factory, monkeypatch
+    name, function, wrong: Callable[..., Any], pairs, families, monkeypatch
 ):
     """Both layouts are wrong alike, so to compare them with each other would show nothing."""
-    family = made(name, tmp_path_factory)
+    family = families(name)
     monkeypatch.setattr(logps, function, wrong)
     line = (
         rf"^model {family.directory}: model type '{name}' cannot be scored exactly: log-probabilities are off by "
@@ -218,36 +221,17 @@ def trained(
         reference = response_logps(model, collate(rows)).tolist()
     rows = [row | {"ref_logps": of_row} for row, of_row in zip(rows, reference, strict=True)]
     grads.clear()
-    config = Train(full=full, lora=lora)
-    trainer = PreferenceTrainer(
-        config=config,
-        model=model,
-        args=trl.DPOConfig(
-            output_dir=scratch,
-            per_device_train_batch_size=len(rows),
-            max_steps=4,
-            learning_rate=1e-3 if full else 1e-2,
-            bf16=False,
-            gradient_checkpointing=True,
-            use_cpu=True,
-            max_length=None,
-            remove_unused_columns=False,
-            precompute_ref_log_probs=full,
-            report_to="none",
-            save_strategy="no",
-            logging_steps=1,
-            disable_tqdm=True,
-        ),
-        train_dataset=datasets.Dataset(pa.Table.from_pylist(4 * rows)),
-        processing_class=family.viewer.encoder.processor,
-        data_collator=collate,
-        peft_config=None if full else config.lora.peft(model),
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train()
+    config, rate = Train(full=full, lora=lora), 1e-3 if full else 1e-2
+    policy, log = four_steps(config, model, family.viewer.encoder, rows, collate, scratch, rate)
     assert grads, "nothing made image features"
     assert not any(grads), "image features have gradients"
-    return trainer.model, [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    return policy, [line["loss"] for line in log]
+
+
+@pytest.fixture(scope="module")
+def adapted(family: Family, pairs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, list[float]]:
+    """A family's model with an adapter after four steps, and the losses."""
+    return trained(family, pairs, str(tmp_path_factory.mktemp("trainer")), full=False)
 
 
 def has_grad(output: Any) -> bool:
@@ -255,9 +239,9 @@ def has_grad(output: Any) -> bool:
     return any(isinstance(value, torch.Tensor) and value.requires_grad for value in values)
 
 
-def test_a_few_steps_lower_the_loss_and_the_adapter_is_on_the_language_models_linears_alone(family, pairs, tmp_path):
+def test_a_few_steps_lower_the_loss_and_the_adapter_is_on_the_language_models_linears_alone(family, adapted):
     before = load_model(family.directory, "float32")
-    policy, losses = trained(family, pairs, str(tmp_path), full=False)
+    policy, losses = adapted
     assert losses[0] == pytest.approx(np.log(2), abs=1e-3)
     assert losses[3] < losses[2] < losses[1] < losses[0]
     weights = {name for name, weight in policy.named_parameters() if weight.requires_grad}
@@ -288,8 +272,8 @@ def test_full_training_lowers_the_loss_and_changes_the_language_model_alone(fami
 # What is exported
 
 
-def test_merged_weights_have_the_published_names_and_answer_as_the_adapter_does(family, pairs, tmp_path):
-    policy, _ = trained(family, pairs, str(tmp_path / "trainer"), full=False)
+def test_merged_weights_have_the_published_names_and_answer_as_the_adapter_does(family, adapted, pairs, tmp_path):
+    policy, _ = adapted
     policy.save_pretrained(tmp_path / "adapter")
     rows = [pair | {"chosen_token_ids": [100, 101, 102], "rejected": [{"token_ids": [103]}]} for pair in pairs]
     batch = PreferenceCollator(viewer=family.viewer)(rows)

@@ -13,6 +13,7 @@ from seva_ray.augmentations.ladder import Ladder, plain_view, views_below
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.records import Response
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import read_table
 from seva_ray.engines import FakeEngine, Request
 from seva_ray.engines.config import Generate
@@ -22,7 +23,7 @@ from seva_ray.pairs.hardness import Select
 from seva_ray.sources import ToyWorld
 from seva_ray.stages import generate as stage
 from seva_ray.stages.pair import ANY, Pair, Sides, open_pairs, pair_shard
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.select_pairs import select_pairs
 from seva_ray.vlm.models import Model
 from seva_ray.vlm.rows import PIXELS

@@ -41,7 +41,7 @@ needs_harness = pytest.mark.skipif(not INSTALLED.exists(), reason="lmms-eval is 
 
 
 def right(side: str) -> dict[int, float]:
-    """By question, straight from the log of samples."""
+    """The score of each question, straight from the log of samples."""
     lines = (FILES / side / "samples" / f"{TASK}.jsonl").read_text().splitlines()
     return {row["doc_id"]: row["exact_match"] for row in map(json.loads, lines)}
 

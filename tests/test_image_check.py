@@ -12,7 +12,7 @@ from seva_ray.core.patience import StorageUnavailable
 from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
 from seva_ray.core.storage import read_table, write_table
 from seva_ray.stages import image_check
-from seva_ray.stages.image_check import check_images
+from seva_ray.stages.image_check import try_images
 
 Check = Callable[[Sequence[int], float], None]
 """Checks images of which those with these numbers are not there, with this limit."""
@@ -36,7 +36,7 @@ def check(tmp_path: Path) -> Check:
         for number in set(range(40)) - set(missing):
             Image.new("RGB", (2, 2)).save(tmp_path / f"{number}.png")
         shards = written(tmp_path / "prompts", [prompt(number, image_path=f"{number}.png") for number in range(40)])
-        check_images(shards, str(tmp_path), 10**6, max_unreadable)
+        try_images(shards, str(tmp_path), 10**6, max_unreadable)
 
     return check
 
@@ -62,17 +62,17 @@ def test_images_inside_the_prompts_are_opened_too_and_rows_with_an_error_do_not_
     Image.new("RGB", (2, 2)).save(file, "PNG")
     good, bad = prompt(0, image_bytes=file.getvalue()), prompt(1, image_bytes=b"no image")
     unusable = [prompt(number, error="no question") for number in range(2, 9)]
-    check_images(written(tmp_path / "a", [good, *unusable]), None, 10**6, 0.0)
+    try_images(written(tmp_path / "a", [good, *unusable]), None, 10**6, 0.0)
     with pytest.raises(InputError, match=r"generate: 1 of 1 images cannot be opened.*p1.*not an image"):
-        check_images(written(tmp_path / "b", [bad, *unusable]), None, 10**6, 1.0)
-    check_images(written(tmp_path / "c", unusable), None, 10**6, 0.0)
+        try_images(written(tmp_path / "b", [bad, *unusable]), None, 10**6, 1.0)
+    try_images(written(tmp_path / "c", unusable), None, 10**6, 0.0)
 
 
 def test_no_more_than_a_sample_is_opened_from_a_few_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     opened: list[str | None] = []
     monkeypatch.setattr(image_check, "load_image", lambda path, **given: opened.append(path))
     shards = written(tmp_path, [prompt(number, image_path=str(number)) for number in range(400)])
-    check_images(shards, str(tmp_path), 10**6, 1.0)
+    try_images(shards, str(tmp_path), 10**6, 1.0)
     assert len(set(opened)) == 64
     assert len({int(path or 0) // 10 for path in opened}) == 8
 
@@ -90,7 +90,7 @@ def test_of_images_inside_the_prompts_only_one_shard_is_read(tmp_path: Path, mon
     monkeypatch.setattr(image_check, "load_image", lambda path, data, **given: opened.append(path or data))
     mixed = [prompt(number, image_bytes=b"%d" % number) for number in range(200)]
     mixed[5::10] = [prompt(number, image_path=str(number)) for number in range(5, 200, 10)]
-    check_images(written(tmp_path, mixed, shard_size=50), str(tmp_path), 10**6, 1.0)
+    try_images(written(tmp_path, mixed, shard_size=50), str(tmp_path), 10**6, 1.0)
     assert len(opened) > 40
     assert len([uri for uri, columns in read if "image_bytes" in columns]) == 1
     assert len({int(found) // 50 for found in opened if isinstance(found, bytes)}) == 1
@@ -99,4 +99,4 @@ def test_of_images_inside_the_prompts_only_one_shard_is_read(tmp_path: Path, mon
 def test_a_place_that_does_not_answer_is_not_counted_as_unreadable_images(check: Check, tmp_path: Path):
     shards = written(tmp_path / "d", [prompt(number, image_path=f"{number}.png") for number in range(4)])
     with pytest.raises(StorageUnavailable, match="there is no such directory on"):
-        check_images(shards, str(tmp_path / "not mounted"), 10**6, 1.0)
+        try_images(shards, str(tmp_path / "not mounted"), 10**6, 1.0)

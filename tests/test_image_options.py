@@ -29,7 +29,7 @@ __all__ = ["pairs"]
 
 
 def photograph() -> Image.Image:
-    """Of 12 megapixels."""
+    """A photograph of 12 megapixels."""
     small = np.random.default_rng(0).integers(0, 256, (15, 20, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((4000, 3000))
 

@@ -15,6 +15,7 @@ from seva_ray.benchmarks.judged.mm_vet import MmVet
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, UserError
 from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import read_table, write_table
 from seva_ray.dpo.config import Train
 from seva_ray.engines import FakeEngine
@@ -22,7 +23,7 @@ from seva_ray.engines.config import Generate
 from seva_ray.sources import Folder, LlavaJson, ToyWorld
 from seva_ray.stages.generate import open_responses
 from seva_ray.stages.pair import Pair
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.score_files import Evaluate, read_comparisons
 from seva_ray.stages.study.study_context import StudyContext
 from seva_ray.stages.study.study_server import StudyServer

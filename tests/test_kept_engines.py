@@ -15,6 +15,7 @@ import pytest
 
 from seva_ray.core import ownership
 from seva_ray.core.artifacts import Store
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import read_table
 from seva_ray.engines import Decoding, FakeEngine
 from seva_ray.engines.config import Generate
@@ -26,7 +27,7 @@ from seva_ray.sources import ToyWorld
 from seva_ray.stages import engine_pool
 from seva_ray.stages.engine_pool import pooled
 from seva_ray.stages.generate import generate
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.vlm.models import Model
 from tests.test_part_drivers import units
 

@@ -8,13 +8,14 @@ import pytest
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import read_table, write_table
 from seva_ray.engines.config import Generate
 from seva_ray.pages.ladder_page import LadderContent, PromptLadder, Rung, render
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import finish_responses, open_responses
 from seva_ray.stages.ladder import LadderPage, ladder
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.vlm.models import Model, model_at
 
 

@@ -84,7 +84,7 @@ def test_a_mistake_in_both_layouts_is_found_out(change, toy_model, viewer, pairs
 
 
 def test_a_mistake_in_the_packed_layout_alone_is_a_reason_to_use_the_other(toy_model, viewer, pairs, monkeypatch):
-    """In it alone there are several responses in a row."""
+    """Only the packed layout has several responses in a row."""
     model = load_model(toy_model, "float32").eval()
     monkeypatch.setattr("seva_ray.dpo.batch.layout", mangled(no_branches))
     assert "nats a token from those of `generate`" in str(check_layouts(model, viewer, pairs, packed=True))

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from seva_ray.core.artifacts import Store
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import read_table
 from seva_ray.engines import Decoding, Request, TransformersEngine
 from seva_ray.pairs.verdicts import VERDICTS
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.views import Viewer
 from tests.environment import pythonpath
@@ -77,7 +78,7 @@ def test_a_killed_job_resumes_and_every_prompt_has_one_response(finished: Store,
     prompts = finished.find("prompts/toy")
     for view in ("clean", VIEW):
         responses = finished.find(f"responses/{Path(trained_toy).name}/toy/{view}")
-        for name in map(shard_name, range(prompts.counts["num_shards"])):
+        for name in shards_of(prompts):
             ids = [read_table(item.path(name))["prompt_id"].to_pylist() for item in (prompts, responses)]
             assert ids[0] == ids[1]
 
@@ -155,7 +156,7 @@ def agreement(store: Store, model: str, directory: str, prompts_name: str, view:
     """
     prompts = store.find(f"prompts/{prompts_name}")
     responses = store.find(f"responses/{model}/{prompts_name}/{view}")
-    names = [shard_name(index) for index in range(prompts.counts["num_shards"])]
+    names = shards_of(prompts)
     rows = [row for name in names for row in read_table(prompts.path(name)).to_pylist()][:num_prompts]
     emitted = {
         row["prompt_id"]: row["token_ids"] for name in names for row in read_table(responses.path(name)).to_pylist()

@@ -73,9 +73,9 @@ with cluster():
 @dataclass(frozen=True, kw_only=True)
 class Head:
     environment: dict[str, str]
-    """To join it with."""
+    """The environment variables with which a process joins it."""
     port: int
-    """Of its metrics."""
+    """The port of its metrics."""
 
     def scrape(self) -> list[Any]:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as page:
@@ -83,7 +83,7 @@ class Head:
         return [sample for family in families for sample in family.samples if sample.name.startswith("ray_seva_")]
 
     def values(self, name: str, **labels: str) -> list[float]:
-        """Of the series of all processes that have these labels."""
+        """The values of all series that have these labels, of every process."""
         return [
             sample.value
             for sample in self.scrape()

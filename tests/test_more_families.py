@@ -142,7 +142,7 @@ def test_an_image_that_is_larger_than_the_window_of_gemma_4_is_scored_exactly(pa
 
 
 def test_gemma_4_whose_tokens_see_the_earlier_ones_alone_is_scored_exactly_and_goes_to_vllm(pairs, tmp_path: Path):
-    """As its smaller models are configured."""
+    """The smaller models of Gemma 4 are configured like this."""
     model, viewer = gemma4(tmp_path, use_bidirectional_attention=None)
     assert check_layouts(model, viewer, pairs, packed=True) is None
     check_attention(viewer.encoder, on_cpu=True)

@@ -11,7 +11,7 @@ import pytest
 
 from seva_ray.core import node_cache
 from seva_ray.core.errors import InputError
-from seva_ray.core.node_cache import LIMIT_VARIABLE, local_directory, make_room
+from seva_ray.core.node_cache import LIMIT_VARIABLE, local_directory, remove_oldest
 from seva_ray.core.storage import write_bytes
 
 SIZE = 1000
@@ -57,7 +57,7 @@ def test_a_copy_that_another_process_holds_stays(remote: str, tmp_path: Path):
     (d,) = copied(remote, "d", tmp_path / "cache")
     assert [path.exists() for path in (a, b, c, d)] == [True, False, True, True]
     other.communicate(b"\n", timeout=60)
-    make_room(tmp_path / "cache", SIZE)
+    remove_oldest(tmp_path / "cache", SIZE)
     assert not a.exists()
 
 

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from torch import Tensor
@@ -24,6 +23,7 @@ from seva_ray.sources import ToyWorld
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.rows import PIXELS
 from seva_ray.vlm.views import Viewer
+from tests.preference_trainer import four_steps
 
 SEED = 3
 VIEWS = ("diffusion-700", "moco", "diffusion-300")
@@ -79,7 +79,7 @@ def test_a_view_that_is_named_is_shown_for_all_pairs_and_two_responses_if_both_a
 
 
 def log_probability(model: Any, viewer: Viewer, pair: Mapping[str, Any], view: str, answer: list[int]) -> Tensor:
-    """By the model alone, in its own precision: one response after its whole prompt, without padding."""
+    """What the model alone says, in its own precision: one response after its whole prompt, without padding."""
     row = viewer.row(pair, view)
     ids = torch.tensor([[*row.ids, *answer]])
     pixels = torch.from_numpy(row.features[PIXELS]).to(model.dtype)
@@ -150,12 +150,6 @@ def test_exchanged_sides_take_their_log_probabilities_on_the_view_with_them(pair
 def test_a_few_steps_of_the_trainer_lower_the_loss_from_where_policy_and_reference_are_equal(
     viewer, pairs, toy_model, tmp_path
 ):
-    import datasets
-    import transformers
-    import trl
-
-    from seva_ray.stages.training.trainer import PreferenceTrainer
-
     model = load_model(toy_model, "float32")
     clean, view = PreferenceCollator(viewer=viewer), OnViewCollator(viewer=viewer, num_responses=2)
     with torch.no_grad():
@@ -166,32 +160,9 @@ def test_a_few_steps_of_the_trainer_lower_the_loss_from_where_policy_and_referen
         for pair, ref, other in zip(pairs, references, on_view, strict=True)
     ]
     config = Train(loss=METHODS["symmpo"].loss, lora=Lora(rank=8, alpha=16))
-    trainer = PreferenceTrainer(
-        config=config,
-        model=model,
-        args=trl.DPOConfig(
-            output_dir=str(tmp_path),
-            per_device_train_batch_size=len(rows),
-            max_steps=4,
-            learning_rate=1e-3,
-            bf16=False,
-            gradient_checkpointing=True,
-            use_cpu=True,
-            max_length=None,
-            remove_unused_columns=False,
-            report_to="none",
-            save_strategy="no",
-            logging_steps=1,
-            disable_tqdm=True,
-        ),
-        train_dataset=datasets.Dataset(pa.Table.from_pylist(4 * rows)),
-        processing_class=viewer.encoder.processor,
-        data_collator=lambda drawn: clean(drawn) | view(drawn),
-        peft_config=config.lora.peft(model),
+    _, log = four_steps(
+        config, model, viewer.encoder, rows, lambda drawn: clean(drawn) | view(drawn), str(tmp_path), 1e-3
     )
-    trainer.remove_callback(transformers.PrinterCallback)
-    trainer.train()
-    log = [line for line in trainer.state.log_history if "loss" in line]
     assert log[0]["loss"] == pytest.approx(4 * np.log(2), abs=1e-4), "DPO, twice 0.5 and two anchors, all at log 2"
     assert log[0]["rewards/image_margins"] == pytest.approx(0, abs=1e-4)
     assert log[3]["loss"] < log[2]["loss"] < log[1]["loss"] <= log[0]["loss"]

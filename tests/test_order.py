@@ -59,7 +59,7 @@ def test_another_seed_takes_other_pairs():
 
 
 def in_parts(everything: pa.Table, size: int) -> Iterator[tuple[list[str], np.ndarray]]:
-    """As the files of `size` pairs give them."""
+    """The pairs in parts, as files of `size` pairs give them."""
     for start in range(0, len(everything), size):
         some = everything.slice(start, size)
         yield ids(some), lengths_of(some)

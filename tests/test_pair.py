@@ -13,12 +13,13 @@ from pair import PairJob
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, NothingLeft
 from seva_ray.core.records import PAIR_SCHEMA, RESPONSE_SCHEMA, Prompt, Response, table
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import exists, read_bytes, read_table, write_table
 from seva_ray.pairs.files import files_of
 from seva_ray.pairs.filters import Filters
 from seva_ray.pairs.verdicts import OPTIONAL, VERDICTS
 from seva_ray.stages.pair import Pair, pair
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare
 from tests.kept import read_pairs
 
 NUM_PROMPTS = 60

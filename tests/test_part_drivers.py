@@ -74,7 +74,7 @@ def test_the_engines_are_divided_among_the_drivers(most: int):
 
 
 class Pools:
-    """In the place of engines: commits units in turn, as soon as `go` is set."""
+    """Stands for engines: it commits units in turn, as soon as `go` is set."""
 
     def __init__(self) -> None:
         self.go = threading.Event()

@@ -10,6 +10,7 @@ import pytest
 import plan as job
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import write_bytes
 from seva_ray.engines import FakeEngine, VllmEngine
 from seva_ray.engines.config import Generate
@@ -21,7 +22,7 @@ from seva_ray.planning.simulation import Faults
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import open_responses
 from seva_ray.stages.pair import Pair, open_pairs
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.remaining_work import Run, remaining
 from seva_ray.vlm.models import Model, model_of
 from tests.answered import write_answers

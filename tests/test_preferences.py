@@ -31,6 +31,7 @@ from seva_ray.vlm.images import MAX_PIXELS
 from seva_ray.vlm.rows import Row
 from seva_ray.vlm.views import Viewer
 from tests import llava_by_hand
+from tests.preference_trainer import preference_trainer
 from tests.processors import llama_style
 
 BETA = 0.2
@@ -221,7 +222,7 @@ def test_the_stock_collator_would_train_on_other_tokens(tmp_path):
 
 
 def random_rows(pairs: list[dict[str, Any]], seed: int, number: int) -> list[dict[str, Any]]:
-    """Of random lengths and numbers of rejected responses."""
+    """Rows with random lengths and numbers of rejected responses."""
     random = np.random.default_rng(seed)
 
     def response() -> list[int]:
@@ -346,26 +347,12 @@ def test_what_is_trained_and_its_gradients_are_float32_without_deepspeed_too(
     if full:
         freeze_all_but_language(policy, exact=True)
     rows = [pair | {"ref_logps": [-9.0] * (1 + len(pair["rejected"])), "weight": 1.0} for pair in pairs]
-    trainer = PreferenceTrainer(
-        config=Train(full=full, zero_stage=0),
-        model=policy,
-        args=trl.DPOConfig(
-            output_dir=str(tmp_path),
-            bf16=True,
-            gradient_checkpointing=True,
-            use_cpu=True,
-            max_length=None,
-            remove_unused_columns=False,
-            precompute_ref_log_probs=full,
-            report_to="none",
-        ),
-        train_dataset=datasets.Dataset(pa.Table.from_pylist(rows)),
-        processing_class=encoder.processor,
-        data_collator=PreferenceCollator(viewer=viewer),
-        peft_config=None if full else LORA.peft(policy),
+    config, collate = Train(full=full, zero_stage=0, lora=LORA), PreferenceCollator(viewer=viewer)
+    trainer = preference_trainer(
+        config, policy, encoder, rows, collate, str(tmp_path), bf16=True, gradient_checkpointing=True
     )
     trainer.current_gradient_accumulation_steps = 1
-    trainer.training_step(trainer.model, PreferenceCollator(viewer=viewer)(rows))
+    trainer.training_step(trainer.model, collate(rows))
     weights = list(trainer.model.parameters())
     assert {weight.dtype for weight in weights if not weight.requires_grad} == {torch.bfloat16}
     trained = [weight for weight in weights if weight.requires_grad]
@@ -383,7 +370,7 @@ def test_what_is_trained_and_its_gradients_are_float32_without_deepspeed_too(
 
 @pytest.fixture(scope="module")
 def trainer(toy_model, encoder, viewer, pairs, tmp_path_factory) -> PreferenceTrainer:
-    """As the train stage builds it, without DeepSpeed; its adapter is not the start's, where all losses are log 2."""
+    """The train stage's trainer, without DeepSpeed. Its adapter is not the start's, where all losses are log 2."""
     start = load_model(toy_model, "float32")
     with torch.no_grad():
         reference = response_logps(start, PreferenceCollator(viewer=viewer)(pairs)).tolist()
@@ -392,23 +379,15 @@ def trainer(toy_model, encoder, viewer, pairs, tmp_path_factory) -> PreferenceTr
         for pair, logps in zip(pairs, reference, strict=True)
     ]
     policy = load_model(toy_model, "float32")
-    trainer = PreferenceTrainer(
-        config=Train(beta=BETA),
-        model=policy,
-        args=trl.DPOConfig(
-            output_dir=str(tmp_path_factory.mktemp("trainer")),
-            per_device_train_batch_size=len(pairs),
-            bf16=False,
-            gradient_checkpointing=False,
-            use_cpu=True,
-            max_length=None,
-            remove_unused_columns=False,
-            report_to="none",
-        ),
-        train_dataset=datasets.Dataset(pa.Table.from_pylist(rows)),
-        processing_class=encoder.processor,
-        data_collator=PreferenceCollator(viewer=viewer),
-        peft_config=LORA.peft(policy),
+    trainer = preference_trainer(
+        Train(beta=BETA, lora=LORA),
+        policy,
+        encoder,
+        rows,
+        PreferenceCollator(viewer=viewer),
+        str(tmp_path_factory.mktemp("trainer")),
+        per_device_train_batch_size=len(pairs),
+        gradient_checkpointing=False,
     )
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from seva_ray.engines.config import Generate
 from seva_ray.sources import LlavaJson
 from seva_ray.stages.generate import generate
 from seva_ray.stages.pair import Pair, pair
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare, shards_of
 from seva_ray.vlm.models import model_at
 from tests.real_photos import write_photos
 
@@ -50,7 +50,7 @@ def rows(ray_cluster: None, toy_model: str, tmp_path_factory: pytest.TempPathFac
 
 
 def verdict_rows(prompts: Artifact, pairs: Artifact) -> list[dict]:
-    names = [shard_name(index) for index in range(prompts.counts["num_shards"])]
+    names = shards_of(prompts)
     return [row for name in names for row in read_table(pairs.path("verdicts", name)).to_pylist()]
 
 

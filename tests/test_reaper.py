@@ -19,7 +19,7 @@ from seva_ray.runtime.reaper import reaped, started
 with reaped():
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"], start_new_session=True)
 other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"], start_new_session=True)
-print(child.pid, other.pid, started[os.getpid()].pid, flush=True)
+print(child.pid, other.pid, started[os.getpid()][1].pid, flush=True)
 {then}
 """
 JOINS = """

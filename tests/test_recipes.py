@@ -49,7 +49,7 @@ def test_scores_of_the_first_version_are_found_where_the_benchmark_has_moved(tmp
 
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """As the first version had it, under its class's name of that time, and with more."""
+    """The filters of the first version, under the name of that time, and with new fields."""
 
     kind: ClassVar[str] = "Filters"
     repetition: int | None = None

@@ -16,7 +16,7 @@ import torch
 
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import FingerprintMismatch, InputError, UserError
-from seva_ray.core.shards import shards_in
+from seva_ray.core.shards import shard_name, shards_in
 from seva_ray.core.storage import names_in, read_table
 from seva_ray.dpo.batch import PreferenceCollator
 from seva_ray.dpo.config import Loss, Train
@@ -24,7 +24,6 @@ from seva_ray.dpo.logps import response_logps
 from seva_ray.dpo.policy import load_model
 from seva_ray.pairs.files import lineage
 from seva_ray.stages.pair import Pair, pair
-from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.training.reference import Group, open_logps, score, scoring
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.models import Model

@@ -18,8 +18,8 @@ from seva_ray.toy.world import make_scene, render
 from seva_ray.vlm.encoding import Encoder
 
 MOST_TOKENS = {"fake": 128, "transformers": 1024, "vllm": 128}
-"""Of a prompt with its image and the response: vLLM's is the engine's field, transformers' the toy model's own. The
-fake has none."""
+"""Largest number of tokens of a prompt with its image and the response: vLLM has a field for it, transformers takes the
+toy model's own, and the fake engine has none."""
 
 DECODING = Decoding(max_new_tokens=12)
 

@@ -17,6 +17,7 @@ from seva_ray.augmentations.regenerate import Regenerate
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.core.seeds import key_of
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import read_table
 from seva_ray.engines import FakeEngine
 from seva_ray.engines.config import Generate
@@ -29,7 +30,7 @@ from seva_ray.planning.simulation import Faults
 from seva_ray.sources import ToyWorld
 from seva_ray.stages import generate as generation
 from seva_ray.stages import regenerate as stage
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare, shards_of
 from seva_ray.toy.ddpm import DiffusionRecipe, train
 from seva_ray.vlm.models import Model, model_at
 from seva_ray.vlm.rows import PIXELS
@@ -376,7 +377,7 @@ def test_on_ray_the_images_are_made_first_and_only_missing_shards_are_made_again
     (responses,) = generation.generate(config, store, model, [(prompts, VIEW)])
     images = store.find(f"images/toy/{VIEW}")
     assert responses.counts["num_responses"] == images.counts["num_images"] == prompts.counts["num_prompts"]
-    shards = [Path(images.path(shard_name(index))) for index in range(prompts.counts["num_shards"])]
+    shards = [Path(images.path(shard)) for shard in shards_of(prompts)]
     before = [shard.stat().st_mtime_ns for shard in shards]
     contents = shards[0].read_bytes()
     shards[0].unlink()

@@ -76,7 +76,7 @@ def test_a_tracker_that_refuses_is_named_with_the_option_that_chooses_trackers()
 
 
 class LogRelay:
-    """In the place of an actor's handle."""
+    """Stands for an actor's handle."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -21,7 +21,7 @@ from seva_ray.stages.browse import Browse, browse
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.rounds import Rounds, pairs_of_round, prompts_of_rounds, round_name
 from seva_ray.stages.rounds_report import report_rounds
-from seva_ray.stages.training.train import Training
+from seva_ray.stages.training.training import Training
 from seva_ray.vlm.models import Model
 from tests.finished_run import finish
 from tests.kept import read_pairs
@@ -131,7 +131,7 @@ def two_rounds(root: Path) -> full.Full:
 
 
 class Killed(Exception):
-    """In the place of a kill, and of a training that would take minutes."""
+    """Stands for a kill, and for a training that would take minutes."""
 
 
 def files_in(root: str) -> dict[str, tuple[int, bytes]]:

@@ -171,7 +171,7 @@ def test_a_batch_joins_images_and_fills_up_tiles_and_sizes_with_zeros():
 
 
 def test_a_batch_joins_features_along_the_axis_along_which_the_processor_does():
-    """As in MiniCPM-V, whose patches lie side by side."""
+    """MiniCPM-V's patches lie side by side."""
     one, other = ({"x": np.full((1, 3, 2, width), width), "sizes": np.array([[2, width]])} for width in (4, 2))
     both = {"x": np.concatenate([one["x"], other["x"]], 3), "sizes": np.array([[2, 4], [2, 2]])}
     assert axes_of(one, other, both) == {"x": 3}
@@ -213,7 +213,7 @@ def test_the_picture_of_patches_or_tiles_is_a_likeness_of_the_image(name, tmp_pa
 
 
 def test_patches_that_only_fill_up_a_shape_stay_as_they_are():
-    """As in LFM2-VL: the mask has one value for each patch."""
+    """The mask of LFM2-VL has one value for each patch."""
     mask = np.array([[1, 0]])
     row = Row(ids=[1], num_image_tokens=1, features={"pixel_values": np.ones((1, 2, 3)), "pixel_attention_mask": mask})
     made = with_pixels(row, lambda pixels: pixels + 1).features["pixel_values"]

@@ -15,14 +15,15 @@ from bench.fresh import in_fresh_process, peak_mb
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.records import PAIR_SCHEMA, RESPONSE_SCHEMA, table
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import write_table
 from seva_ray.dpo.config import Loss, Train, swapped
 from seva_ray.stages.pair import PART_BYTES
-from seva_ray.stages.prepare import shard_name
 from seva_ray.stages.training import reading as stage
 from seva_ray.stages.training.reading import Kept, PairReader, ReadAhead
 from seva_ray.stages.training.reference import LOGPS_SCHEMA, open_logps
-from seva_ray.stages.training.train import Training, counts_of, job_of
+from seva_ray.stages.training.train import counts_of, job_of
+from seva_ray.stages.training.training import Training
 from seva_ray.stages.training.worker import TrainingJob
 from seva_ray.vlm.models import Model
 from tests.s3_server import s3_bucket
@@ -94,7 +95,7 @@ def job(root: Path | str, training: Training) -> TrainingJob:
 
 
 def reader(root: Path | str, training: Training) -> PairReader:
-    """As a worker has it."""
+    """The reader that a worker has."""
     given = job(root, training)
     return PairReader(pairs=given.pairs, logps_uri=given.scoring.logps.uri, config=training.config, kept=Kept())
 

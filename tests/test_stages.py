@@ -13,6 +13,7 @@ from PIL import Image
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import FingerprintMismatch, NothingLeft, UserError
 from seva_ray.core.records import Prompt
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import exists, read_table
 from seva_ray.core.system_texts import VICUNA_V1
 from seva_ray.dpo.config import Train
@@ -26,7 +27,7 @@ from seva_ray.sources import Table, ToyWorld
 from seva_ray.stages.engine_pool import TASK_BYTES, commits, encoding_need, num_encoded, row_bytes, run_units
 from seva_ray.stages.generate import generate, missing_units, open_responses
 from seva_ray.stages.pair import Pair, pair
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.training.reference import open_logps, scoring_input_of
 from seva_ray.stages.unit_worker import encoder
 from seva_ray.vlm.models import Model, model_at

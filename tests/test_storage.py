@@ -41,7 +41,7 @@ class Listing(MemoryFileSystem):
     store: ClassVar[dict[str, Any]] = {}
     pseudo_dirs: ClassVar[list[str]] = [""]
     entry: ClassVar[Callable[[bytes, int], Entry]]
-    """From a file's bytes, and the number of the write."""
+    """Makes the entry of a file from its bytes and the number of the write."""
 
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
         found = super().ls(path, detail=True, **kwargs)
@@ -54,7 +54,7 @@ class Listing(MemoryFileSystem):
 
 
 def gcsfs_entry(data: bytes, number: int) -> Entry:
-    """As of gcsfs 2026.10, which forwards the object resource of Google Cloud Storage."""
+    """The entry that gcsfs 2026.10 gives, which forwards the object resource of Google Cloud Storage."""
     return {
         "kind": "storage#object",
         "generation": str(number),
@@ -72,7 +72,7 @@ def gcsfs_composed(data: bytes, number: int) -> Entry:
 
 
 def adlfs_entry(data: bytes, number: int) -> Entry:
-    """As of adlfs 2026.8."""
+    """The entry that adlfs 2026.8 gives."""
     return {"metadata": None, "content_settings": {}, "etag": f'"0x8D{number:X}"', "tags": None}
 
 

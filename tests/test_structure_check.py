@@ -40,7 +40,7 @@ def test_too_many_experts_are_one_line(number: int, line: str, tmp_path: Path):
 
 
 def make(num_bytes: int, part: Callable[[], nn.Module]) -> list[nn.Module]:
-    """As many parts as may be made, with weights of as many bytes; none has memory for its weights."""
+    """Make as many parts as are allowed, with weights of so many bytes. None has memory for its weights."""
     made: list[nn.Module] = []
     with pytest.raises(InputError, match=r"model somewhere: config\.json describes ") as caught:
         keep_making(num_bytes, part, made)

@@ -28,7 +28,7 @@ CHAIR = ("amber", "AMBER CHAIR, low is good")
 
 
 def study(*rows: StudyRow, **parts: Any) -> StudyContent:
-    """Of just these rows; its axes are what they vary in."""
+    """The content of a study of these rows alone. Its axes are the fields in which they differ."""
     fields = rows[0].point if rows else {}
     axes = {name: list(dict.fromkeys(row.point[name] for row in rows)) for name in fields}
     return replace(StudyContent(title="t", objective=OBJECTIVE, axes=axes, rows=rows), **parts)

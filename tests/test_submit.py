@@ -54,7 +54,7 @@ class Head:
         return (self.home / ".ray" / "auth_token").read_text()
 
     def processes(self) -> list[psutil.Process]:
-        """Of the head, and of the jobs that run."""
+        """The processes of the head, and of the jobs that run."""
         head = psutil.Process(self.pid())
         return [head, *head.children(recursive=True)]
 

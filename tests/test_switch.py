@@ -19,7 +19,7 @@ from seva_ray.private.vllm import load_weights
 from seva_ray.runtime import metrics
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import generate, generate_all, open_responses, units_of
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare, shards_of
 from seva_ray.stages.unit_worker import UnitWorker, encode_units, encoder_of, task_of
 from seva_ray.toy.model import build, save
 from seva_ray.vlm.models import Model, architecture, model_at
@@ -41,7 +41,7 @@ def other_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def tokens(prompts: Artifact, responses: Artifact) -> list[list[int]]:
-    names = map(shard_name, range(prompts.counts["num_shards"]))
+    names = shards_of(prompts)
     return [ids for name in names for ids in read_table(responses.path(name))["token_ids"].to_pylist()]
 
 

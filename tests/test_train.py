@@ -24,7 +24,8 @@ from seva_ray.dpo.config import Train
 from seva_ray.dpo.methods import METHODS
 from seva_ray.dpo.policy import Lora
 from seva_ray.stages.training.group import check_training, group_size
-from seva_ray.stages.training.train import Training, train, train_all
+from seva_ray.stages.training.train import train, train_all
+from seva_ray.stages.training.training import Training
 from seva_ray.vlm.models import model_at
 from tests.small_run import VIEWS, SmallRun, scored
 

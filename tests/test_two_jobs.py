@@ -29,9 +29,9 @@ NUM_QUESTIONS = {"A": 6, "B": 9}
 SHARD_SIZE = 2
 NUM_PAIRS = 100
 LEAD_S = 0.05
-"""From giving two processes their work to the moment at which they begin."""
+"""Time from giving two processes their work to the moment at which they begin, in seconds."""
 OFFSETS_S = (0.0, -0.001, 0.001, -0.003, 0.003)
-"""By which the second is later."""
+"""Times by which the second process begins later, in seconds."""
 
 
 def work(root: str, path: str, at: float) -> str:

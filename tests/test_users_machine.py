@@ -56,7 +56,7 @@ def test_an_address_where_no_cluster_listens_is_one_line_within_seconds(
 def test_an_address_that_a_cluster_has_left_behind_is_one_line_within_seconds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    """As `ray start` leaves it when its machine loses power: by itself Ray would wait for two minutes."""
+    """`ray start` leaves this when its machine loses power. Without our check, Ray would wait for two minutes."""
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{free_port()}")
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))

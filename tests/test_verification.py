@@ -20,7 +20,7 @@ from seva_ray.runtime.renewal import check_policy, to_be_made
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import Generate, finish_responses, missing_units, open_responses
 from seva_ray.stages.prepare import Prepare, prepare
-from seva_ray.stages.training.train import Training
+from seva_ray.stages.training.training import Training
 from seva_ray.vlm.models import Model
 from tests.s3_server import s3_bucket
 
@@ -34,7 +34,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def prompts(store: Store) -> Artifact:
-    """In three shards."""
+    """Prompts in three shards."""
     return prepare(Prepare(shard_size=6), store, "p", ToyWorld(num_images=2))
 
 

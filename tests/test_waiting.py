@@ -19,7 +19,7 @@ LOST = states.RestartingState(WorkerGroupError("a worker is gone", {}))
 
 
 class LogRelay:
-    """In the place of an actor's handle."""
+    """Stands for an actor's handle."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []

@@ -14,7 +14,7 @@ from seva_ray.dpo.config import Train
 from seva_ray.stages.study.named_locks import NamedLocks
 from seva_ray.stages.study.resource_queue import ResourceQueue
 from seva_ray.stages.study.worker_groups import WorkerGroups
-from seva_ray.stages.training.train import Training
+from seva_ray.stages.training.training import Training
 from seva_ray.vlm.models import Model
 from tests.test_resource_queue import until
 

@@ -70,7 +70,7 @@ def chatml(image: str) -> str:
 
 
 def text_sizes(tokens: Any, **more: Any) -> dict[str, Any]:
-    """Of a language model that takes no time."""
+    """The configuration of a language model that takes no time."""
     return {
         "vocab_size": len(tokens),
         "hidden_size": 64,
@@ -88,22 +88,34 @@ def text_sizes(tokens: Any, **more: Any) -> dict[str, Any]:
     }
 
 
-VISION = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 7,
-}
+TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+BLOCKS = {"hidden_size": 64, "depth": 2, "num_heads": 2}
+"""A tower in the words of Qwen2-VL and the families like it."""
+VISION = TOWER | {"image_size": 28, "patch_size": 7}
 SIGLIP = VISION | {"vision_use_head": False, "model_type": "siglip_vision_model"}
 
 Made = tuple[Any, Any]
 """Configuration and processor."""
 
 
-def image_token(tokens: Any, word: str) -> dict[str, int]:
-    return {"image_token_id": tokens.convert_tokens_to_ids(word)}
+def ids(tokens: Any, **words: str) -> dict[str, int]:
+    """The fields of a configuration that name special tokens: `image_token_id` for image="<image>"."""
+    return {f"{name}_token_id": tokens.convert_tokens_to_ids(word) for name, word in words.items()}
+
+
+def indices(tokens: Any, **words: str) -> dict[str, int]:
+    """The same for configurations that call them `image_token_index`."""
+    return {f"{name}_token_index": tokens.convert_tokens_to_ids(word) for name, word in words.items()}
+
+
+def rope(*section: int, **more: Any) -> dict[str, Any]:
+    """Positions on several axes, with so many frequencies for each."""
+    return {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [*section], **more}
+
+
+def any_size(patch_px: int) -> dict[str, int]:
+    """Images of 4 to 64 patches of this width, merged ones."""
+    return {"shortest_edge": 4 * patch_px**2, "longest_edge": 64 * patch_px**2}
 
 
 def qwen(
@@ -112,16 +124,14 @@ def qwen(
     """Images of any size, as a list of patches; positions of an image have three axes."""
     marks = {"vision_start": "<|vision_start|>", "image": "<|image_pad|>", "vision_end": "<|vision_end|>"}
     tokens = tokenizer("<|im_start|>", "<|im_end|>", "<|video_pad|>", *marks.values())
-    size = {"shortest_edge": 4 * (2 * patch_size) ** 2, "longest_edge": 64 * (2 * patch_size) ** 2}
-    axes = {"mrope_section": [6, 5, 5], "mrope_interleaved": True} if patch_size == 16 else {"mrope_section": [4, 6, 6]}
+    axes = rope(6, 5, 5, mrope_interleaved=True) if patch_size == 16 else rope(4, 6, 6)
     return config(
-        text_config=text_sizes(tokens, rope_parameters={"rope_type": "default", "rope_theta": 1e4} | axes, **text),
-        vision_config={"depth": 2, "num_heads": 2, "hidden_size": 64, **vision},
+        text_config=text_sizes(tokens, rope_parameters=axes, **text),
+        vision_config=BLOCKS | vision,
         tie_word_embeddings=False,
-        video_token_id=tokens.convert_tokens_to_ids("<|video_pad|>"),
-        **{f"{name}_token_id": tokens.convert_tokens_to_ids(word) for name, word in marks.items()},
+        **ids(tokens, video="<|video_pad|>", **marks),
     ), processor(
-        image_processor=tf.Qwen2VLImageProcessorPil(patch_size=patch_size, size=size),
+        image_processor=tf.Qwen2VLImageProcessorPil(patch_size=patch_size, size=any_size(2 * patch_size)),
         tokenizer=tokens,
         video_processor=video_processor(patch_size=patch_size),
         chat_template=chatml("".join(marks.values())),
@@ -134,13 +144,25 @@ def qwen2_vl() -> Made:
 
 
 def qwen2_5_vl() -> Made:
-    vision = {"intermediate_size": 128, "out_hidden_size": 64, "window_size": 56, "fullatt_block_indexes": [1]}
-    return qwen(tf.Qwen2_5_VLConfig, tf.Qwen2_5_VLProcessor, tf.Qwen2VLVideoProcessor, 14, vision)
+    return qwen(tf.Qwen2_5_VLConfig, tf.Qwen2_5_VLProcessor, tf.Qwen2VLVideoProcessor, 14, QWEN2_5_VISION)
 
 
+LINEAR: dict[str, Any] = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+}
+"""A language model of which one layer has no attention."""
+QWEN2_5_VISION = {"intermediate_size": 128, "out_hidden_size": 64, "window_size": 56, "fullatt_block_indexes": [1]}
 QWEN3_VISION = {"intermediate_size": 128, "out_hidden_size": 64, "patch_size": 16, "num_position_embeddings": 64} | {
     "deepstack_visual_indexes": [0, 1]
 }
+
+
+SHALLOW = {name: value for name, value in QWEN3_VISION.items() if "deepstack" not in name}
+"""The same tower, of which the language model reads the last layer alone."""
 
 
 def qwen3_vl() -> Made:
@@ -168,8 +190,24 @@ def qwen3_vl_moe() -> Made:
 
 
 def clip() -> Any:
-    """Of which a family reads the second last layer."""
+    """A tower of which a family reads the second last layer."""
     return tf.CLIPVisionConfig(**VISION | {"num_hidden_layers": 3, "projection_dim": 32})
+
+
+def clip_images() -> Any:
+    return tf.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=SIZE)
+
+
+def images_in_tiles() -> Any:
+    return tf.LlavaNextImageProcessorPil(size={"shortest_edge": 28}, crop_size=SIZE, image_grid_pinpoints=PINPOINTS)
+
+
+def pixtral_tower() -> Any:
+    return tf.PixtralVisionConfig(**VISION | {"image_size": 112, "patch_size": 14, "head_dim": 32})
+
+
+def pixtral_images() -> Any:
+    return tf.PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size=14)
 
 
 def llava() -> Made:
@@ -178,11 +216,11 @@ def llava() -> Made:
     config = tf.LlavaConfig(
         vision_config=clip(),
         text_config=tf.LlamaConfig(**text_sizes(tokens)),
-        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        **indices(tokens, image="<image>"),
         image_seq_length=16,
     )
     return config, tf.LlavaProcessor(
-        image_processor=tf.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=SIZE),
+        image_processor=clip_images(),
         tokenizer=tokens,
         patch_size=7,
         vision_feature_select_strategy="default",
@@ -198,14 +236,12 @@ def llava_next() -> Made:
     config = tf.LlavaNextConfig(
         vision_config=clip(),
         text_config=tf.LlamaConfig(**text_sizes(tokens)),
-        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        **indices(tokens, image="<image>"),
         image_grid_pinpoints=PINPOINTS,
         image_seq_length=16,
     )
     return config, tf.LlavaNextProcessor(
-        image_processor=tf.LlavaNextImageProcessorPil(
-            size={"shortest_edge": 28}, crop_size=SIZE, image_grid_pinpoints=PINPOINTS
-        ),
+        image_processor=images_in_tiles(),
         tokenizer=tokens,
         patch_size=7,
         vision_feature_select_strategy="default",
@@ -220,8 +256,7 @@ def llava_onevision() -> Made:
     config = tf.LlavaOnevisionConfig(
         vision_config=tf.SiglipVisionConfig(**SIGLIP),
         text_config=tf.Qwen2Config(**text_sizes(tokens)),
-        image_token_index=tokens.convert_tokens_to_ids("<image>"),
-        video_token_index=tokens.convert_tokens_to_ids("<video>"),
+        **indices(tokens, image="<image>", video="<video>"),
         image_grid_pinpoints=PINPOINTS,
     )
     return config, tf.LlavaOnevisionProcessor(
@@ -240,7 +275,7 @@ def llava_interleave() -> Made:
     config = tf.LlavaConfig(
         vision_config=tf.SiglipVisionConfig(**SIGLIP),
         text_config=tf.Qwen2Config(**text_sizes(tokens)),
-        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        **indices(tokens, image="<image>"),
         image_seq_length=16,
         vision_feature_select_strategy="full",
         vision_feature_layer=-1,
@@ -270,7 +305,7 @@ def internvl() -> Made:
         text_config=tf.Qwen2Config(**text_sizes(tokens)),
         image_seq_length=4,
         tie_word_embeddings=False,
-        **image_token(tokens, "<IMG_CONTEXT>"),
+        **ids(tokens, image="<IMG_CONTEXT>"),
     )
     return config, tf.InternVLProcessor(
         image_processor=tf.GotOcr2ImageProcessorPil(size=SIZE, crop_to_patches=True, max_patches=4),
@@ -291,7 +326,7 @@ def idefics3(config: Any = tf.Idefics3Config) -> Made:
         text_config=tf.LlamaConfig(**text_sizes(tokens)),
         scale_factor=2,
         pad_token_id=tokens.pad_token_id,
-        **image_token(tokens, "<image>"),
+        **ids(tokens, image="<image>"),
     ), tf.Idefics3Processor(
         image_processor=tf.Idefics3ImageProcessorPil(size={"longest_edge": 56}, max_image_size={"longest_edge": 28}),
         tokenizer=tokens,
@@ -316,9 +351,7 @@ def gemma3() -> Made:
         ),
         vision_config=SIGLIP,
         mm_tokens_per_image=4,
-        image_token_index=tokens.convert_tokens_to_ids("<image_soft_token>"),
-        boi_token_index=tokens.convert_tokens_to_ids("<start_of_image>"),
-        eoi_token_index=tokens.convert_tokens_to_ids("<end_of_image>"),
+        **indices(tokens, image="<image_soft_token>", boi="<start_of_image>", eoi="<end_of_image>"),
     )
     return config, tf.Gemma3Processor(
         image_processor=tf.Gemma3ImageProcessorPil(size=SIZE),
@@ -337,7 +370,7 @@ def paligemma() -> Made:
     config = tf.PaliGemmaConfig(
         vision_config=SIGLIP | {"projection_dim": 64},
         text_config=tf.Gemma2Config(**text),
-        image_token_index=tokens.convert_tokens_to_ids("<image>"),
+        **indices(tokens, image="<image>"),
         projection_dim=64,
         hidden_size=64,
         vocab_size=len(tokens),
@@ -353,14 +386,14 @@ def mistral3(config: Any = tf.Mistral3Config, merge: int = 2) -> Made:
     tokens = tokenizer("[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]", bos="<s>")
     more = {"spatial_merge_size": merge} if merge > 1 else {"vision_feature_layer": -1}
     return config(
-        vision_config=tf.PixtralVisionConfig(**VISION | {"image_size": 112, "patch_size": 14, "head_dim": 32}),
+        vision_config=pixtral_tower(),
         text_config=tf.MistralConfig(**text_sizes(tokens)),
-        image_token_index=tokens.convert_tokens_to_ids("[IMG]"),
+        **indices(tokens, image="[IMG]"),
         vision_feature_select_strategy="full",
         tie_word_embeddings=False,
         **more,
     ), tf.PixtralProcessor(
-        image_processor=tf.PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size=14),
+        image_processor=pixtral_images(),
         tokenizer=tokens,
         patch_size=14,
         spatial_merge_size=merge,

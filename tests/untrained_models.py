@@ -4,22 +4,14 @@ from collections.abc import Callable
 
 import transformers as tf
 
-from tests.tiny_models import (
-    SIZE,
-    Made,
-    chatml,
-    image_token,
-    template,
-    text_sizes,
-    tokenizer,
-)
+from tests.tiny_models import SIZE, Made, chatml, ids, indices, template, text_sizes, tokenizer
 
 
 def perception_lm() -> Made:
     """Its vision tower needs timm."""
     tokens = tokenizer(bos="<s>", image_token="<|image|>", video_token="<|video|>")
     config = tf.PerceptionLMConfig(
-        text_config=tf.LlamaConfig(**text_sizes(tokens)), projector_pooling_ratio=2, **image_token(tokens, "<|image|>")
+        text_config=tf.LlamaConfig(**text_sizes(tokens)), projector_pooling_ratio=2, **ids(tokens, image="<|image|>")
     )
     return config, tf.PerceptionLMProcessor(
         image_processor=tf.PerceptionLMImageProcessor(tile_size=28, max_num_tiles=4),
@@ -33,9 +25,7 @@ def perception_lm() -> Made:
 def fast_vlm() -> Made:
     """LLaVA's processor, and a vision tower that needs timm."""
     tokens = tokenizer("<|im_start|>", "<|im_end|>", image_token="<image>")
-    config = tf.FastVlmConfig(
-        text_config=tf.Qwen2Config(**text_sizes(tokens)), image_token_index=tokens.convert_tokens_to_ids("<image>")
-    )
+    config = tf.FastVlmConfig(text_config=tf.Qwen2Config(**text_sizes(tokens)), **indices(tokens, image="<image>"))
     return config, tf.LlavaProcessor(
         image_processor=tf.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=SIZE),
         tokenizer=tokens,
@@ -65,7 +55,7 @@ def gemma3n() -> Made:
 def florence2() -> Made:
     """An encoder reads the prompt."""
     tokens = tokenizer(bos="<s>", image_token="<image>")
-    return tf.Florence2Config(**image_token(tokens, "<image>")), tf.Florence2Processor(
+    return tf.Florence2Config(**ids(tokens, image="<image>")), tf.Florence2Processor(
         image_processor=tf.CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size=SIZE), tokenizer=tokens
     )
 
@@ -84,7 +74,7 @@ def instructblipvideo() -> Made:
 def pp_chart2table() -> Made:
     """Its processor asks its own question, and names no token of an image."""
     tokens = tokenizer("<|im_start|>", "<|im_end|>", "<img>", "</img>", "<imgpad>")
-    config = tf.PPChart2TableConfig(image_token_index=tokens.convert_tokens_to_ids("<imgpad>"))
+    config = tf.PPChart2TableConfig(**indices(tokens, image="<imgpad>"))
     return config, tf.PPChart2TableProcessor(
         image_processor=tf.PPChart2TableImageProcessorPil(), tokenizer=tokens, chat_template=chatml("<imgpad>")
     )

@@ -52,44 +52,31 @@ class Diffusion(PixelAugmentation):
     """Adds the noise of one step of the forward diffusion process."""
 
     kind: ClassVar[str] = "Diffusion"
+    schedule = staticmethod(alpha_bar)
 
     noise_step: int = dial(low=0, high=NUM_NOISE_STEPS - 1)
     """Index into the schedule, 0 to 999. Step 0 already has some noise. The released models use 500 and 800."""
 
     def pixels(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """The noisy pixels. They are neither clipped nor rounded to 8 bits, because both would change the answers."""
-        return noised(pixels, alpha_bar()[self.noise_step], generator)
+        signal = self.schedule()[self.noise_step]
+        noise = generator.standard_normal(pixels.shape, dtype=np.float32)
+        noise *= np.sqrt(1 - signal)  # in place: the arrays are large
+        noise += np.sqrt(signal) * pixels
+        return noise
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionLinear(PixelAugmentation):
-    """Adds the noise of one step of the linear schedule, which at the same step has more noise than SeVa's."""
+class DiffusionLinear(Diffusion):
+    """The same with the linear schedule, which at the same step has more noise than SeVa's."""
 
     kind: ClassVar[str] = "DiffusionLinear"
-
-    noise_step: int = dial(low=0, high=NUM_NOISE_STEPS - 1)
-    """Index into the schedule, 0 to 999."""
-
-    def pixels(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        return noised(pixels, linear_alpha_bar()[self.noise_step], generator)
+    schedule = staticmethod(linear_alpha_bar)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionCosine(PixelAugmentation):
-    """Adds the noise of one step of the cosine schedule, whose noise grows most evenly."""
+class DiffusionCosine(Diffusion):
+    """The same with the cosine schedule, whose noise grows most evenly."""
 
     kind: ClassVar[str] = "DiffusionCosine"
-
-    noise_step: int = dial(low=0, high=NUM_NOISE_STEPS - 1)
-    """Index into the schedule, 0 to 999."""
-
-    def pixels(self, pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        return noised(pixels, cosine_alpha_bar()[self.noise_step], generator)
-
-
-def noised(pixels: np.ndarray, signal: np.float32, generator: np.random.Generator) -> np.ndarray:
-    """The pixels with noise; `signal` is the share of the signal power that is left."""
-    noise = generator.standard_normal(pixels.shape, dtype=np.float32)
-    noise *= np.sqrt(1 - signal)  # in place: the arrays are large
-    noise += np.sqrt(signal) * pixels
-    return noise
+    schedule = staticmethod(cosine_alpha_bar)

@@ -8,7 +8,7 @@ from seva_ray.benchmarks.amber import AmberDiscriminative, AmberGenerative
 from seva_ray.benchmarks.base import Benchmark, Tally
 from seva_ray.benchmarks.chair import Chair
 from seva_ray.benchmarks.choices import AskedAs
-from seva_ray.benchmarks.files import check_images
+from seva_ray.benchmarks.files import check_image_root
 from seva_ray.benchmarks.gqa import Gqa
 from seva_ray.benchmarks.mmbench import MMBench
 from seva_ray.benchmarks.mme import Mme
@@ -172,5 +172,5 @@ class Benchmarks:
             members.append(AmberGenerative(path=path, image_root=image_root, system=system))
             members.append(AmberDiscriminative(path=path, image_root=image_root, system=system, protocol=answers))
         for member in members:
-            check_images(member.name, member.image_root)
+            check_image_root(member.name, member.image_root)
         return members

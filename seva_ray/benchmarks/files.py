@@ -24,7 +24,7 @@ def settle_paths(config: object, *names: str) -> None:
         object.__setattr__(config, name, absolute(getattr(config, name)))
 
 
-def check_images(benchmark: str, image_root: str | None) -> None:
+def check_image_root(benchmark: str, image_root: str | None) -> None:
     """Raises: InputError if the directory does not exist. A missing image in it makes only its own rows fail."""
     if image_root is None:
         return

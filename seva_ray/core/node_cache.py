@@ -48,7 +48,7 @@ def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
     copies.mkdir(parents=True, exist_ok=True)
     with locked(copies):
         if target is None or not target.exists():
-            make_room(copies, sum(size for size, _ in listing.values()))
+            remove_oldest(copies, sum(size for size, _ in listing.values()))
             target = fetched(filesystem, path, uri, copies, target)
         hold(target)
     return str(target)
@@ -106,7 +106,7 @@ def release(keep: int = 0) -> None:
         os.close(held.pop(path))
 
 
-def make_room(copies: Path, num_bytes: int) -> None:
+def remove_oldest(copies: Path, num_bytes: int) -> None:
     """Remove copies, those that were asked for longest ago first, until `num_bytes` more are within the limit. What a
     process holds stays. Half-made copies, which killed processes left, go first."""
     for part in copies.glob("*.part"):

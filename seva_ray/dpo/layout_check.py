@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seva_ray.core.errors import InputError, is_of_the_machine, line_of
 from seva_ray.dpo.batch import PreferenceCollator
-from seva_ray.dpo.logps import response_logps
+from seva_ray.dpo.logps import reads_in_order, response_logps
 from seva_ray.vlm.processed import processed
 from seva_ray.vlm.views import Viewer
 
@@ -18,14 +18,14 @@ ANSWER_TOKENS = 8, 5
 
 
 def check_layouts(model: Any, viewer: Viewer, pairs: Sequence[Mapping[str, Any]], packed: bool) -> str | None:
-    """Why the packed layout cannot be used with this model, from a trial on a few pairs; None where it can, or where
-    `packed` says that it is not wanted.
+    """Why the packed layout cannot be used with this model, from its configuration and a trial on a few pairs; None if
+    it can, or if `packed` says that it is not wanted.
 
     To compare the layouts with each other would not show what is wrong in both. So each is compared with what
     transformers' `generate` says of answers that it has given itself, to what the model's own processor has made. They
     may differ as much as `generate` does from itself when it caches nothing: that is rounding.
 
-    Raises: InputError where the plain layout differs: the model is not scored exactly.
+    Raises: InputError if the plain layout differs: the model is not scored exactly.
     """
 
     def difference(packed: bool) -> str | None:
@@ -56,24 +56,22 @@ def check_layouts(model: Any, viewer: Viewer, pairs: Sequence[Mapping[str, Any]]
             f"model {model.name_or_path}: model type {model.config.model_type!r} cannot be scored exactly: {found}; "
             "nothing is trained"
         )
-    config = model.config.get_text_config()
-    if packed and CHUNKED in (getattr(config, "layer_types", None) or ()):
-        return f"some layers see chunks of {config.attention_chunk_size:,} tokens, and the trial's rows are shorter"
+    if not packed:
+        return None
+    if reads_in_order(model.config.get_text_config()):  # Llama 4's chunks are longer than the rows of a trial
+        return "some of its layers are no usual attention, so that a row can hold one response alone"
     try:
-        return difference(packed=True) if packed else None
+        return difference(packed=True)
     except OF_THE_MODEL as error:
         return reason(error)
 
-
-CHUNKED = "chunked_attention"
-"""What transformers calls a layer whose tokens see only those of their own part of the text, as in Llama 4."""
 
 OF_THE_MODEL = (ValueError, TypeError, AttributeError, IndexError, RuntimeError)
 """What a model raises that cannot read a batch."""
 
 
 def reason(error: Exception) -> str:
-    """Raises: the error itself, where it says nothing of the batch."""
+    """The error as one line. Raises: the error itself if it is of the machine, and says nothing about the model."""
     if is_of_the_machine(error):
         raise error
     return line_of(error)

@@ -49,7 +49,7 @@ class Unit:
     """The artifact of the responses: its name, URI and recipe as JSON. The first committed unit begins the artifact.
     It is empty if the artifact has begun already."""
     below: tuple[str, ...] = ()
-    """Of a noise ladder: the URIs of the shard's clean answers and of its answers at the step before. Prompts whose
+    """For a noise ladder: the URIs of the shard's clean answers and of its answers at the step before. Prompts whose
     answers differ between the two are not asked."""
     images: str = ""
     """URI of the shard's regenerated images, if the view is made of them."""

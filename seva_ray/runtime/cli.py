@@ -46,7 +46,7 @@ MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.E
 def run(
     job: Callable[[Config], Any], presets: Mapping[str, Config], description: str, usual: Collection[str] = ()
 ) -> None:
-    """Parse the command line and run the job. The first preset is the default. `--help` shows the job's own fields, and
+    """Read the command line and run the job. The first preset is the default. `--help` shows the job's own fields, and
     those in `usual`, which are named as on the command line, such as `train.beta`.
 
     If the input, the configuration or the machine is at fault, print one line to standard error and exit with 2. Exit
@@ -56,46 +56,12 @@ def run(
     quiet()
     use_other_places()
     stop_on_signals()
-    words = sys.argv[1:]
-    name = words.pop(0) if words and re.fullmatch(r"\w[\w.-]*", words[0]) else next(iter(presets))
-    script = Path(sys.argv[0])
-    command = os.environ.pop(COMMAND, "") or f"python jobs/{script.name}"
     try:
-        if name not in presets:
-            known = f"the presets are {', '.join(presets)}{suggestion(name, presets)}"
-            raise ConfigError(f"{name}: there is no preset of this name; {known}")
-        file, words = taken(words, "--config", "name a file")
-        preset, words = with_choices(presets[name] if file is None else load(file, presets[name]), words)
-        known = f"Presets (first word): {', '.join(presets)}; shown: {name}." if len(presets) > 1 else ""
-        about = f"{description}\n\n{textwrap.fill(known, 108, break_on_hyphens=False)}".strip()
-
-        program = None
-        if PRINT_COMPLETION in words and command.startswith("seva "):
-            program, variable = command, command.replace(" ", "_presets_").replace("-", "_")
-            print(f"_{variable}={shlex.quote(' '.join(presets))}")
-
-        def parse(words: Sequence[str]) -> Config:
-            return tyro.cli(type(preset), default=preset, args=words, description=about, prog=program)
-
-        sources = sources_of(type(preset))
-        with until_closed():
-            if "--help-all" in words:
-                show_help(parse, sources, preset)
-            if {"--help", "-h"}.intersection(words) and not set(sources).intersection(words):
-                words_before = f"{command} [PRESET]" if known else command
-                print(short_help(words_before, about, preset, usual))
-                sys.exit(0)
-            rest = [word for word in words if word != "--print-config"]
-            if not {"--help", "-h", PRINT_COMPLETION}.intersection(rest):
-                check_words(preset, rest)
-            config = parse(rest)
-            if "--print-config" in words:
-                print(text_of(config, f"{command} --config THIS_FILE"))
-                sys.exit(0)
+        config, title = read(presets, description, usual)
         if root := getattr(config, "root", ""):
             place = root if "://" in root else Path(root).expanduser().resolve()
-            say(f"{script.stem} {getattr(config, 'name', '') or name}: root {place}")
-        with waiting(f"{script.stem}: working"):
+            say(f"{title}: root {place}")
+        with waiting(f"{Path(sys.argv[0]).stem}: working"):
             job(config)
         sys.stdout.flush()
     except (KeyboardInterrupt, Exception) as error:
@@ -110,6 +76,47 @@ def run(
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
+
+
+def read(presets: Mapping[str, Config], description: str, usual: Collection[str]) -> tuple[Config, str]:
+    """The config that the command line asks for, and a title for its run: the job and the name of what it makes. After
+    `--help`, `--help-all` and `--print-config` it exits. Raises: ConfigError, InputError."""
+    words = sys.argv[1:]
+    name = words.pop(0) if words and re.fullmatch(r"\w[\w.-]*", words[0]) else next(iter(presets))
+    script = Path(sys.argv[0])
+    command = os.environ.pop(COMMAND, "") or f"python jobs/{script.name}"
+    if name not in presets:
+        known = f"the presets are {', '.join(presets)}{suggestion(name, presets)}"
+        raise ConfigError(f"{name}: there is no preset of this name; {known}")
+    file, words = taken(words, "--config", "name a file")
+    preset, words = with_choices(presets[name] if file is None else load(file, presets[name]), words)
+    known = f"Presets (first word): {', '.join(presets)}; shown: {name}." if len(presets) > 1 else ""
+    about = f"{description}\n\n{textwrap.fill(known, 108, break_on_hyphens=False)}".strip()
+
+    program = None
+    if PRINT_COMPLETION in words and command.startswith("seva "):
+        program, variable = command, command.replace(" ", "_presets_").replace("-", "_")
+        print(f"_{variable}={shlex.quote(' '.join(presets))}")
+
+    def parse(words: Sequence[str]) -> Config:
+        return tyro.cli(type(preset), default=preset, args=words, description=about, prog=program)
+
+    sources = sources_of(type(preset))
+    with until_closed():
+        if "--help-all" in words:
+            show_help(parse, sources, preset)
+        if {"--help", "-h"}.intersection(words) and not set(sources).intersection(words):
+            words_before = f"{command} [PRESET]" if known else command
+            print(short_help(words_before, about, preset, usual))
+            sys.exit(0)
+        rest = [word for word in words if word != "--print-config"]
+        if not {"--help", "-h", PRINT_COMPLETION}.intersection(rest):
+            check_words(preset, rest)
+        config = parse(rest)
+        if "--print-config" in words:
+            print(text_of(config, f"{command} --config THIS_FILE"))
+            sys.exit(0)
+    return config, f"{script.stem} {getattr(config, 'name', '') or name}"
 
 
 @contextlib.contextmanager

@@ -26,10 +26,9 @@ PATIENCE_S = 2.0
 FOLLOWS_S = 20.0
 """Time after which no more processes are ended, in seconds."""
 
-started: dict[int, "subprocess.Popen[bytes]"] = {}
-"""The small process of a driver, by the driver's process id: a process that was forked from a driver has none."""
-marks: dict[int, str] = {}
-"""The mark of a driver's processes, by the driver's process id."""
+started: dict[int, tuple[str, "subprocess.Popen[bytes]"]] = {}
+"""The mark of a driver's processes and the small process that knows it, by the driver's process id: a process that was
+forked from a driver has none."""
 
 
 @contextlib.contextmanager
@@ -42,9 +41,9 @@ def reaped() -> Iterator[None]:
         yield
         return
     driver = os.getpid()
-    mark = marks.setdefault(driver, f"{driver}-{time.time_ns()}")
     if driver not in started:
-        started[driver] = subprocess.Popen(
+        mark = f"{driver}-{time.time_ns()}"
+        small_process = subprocess.Popen(
             [sys.executable, "-I", "-S", __file__, str(driver), mark],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -52,8 +51,9 @@ def reaped() -> Iterator[None]:
             cwd="/",
             start_new_session=True,  # a signal to the job's group, such as that of Ctrl-C, does not end it
         )
+        started[driver] = mark, small_process
     before = {name: os.environ.get(name) for name in (MARK, KEPT)}
-    os.environ |= {MARK: mark, KEPT: "1"}
+    os.environ |= {MARK: started[driver][0], KEPT: "1"}
     try:
         yield
     finally:

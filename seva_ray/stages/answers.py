@@ -16,7 +16,7 @@ from seva_ray.core.seeds import key_of
 from seva_ray.core.storage import exists, read_bytes, read_table
 from seva_ray.pages.run_content import Flip, Hallucinated, Lengths, ScoreTable
 from seva_ray.stages.judge import SIDES
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from seva_ray.stages.score_files import benchmark_of, read_comparisons
 
 
@@ -127,8 +127,8 @@ def lengths(store: Store, scores: Artifact) -> Lengths:
 
 def words(prompts: Artifact, responses: Artifact) -> list[int]:
     found: list[int] = []
-    for index in range(prompts.counts["num_shards"]):
-        rows = read_table(responses.path(shard_name(index)), columns=["text", "error"])
+    for shard in shards_of(prompts):
+        rows = read_table(responses.path(shard), columns=["text", "error"])
         texts = rows.filter(pc.is_null(rows["error"]))["text"].to_pylist()
         found += [len(text.split()) for text in texts]
     return found
@@ -176,7 +176,7 @@ def prompt_rows(prompts: Artifact, prompt_ids: list[str]) -> dict[str, dict[str,
     wanted = pa.array(prompt_ids, pa.string())
     return {
         row["prompt_id"]: row
-        for index in range(prompts.counts["num_shards"])
-        for rows in [read_table(prompts.path(shard_name(index)))]
+        for shard in shards_of(prompts)
+        for rows in [read_table(prompts.path(shard))]
         for row in rows.filter(pc.is_in(rows["prompt_id"], wanted)).to_pylist()
     }

@@ -27,7 +27,7 @@ from seva_ray.pages.browse_page import render
 from seva_ray.pairs.files import lineage, made_of
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from seva_ray.vlm.images import load_image
 
 
@@ -84,7 +84,7 @@ def scorer(name: str) -> str:
 
 
 def margins_of(pairs: Artifact, logps: Artifact, shard: str) -> dict[tuple[str, str], float]:
-    """By prompt_id and view: how much more likely the chosen answer is than the rejected one, in nats."""
+    """How much more likely the chosen answer is than the rejected one, in nats, by prompt_id and view."""
     if not exists(logps.path(shard)):
         return {}  # no pair of the shard was kept
     kept = read_table(pairs.path("pairs", shard), columns=["prompt_id", "rejected"]).to_pylist()
@@ -105,10 +105,10 @@ def write_rows(
     names: dict[str, dict[str, int]] = {"verdicts": {}, "sources": {}, "views": {}}
     numbers: list[list[float | None]] = []
     sizes: list[int] = []
-    for place in range(prompts.counts["num_shards"]):
+    for place, shard in enumerate(shards_of(prompts)):
         texts = []
-        margins = [margins_of(pairs, item, shard_name(place)) for item in logps.values()]
-        for row in rows_of(prompts, pairs, shard_name(place)):
+        margins = [margins_of(pairs, item, shard) for item in logps.values()]
+        for row in rows_of(prompts, pairs, shard):
             codes = [
                 names[kind].setdefault(row[kind[:-1]], len(names[kind])) for kind in ("verdicts", "sources", "views")
             ]

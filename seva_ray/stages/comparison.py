@@ -20,7 +20,7 @@ from seva_ray.core.storage import read_bytes
 from seva_ray.dpo.methods import METHODS
 from seva_ray.pages.comparison_page import ComparisonContent, MethodRow, MetricTable
 from seva_ray.scoring.intervals import Repeated, repeated_bootstrap
-from seva_ray.stages.report import drawn_once, recipe_of
+from seva_ray.stages.report import drawn_once, page_recipe
 from seva_ray.stages.results import change
 from seva_ray.stages.score_files import Evaluate, read_tallies
 from seva_ray.stages.training.worker import LOG
@@ -86,7 +86,7 @@ def compare_methods(
         )
         return render(content)
 
-    recipe = recipe_of({"metrics": list(metrics), "against": list(against), "evaluate": identity(config)}, shown)
+    recipe = page_recipe({"metrics": list(metrics), "against": list(against), "evaluate": identity(config)}, shown)
     return drawn_once(uri, "compare", recipe, draw, "computing the intervals and drawing the page")
 
 

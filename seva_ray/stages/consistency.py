@@ -29,8 +29,8 @@ from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
 from seva_ray.scoring.intervals import paired_bootstrap
 from seva_ray.scoring.right_wrong import agreement
-from seva_ray.stages.generate import name_of, read_responses
-from seva_ray.stages.prepare import Prepare, own_system, prepare, shard_name
+from seva_ray.stages.generate import read_responses, responses_name
+from seva_ray.stages.prepare import Prepare, own_system, prepare, shards_of
 from seva_ray.stages.score_files import Contest, Evaluate, write_comparisons, write_tallies
 
 COUNTS = ("asked", "equal", "shared")
@@ -87,7 +87,7 @@ class PromptSample:
         """The prompts of the sample, which are chosen by a hash of prompt_id."""
         import pyarrow.compute as pc
 
-        shards = [self.artifact.path(shard_name(index)) for index in range(self.artifact.counts["num_shards"])]
+        shards = [self.artifact.path(shard) for shard in shards_of(self.artifact)]
         ids = [key for shard in shards for key in read_table(shard, columns=["prompt_id"])["prompt_id"].to_pylist()]
         chosen = sorted(ids, key=lambda key: key_of(self.seed, "consistency", key))[: self.num_prompts]
         for shard in shards:
@@ -123,7 +123,7 @@ def compare_again(
 
     A question that either model failed to answer at least once is left out for both.
     """
-    of_start, of_policy = ([answers[name_of(model, part, view)] for view in config.views()] for model in contest)
+    of_start, of_policy = ([answers[responses_name(model, part, view)] for view in config.views()] for model in contest)
     asked, policy = part.name.removeprefix("prompts/"), contest[1].name
     recipe, inputs = {"evaluate": evaluate, "consistency": config}, [*of_start, *of_policy]
     return made_once(
@@ -182,10 +182,7 @@ def consistency_of(store: Store, policy: str) -> list[Artifact]:
 
 def images_of(prompts: Artifact) -> dict[str, str]:
     """image_id by prompt_id, in the prompts' order."""
-    tables = (
-        read_table(prompts.path(shard_name(index)), columns=["prompt_id", "image_id"])
-        for index in range(prompts.counts["num_shards"])
-    )
+    tables = (read_table(prompts.path(shard), columns=["prompt_id", "image_id"]) for shard in shards_of(prompts))
     return {row["prompt_id"]: row["image_id"] for table in tables for row in table.to_pylist()}
 
 

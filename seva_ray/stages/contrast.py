@@ -35,9 +35,9 @@ from seva_ray.engines.config import Generate
 from seva_ray.pairs.files import CONTRAST
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
-from seva_ray.stages.generate import finish_responses
+from seva_ray.stages.generate import finish_responses, responses_name
 from seva_ray.stages.import_pairs import response
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from seva_ray.stages.regenerate import is_regenerated
 from seva_ray.stages.shard_pool import run_shards
 from seva_ray.vlm.image_options import image_options_of
@@ -119,8 +119,7 @@ def contrast(
         clean, same = answers[CLEAN].recipe["config"], ("model", "system", "max_image_pixels", "image_options")
         recipe = {name: clean[name] for name in same if name in clean}
         recipe |= {"contrast": config, "seed": generate.seed}
-        name = f"responses/{model.name}/{prompts.name.removeprefix('prompts/')}/{config.label}"
-        inputs = [prompts, *of_views.values()]
+        name, inputs = responses_name(model, prompts, config.label), [prompts, *of_views.values()]
         return store.open(name, config=recipe, inputs=inputs, made_from={model.name: model.contents})
 
     def made(artifact: Artifact) -> Artifact:
@@ -138,7 +137,7 @@ def contrast(
 
 def num_changed(prompts: Artifact, chosen: Artifact, clean: Artifact) -> int:
     """How many chosen answers differ from the clean ones."""
-    shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
+    shards = shards_of(prompts)
     texts = [[read_table(item.path(shard))["text"].to_pylist() for shard in shards] for item in (chosen, clean)]
     return sum(one != other for shard in zip(*texts, strict=True) for one, other in zip(*shard, strict=True))
 
@@ -156,8 +155,8 @@ class ContrastWork:
     seed: int
 
     def num_weights(self) -> int:
-        """Of the model that scores answers; 0 if the engines have scored all of them."""
-        shards = [shard_name(index) for index in range(self.prompts.counts["num_shards"])]
+        """Number of weights of the model that scores answers; 0 if the engines have scored all of them."""
+        shards = shards_of(self.prompts)
         paths = [answers.path(shard) for answers in self.answers.values() for shard in shards]
         there = all(FIRST_LOGPS.name in schema.names for schema in read_each(read_schema, paths))
         if self.config.first_token and self.config.only_short and there:

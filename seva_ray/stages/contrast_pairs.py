@@ -24,13 +24,14 @@ from seva_ray.core.storage import exists, read_table, write_table
 from seva_ray.dpo.methods import METHODS
 from seva_ray.engines.config import Generate
 from seva_ray.pairs.files import files_of, lineage
+from seva_ray.pairs.official import write_official
 from seva_ray.pairs.quotas import quota_key
 from seva_ray.pairs.verdicts import VERDICTS
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
 from seva_ray.stages.contrast import Contrast, contrast
-from seva_ray.stages.pair import PART_BYTES, Pair, pair, write_official
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.pair import PART_BYTES, Pair, pair
+from seva_ray.stages.prepare import shards_of
 from seva_ray.vlm.models import Model
 
 PAIRED, ANSWERED = ["prompt_id", "chosen", "chosen_token_ids", "rejected"], ["prompt_id", "text"]
@@ -120,7 +121,7 @@ def mixed(
     room = len(others) if config.num_pairs is None else max(0, config.num_pairs - len(answers))
     kept, verdicts = set(sorted(others, key=quota_key)[:room]), dict.fromkeys(VERDICTS, 0)
     artifact = artifact.begin()
-    for shard in map(shard_name, range(prompts.counts["num_shards"])):
+    for shard in shards_of(prompts):
         rows = pairs_of_shard(usual, prompts, shard, kept, answers)
         if rows:
             write_table(artifact.path("pairs", shard), table(rows, PAIR_SCHEMA), PART_BYTES)

@@ -30,7 +30,7 @@ from seva_ray.runtime.renewal import made_once
 from seva_ray.scoring.intervals import paired_bootstrap
 from seva_ray.scoring.right_wrong import AsksInParts, Decides, NamesObjects, flips_of
 from seva_ray.stages.consistency import OFF, Consistency, compare_again, part_of
-from seva_ray.stages.generate import generate_all, name_of, read_responses
+from seva_ray.stages.generate import generate_all, read_responses, responses_name
 from seva_ray.stages.judge import SIDES, judge_recipe, judged_tallies
 from seva_ray.stages.judge_reading import needs_reader, read_by_judge, reading_recipe
 from seva_ray.stages.prepare import Prepare, prepare
@@ -90,7 +90,7 @@ def evaluate(
     for benchmark, of_prompts in sorted(pairs, key=lambda pair: needs_judge(pair[0])):
         scores = []
         for contest in contests:
-            before, after = (answers[name_of(model, of_prompts, CLEAN)] for model in contest)
+            before, after = (answers[responses_name(model, of_prompts, CLEAN)] for model in contest)
             with waiting(f"evaluate {benchmark.name}: computing the scores"):
                 scores.append(compare(config, store, benchmark, of_prompts, before, after, contest[1].name, judge))
         found += scores

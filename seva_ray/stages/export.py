@@ -17,6 +17,7 @@ from seva_ray.pages.card import CardContent, model_card
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.stages.score_files import read_comparisons, scores_of, title_of
+from seva_ray.vlm.models import repository_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +90,10 @@ def content(config: Export, store: Store, name: str, trained: Artifact) -> CardC
     )
 
 
-SNAPSHOT = re.compile(r"/models--(?P<owner>[^/]+?)--(?P<name>[^/]+)/snapshots/[0-9a-f]{40}/?$")
-"""The end of the path of a model in Hugging Face's cache."""
-
-
 def base_of(config: Export, trained: Artifact) -> str:
     """What others call the starting model. It is never a path of this machine."""
     start = trained.counts["start"]
-    in_cache = SNAPSHOT.search(start.get("directory", ""))
-    return config.base or ("{owner}/{name}".format(**in_cache.groupdict()) if in_cache else start["name"])
+    return config.base or repository_of(start.get("directory", "")) or start["name"]
 
 
 WEIGHTS = re.compile(r".*\.safetensors(\.index\.json)?|config\.json|generation_config\.json")

@@ -18,7 +18,7 @@ from seva_ray.augmentations.ladder import Ladder, plain_view, views_below
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.ownership import owned
 from seva_ray.core.records import Response
-from seva_ray.core.shards import read_each
+from seva_ray.core.shards import read_each, shard_name
 from seva_ray.core.storage import is_directory, is_local, read_table
 from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.core.verification import whole_shards
@@ -33,9 +33,9 @@ from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.engine_pool import run_units
-from seva_ray.stages.image_check import check_images, sample_of_shards
+from seva_ray.stages.image_check import sample_of_shards, try_images
 from seva_ray.stages.part_drivers import UNITS_PER_DRIVER, Made, run_parts
-from seva_ray.stages.prepare import own_system, shard_name
+from seva_ray.stages.prepare import own_system, shards_of
 from seva_ray.stages.regenerate import images_name, is_regenerated, open_images, regenerate
 from seva_ray.stages.unit_worker import encoder_of
 from seva_ray.vlm.image_options import options_of
@@ -56,7 +56,7 @@ def generate_all(config: Generate, store: Store, work: Sequence[GenerationTask])
     finished: dict[str, Artifact] = {}
     for tasks in steps_of(work):
         finished |= {artifact.name: artifact for artifact in generated(config, store, tasks)}
-    return [finished[name_of(*item)] for item in work]
+    return [finished[responses_name(*item)] for item in work]
 
 
 def steps_of(work: Sequence[GenerationTask]) -> Iterator[list[GenerationTask]]:
@@ -73,7 +73,7 @@ def generated(config: Generate, store: Store, work: Sequence[GenerationTask]) ->
 
     Models of one architecture share one pool of engines, which load the weights of one model after the other.
     """
-    tasks = {name_of(*item): item for item in work}
+    tasks = {responses_name(*item): item for item in work}
     for prompts, view in {(item.name, view): (item, view) for _, item, view in work if is_regenerated(view)}.values():
         regenerate(config, store, prompts, view)
     opened = (open_responses(config, store, *item) for item in tasks.values())
@@ -104,7 +104,7 @@ def generated_alone(config: Generate, store: Store, work: Sequence[GenerationTas
         else:
             yield metrics.reused(artifact) if artifact.complete else finish_responses(prompts, artifact)
     names = {model.directory: model.name for model, _, _ in work}
-    check_images_of(config, [units for of_pool in pools.values() for units in of_pool])
+    try_images_of(config, [units for of_pool in pools.values() for units in of_pool])
     for of_pool in pools.values():
         of_models = dict.fromkeys(names[units.like.model_directory] for units in of_pool)
         say(f"generate with {', '.join(of_models)}: {sum(map(len, of_pool)):,} units to do")
@@ -137,31 +137,30 @@ def take_from(whole: Artifact, missing: Sequence[Units]) -> bool:
     return True
 
 
-def check_images_of(config: Generate, missing: Sequence[Units]) -> None:
+def try_images_of(config: Generate, missing: Sequence[Units]) -> None:
     """Open a sample of the images of each prompt set of these units. Raises: InputError if too few can be opened."""
     sets: dict[tuple[str, str | None], set[int]] = {}
     for units in missing:
         drawn = sample_of_shards(units.numbers)
         sets.setdefault((units.like.prompts_uri, units.like.image_root), set()).update(drawn)
+    padded = bool(missing) and encoder_of(config, missing[0].like).crops
     for (uri, image_root), numbers in sets.items():
-        like = missing[0].like
-        padded = encoder_of(config, like).crops
         of_set = [f"{uri}/{shard_name(number)}" for number in sorted(numbers)]
         given = (of_set, image_root, config.max_image_pixels, config.max_unreadable, padded)
         if image_root and is_local(image_root) and not is_directory(image_root):
             join()  # the nodes that encode images may have what the driver's machine lacks
-            list(results_of(check_images_there, [given], "generate: trying to open some images"))
+            list(results_of(try_images_there, [given], "generate: trying to open some images"))
         else:
-            check_images(*given)
+            try_images(*given)
 
 
 @told()
-def check_images_there(*given: Any) -> None:
-    """The task of Ray that does the same as `check_images`."""
-    check_images(*given)
+def try_images_there(*given: Any) -> None:
+    """The task of Ray that does the same as `try_images`."""
+    try_images(*given)
 
 
-def name_of(model: Model, prompts: Artifact, view: str) -> str:
+def responses_name(model: Model, prompts: Artifact, view: str) -> str:
     return f"responses/{model.name}/{prompts.name.removeprefix('prompts/')}/{view}"
 
 
@@ -190,7 +189,7 @@ def open_responses(config: Generate, store: Store, model: Model, prompts: Artifa
         inputs += [open_responses(config, store, model, prompts, other) for other in (CLEAN, ladder.below)]
     if is_regenerated(view):
         inputs.append(open_images(config, store, prompts, view))
-    return store.open(name_of(model, prompts, view), config=recipe, inputs=inputs, made_from=made_from)
+    return store.open(responses_name(model, prompts, view), config=recipe, inputs=inputs, made_from=made_from)
 
 
 def units_to_do(config: Generate, model: Model, prompts: Artifact, view: str, artifact: Artifact) -> list[Units]:
@@ -277,7 +276,7 @@ def finish_with(artifact: Artifact, tally: Totals) -> Artifact:
 
 def read_responses(prompts: Artifact, artifact: Artifact, columns: Sequence[str] | None = None) -> Iterator[Response]:
     """All responses, in the prompts' order, with all or some of their columns."""
-    paths = [artifact.path(shard_name(index)) for index in range(prompts.counts["num_shards"])]
+    paths = [artifact.path(shard) for shard in shards_of(prompts)]
     for shard in read_each(lambda path: read_table(path, columns), paths):
         for row in shard.to_pylist():
             yield Response(**row)

@@ -10,18 +10,16 @@ from typing import Protocol, runtime_checkable
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError
 from seva_ray.core.node_cache import local_directory
-from seva_ray.core.ownership import owned
 from seva_ray.core.records import RESPONSE_SCHEMA, table
 from seva_ray.core.storage import read_table, write_table
 from seva_ray.engines.config import Generate
 from seva_ray.pairs.files import GROUND_TRUTH
-from seva_ray.runtime import metrics
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
-from seva_ray.runtime.renewal import to_be_made
-from seva_ray.stages.generate import finish_responses
+from seva_ray.runtime.renewal import made_once
+from seva_ray.stages.generate import finish_responses, responses_name
 from seva_ray.stages.import_pairs import response
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.image_options import options_of
 from seva_ray.vlm.models import Model
@@ -52,19 +50,15 @@ def ground_truth(config: Generate, store: Store, prompts: Artifact, model: Model
     }
     if config.image_options:
         recipe["image_options"] = options_of(config.image_options)
-    name = f"responses/{model.name}/{prompts.name.removeprefix('prompts/')}/{GROUND_TRUTH}"
+    name = responses_name(model, prompts, GROUND_TRUTH)
 
     def opened() -> Artifact:
         return store.open(name, config=recipe, inputs=[prompts])
 
-    if (artifact := opened()).complete:
-        return metrics.reused(artifact)
-    with owned(store.root, [name]):
-        if (artifact := opened()).complete:  # another job may have made it meanwhile
-            return metrics.reused(artifact)
+    def made(artifact: Artifact) -> Artifact:
         with waiting(f"{name}: reading the answers of the data set"):
             answers = source.answers()
-            artifact = to_be_made(artifact).begin()
+            artifact = artifact.begin()
             num_found = write_answers(prompts, artifact, model, answers)
         if not num_found:
             artifact.discard()
@@ -72,11 +66,13 @@ def ground_truth(config: Generate, store: Store, prompts: Artifact, model: Model
         say(f"ground truth: {num_found:,} of {prompts.counts['num_prompts']:,} prompts have an answer of the data set")
         return finish_responses(prompts, artifact)
 
+    return made_once(store, opened, made)
+
 
 def write_answers(prompts: Artifact, artifact: Artifact, model: Model, answers: Mapping[str, str]) -> int:
     """Write the answers, shard by shard. Return how many there are."""
     tokenizer, num_found = Encoder(local_directory(model.directory)).tokenizer, 0
-    for shard in map(shard_name, range(prompts.counts["num_shards"])):
+    for shard in shards_of(prompts):
         rows = []
         for asked in read_table(prompts.path(shard), columns=["prompt_id", "error"]).to_pylist():
             text = answers.get(asked["prompt_id"], "").strip()

@@ -20,7 +20,7 @@ NUM_SHARDS = 8
 """Number of shards of prompts from which they are drawn."""
 
 
-def check_images(
+def try_images(
     shards: Iterable[str], image_root: str | None, max_pixels: int, max_unreadable: float, padded: bool = True
 ) -> None:
     """Open a sample of the images that the prompts of these shards name. Rows with an error of their own do not count.

@@ -44,7 +44,7 @@ class Changes:
     """Images that were written again with as many bytes, and of which no digest is known."""
 
 
-def check_images(prompts: Artifact, verify: bool, moved: bool = False) -> None:
+def check_unchanged(prompts: Artifact, verify: bool, moved: bool = False) -> None:
     """Compare the images with what was noted about them, and note what was not. Without `verify` no image is read but
     those whose time or tag has changed, and of which a digest is known. Images that were `moved` may have other times.
 

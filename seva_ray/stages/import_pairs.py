@@ -23,9 +23,9 @@ from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import to_be_made
 from seva_ray.sources.preferences import Preferences
-from seva_ray.stages.generate import finish_responses
+from seva_ray.stages.generate import finish_responses, responses_name
 from seva_ray.stages.pair import Pair, pair
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare, shards_of
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.image_options import options_of
 from seva_ray.vlm.models import Model
@@ -68,9 +68,8 @@ def answered(
         recipe = {"model": model.fingerprint, "system": reading.system, "max_image_pixels": reading.max_image_pixels}
         if reading.image_options:
             recipe["image_options"] = options_of(reading.image_options)
-        of = prompts.name.removeprefix("prompts/")
         return [
-            store.open(f"responses/{model.name}/{of}/{view}", config=recipe | {"imported": view}, inputs=[prompts])
+            store.open(responses_name(model, prompts, view), config=recipe | {"imported": view}, inputs=[prompts])
             for view in views
         ]
 
@@ -91,7 +90,7 @@ def answered(
 def write_answers(prompts: Artifact, chosen: Artifact, rejected: Artifact, tokenizer: Any, source: Preferences) -> None:
     """Write both answers of every row, shard by shard, in the order of the prompts."""
     rows: Iterator[tuple[str, str, str | None]] = source.answers()
-    for shard in map(shard_name, range(prompts.counts["num_shards"])):
+    for shard in shards_of(prompts):
         asked = read_table(prompts.path(shard), columns=["prompt_id", "error"]).to_pylist()
         answers = list(islice(rows, len(asked)))
         assert len(answers) == len(asked), "every row is one prompt"

@@ -18,7 +18,7 @@ from seva_ray.core.storage import read_table, write_bytes
 from seva_ray.pages.ladder_page import LadderContent, PromptLadder, Rung
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from seva_ray.vlm.models import Model
 
 
@@ -85,8 +85,7 @@ def chosen(
     seed = next(item.recipe["config"]["augmentation"]["seed"] for step, item in responses.items() if step is not None)
     viewer = viewer_of(encoder, recipe, prompts, seed=seed)
     found: list[PromptLadder] = []
-    for place in range(prompts.counts["num_shards"]):
-        shard = shard_name(place)
+    for shard in shards_of(prompts):
         texts = {step: texts_of(item, shard) for step, item in responses.items()}
         rows = read_table(prompts.path(shard)).to_pylist()
         for row in sorted(rows, key=lambda row: key_of(0, "ladder", row["prompt_id"])):

@@ -34,7 +34,7 @@ from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
 from seva_ray.runtime.resources import TASK, Need, check_places
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 
 ANY = "any view"
 """Key of the verdicts of whole prompts: a prompt is kept if it is kept in at least one view."""
@@ -91,7 +91,7 @@ def pair_alone(
 ) -> Artifact:
     """Make the artifact of pairs, while no other job makes it."""
     views, label = [view_of(item) for item in rejected], artifact.name.rsplit("/", 1)[-1]
-    shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
+    shards = shards_of(prompts)
     join()
     check_places(Need("the comparison of responses", 1, TASK))
     sides = Sides(prompts=prompts, chosen=chosen, rejected={view_of(artifact): artifact for artifact in rejected})

@@ -21,7 +21,7 @@ from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.image_digests import check_moved, digests, sample_of
-from seva_ray.stages.image_facts import check_images
+from seva_ray.stages.image_facts import check_unchanged
 from seva_ray.stages.prepare_parts import HasFiles, parts_of, sample_in_parts, write_parts
 
 SHARD_BYTES = 128 * 2**20
@@ -144,7 +144,7 @@ def finished(
     found = {"image_root": source.image_root} | ({} if known is None else {"images": known})
     artifact = artifact.finish({**counts, **found})
     if known is not None:
-        check_images(artifact, config.verify)
+        check_unchanged(artifact, config.verify)
     return artifact
 
 
@@ -161,7 +161,7 @@ def reusable(artifact: Artifact, source: HasPrompts, verify: bool) -> Artifact:
         say(f"prepare {artifact.name.removeprefix('prompts/')}: its images have moved to {source.image_root}")
         artifact = artifact.with_counts(image_root=source.image_root)
     if has_images_elsewhere(source):
-        check_images(artifact, verify, moved)
+        check_unchanged(artifact, verify, moved)
     return artifact
 
 
@@ -187,6 +187,11 @@ def counts_of(name: str, num_prompts: int, num_shards: int, reasons: Reasons) ->
     for line in reasons.lines():
         say(f"prepare {name}: {line}")
     return {"num_prompts": num_prompts, "num_shards": num_shards, "num_failed": num_failed} | reasons.record()
+
+
+def shards_of(prompts: Artifact) -> list[str]:
+    """Names of the shards of a prompt set. Whatever is made of it shard by shard has files of the same names."""
+    return [shard_name(number) for number in range(prompts.counts["num_shards"])]
 
 
 def own_system(prompts: Artifact) -> str:

@@ -24,7 +24,7 @@ from seva_ray.runtime.cluster import join
 from seva_ray.runtime.progress import say
 from seva_ray.stages.engine_pool import by_shard, commits
 from seva_ray.stages.pair import ANY, Pair, Sides, pair_shard
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from seva_ray.stages.unit_worker import encode_units, task_of
 from seva_ray.vlm.models import Model
 
@@ -128,7 +128,7 @@ def sizes(units: Sequence[Unit], num_rows: int) -> dict[str, float]:
 def copy_rows(prompts: Artifact, artifact: Artifact, num_rows: int) -> list[str]:
     """Copy the first rows of the prompts into shards of the probe. Return the names of the shards."""
     shards = []
-    for shard in map(shard_name, range(prompts.counts["num_shards"])):
+    for shard in shards_of(prompts):
         if num_rows <= 0:
             break
         rows = read_table(prompts.path(shard)).slice(0, num_rows)

@@ -30,7 +30,7 @@ from seva_ray.engines.config import Generate
 from seva_ray.engines.img2img import Regenerator, check_pipeline, num_weights
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from seva_ray.stages.shard_pool import run_shards
 from seva_ray.vlm.images import load_image
 
@@ -87,8 +87,7 @@ def images_left(config: Generate, store: Store, prompts: Artifact | None, view: 
     artifact = open_images(config, store, prompts, view) if prompts else None
     if prompts is None or artifact is None or not artifact.begun or artifact.stale:
         return num_prompts
-    done = 0 if not artifact.complete else prompts.counts["num_shards"]
-    done = done or len(whole_shards(artifact.uri, prompts.uri))
+    done = prompts.counts["num_shards"] if artifact.complete else len(whole_shards(artifact.uri, prompts.uri))
     return max(0, num_prompts - done * prompts.recipe["config"]["prepare"]["shard_size"])
 
 
@@ -105,7 +104,7 @@ def regenerated(config: Generate, artifact: Artifact, prompts: Artifact, view: s
     """Make the missing shards of images, while no other job does it."""
     work = ImageWork(config=config, artifact=artifact, prompts=prompts, view=view)
     run_shards(f"regenerate {view}", config, work, artifact, prompts)
-    shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
+    shards = shards_of(prompts)
     errors = [row for shard in shards for row in read_table(artifact.path(shard), columns=["error"]).to_pylist()]
     num_failed = sum(row["error"] is not None for row in errors)
     say(f"regenerate {view}: {len(errors):,} images, {num_failed:,} failed")
@@ -185,7 +184,7 @@ def images_made(store: Store, prompts: Artifact) -> Callable[[str, str], bytes]:
     @cache
     def places(view: str) -> dict[str, str]:
         artifact = store.find(images_name(prompts, view))
-        shards = [artifact.path(shard_name(index)) for index in range(prompts.counts["num_shards"])]
+        shards = [artifact.path(shard) for shard in shards_of(prompts)]
         return {row["prompt_id"]: uri for uri in shards for row in read_table(uri, columns=["prompt_id"]).to_pylist()}
 
     def find(prompt_id: str, view: str) -> bytes:

@@ -15,12 +15,12 @@ from seva_ray.engines.config import Generate
 from seva_ray.planning.forecast import Pass, RemainingWork, units_of
 from seva_ray.runtime.resources import Amounts
 from seva_ray.runtime.sizing import num_workers
-from seva_ray.stages.generate import missing_units, name_of, open_responses
+from seva_ray.stages.generate import missing_units, open_responses, responses_name
 from seva_ray.stages.pair import Pair, open_pairs
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from seva_ray.stages.regenerate import images_left
 from seva_ray.stages.training.reference import open_logps
-from seva_ray.stages.training.train import Training
+from seva_ray.stages.training.training import Training
 from seva_ray.vlm.models import Model
 
 
@@ -64,8 +64,8 @@ def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | N
         rejected = [opened[view] for view in run.views]
         if run.chosen == CLEAN:
             pairs = open_pairs(run.pair, store, prompts, opened[CLEAN], rejected)
-        elif exists(store.uri(f"{name_of(model, prompts, run.chosen)}/record.json")):
-            pairs = open_pairs(run.pair, store, prompts, store.find(name_of(model, prompts, run.chosen)), rejected)
+        elif exists(store.uri(f"{(name := responses_name(model, prompts, run.chosen))}/record.json")):
+            pairs = open_pairs(run.pair, store, prompts, store.find(name), rejected)
     if model and pairs and pairs.complete:
         scored = all(
             open_logps(run.train, store, model, pairs, on_view=on_view).complete
@@ -104,7 +104,7 @@ def left(model: Model, prompts: Artifact, view: str, responses: Artifact, every:
     if responses.complete:
         return replace(every, left=[])
     shards = {unit.prompts_uri for unit in missing_units(model, prompts, view, responses)}
-    last = prompts.path(shard_name(prompts.counts["num_shards"] - 1))
+    last = prompts.path(shards_of(prompts)[-1])
     shard_size = prompts.recipe["config"]["prepare"]["shard_size"]
     rest = every.num_rows - (every.num_units - 1) * shard_size
     units = [(len(shards - {last}), shard_size), (len(shards & {last}), rest)]

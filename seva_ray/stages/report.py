@@ -34,7 +34,7 @@ def report(config: Report, store: Store, name: str, command: str, began: float) 
 
         return render(content_of(config, store, name, shown, drawn_from, command, began))
 
-    return drawn_once(uri, "report", recipe_of(asdict(config), shown.records()), draw)
+    return drawn_once(uri, "report", page_recipe(asdict(config), shown.records()), draw)
 
 
 def drawn_once(
@@ -52,7 +52,7 @@ def drawn_once(
     return uri
 
 
-def recipe_of(config: Mapping[str, Any], records: Mapping[str, Any]) -> dict[str, Any]:
+def page_recipe(config: Mapping[str, Any], records: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that a page depends on, except the command and the time of the run that draws it. `records` has the
     record of each artifact that the page shows."""
     code = {

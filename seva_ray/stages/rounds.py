@@ -17,14 +17,16 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import EXECUTION
 from seva_ray.core.records import Prompt
 from seva_ray.core.seeds import key_of
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import read_table, write_table
 from seva_ray.pairs.files import files_of, lineage
+from seva_ray.pairs.official import write_official
 from seva_ray.pairs.verdicts import VERDICTS
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
 from seva_ray.stages.consistency import images_of
-from seva_ray.stages.pair import PART_BYTES, write_official
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.pair import PART_BYTES
+from seva_ray.stages.prepare import Prepare, prepare, shards_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +78,8 @@ class PromptPart:
             if before // self.num_prompts == self.number - 1:
                 chosen.add(image_id)
             before += sizes[image_id]
-        for index in range(self.artifact.counts["num_shards"]):
-            for row in read_table(self.artifact.path(shard_name(index))).to_pylist():
+        for shard in shards_of(self.artifact):
+            for row in read_table(self.artifact.path(shard)).to_pylist():
                 if images[row["prompt_id"]] in chosen:
                     yield Prompt(**row)
 

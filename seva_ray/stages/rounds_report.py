@@ -13,7 +13,7 @@ from seva_ray.core.provenance import versions
 from seva_ray.core.storage import exists, read_bytes
 from seva_ray.pages.rounds_content import RoundRow, RoundsContent, RoundScores
 from seva_ray.pairs.files import made_of
-from seva_ray.stages.report import drawn_once, recipe_of
+from seva_ray.stages.report import drawn_once, page_recipe
 from seva_ray.stages.results import main_row
 from seva_ray.stages.score_files import benchmark_of, read_comparisons, scores_of, title_of
 from seva_ray.stages.training.worker import LOG
@@ -44,7 +44,7 @@ def report_rounds(store: Store, names: Sequence[str], command: str) -> str:
         )
         return render(content)
 
-    recipe = recipe_of({"rounds": len(names)}, {item.name: item.record for item in shown})
+    recipe = page_recipe({"rounds": len(names)}, {item.name: item.record for item in shown})
     return drawn_once(uri, "rounds", recipe, draw)
 
 

@@ -23,11 +23,12 @@ from seva_ray.core.storage import read_table, write_table
 from seva_ray.pairs.files import RANK, files_of, lineage
 from seva_ray.pairs.filters import edit_distance, words_of
 from seva_ray.pairs.hardness import MEASURES, Select, flip_step, hardest, limits_of_share, quantiles, ranks_of
+from seva_ray.pairs.official import write_official
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
 from seva_ray.stages.ladder import answers_by_step
-from seva_ray.stages.pair import PART_BYTES, write_official
+from seva_ray.stages.pair import PART_BYTES
 from seva_ray.vlm.models import Model
 
 LADDER_STEP = "diffusion-"

@@ -19,7 +19,7 @@ from seva_ray.runtime.kept_engines import make_room
 from seva_ray.runtime.progress import Progress, say
 from seva_ray.runtime.resources import GENERATION, Need, capacity, check_places, has_gpus, kind, options
 from seva_ray.runtime.sizing import num_engines
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 
 
 class Work(Protocol):
@@ -47,7 +47,7 @@ def run_shards(name: str, config: Generate, work: Work, artifact: Artifact, prom
 
     Raises: InputError if the cluster has no room for one worker.
     """
-    shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
+    shards = shards_of(prompts)
     done = whole_shards(artifact.uri, prompts.uri) if artifact.begun else set()
     missing = [shard for shard in shards if shard not in done]
     if not missing:

@@ -46,8 +46,14 @@ def model_at(directory: str) -> Model:
     return Model(name=name_of(place), directory=place, fingerprint=fingerprint_of({"files": files}))
 
 
-SNAPSHOT = re.compile(r"/models--[^/]*?([^/-](?:-?[^/-])*)/snapshots/[0-9a-f]{40}$")
-"""The end of the path of a model in Hugging Face's cache; the group is the repository's name without its owner."""
+SNAPSHOT = re.compile(r"/models--(?:([^/]+?)--)?([^/]+)/snapshots/[0-9a-f]{40}/?$")
+"""The end of the path of a model in Hugging Face's cache: the repository's owner, if it has one, and its name."""
+
+
+def repository_of(directory: str) -> str | None:
+    """The repository of a model in Hugging Face's cache, as `owner/name`; None for any other directory."""
+    in_cache = SNAPSHOT.search(directory)
+    return "/".join(filter(None, in_cache.groups())) if in_cache else None
 
 
 def place_of(model: str) -> str:
@@ -90,8 +96,8 @@ def name_of(place: str) -> str:
     Raises: InputError if it cannot be part of an artifact's name.
     """
     place = place.rstrip("/")
-    if of_repository := SNAPSHOT.search(place):
-        return of_repository.group(1)
+    if repository := repository_of(place):
+        return repository.rpartition("/")[2]
     name = place.rpartition("/")[2]
     if not re.fullmatch(r"[\w.+=-]+", name) or set(name) <= {"."}:
         raise InputError(

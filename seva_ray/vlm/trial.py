@@ -11,7 +11,7 @@ LARGE = (1600, 1200)
 """Width and height of a photograph. Some processors cut only large images into tiles."""
 
 QUESTIONS = ("What is in the image?", "Is it?")
-"""Of different lengths: what a processor makes of an image may not depend on its question."""
+"""Questions of different lengths: what a processor makes of an image may not depend on its question."""
 
 
 def trial_rows(encoder: Encoder) -> list[Row]:

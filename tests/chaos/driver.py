@@ -14,7 +14,7 @@ from seva_ray.stages.generate import generate
 from seva_ray.vlm.models import model_at
 
 NUM_ENGINES = 2
-"""Of the preset with the fake engine."""
+"""Number of engines of the preset with the fake engine."""
 
 
 @dataclass(frozen=True, kw_only=True)

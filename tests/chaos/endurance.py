@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -263,14 +263,19 @@ def endure(job: Job, random: Random, deadline: float, note: Any) -> bool:
     return False
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", choices=["disk", "s3", "study"], default="disk")
-    parser.add_argument("--kills", type=int, default=200)
+def given(about: str | None, folder: str, kinds: Sequence[str], counted: str, number: int) -> argparse.Namespace:
+    """The command line of a program that goes on until it has `counted` so often, or until its time is over."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=kinds, default=kinds[0])
+    parser.add_argument(f"--{counted}", type=int, default=number, dest="number")
     parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / "chaos")
-    given = parser.parse_args()
-    play(given.kind, given.out, given.kills, given.seconds)
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / folder)
+    return parser.parse_args()
+
+
+def main() -> None:
+    words = given(__doc__, "chaos", ("disk", "s3", "study"), "kills", 200)
+    play(words.kind, words.out, words.number, words.seconds)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from seva_ray.engines.config import Generate
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import generate, read_responses
 from seva_ray.stages.pair import Pair, pair
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare, shards_of
 from seva_ray.vlm.models import Model
 from tests.chaos.runs import uninterrupted
 
@@ -73,7 +73,7 @@ def test_a_row_that_fails_is_a_response_and_a_verdict_with_its_error_and_the_oth
 
     chosen, *rejected = artifacts
     pairs = pair(Pair(), store, prompts, chosen, rejected)
-    shards = [read_table(pairs.path("verdicts", shard_name(index))) for index in range(prompts.counts["num_shards"])]
+    shards = [read_table(pairs.path("verdicts", shard)) for shard in shards_of(prompts)]
     verdicts = [row for shard in shards for row in shard.to_pylist()]
     assert [row["prompt_id"] for row in verdicts] == ids
     assert {row["prompt_id"]: row["error"] for row in verdicts if row["verdict"] == "failed"} == failed

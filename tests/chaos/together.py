@@ -10,7 +10,6 @@ be, byte for byte, that of one job alone. Each job must have ended well, or with
 Without a kill each question was answered once in each view. Each round is a line in `<out>/<kind>.jsonl`.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -40,7 +39,7 @@ from seva_ray.stages.generate import generate
 from seva_ray.stages.pair import Pair, pair
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.vlm.models import model_at
-from tests.chaos.endurance import REPOSITORY, results
+from tests.chaos.endurance import REPOSITORY, given, results
 from tests.chaos.machines import Machines
 from tests.conftest import random_model
 from tests.s3_server import s3_bucket
@@ -90,8 +89,8 @@ class Round:
         self.journal = folder / "journal"
 
     def start(self, recipe: str, number: int) -> Any:
-        given = (self.root, self.model, recipe, str(self.journal), str(self.folder / f"{number}.log"))
-        process = PROCESSES.Process(target=job_in_process, args=given)
+        about = (self.root, self.model, recipe, str(self.journal), str(self.folder / f"{number}.log"))
+        process = PROCESSES.Process(target=job_in_process, args=about)
         process.start()
         return process
 
@@ -207,13 +206,8 @@ def cluster() -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", choices=["disk", "s3"], default="disk")
-    parser.add_argument("--starts", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--out", type=Path, default=REPOSITORY / "build" / "together")
-    given = parser.parse_args()
-    play(given.kind, given.out, given.starts, given.seconds)
+    words = given(__doc__, "together", ("disk", "s3"), "starts", 100)
+    play(words.kind, words.out, words.number, words.seconds)
 
 
 if __name__ == "__main__":

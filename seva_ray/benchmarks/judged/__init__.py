@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seva_ray.benchmarks.choices import AskedAs
-from seva_ray.benchmarks.files import check_images
+from seva_ray.benchmarks.files import check_image_root
 from seva_ray.benchmarks.judged.base import JudgedBenchmark
 from seva_ray.benchmarks.judged.competition import Competition
 from seva_ray.benchmarks.judged.llava_bench import LlavaBench
@@ -68,5 +68,5 @@ class JudgedBenchmarks:
             if path:
                 members.append(MMBench(path=path, language=language, system=system, reader="judge", protocol=asked_as))
         for member in members:
-            check_images(member.name, member.image_root)
+            check_image_root(member.name, member.image_root)
         return members

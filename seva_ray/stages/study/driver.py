@@ -210,8 +210,8 @@ def with_best_policy(
         "best": asdict(best),
         "best_command": command_of(best, index, found.policies[index]),
         "best_directory": directory,
-        "start_tokens": tokens_of(context.store, context, context.base_models[index].name),
-        "best_tokens": tokens_of(context.store, context, policy),
+        "start_tokens": tokens_of(context, context.base_models[index].name),
+        "best_tokens": tokens_of(context, policy),
     }
     return replace(content, **fields)
 

@@ -13,7 +13,7 @@ from seva_ray.core.errors import UserError
 from seva_ray.runtime import metrics
 from seva_ray.runtime.cli import users_line
 from seva_ray.runtime.sizing import num_engines
-from seva_ray.stages.generate import GenerationTask, generated, name_of, open_responses
+from seva_ray.stages.generate import GenerationTask, generated, open_responses, responses_name
 from seva_ray.stages.study.cluster_check import generation_request
 from seva_ray.stages.study.resource_queue import ResourceQueue
 from seva_ray.stages.study.study_context import StudyContext
@@ -29,7 +29,7 @@ class GenerationRequest:
 
     def answer_if_complete(self, made: Mapping[str, Artifact]) -> None:
         """Answers the request if all its responses are among those that were `made`, which are given by name."""
-        names = [name_of(*task) for task in self.tasks]
+        names = [responses_name(*task) for task in self.tasks]
         if not self.answered.done() and all(name in made for name in names):
             self.answered.set_result([made[name] for name in names])
 

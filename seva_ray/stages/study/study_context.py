@@ -44,6 +44,11 @@ class StudyContext:
     judge: Judge | None = None
     """Who scores the judged benchmarks; None if there are none."""
 
+    def objective_benchmark(self) -> tuple[Benchmark | JudgedBenchmark, Artifact]:
+        """The objective's benchmark, and its prompts."""
+        both = zip(self.benchmarks, self.tests, strict=True)
+        return next(item for item in both if item[0].name == self.objective[0])
+
     def identity(self) -> dict[str, Any]:
         """What the study's numbers follow from, apart from its inputs. The names are those of the first version."""
         return {

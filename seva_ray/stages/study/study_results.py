@@ -13,7 +13,7 @@ from seva_ray.benchmarks.base import gain
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.storage import write_bytes
 from seva_ray.stages.study.study_context import MeasuredPoint, StudyContext
-from seva_ray.stages.study.study_server import contrast
+from seva_ray.stages.study.study_server import compare_points
 from seva_ray.stages.study.study_statistics import MeasuredPoints, Passes
 from seva_ray.stages.study.sweep import TrialOutcome
 from seva_ray.studies.space import SWAPPED, Point, Space
@@ -57,7 +57,7 @@ def with_distance(row: StudyRow, context: StudyContext, measured: MeasuredPoints
     point = Point(**row.point)
     if (row.benchmark, row.metric) != context.objective or point == best:
         return row
-    found = contrast(context, measured[best], measured[point])
+    found = compare_points(context, measured[best], measured[point])
     low, high = sorted(gain(found.metric, end) for end in (found.difference_low, found.difference_high))
     return replace(row, ahead=found.gain, ahead_low=low, ahead_high=high)
 

@@ -34,7 +34,7 @@ from seva_ray.stages.study.named_locks import NamedLocks
 from seva_ray.stages.study.resource_queue import OnRelease, ResourceQueue
 from seva_ray.stages.study.study_context import MeasuredPoint, StudyContext
 from seva_ray.stages.study.worker_groups import GROUP, WorkerGroups
-from seva_ray.stages.training.train import Training
+from seva_ray.stages.training.training import Training
 from seva_ray.studies.space import Point
 from seva_ray.vlm.models import Model, model_of
 
@@ -171,10 +171,9 @@ class StudyServer:
             yield self.endpoint
 
 
-def contrast(context: StudyContext, one: MeasuredPoint, other: MeasuredPoint) -> Repeated:
+def compare_points(context: StudyContext, one: MeasuredPoint, other: MeasuredPoint) -> Repeated:
     """The objective of one point's policies (as `policy`) against another point's (as `start`), seed by seed."""
-    name, metric = context.objective
-    (benchmark,) = (item for item in context.benchmarks if item.name == name)
+    (name, metric), (benchmark, _) = context.objective, context.objective_benchmark()
     of_one, of_other = ([read_tallies(item)[1] for item in side.score_files[name]] for side in (one, other))
     resampling = {"num_resamples": context.evaluate.num_resamples, "seed": context.evaluate.seed}
     rows = repeated_bootstrap(of_other, of_one, benchmark.metrics, **resampling)

@@ -7,14 +7,14 @@ from functools import partial
 from typing import Any
 
 from seva_ray.augmentations import CLEAN
-from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.artifacts import Artifact
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import read_table
 from seva_ray.pairs.files import files_of
 from seva_ray.scoring.intervals import Comparison
 from seva_ray.stages.evaluate import compare
 from seva_ray.stages.generate import GenerationTask, open_responses
-from seva_ray.stages.prepare import shard_name
+from seva_ray.stages.prepare import shards_of
 from seva_ray.stages.score_files import read_comparisons
 from seva_ray.stages.study.study_context import MeasuredPoint, StudyContext
 from seva_ray.stages.study.study_server import StudyServer
@@ -106,35 +106,29 @@ def by_length(lengths: Mapping[int, int]) -> list[int]:
     return [lengths.get(length, 0) for length in range(max(lengths, default=-1) + 1)]
 
 
-def tokens_of(store: Store, context: StudyContext, model: str) -> list[int]:
+def tokens_of(context: StudyContext, model: str) -> list[int]:
     """How many of a model's responses to the objective's benchmark have each length in tokens."""
-    (tests,) = (
-        tests
-        for benchmark, tests in zip(context.benchmarks, context.tests, strict=True)
-        if benchmark.name == context.objective[0]
-    )
-    responses = store.find(f"responses/{model}/{tests.name.removeprefix('prompts/')}/{CLEAN}")
+    _, tests = context.objective_benchmark()
+    responses = context.store.find(f"responses/{model}/{tests.name.removeprefix('prompts/')}/{CLEAN}")
     lengths: Counter[int] = Counter()
-    for index in range(tests.counts["num_shards"]):
-        shard = read_table(responses.path(shard_name(index)), columns=["token_ids"])
-        lengths.update(map(len, shard["token_ids"].to_pylist()))
+    for shard in shards_of(tests):
+        rows = read_table(responses.path(shard), columns=["token_ids"])
+        lengths.update(map(len, rows["token_ids"].to_pylist()))
     return by_length(lengths)
 
 
 def test_time_tasks(context: StudyContext, views: Sequence[str]) -> list[GenerationTask]:
     """The first base model on the objective's benchmark: the clean images, and each view."""
-    (place,) = (n for n, benchmark in enumerate(context.benchmarks) if benchmark.name == context.objective[0])
-    return [(context.base_models[0], context.tests[place], view) for view in (CLEAN, *views)]
+    _, tests = context.objective_benchmark()
+    return [(context.base_models[0], tests, view) for view in (CLEAN, *views)]
 
 
 def test_time_scores(server: StudyServer, views: Sequence[str]) -> dict[str, list[Comparison]]:
     """Augmentation without training: the first base model on the objective's benchmark in each view, against itself on
     the clean images. Source: SeVa (arXiv 2404.10501), figure 2."""
     context = server.context
-    model = context.base_models[0]
-    (benchmark,) = (benchmark for benchmark in context.benchmarks if benchmark.name == context.objective[0])
-    (_, tests, _), *_ = tasks = test_time_tasks(context, views)
-    clean, *answers = server.generation.responses(tasks)
+    model, (benchmark, tests) = context.base_models[0], context.objective_benchmark()
+    clean, *answers = server.generation.responses(test_time_tasks(context, views))
     found = {}
     for view, responses in zip(views, answers, strict=True):
         asked = (context.evaluate, context.store, benchmark, tests, clean, responses, f"{model.name}+{view}")

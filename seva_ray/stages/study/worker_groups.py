@@ -17,7 +17,8 @@ from seva_ray.runtime import metrics
 from seva_ray.stages.study.named_locks import NamedLocks
 from seva_ray.stages.study.resource_queue import ResourceQueue, ResourceRequest
 from seva_ray.stages.training.failures import stop_if_diverged
-from seva_ray.stages.training.train import Training, train_all
+from seva_ray.stages.training.train import train_all
+from seva_ray.stages.training.training import Training
 
 GROUP = "group of training workers"
 """A resource that a machine without GPUs has one of, so that one group runs at a time."""
