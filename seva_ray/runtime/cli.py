@@ -54,13 +54,13 @@ def run(
     `head` does, print nothing more and exit with 141, as other programs do.
     """
     quiet()
-    use_other_places()
     stop_on_signals()
     words = sys.argv[1:]
     name = words.pop(0) if words and re.fullmatch(r"\w[\w.-]*", words[0]) else next(iter(presets))
     script = Path(sys.argv[0])
     command = os.environ.pop(COMMAND, "") or f"python jobs/{script.name}"
     try:
+        use_other_places()
         if name not in presets:
             known = f"the presets are {', '.join(presets)}{suggestion(name, presets)}"
             raise ConfigError(f"{name}: there is no preset of this name; {known}")
