@@ -41,6 +41,10 @@ ROOT = str(Path(__file__).parent.parent)
         ("127.0.0.1:123456", "nobody answers there"),
         ("ray://127.0.0.1:{port}", "nobody answers there (Connection refused); is the cluster running?"),
         ("localhost", "Invalid address format: localhost"),
+        ("6379", "must be HOST:6379, or ray://HOST:10001"),
+        (":6379", "must be HOST:6379, or ray://HOST:10001"),
+        ("ray://127.0.0.1", "must be HOST:6379, or ray://HOST:10001"),
+        ("ray://", "must be HOST:6379, or ray://HOST:10001"),
     ],
 )
 def test_an_address_where_no_cluster_listens_is_one_line_within_seconds(
