@@ -19,8 +19,8 @@ POLL_VARIABLE = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 PREEMPTION_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 """Variables that Ray Train's controller reads when it starts. Its public API has no arguments for them."""
 
-QUIET_LOGGERS = ("ray.data", "ray._private.authentication")
-"""Loggers that report plans, and that token authentication is on. Ray's public logging level is one for all of Ray."""
+QUIET_LOGGERS = ("ray.data", "ray._private.authentication", "ray._private.utils")
+"""Loggers of plans, of token authentication and of half a CPU. Ray's public logging level is one for all of Ray."""
 
 CORE_SETTINGS = {
     # Without this, Ray also warns about the many processes of a study on a small machine. They wait for each other and
