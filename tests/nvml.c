@@ -1,4 +1,5 @@
-/* A stand-in for NVIDIA's management library, by which Ray counts GPUs: it lists as many as $STAND_IN_GPUS says. */
+/* A stand-in for NVIDIA's management library, by which Ray counts GPUs: it lists as many as $STAND_IN_GPUS says. If
+   $STAND_IN_INIT or $STAND_IN_COUNT has the number of an error of NVML, the start or the count fails with it. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,13 +8,26 @@ static unsigned number(void) {
     return given ? (unsigned)atoi(given) : 0;
 }
 
-int nvmlInitWithFlags(unsigned flags) { return 0; }
-int nvmlInit_v2(void) { return 0; }
+static int fault(const char *name) {
+    const char *given = getenv(name);
+    return given ? atoi(given) : 0;
+}
+
+int nvmlInitWithFlags(unsigned flags) { return fault("STAND_IN_INIT"); }
+int nvmlInit_v2(void) { return fault("STAND_IN_INIT"); }
 int nvmlShutdown(void) { return 0; }
+
+const char *nvmlErrorString(int status) {
+    switch (status) {
+        case 15: return "GPU is lost";
+        case 18: return "Driver/library version mismatch";
+        default: return "Unknown Error";
+    }
+}
 
 int nvmlDeviceGetCount_v2(unsigned *count) {
     *count = number();
-    return 0;
+    return fault("STAND_IN_COUNT");
 }
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {

@@ -47,6 +47,7 @@ CACHE = (
         (ValueError("Bfloat16 is only supported on GPUs with compute capability of at least 8.0."), "8.0", "float16"),
         (RuntimeError(DRIVER), "Found no NVIDIA driver", "580"),
         (AssertionError("Torch not compiled with CUDA enabled"), "not compiled", "install.sh gpu"),
+        (RuntimeError("Failed to infer device type, please set the environment variable"), "infer", "install.sh cpu"),
         (
             torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device"),
             "image",
@@ -100,6 +101,7 @@ OF_VLLM = {
     "No available memory for the cache blocks": "v1/core/kv_cache_utils.py",
     "To serve at least one request with the model's max seq len": "v1/core/kv_cache_utils.py",
     "Bfloat16 is only supported on GPUs": "platforms/cuda.py",
+    "Failed to infer device type": "config/device.py",
 }
 
 

@@ -24,9 +24,9 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this torch ca
 
 LIBRARIES = """
 from vllm.platforms import current_platform
-from seva_ray.private.ray import num_listed_gpus
+from seva_ray.private.ray import listed_gpus
 from seva_ray.runtime import machine
-print(num_listed_gpus(), machine.num_gpus(), current_platform.is_cpu())
+print(listed_gpus()[0], machine.num_gpus(), current_platform.is_cpu())
 """
 
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from seva_ray.private import ray as private_ray
 from seva_ray.runtime import machine
 from tests.environment import pythonpath
 from tests.nvml import listing_gpus
@@ -35,12 +36,12 @@ with cluster():
     join()
     print(json.dumps([*found, capacity().get("GPU", 0), has_gpus()]))
 """
-JOINED = """
-from seva_ray.runtime.cluster import cluster, join
-from seva_ray.runtime.resources import capacity
-with cluster():
-    join()
-    print(capacity()["CPU"])
+LIMITED = """
+import logging
+from seva_ray.private.ray import QUIET_LOGGERS, num_cpus
+for name in QUIET_LOGGERS:
+    logging.getLogger(name).setLevel(logging.ERROR)
+print(num_cpus())
 """
 on_cpu_torch = pytest.mark.skipif(torch.cuda.is_available(), reason="this torch can use GPUs")
 
@@ -67,44 +68,101 @@ def test_gpus_that_torch_cannot_use_are_not_counted_and_a_line_says_why(number: 
     ]
 
 
-def test_where_no_gpu_is_or_all_are_hidden_nothing_is_said_and_torch_is_not_loaded(tmp_path: Path):
-    code = "import json, sys\nfrom seva_ray.runtime import machine\nfound = machine.num_gpus()\n"
-    code += "print(json.dumps([found, 'torch' in sys.modules]))"
-    assert said(code, listing_gpus(0, tmp_path)) == ([0, False], [])
-    assert said(code, listing_gpus(2, tmp_path) | {"CUDA_VISIBLE_DEVICES": ""}) == ([0, False], [])
-
-
-BUILT_FOR_GPUS = """
-import json, torch, warnings
+STATES = """
+import contextlib, io, json, os, sys, warnings
 from seva_ray.core.errors import InputError
 from seva_ray.runtime import machine
-torch.version.cuda = "13.0"
-usable = {usable}
+
+def found(state):
+    usual = {name: os.environ.get(name) for name in state}
+    os.environ.update(state)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()) as lines:
+            return [machine.num_gpus(), lines.getvalue()]
+    except InputError as error:
+        return [str(error), lines.getvalue()]
+    finally:
+        for name, value in usual.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+hidden, states = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+results = [found(state) for state in hidden]
+assert "torch" not in sys.modules
+import torch
+
 def available():
-    if not usable:
+    if usable == 0:
         warnings.warn("CUDA initialization: The NVIDIA driver on your system is too old (found version 12080).")
     return usable > 0
+
+torch.version.cuda, machine.version = "13.0", lambda name: "2.13.0"
 torch.cuda.is_available, torch.cuda.device_count = available, lambda: usable
-try:
-    print(json.dumps(machine.num_gpus()))
-except InputError as error:
-    print(json.dumps(str(error)))
+for usable, state in states:
+    results.append(found(state))
+print(json.dumps(results))
 """
-"""torch's own answers are made up: there is no GPU to ask it about."""
+"""A process that counts the GPUs in one state after the other. torch's own answers are made up from the second list on:
+there is no GPU to ask it about."""
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+TORCH = f"torch {torch.__version__}"
+HIDE = f"{VISIBLE}= (empty) makes the job run on CPUs"
+TOO_OLD = (
+    f"CUDA initialization: The NVIDIA driver on your system is too old (found version 12080); {machine.NEEDS}; {HIDE}"
+)
+NOBODY = f"{TORCH} is built for GPUs, but the NVIDIA driver of this machine does not answer"
+ADVICE = f"see what nvidia-smi says, a restart of the machine often helps; {HIDE}"
+NONE = (
+    f"{TORCH} is built for GPUs, but no NVIDIA driver lists one here (a container needs --gpus all): the job runs on "
+    "CPUs"
+)
+QUIET: list[dict[str, str]] = [
+    {"STAND_IN_GPUS": "0"},
+    *({VISIBLE: hiding} for hiding in ("", "-1", "-1,0", "NoDevFiles")),  # CUDA reads no id behind one of -1
+    {"STAND_IN_INIT": "18"},
+    {"STAND_IN_COUNT": "15"},
+]
+"""States in which nothing is said, and in which torch, which is built for CPUs here, is not imported."""
+BUILT_FOR_GPUS: list[tuple[int, dict[str, str], int | str, str]] = [
+    (2, {}, 2, ""),
+    (1, {}, 1, "this machine has 2 GPUs, but torch can use only 1 of them: the job uses 1"),
+    (0, {}, f"this machine has 2 GPUs, but {TORCH} can use none of them: {TOO_OLD}", ""),
+    (1, {VISIBLE: "GPU-5ebe"}, 1, ""),
+    (2, {VISIBLE: "MIG-1,MIG-2"}, 2, ""),
+    (0, {VISIBLE: "7"}, f"{VISIBLE}=7 names 1 GPU, but {TORCH} can use none of them: {TOO_OLD}", ""),
+    (0, {VISIBLE: "-1"}, 0, ""),
+    (0, {"STAND_IN_INIT": "18"}, f"{NOBODY} (Driver/library version mismatch): {ADVICE}", ""),
+    (0, {"STAND_IN_INIT": "999"}, f"{NOBODY} (Unknown Error): {ADVICE}", ""),
+    (0, {"STAND_IN_COUNT": "15"}, f"{NOBODY} (GPU is lost): {ADVICE}", ""),
+    (0, {"STAND_IN_INIT": "18", VISIBLE: ""}, 0, ""),
+    (0, {"STAND_IN_INIT": "9"}, 0, NONE),  # the driver is not loaded
+    (0, {"STAND_IN_GPUS": "0"}, 0, NONE),
+]
+"""What torch can use, the state of the driver, the number or the error that is found, and the line on the terminal."""
 
 
-def test_a_torch_for_gpus_that_can_use_none_or_not_all_of_them_is_told_apart(tmp_path: Path):
-    environment = listing_gpus(2, tmp_path)
-    assert said(BUILT_FOR_GPUS.format(usable=2), environment) == (2, [])
-    told = "this machine has 2 GPUs, but torch can use only 1 of them: the job uses 1"
-    assert said(BUILT_FOR_GPUS.format(usable=1), environment) == (1, [told])
-    error, _ = said(BUILT_FOR_GPUS.format(usable=0), environment)
-    assert error == (
-        f"this machine has 2 GPUs, but torch {torch.__version__} can use none of them: CUDA initialization: The NVIDIA "
-        "driver on your system is too old (found version 12080); "
-        f"{machine.NEEDS}; "
-        "CUDA_VISIBLE_DEVICES= (empty) makes the job run on CPUs"
-    )
+def test_what_a_driver_torch_and_the_user_say_of_gpus_is_a_number_or_a_line(tmp_path: Path):
+    environment = listing_gpus(2, tmp_path) | {"PYTHONPATH": pythonpath()}
+    states = [json.dumps(QUIET), json.dumps([state[:2] for state in BUILT_FOR_GPUS])]
+    done = subprocess.run([sys.executable, "-c", STATES, *states], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found[: len(QUIET)] == [[0, ""]] * len(QUIET)
+    for (*state, number, line), result in zip(BUILT_FOR_GPUS, found[len(QUIET) :], strict=True):
+        assert result == [number, f"{line}\n" if line else ""], state
+
+
+def test_a_process_that_may_use_only_some_cpus_counts_those():
+    """As under taskset, and in a job of Slurm: by itself Ray counts all of the machine."""
+    usual = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(usual)})
+        assert private_ray.num_cpus() == 1
+    finally:
+        os.sched_setaffinity(0, usual)
 
 
 @on_cpu_torch
@@ -127,18 +185,18 @@ def test_a_head_for_submitted_jobs_counts_as_a_job_does(tmp_path: Path):
 
 
 def test_a_container_s_limit_of_cpus_holds(tmp_path: Path):
-    """cgroups as `docker run --cpus 3` shows them, laid over this machine's in a mount namespace of its own."""
+    """cgroups as `docker run --cpus 1.5` shows them, laid over this machine's in a mount namespace of its own."""
     limits = tmp_path / "cgroup"
     limits.mkdir()
-    (limits / "cpu.max").write_text("300000 100000\n")
+    (limits / "cpu.max").write_text("150000 100000\n")
     (limits / "cgroup.controllers").write_text("")
     script = f'mount --bind {limits} /sys/fs/cgroup && exec "$0" -c "$1"'
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = ["unshare", "--mount", "bash", "-c", script, sys.executable, JOINED]
+    command = ["unshare", "--mount", "bash", "-c", script, sys.executable, LIMITED]
     done = subprocess.run(
         command, env=environment | {"PYTHONPATH": pythonpath()}, capture_output=True, text=True, timeout=300
     )
     if "unshare failed" in done.stderr or "permission denied" in done.stderr:
         pytest.skip("no right to a mount namespace here")
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) == 3
+    assert (done.stdout, done.stderr) == ("1\n", "")

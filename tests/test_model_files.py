@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import InputError
@@ -85,6 +86,41 @@ def an_index_that_is_cut(model: Path) -> None:
     (model / INDEX).write_text((model / INDEX).read_text()[:-20])
 
 
+def rewrite(model: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Other tensors in the weight file."""
+    save_file(change(load_file(model / "model.safetensors")), model / "model.safetensors", {"format": "pt"})
+
+
+def a_layer_is_missing(model: Path) -> None:
+    """Its file is whole. transformers would fill the layer with random numbers, and say nothing in a job."""
+    rewrite(model, lambda tensors: {name: tensors[name] for name in tensors if "model.layers.1.mlp." not in name})
+
+
+def a_language_model_alone(model: Path) -> None:
+    """A text model's weights, under the names that they have without a vision tower."""
+    head = "language_model."
+    rewrite(model, lambda old: {name.removeprefix(head): old[name] for name in old if name.startswith(head)})
+
+
+def weights_of_a_narrower_tower(model: Path) -> None:
+    change_part(model, "vision_config", hidden_size=96)
+
+
+def one_file_beside_several(model: Path) -> None:
+    """Of a model that was saved twice, in files of another size."""
+    weights = (model / "model.safetensors").read_bytes()
+    split(model)
+    (model / "model.safetensors").write_bytes(weights)
+
+
+def an_adapter_beside(model: Path) -> None:
+    shutil.copy(model / "model.safetensors", model / "adapter_model.safetensors")
+
+
+def quantized(model: Path) -> None:
+    change(model / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
+
+
 def link_to_nothing(model: Path) -> None:
     (model / "model.safetensors").unlink()
     (model / "model.safetensors").symlink_to("../../blobs/b7")
@@ -92,6 +128,13 @@ def link_to_nothing(model: Path) -> None:
 
 def older_processor(model: Path) -> None:
     change(model / "processor_config.json", num_additional_image_tokens=None)
+
+
+def much_older_processor(model: Path) -> None:
+    """Only an image processor, as the first files of LLaVA have it."""
+    settings = json.loads((model / "processor_config.json").read_text())
+    (model / "preprocessor_config.json").write_text(json.dumps(settings["image_processor"]))
+    (model / "processor_config.json").unlink()
 
 
 def another_image_size(model: Path) -> None:
@@ -106,6 +149,18 @@ def another_image_token(model: Path) -> None:
 
 def no_tokenizer(model: Path) -> None:
     (model / "tokenizer.json").unlink()
+
+
+def a_page_for_a_tokenizer(model: Path) -> None:
+    (model / "tokenizer.json").write_text("<html>not found</html>")
+
+
+def a_cut_generation_config(model: Path) -> None:
+    (model / "generation_config.json").write_text("{")
+
+
+def a_layer_that_the_tower_lacks(model: Path) -> None:
+    change(model / "config.json", vision_feature_layer=-5)
 
 
 def no_chat_template(model: Path) -> None:
@@ -192,11 +247,24 @@ def change(file: Path, **values: object) -> None:
         (a_weight_file_of_another_model, "model-2.safetensors does not hold "),
         (no_index, f"neither model.safetensors nor {INDEX}"),
         (an_index_that_is_cut, f"{INDEX} cannot be used (JSONDecodeError: "),
+        (a_layer_is_missing, ".layers.1.mlp.down_proj.weight and 2 more, which config.json describes"),
+        (a_language_model_alone, "its weight files lack model.language_model.embed_tokens.weight and "),
+        (weights_of_a_narrower_tower, " is 128 x 128 in its weight files, and 128 x 96 by config.json, and "),
+        (one_file_beside_several, f"transformers reads model.safetensors, and vLLM the files that {INDEX} names"),
+        (an_adapter_beside, "vLLM would read adapter_model.safetensors beside model.safetensors; move it elsewhere"),
+        (quantized, "its weights are quantized (awq), and a quantized model is not trained here; take the repository"),
         (link_to_nothing, "model.safetensors is a link to ../../blobs/b7, which does not exist"),
         (older_processor, "makes 35 tokens of an image, and its vision tower 36 features; processor_config.json needs"),
+        (
+            much_older_processor,
+            "processor_config.json lacks patch_size and vision_feature_select_strategy, as older files",
+        ),
         (another_image_size, "images of 64 x 64 pixels, and its vision tower reads 48 x 48"),
         (another_image_token, "the image token is 4 in its tokenizer, and 7 in config.json"),
         (no_tokenizer, "no tokenizer.json or tokenizer.model"),
+        (a_page_for_a_tokenizer, "tokenizer.json cannot be used (JSONDecodeError: "),
+        (a_cut_generation_config, "generation_config.json cannot be used (JSONDecodeError: "),
+        (a_layer_that_the_tower_lacks, "vision_feature_layer is -5, and the vision tower has 3 layers"),
         (no_chat_template, "it has no chat template, which belongs into chat_template.jinja"),
         (
             original_format,

@@ -1,5 +1,6 @@
 """What a user's machine may have wrong: addresses of clusters, a home that cannot be written, closed pipes, modes."""
 
+import errno
 import json
 import os
 import shlex
@@ -7,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,8 +20,10 @@ import ray
 
 from seva_ray.core import artifacts
 from seva_ray.core.errors import InputError
+from seva_ray.core.home import cache_directory
 from seva_ray.core.storage import write_directory, write_table
 from seva_ray.engines import units
+from seva_ray.runtime import home
 from seva_ray.runtime.cluster import check_address, join
 from tests.ray_head import free_port
 from tests.test_job import JOB
@@ -37,6 +41,10 @@ ROOT = str(Path(__file__).parent.parent)
         ("127.0.0.1:123456", "nobody answers there"),
         ("ray://127.0.0.1:{port}", "nobody answers there (Connection refused); is the cluster running?"),
         ("localhost", "Invalid address format: localhost"),
+        ("6379", "must be HOST:6379, or ray://HOST:10001"),
+        (":6379", "must be HOST:6379, or ray://HOST:10001"),
+        ("ray://127.0.0.1", "must be HOST:6379, or ray://HOST:10001"),
+        ("ray://", "must be HOST:6379, or ray://HOST:10001"),
     ],
 )
 def test_an_address_where_no_cluster_listens_is_one_line_within_seconds(
@@ -184,6 +192,73 @@ def test_a_home_that_cannot_be_written_is_replaced_for_what_libraries_keep_there
     assert os.access(Path(found["XDG_CACHE_HOME"]).parent, os.W_OK)
     assert Path(found["MPLCONFIGDIR"]).parent == Path(found["XDG_CACHE_HOME"]).parent
     assert set(environment_with(tmp_path / "home", "rw").values()) <= {None, os.environ.get("HF_HOME")}
+    assert environment_with(tmp_path / "home", "nr_inodes=1")["RAY_AUTH_TOKEN"], "a disk that is full"
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variables that `use_other_places` may set; they are as before afterwards."""
+    for name in (*home.PLACES, "HF_HOME", "RAY_AUTH_TOKEN", "RAY_ADDRESS", "TMPDIR"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("place", ["/dev/null", "/nonexistent", "/proc"])
+@pytest.mark.usefixtures("environment")
+def test_a_home_that_is_no_directory_or_takes_no_file_is_replaced(place: str, monkeypatch: pytest.MonkeyPatch):
+    """Rights do not tell: root may write everywhere, and anybody may write to /dev/null."""
+    monkeypatch.setenv("HOME", place)
+    home.use_other_places()
+    caches = Path(os.environ["XDG_CACHE_HOME"])
+    assert caches.parent.is_dir()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert cache_directory("seva_ray") == caches / "seva_ray"
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_relative_home_is_one_place_for_all_processes(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "some/where")
+    home.use_other_places()
+    assert Path(os.environ["HOME"]).is_dir()
+    assert Path(os.environ["HOME"]).is_absolute()
+
+
+@pytest.mark.usefixtures("environment")
+def test_what_another_user_has_made_in_a_home_is_replaced_and_the_rest_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """As after a job under sudo. /proc takes the place of a directory of root's: nobody can write there."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    home.use_other_places()
+    assert "XDG_CACHE_HOME" not in os.environ
+    assert "RAY_AUTH_TOKEN" not in os.environ
+    assert cache_directory("seva_ray") == tmp_path / ".cache" / "seva_ray"
+    (tmp_path / ".ray").symlink_to("/proc")
+    (tmp_path / ".config").symlink_to("/proc")
+    home.use_other_places()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert Path(os.environ["XDG_CACHE_HOME"]).parent.is_dir()
+    assert os.environ["HF_HOME"] == f"{tmp_path}/.cache/huggingface", "models are read there"
+
+
+@pytest.mark.usefixtures("environment")
+def test_a_tmpdir_that_cannot_be_written_is_replaced_for_ray_too_and_a_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setenv("TMPDIR", "/proc")
+    home.use_other_places()
+    assert os.environ["TMPDIR"] == tempfile.gettempdir() != "/proc"
+    assert (
+        capsys.readouterr().err == f"TMPDIR /proc: cannot be written; temporary files are in {tempfile.gettempdir()}\n"
+    )
+
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp', '/var/tmp']")
+
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    with pytest.raises(InputError, match=r"^No usable temporary directory found in .*: TMPDIR must name a directory "):
+        home.use_other_places()
 
 
 @pytest.mark.parametrize(("words", "status"), [("--help", 0), ("--print-config", 0), ("", 141), ("2>&1", 141)])

@@ -36,6 +36,10 @@ ADVICE = {
         f"this card is too old: the locked torch needs {CARD}"
     ),
     r"Torch not compiled with CUDA enabled": "cluster/images/install.sh gpu installs a torch for GPUs",
+    r"Failed to infer device type|No CUDA GPUs are available": (
+        "this process sees no GPU, and its libraries are built for GPUs: to compute on CPUs, take the environment that "
+        "cluster/images/install.sh cpu installs"
+    ),
     r"CUDA-capable device\(s\) is/are busy|all CUDA-capable devices are busy": (
         "another process holds this GPU in exclusive mode; nvidia-smi shows it"
     ),

@@ -10,6 +10,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from seva_ray.core.contents import TAGS, sha256_of, tag_of
 from seva_ray.core.fingerprints import fingerprint_of
+from seva_ray.core.home import cache_directory
 from seva_ray.core.patience import patient
 from seva_ray.core.storage import locate
 
@@ -21,7 +22,7 @@ the same moment apart."""
 
 
 @patient
-def digest(file: Path | str, cache: str = "~/.cache/seva_ray_digests") -> str:
+def digest(file: Path | str, cache: str = "") -> str:
     """SHA-256 of a local file or of one in an object store, which takes about a second per GB. That of a large file is
     kept, by its path, size and times, or by its URI, size and the tag that the store gives to its contents.
 
@@ -32,7 +33,7 @@ def digest(file: Path | str, cache: str = "~/.cache/seva_ray_digests") -> str:
     state = state_of(filesystem, path, str(file))
     if state is None:
         return sha256_of(filesystem, path)
-    kept = Path(cache).expanduser() / fingerprint_of(state)
+    kept = cache_directory("seva_ray_digests", cache) / fingerprint_of(state)
     with contextlib.suppress(OSError):
         return kept.read_text(encoding="utf-8")
     made = sha256_of(filesystem, path)

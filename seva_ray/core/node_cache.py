@@ -14,6 +14,7 @@ from fsspec.implementations.local import LocalFileSystem
 from seva_ray.core.contents import TAGS, TIMES, contents, tag_of
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import fingerprint_of
+from seva_ray.core.home import cache_directory
 from seva_ray.core.patience import patient
 from seva_ray.core.storage import locate
 
@@ -29,7 +30,7 @@ held: dict[str, int] = {}
 
 
 @patient
-def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
+def local_directory(uri: str, cache: str = "") -> str:
     """The directory itself if it is local, otherwise a copy on this machine. A node's encoding tasks and engines all
     start together; one of them makes the copy, and the others wait for it.
 
@@ -39,7 +40,7 @@ def local_directory(uri: str, cache: str = "~/.cache/seva_ray") -> str:
     if isinstance(filesystem, LocalFileSystem):
         return path
     listing = listing_of(filesystem, path, uri)
-    copies = Path(cache).expanduser()
+    copies = cache_directory("seva_ray", cache)
     # Without tags, only the contents show whether a copy is up to date: they are fetched each time, but kept once.
     tagged = all(tag is not None for _, tag in listing.values())
     target = copies / fingerprint_of({"uri": uri, "files": listing}) if tagged else None

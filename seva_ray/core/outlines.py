@@ -8,12 +8,12 @@ import os
 import shutil
 import struct
 import uuid
-from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
 from seva_ray.core.fingerprints import fingerprint_of
+from seva_ray.core.home import cache_directory
 from seva_ray.core.node_cache import listing_of, local_directory
 from seva_ray.core.patience import patient
 from seva_ray.core.storage import locate
@@ -25,7 +25,7 @@ MOST_HEADER_BYTES = 100_000_000
 
 
 @patient
-def local_outline(uri: str, cache: str = "~/.cache/seva_ray_outlines") -> str:
+def local_outline(uri: str, cache: str = "") -> str:
     """The directory itself if it is local, otherwise an outline of it on this machine. A large file in it has its whole
     size, but takes no space, and after its header (safetensors) it holds zeros.
 
@@ -37,7 +37,7 @@ def local_outline(uri: str, cache: str = "~/.cache/seva_ray_outlines") -> str:
     listing = listing_of(filesystem, path, uri)
     if any(tag is None for _, tag in listing.values()):  # only a copy of all of it shows whether it has changed
         return local_directory(uri)
-    copies = Path(cache).expanduser()
+    copies = cache_directory("seva_ray_outlines", cache)
     target = copies / fingerprint_of({"uri": uri, "files": listing})
     if not target.exists():
         part = copies / f"{uuid.uuid4().hex}.part"

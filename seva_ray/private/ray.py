@@ -19,8 +19,8 @@ POLL_VARIABLE = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 PREEMPTION_VARIABLE = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 """Variables that Ray Train's controller reads when it starts. Its public API has no arguments for them."""
 
-QUIET_LOGGERS = ("ray.data", "ray._private.authentication")
-"""Loggers that report plans, and that token authentication is on. Ray's public logging level is one for all of Ray."""
+QUIET_LOGGERS = ("ray.data", "ray._private.authentication", "ray._private.utils")
+"""Loggers of plans, of token authentication and of half a CPU. Ray's public logging level is one for all of Ray."""
 
 CORE_SETTINGS = {
     # Without this, Ray also warns about the many processes of a study on a small machine. They wait for each other and
@@ -80,10 +80,12 @@ def recorded_address() -> str | None:
 
 
 def num_cpus() -> int:
-    """The CPUs that Ray would count here, within a container's limit. The public API counts only after a start."""
+    """The CPUs that Ray would count here, within a container's limit, but no more than this process may use: Ray does
+    not know what taskset or Slurm allow. The public API counts only after a start."""
     from ray._private.utils import get_num_cpus
 
-    return int(get_num_cpus(override_docker_cpu_warning=True))
+    within_limit = get_num_cpus(override_docker_cpu_warning=True, truncate=False)
+    return min(int(within_limit), len(os.sched_getaffinity(0)))
 
 
 def free_memory() -> float:
@@ -94,15 +96,13 @@ def free_memory() -> float:
     return estimate_available_memory() - 0.05 * get_system_memory()
 
 
-def num_listed_gpus() -> int:
-    """The GPUs that Ray would count here: the driver lists them and CUDA_VISIBLE_DEVICES does not hide them. The public
-    API counts only after a start."""
+def listed_gpus() -> tuple[int, list[str] | None]:
+    """How many GPUs the driver lists, and the ids in CUDA_VISIBLE_DEVICES; None if it is not set. The public API counts
+    only after a start."""
     from ray._private.accelerators import get_accelerator_manager_for_resource
 
-    manager = get_accelerator_manager_for_resource("GPU")
-    visible = manager.get_current_process_visible_accelerator_ids()
-    number = manager.get_current_node_num_accelerators()
-    return number if visible is None else min(number, len(visible))
+    gpus = get_accelerator_manager_for_resource("GPU")
+    return gpus.get_current_node_num_accelerators(), gpus.get_current_process_visible_accelerator_ids()
 
 
 def global_control_store() -> Any:

@@ -54,9 +54,9 @@ def run(
     `head` does, print nothing more and exit with 141, as other programs do.
     """
     quiet()
-    use_other_places()
     stop_on_signals()
     try:
+        use_other_places()
         config, title = read(presets, description, usual)
         if root := getattr(config, "root", ""):
             place = root if "://" in root else Path(root).expanduser().resolve()

@@ -66,7 +66,7 @@ def join(spare_cpus: int = 0) -> None:
 
 def connect(spare_cpus: int) -> None:
     """Connect to the cluster, as `join` describes."""
-    if not os.environ.get("RAY_ADDRESS"):
+    if not os.environ.get("RAY_ADDRESS", "").strip():
         os.environ.pop("RAY_ADDRESS", None)  # an empty one names no cluster
     address = os.environ.get("RAY_ADDRESS", "local")
     check_address(address)
@@ -95,7 +95,10 @@ def connect(spare_cpus: int) -> None:
             logs = f"{place}/ray/session_latest/logs"
             raise InputError(f"Ray cannot start here: {said}; its logs are in {logs}") from error
         if isinstance(error, ConnectionError):
-            said = "is it running, and do RAY_AUTH_MODE and RAY_AUTH_TOKEN agree with it?"
+            said = (
+                "is it running, do RAY_AUTH_MODE and RAY_AUTH_TOKEN agree with it, and is this the port "
+                "that `ray start` named (by default 6379; 10001 belongs to ray://)?"
+            )
         raise InputError(f"RAY_ADDRESS {address}: no connection to a Ray cluster there; {said}") from error
     metrics.joined()
     if address != "local":
@@ -138,7 +141,9 @@ def check_address(address: str) -> None:
     place = (recorded_address() or "") if address == "auto" else address.removeprefix("ray://")
     host, _, port = place.rpartition(":")
     if not host or not port.isdigit():
-        return  # `local`, or another form that Ray knows
+        if not address.startswith("ray://") and not port.isdigit():
+            return  # `local`, or another form that Ray knows
+        raise InputError(f"RAY_ADDRESS {address}: must be HOST:6379, or ray://HOST:10001 from outside of the cluster")
     where = f"at {place}, the last cluster of this machine" if address == "auto" else "there"
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()

@@ -47,6 +47,7 @@ def check_config(directory: str, encoder: Encoder) -> None:
                             f"model {directory}: {name} is {theirs} for its processor, and {other} {ours} in "
                             "config.json"
                         )
+    check_vision_layers(directory, config)
     if hasattr(encoder.processor, "num_additional_image_tokens"):
         check_image_tokens(directory, encoder, config)
     read_by_model = arguments_of_forward(config)
@@ -56,6 +57,20 @@ def check_config(directory: str, encoder: Encoder) -> None:
             f"model {directory}: model type {config.model_type!r} does not read {' and '.join(sorted(unread))}, which "
             "its processor makes"
         )
+
+
+def check_vision_layers(directory: str, config: Any) -> None:
+    """Check that the vision tower has the layers whose outputs the language model reads. Raises: InputError."""
+    read, number = (
+        getattr(config, "vision_feature_layer", None),
+        getattr(config.vision_config, "num_hidden_layers", None),
+    )
+    for layer in read if isinstance(read, list) else [read]:
+        if isinstance(layer, int) and isinstance(number, int) and not -number - 1 <= layer <= number:
+            raise InputError(
+                f"model {directory}: config.json: vision_feature_layer is {layer}, and the vision tower has {number} "
+                "layers"
+            )
 
 
 def whole_number(value: Any) -> int | None:

@@ -25,7 +25,7 @@ from seva_ray.vlm.image_options import grids_within, made_smaller, options_of, s
 from seva_ray.vlm.images import pad_to_square
 from seva_ray.vlm.levels import drawn_at_random, exact_table, looked_up, shrunk, size_of_squares
 from seva_ray.vlm.one_image import OneImage, as_arrays
-from seva_ray.vlm.processed import processed_batch
+from seva_ray.vlm.processed import lacking, processed_batch
 from seva_ray.vlm.rows import MM_TYPES, PIXELS, Copies, Row, axes_of, copies_in, pixels_in, with_pixels
 from seva_ray.vlm.template_check import check_length
 
@@ -98,7 +98,7 @@ class Encoder:
             self.copies = copies_in(self.row("?", drawn_at_random(*PLAIN_SIZE)).features[PIXELS], self.frames)
             self.last_row = ()
         except Exception as error:  # broken files and templates raise all kinds of errors
-            raise InputError(f"model {directory}: processor cannot be used ({line_of(error)})") from None
+            raise InputError(f"model {directory}: processor cannot be used ({line_of(error)}){lacking(self)}") from None
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = 0 if pad is None else pad
         """Token that fills up a batch. It is masked, so any token would do."""

@@ -27,6 +27,8 @@ REPOSITORIES = {4096: "llava-hf/llava-1.5-7b-hf", 5120: "llava-hf/llava-1.5-13b-
 """LLaVA-1.5 in the transformers format, by the size of its hidden states."""
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+SETTINGS = (*PROCESSORS, "tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.json")
+"""Files in JSON that libraries read. What these say of a broken one does not name it."""
 READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 """Suffixes of the files that answers depend on: weights, settings, chat template and vocabulary."""
 MOST = {"layers|depth": 1024, "(^|_)(num|n)_": 1_000_000}
@@ -102,11 +104,20 @@ def check_model(directory: str) -> None:
             f"model {directory}: model type {model_type!r} cannot be served: its config.json has no vision_config, "
             "which describes the part that sees images"
         )
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        if isinstance(quantized := part.get("quantization_config"), dict):
+            raise InputError(
+                f"model {directory}: its weights are quantized ({quantized.get('quant_method', 'in some way')}), and a "
+                "quantized model is not trained here; take the repository whose weights have 16 bits"
+            )
     if not any(path.glob("*.safetensors")):
         raise InputError(f"model {directory}: no .safetensors weights (pickled weights are not loaded)")
     for names in (PROCESSORS, TOKENIZERS):
         if not any((path / name).is_file() for name in names):
             raise InputError(f"model {directory}: no {' or '.join(names)}")
+    for name in SETTINGS:
+        if (path / name).is_file():
+            settings_in(path / name)
     with reading(directory, "config.json"):
         check_numbers(directory, config)
 
@@ -144,6 +155,10 @@ def weight_headers(directory: str) -> dict[str, dict[str, Any]]:
     if not (path / INDEX).is_file():
         if not (path / "model.safetensors").is_file():
             raise InputError(f"model {directory}: neither model.safetensors nor {INDEX}, which names the weight files")
+        if others := sorted({file.name for file in path.glob("*.safetensors")} - {"model.safetensors"}):
+            raise InputError(
+                f"model {directory}: vLLM would read {others[0]} beside model.safetensors; move it elsewhere"
+            )
         return {"model.safetensors": header_of(path / "model.safetensors")}
     with reading(directory, INDEX):
         files: dict[str, str] = settings_in(path / INDEX)["weight_map"]
@@ -151,6 +166,11 @@ def weight_headers(directory: str) -> dict[str, dict[str, Any]]:
         missing = [name for name in named if not (path / name).is_file()]
     if missing:
         raise InputError(f"model {directory}: {len(missing)} of {len(named)} weight files missing: {missing[0]}")
+    if (path / "model.safetensors").exists() and "model.safetensors" not in named:
+        raise InputError(
+            f"model {directory}: transformers reads model.safetensors, and vLLM the files that {INDEX} names; remove "
+            "what is not the model"
+        )
     headers = {name: header_of(path / name) for name in named}
     for tensor, name in files.items():
         if tensor not in headers[name]:

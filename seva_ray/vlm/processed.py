@@ -19,6 +19,13 @@ def processed(encoder: "Encoder", question: str, image: Image.Image) -> dict[str
     return processed_batch(encoder, [(question, image)])
 
 
+def lacking(encoder: "Encoder") -> str:
+    """The end of a line about a processor that fails: what its files do not say, though its class asks for it."""
+    settings = ("patch_size", "vision_feature_select_strategy")
+    names = [name for name in settings if getattr(getattr(encoder, "processor", None), name, "") is None]
+    return f"; processor_config.json lacks {' and '.join(names)}, as older files do" if names else ""
+
+
 def processed_batch(encoder: "Encoder", prompts: Sequence[tuple[str, Image.Image]]) -> dict[str, np.ndarray]:
     processor = copy.copy(encoder.processor)
     processor.image_processor = encoder.image_processor

@@ -10,6 +10,7 @@ from typing import Any
 
 from seva_ray.core.errors import InputError, line_of
 from seva_ray.vlm.model_files import reading, weight_headers
+from seva_ray.vlm.weights_check import check_weight_names
 
 MOST_PARTS = 400_000
 """Modules and weight tensors of a model. A model of 60 layers with 400 experts each, as modules, has 200,000."""
@@ -17,13 +18,14 @@ MOST_PARTS = 400_000
 
 def check_structure(directory: str) -> None:
     """Check that transformers can make the model here, that it answers token by token, that it says which part of it is
-    the language model, and that the weight files are whole and can hold its weights. Raises: InputError."""
+    the language model, and that the weight files are whole and hold its weights. Raises: InputError."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, GenerationMixin
 
     from seva_ray.vlm.model_parts import decoder_name
 
-    places = [entry["data_offsets"] for header in weight_headers(directory).values() for entry in header.values()]
+    headers = weight_headers(directory)
+    places = [entry["data_offsets"] for header in headers.values() for entry in header.values()]
     num_bytes = sum(end - start for start, end in places)
     with reading(directory, "config.json"), torch.device("meta"), bounded(directory, num_bytes):
         try:
@@ -37,6 +39,7 @@ def check_structure(directory: str) -> None:
             )
         decoder_name(model)
     check_weights(directory, sum(weight.numel() for weight in model.parameters()), num_bytes)
+    check_weight_names(directory, model, headers)
 
 
 @contextmanager
