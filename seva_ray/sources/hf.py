@@ -154,6 +154,7 @@ class Hf:
 
 def found(path: str) -> str:
     """The file or directory: the path itself, or the copy of a data set in Hugging Face's cache."""
+    path = os.fspath(path)
     if exists(absolute(path)) or not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         return absolute(path)
     from huggingface_hub import snapshot_download  # takes a second
