@@ -170,6 +170,12 @@ def test_a_broken_file_is_refused_in_one_line(place: Path, name: str, content: b
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("pattern", ["shard-*.tar", "shard-{000000..000099}.tar"])
+def test_a_pattern_of_files_is_refused_with_what_is_read_instead(place: Path, pattern: str):
+    with pytest.raises(InputError, match="patterns are not read; give the directory that holds the files"):
+        found(Hf(path=str(place / pattern)))
+
+
 def test_a_path_of_pathlib_is_as_good_as_a_text(place: Path):
     rows: Any = place / "rows.jsonl"
     rows.write_bytes(lines(ROW))
