@@ -28,6 +28,7 @@ USUAL = (
     "space.betas", "space.learning-rates", "space.curve", "search.method", "search.scheduler", "search.num-points",
     "probe.name", "rates.rows-per-s", "rates.start-s", "rates.step-s", "fleet.nodes", "fleet.gpus-per-node",
     "export.to", "export.what", "export.push", "export.base", "export.license", "harness.download", "browse.to",
+    "margins.num-pairs",
     "data.path", "data.image-root", "data.columns", "ladder.num-prompts", "ladder.only-flips",
     "select.name", "select.edit-distance", "select.flip-step", "select.reference-margin", "select.by", "select.share",
     "select.order",

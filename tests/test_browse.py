@@ -81,32 +81,52 @@ def test_the_page_runs_its_own_script_and_the_files_beside_it_and_loads_nothing_
     assert not {"innerHTML", "insertAdjacentHTML", "document.write", "eval("} & set(re.findall(r"[\w.]+\(?", script))
 
 
-def test_margins_that_trainings_left_stand_at_the_answers_that_they_are_of(tmp_path: Path):
+def write_logps(
+    store: Store, name: str, pairs: Artifact, margin: float, counts: dict[str, Any], num_shards: int
+) -> None:
+    logps = store.open(name, config={}, inputs=[pairs]).begin()
+    for uri in files_of(pairs)[:num_shards]:
+        rows = [
+            {
+                "prompt_id": row["prompt_id"],
+                "ref_logps": [-1.0, *(-1.0 - margin - n for n in range(len(row["rejected"])))],
+            }
+            for row in read_table(uri, columns=["prompt_id", "rejected"]).to_pylist()
+        ]
+        write_table(logps.path(uri.rpartition("/")[2]), pa.Table.from_pylist(rows, LOGPS_SCHEMA))
+    logps.finish(counts)
+
+
+def test_margins_before_and_after_training_stand_at_the_answers_that_they_are_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     store, pairs = own_pairs(tmp_path / "own")
-    by = {"float32": 2.0, "float32-by-mine": 5.5}
-    for name, margin in by.items():
-        logps = store.open(f"logps/{pairs.name.removeprefix('pairs/')}/{name}", config={}, inputs=[pairs]).begin()
-        for uri in files_of(pairs):
-            kept = read_table(uri, columns=["prompt_id", "rejected"]).to_pylist()
-            rows = [
-                {
-                    "prompt_id": row["prompt_id"],
-                    "ref_logps": [-1.0, *(-1.0 - margin - n for n in range(len(row["rejected"])))],
-                }
-                for row in kept
-            ]
-            write_table(logps.path(uri.rpartition("/")[2]), pa.Table.from_pylist(rows, LOGPS_SCHEMA))
-        logps.finish({})
+    of = pairs.name.removeprefix("pairs/")
+    write_logps(store, f"logps/{of}/float32", pairs, 2.0, {}, NUM_IMAGES)
+    write_logps(store, f"logps/{of}/float32-by-mine", pairs, 5.5, {}, NUM_IMAGES)
+    for policy in ("mine", "other"):
+        store.open(f"policies/{policy}", config={}, inputs=[pairs]).finish({})
+    for number, margin in ((5, 3.25), (3, 9.0)):  # of two samples the larger one is shown
+        counts = {"num_pairs": number, "policy": "mine", "computed": "float32"}
+        write_logps(store, f"margins/{of}/mine-of-{number}", pairs, margin, counts, number)
     pages = Path(browse(Browse(to=str(tmp_path / "out"), image_px=0), store, pairs.name))
+    assert f"browse {pairs.name}: --policy other adds the margins after training" in capsys.readouterr().err
     (index,) = handed(pages / "index.js", "hold")
-    assert index["margins"] == ["the base model (float32)", "mine (float32)"]
+    assert index["margins"] == [
+        "by the base model (float32)", "by mine (float32)", "by mine, after training", "gained by training mine"
+    ]  # fmt: skip
     verdict, view = (lambda row: index["verdicts"][row[0]]), (lambda row: index["views"][row[2]])
-    for row in index["rows"]:
-        expected = {"moco": 0, "diffusion-500": 1}[view(row)]
-        margins = [value + expected for value in by.values()] if verdict(row) == "kept" else [None, None]
-        assert row[5:] == margins
+    scored = 0
+    for place, row in enumerate(index["rows"]):
+        more = {"moco": 0, "diffusion-500": 1}[view(row)]
+        before = [2.0 + more, 5.5 + more] if verdict(row) == "kept" else [None, None]
+        after = [3.25 + more, 1.25] if verdict(row) == "kept" and place // 2 <= 5 else [None, None]
+        assert row[5:] == [*before, *after]
+        scored += after != [None, None]
+    assert scored == 2 * 5
     page = (pages / "index.html").read_text()
-    assert 'id="scorer"' in page
+    assert "The margins by mine are those of 5 of the 17 pairs, a sample in whole shards." in page
+    assert {'id="scorer"', 'id="order"'} <= set(re.findall(r'id="\w+"', page))
 
 
 def test_an_image_that_cannot_be_read_is_left_out_and_pages_without_images_have_none(tmp_path: Path):

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import InputError
 from seva_ray.sources import Folder, Hf, LlavaJson
 
@@ -79,6 +80,14 @@ ROW = {"question": Q, "image": "p/0.png"}
         ({"question": f"<|vision_start|><|image_pad|><|vision_end|>{Q}", "image": "p/0.png"}, GOOD),
         ({"query": f"<img>p/0.png</img>{Q}", "images": ["p/0.png"]}, GOOD),
         ({"prompt": "[x] is it?", "image": "p/0.png"}, [("[x] is it?", "p/0.png")]),
+        ({"question": Q, "image_url": "p/0.png"}, GOOD),
+        ({"question": Q, "image_base64": IMAGE}, [(Q, True)]),
+        ({"question": Q, "image_url": "p/1.png", "image_path": "p/0.png"}, GOOD),
+        ({"question": Q, "image": {"base64": IMAGE}}, [(Q, True)]),
+        ({"prompt": user(f"<image>{Q}"), "images": [{"image": "p/0.png"}]}, GOOD),  # verl
+        ({"messages": user([{"type": "image", "source": {"type": "base64", "data": IMAGE}}, Q])}, [(Q, True)]),
+        ({"conversations": [{"from": "user", "value": f"Picture 1: <img>p/0.png</img>\n{Q}"}]}, GOOD),  # Qwen-VL
+        ({"messages": [{"role": "user", "text": Q}], "image": "p/0.png"}, GOOD),
     ],
 )
 def test_a_row_is_read_as_it_is_meant(place: Path, row: dict[str, Any], expected: list[Any]):
@@ -135,6 +144,7 @@ def test_a_table_of_texts_may_hold_whole_images(place: Path):
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [
+        ("a.jsonl", lines(ROW, ROW).decode().encode("utf-16"), "is not UTF-8 text (a zero byte, as in UTF-16 at byte "),
         ("a.json", json.dumps([ROW]).encode("utf-16"), "is not UTF-8 text (invalid start byte at byte 0); save it as"),
         ("a.csv", f"question,image\nqu\xea?{Q},p/0.png\n".encode("latin-1"), "is not UTF-8 text (invalid continuation"),
         ("a.jsonl.gz", b"hello", "Not a gzipped file"),
@@ -158,6 +168,20 @@ def test_a_broken_file_is_refused_in_one_line(place: Path, name: str, content: b
     assert line in str(caught.value)
     assert str(caught.value).startswith(str(place))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", ["shard-*.tar", "shard-{000000..000099}.tar"])
+def test_a_pattern_of_files_is_refused_with_what_is_read_instead(place: Path, pattern: str):
+    with pytest.raises(InputError, match="patterns are not read; give the directory that holds the files"):
+        found(Hf(path=str(place / pattern)))
+
+
+def test_a_path_of_pathlib_is_as_good_as_a_text(place: Path):
+    rows: Any = place / "rows.jsonl"
+    rows.write_bytes(lines(ROW))
+    assert found(Hf(path=rows, image_root=rows.parent)) == GOOD
+    assert [item.image_path for item in Folder(path=rows.parent).prompts()] == ["p/0.png"]
+    assert Store(rows.parent) == Store(str(place))
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,13 @@ import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from seva_ray.core.artifacts import StageTime
-from seva_ray.pages import rounds_page
+from seva_ray.pages import rounds_page, run_page
 from seva_ray.pages.pair_cards import ANSWER_LIMIT, marked_differences
 from seva_ray.pages.rounds_content import RoundsContent, RoundScores
 from seva_ray.pages.run_content import Flip, Funnel, Hallucinated, Lengths, ReportContent, Sample, ScoreTable
@@ -416,7 +417,7 @@ def contrast(one: str, other: str) -> float:
 def themes() -> dict[str, dict[str, str]]:
     """The colours of the light and of the dark page, by name."""
     html = render(full_content())
-    dark = html.index("@media (prefers-color-scheme: dark)")
+    dark = html.index("@media screen and (prefers-color-scheme: dark)")
     parts = {"light": html[html.index(":root {") : dark], "dark": html[dark : html.index("box-sizing")]}
     return {name: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", part)) for name, part in parts.items()}
 
@@ -431,6 +432,14 @@ def test_graphics_stand_out_from_the_paper_by_3_to_1_and_text_by_4_5_to_1(theme:
         assert [
             name for name in ("ink", "muted", "blue", "orange") if contrast(colours[name], colours[ground]) < 4.5
         ] == []
+
+
+@pytest.mark.parametrize("template", sorted(Path(run_page.__file__).parent.glob("*.j2")), ids=lambda path: path.name)
+def test_paper_is_light_on_a_dark_screen_too_and_nothing_on_it_is_cut(template: Path) -> None:
+    style = template.read_text(encoding="utf-8")
+    assert set(re.findall(r"(\w* and )?\(prefers-color-scheme", style)) <= {"screen and "}
+    scrolled = re.search(r"max-height: [^;}]*; overflow-y: auto", style)
+    assert bool(scrolled) == ("max-height: none" in style[style.find("@media print") :])
 
 
 def test_every_colour_of_the_light_page_has_one_for_the_dark() -> None:

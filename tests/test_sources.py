@@ -512,9 +512,9 @@ def test_json_lines_are_read_and_each_bad_line_is_an_error_of_its_own(tmp_path: 
         ("1", None, "row 1: not JSON (Expecting value: line 1 column 1 (char 0))"),
         ("2", None, "row 2: must be an object"),
         ("y", None, "row 3: column 'question': must be a text, not empty"),
-        ("z", None, "row 4: column 'image': no image (a path, bytes, or a struct of them)"),
+        ("z", None, "row 4: no column 'image'; the row has question, id"),
         ("5", "b.jpg", None),
-        ("6", None, "row 6: column 'id': must be a text, not empty"),
+        ("6", None, "row 6: no column 'id'; the row has question, image"),
         ("x#2", "a.jpg", "prompt_id 'x' is taken by an earlier row"),
     ]
     assert (rows[8][0], rows[8][2] or "") == ("8", rows[8][2])

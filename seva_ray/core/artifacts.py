@@ -206,6 +206,7 @@ class Store:
     """The submitted job. The driver finds it here, because workers that get the store cannot."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "root", str(self.root))
         check_lasts("root", self.root)
         if "://" not in self.root:
             object.__setattr__(self, "root", str(Path(self.root).expanduser().resolve()))

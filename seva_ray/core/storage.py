@@ -28,9 +28,10 @@ def locate(uri: str) -> tuple[Any, str]:
     return fsspec.core.url_to_fs(uri, use_listings_cache=False)
 
 
-def absolute(uri: str) -> str:
+def absolute(uri: str | os.PathLike[str]) -> str:
     """The absolute path, which works in every worker's directory. URIs stay unchanged."""
-    return uri if "://" in uri or "::" in uri else os.path.abspath(os.path.expanduser(uri))
+    path = os.fspath(uri)
+    return path if "://" in path or "::" in path else os.path.abspath(os.path.expanduser(path))
 
 
 def is_local(uri: str) -> bool:

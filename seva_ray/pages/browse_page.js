@@ -1,7 +1,7 @@
 "use strict";
 // Shows the rows that the filters leave, 40 at a time. Data come from scripts beside the page, which call hold and
 // hold_rows, because browsers do not fetch files from a disk.
-const PER_PAGE = 40;
+const PER_PAGE = 40, FIRST_MARGIN = 5;
 const shards = new Map();
 let index = null, starts = [], found = [], shown = 0;
 const at = (id) => document.getElementById(id);
@@ -59,12 +59,17 @@ function filter() {
   const within = (margin) => (lowest === null && highest === null) ||
     (typeof margin === "number" && margin >= (lowest ?? -Infinity) && margin <= (highest ?? Infinity));
   const fits = (value, code) => value === "" || Number(value) === code;
+  const scorer = Number(at("scorer").value), order = Number(at("order").value);
   found = [];
   index.rows.forEach(([v, s, w, chosen, rejected, ...margins], row) => {
     const longer = Math.max(chosen, rejected);
     if (fits(verdict, v) && fits(source, s) && fits(view, w) && longer >= least && longer <= most
-        && within(margins[Number(at("scorer").value)])) found.push(row);
+        && within(margins[scorer])) found.push(row);
   });
+  if (order) {  // rows without a margin come last
+    const margin = (row) => index.rows[row][FIRST_MARGIN + scorer] ?? order * Infinity;
+    found.sort((one, other) => margin(one) === margin(other) ? one - other : order * (margin(one) - margin(other)));
+  }
   shown = 0;
   show();
 }
@@ -108,7 +113,7 @@ function card(row, [id, question, chosen, rejected, image, error]) {
     answers.append(answer);
   }
   margins.forEach((margin, place) => {
-    if (typeof margin === "number") answers.append(element("p", "note", `margin by ${index.margins[place]}: ${margin.toFixed(2)} nats`));
+    if (typeof margin === "number") answers.append(element("p", "note", `margin ${index.margins[place]}: ${margin.toFixed(2)} nats`));
   });
   if (error) answers.append(element("p", "note", error));
   body.append(picture, answers);
@@ -116,7 +121,7 @@ function card(row, [id, question, chosen, rejected, image, error]) {
   return made;
 }
 
-for (const id of ["verdict", "source", "view", "least", "most", "scorer", "lowest", "highest"]) at(id).addEventListener("change", filter);
+for (const id of ["verdict", "source", "view", "least", "most", "scorer", "order", "lowest", "highest"]) at(id).addEventListener("change", filter);
 at("before").addEventListener("click", () => { shown = Math.max(0, shown - PER_PAGE); show(); });
 at("after").addEventListener("click", () => { shown += PER_PAGE; show(); scrollTo(0, 0); });
 const data = document.createElement("script");

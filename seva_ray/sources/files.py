@@ -187,6 +187,8 @@ def json_lines(file: Any) -> Iterator[Any]:
     for number, line in enumerate(file):
         if number == 0:
             line = line.removeprefix(b"\xef\xbb\xbf")
+            if (place := line.find(b"\0")) >= 0:  # in UTF-16, whose lines end elsewhere, some rows would seem fine
+                raise UnicodeDecodeError("utf-8", line, place, place + 1, "a zero byte, as in UTF-16")
         if line.strip():
             try:
                 yield json_value(line)

@@ -28,15 +28,27 @@ IMAGES = (
 )  # fmt: skip
 """Columns that may hold the image. Some are the suffixes of files in webdataset's tars."""
 
+OTHER_IMAGES = (
+    "picture", "photo", "image_url", "img_url", "image_base64", "image_b64", "image_bytes", "image_paths", "img_paths",
+    "image_filename", "image_file_name", "img_name", "img_file", "file_path", "filepath",
+)  # fmt: skip
+"""Columns that may hold the image if nothing else in the row does."""
+
 NUMBERED = re.compile(r"(image|img)_?\d+", re.IGNORECASE)
 """Columns of data sets with several images in a row: image_1, image_2, ..."""
 
 PLACEHOLDERS = re.compile(
-    r"<image>|<image_placeholder>|<ImageHere>|<\|image\|>|<\|image_\d+\|>|<img>[^<]*</img>"
+    r"<image>|<image_placeholder>|<ImageHere>|<\|image\|>|<\|image_\d+\|>|(?:Picture \d+: ?)?<img>[^<]*</img>"
     r"|<\|vision_start\|><\|image_pad\|><\|vision_end\|>"
 )
 """Places of the image in texts that were written for a model: LLaVA, Janus, InternLM-XComposer, Llama 3.2, Phi-3,
 Qwen-VL, Qwen2-VL."""
+
+TAGGED = re.compile(r"<img>([^<]+)</img>")
+"""An image's path in a text, in Qwen-VL's form."""
+
+IN_STRUCTS = ("bytes", "path", "url", "image", "image_url", "base64", "data", "file_name", "filename")
+"""Fields of a struct that may hold the image."""
 
 ENCODED = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "Qk", "SUkq", "TU0A")
 """How JPEG, PNG, WebP, GIF, BMP and TIFF files begin in base64."""
@@ -132,14 +144,15 @@ def image_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> Image:
         turns: Any = conversation_in(row) or []
         value = [image for turn in turns for image in images_in(turn)]
         value = value or [row[name] for name in row if NUMBERED.fullmatch(name)]
+        value = value or [row[name] for name in spelled(row, OTHER_IMAGES)][:1]
     if (several := as_list(value)) is not None:
         if not several:
             raise NoColumn(f"no column with an image ({', '.join(IMAGES[:8])}, ...)")
         if len(several) > 1:
             raise InputError(f"has {len(several)} images; rows with one image are read")
         value = several[0]
-    if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path") or value.get("url")
+    while isinstance(value, Mapping):
+        value = next((value[name] for name in IN_STRUCTS if value.get(name)), None)
     if isinstance(value, bytes) and value:
         return None, value
     if not isinstance(value, str) or not value:
@@ -203,21 +216,29 @@ def role_of(turn: Mapping[str, Any]) -> str:
 
 def text_of(turn: Mapping[str, Any]) -> str:
     """The text of a turn, which may be a list of parts."""
-    content = turn.get("content") if turn.get("content") is not None else turn.get("value")
+    content = content_of(turn)
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         raise InputError("a turn of the conversation has no text")
-    parts = [part.get("text") for part in content if isinstance(part, Mapping)]
+    parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
     return "\n".join(part for part in parts if isinstance(part, str))
 
 
+def content_of(turn: Mapping[str, Any]) -> Any:
+    return next((turn[name] for name in ("content", "value", "text") if turn.get(name) is not None), None)
+
+
 def images_in(turn: Any) -> Iterator[Any]:
-    """The images among the parts of a turn, such as {type: image_url, image_url: {url: ...}}."""
-    content = turn.get("content") if isinstance(turn, Mapping) else None
+    """The images in a turn: among its parts, such as {type: image_url, image_url: {url: ...}}, or in its text."""
+    content = content_of(turn) if isinstance(turn, Mapping) else None
+    if isinstance(content, str):
+        yield from TAGGED.findall(content)
     for part in content if isinstance(content, list) else []:
         if isinstance(part, Mapping):
             yield from (part[name] for name in ("image", "image_url", "url", "path") if part.get(name))
+            if isinstance(part.get("source"), Mapping):  # the form of Anthropic
+                yield part["source"]
 
 
 def cleaned(question: str) -> str:

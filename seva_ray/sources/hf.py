@@ -77,6 +77,8 @@ class Hf:
 
     def prompts(self) -> Iterator[Prompt]:
         if not exists(self.path):
+            if re.search(r"[*?{\[]", self.path):
+                raise InputError(f"{self.path}: patterns are not read; give the directory that holds the files")
             raise InputError(
                 f"{self.path}: no such file or directory, and no data set of this name in Hugging Face's cache "
                 "(`hf download NAME --repo-type dataset` puts one there)"
@@ -154,6 +156,7 @@ class Hf:
 
 def found(path: str) -> str:
     """The file or directory: the path itself, or the copy of a data set in Hugging Face's cache."""
+    path = os.fspath(path)
     if exists(absolute(path)) or not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         return absolute(path)
     from huggingface_hub import snapshot_download  # takes a second

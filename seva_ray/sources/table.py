@@ -33,7 +33,7 @@ from seva_ray.sources.base import (
     locate,
     rows_in,
 )
-from seva_ray.sources.files import json_value
+from seva_ray.sources.files import json_value, shown
 
 SUFFIXES = (".parquet", ".jsonl")
 
@@ -245,7 +245,7 @@ def find_shards(uri: str) -> tuple[fsspec.AbstractFileSystem, dict[str, str]]:
 
 def image_of(row: Mapping[str, Any], column: str) -> tuple[str | None, bytes | None]:
     """The row's image as (path, None) or (None, bytes). Raises: InputError if it has none."""
-    value = row.get(column)
+    value = value_in(row, column)
     if isinstance(value, dict):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str) and value:
@@ -255,9 +255,15 @@ def image_of(row: Mapping[str, Any], column: str) -> tuple[str | None, bytes | N
     raise InputError(f"column {column!r}: no image (a path, bytes, or a struct of them)")
 
 
+def value_in(row: Mapping[str, Any], column: str) -> Any:
+    if column not in row:
+        raise InputError(f"no column {column!r}; the row has {shown(row)}")
+    return row[column]
+
+
 def text_of(row: Mapping[str, Any], column: str) -> str:
     """The row's text or whole number, as text. Raises: InputError if it is empty or of another type."""
-    value = row.get(column)
+    value = value_in(row, column)
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
         found = "empty" if value in (None, "") else type(value).__name__
         raise InputError(f"column {column!r}: must be a text, not {found}")

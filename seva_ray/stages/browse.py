@@ -11,7 +11,7 @@ the data are scripts that hand it over.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -27,6 +27,7 @@ from seva_ray.pages.browse_page import render
 from seva_ray.pairs.files import lineage, made_of
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
+from seva_ray.stages.margins import margins_there
 from seva_ray.stages.prepare import shards_of
 from seva_ray.vlm.images import load_image
 
@@ -61,11 +62,15 @@ def browse(config: Browse, store: Store, name: str) -> str:
         directory = Path(scratch, "pages")
         (directory / "rows").mkdir(parents=True)
         (directory / "images").mkdir()
-        index = write_rows(config, directory, prompts, pairs, logps_of(store, pairs))
+        before, after = logps_of(store, pairs), margins_there(store, pairs)
+        index = write_rows(config, directory, prompts, pairs, columns_of(before, after))
         (directory / "index.js").write_text(f"hold({json.dumps(index)});\n", encoding="utf-8")
-        (directory / "index.html").write_text(render(name.removeprefix("pairs/")), encoding="utf-8")
+        html = render(name.removeprefix("pairs/"), sampled(pairs, after))
+        (directory / "index.html").write_text(html, encoding="utf-8")
         write_directory(config.to, str(directory))
     say(f"browse {name}: {len(index['rows']):,} rows in {config.to}/index.html")
+    if without := [policy for policy in policies_of(store, pairs) if policy not in after]:
+        say(f"browse {name}: --policy {' '.join(without)} adds the margins after training")
     return config.to
 
 
@@ -83,6 +88,35 @@ def scorer(name: str) -> str:
     return f"{policy or 'the base model'} ({computed})"
 
 
+def columns_of(before: Mapping[str, Artifact], after: Mapping[str, Artifact]) -> dict[str, tuple[Artifact, ...]]:
+    """The margins to show, by what the page says of them: each by a model, or the second one minus the first."""
+    found: dict[str, tuple[Artifact, ...]] = {f"by {scorer(name)}": (logps,) for name, logps in before.items()}
+    for policy, logps in after.items():
+        found[f"by {policy}, after training"] = (logps,)
+        computed = logps.counts["computed"]
+        if computed in before:
+            found[f"gained by training {policy}"] = before[computed], logps
+    return found
+
+
+def sampled(pairs: Artifact, after: Mapping[str, Artifact]) -> list[str]:
+    """For each policy, how many of the pairs it has scored, in words."""
+    every = pairs.counts["verdicts"]["kept"]
+    numbers = {policy: item.counts["num_pairs"] for policy, item in after.items()}
+    return [
+        f"The margins by {policy} are those of all {every:,} pairs."
+        if number == every
+        else f"The margins by {policy} are those of {number:,} of the {every:,} pairs, a sample in whole shards."
+        for policy, number in numbers.items()
+    ]
+
+
+def policies_of(store: Store, pairs: Artifact) -> list[str]:
+    """The names of the policies that were trained on these pairs."""
+    every = store.names("policies")
+    return [name.removeprefix("policies/") for name in every if pairs.name in store.record(name)["recipe"]["inputs"]]
+
+
 def margins_of(pairs: Artifact, logps: Artifact, shard: str) -> dict[tuple[str, str], float]:
     """How much more likely the chosen answer is than the rejected one, in nats, by prompt_id and view."""
     if not exists(logps.path(shard)):
@@ -97,8 +131,17 @@ def margins_of(pairs: Artifact, logps: Artifact, shard: str) -> dict[tuple[str, 
     }
 
 
+def margin_column(pairs: Artifact, items: Sequence[Artifact], shard: str) -> dict[tuple[str, str], float]:
+    """The margins of the only one of the `items`, or those of the second minus those of the first."""
+    of_items = [margins_of(pairs, item, shard) for item in items]
+    if len(of_items) == 1:
+        return of_items[0]
+    first, second = of_items
+    return {key: round(second[key] - first[key], 2) for key in first.keys() & second.keys()}
+
+
 def write_rows(
-    config: Browse, directory: Path, prompts: Artifact, pairs: Artifact, logps: Mapping[str, Artifact]
+    config: Browse, directory: Path, prompts: Artifact, pairs: Artifact, columns: Mapping[str, tuple[Artifact, ...]]
 ) -> dict[str, Any]:
     """Write the rows of every shard, and return what the filters ask: for each row the places of its verdict, source
     and view in their lists, the lengths of both answers in characters, and its margins, which may be null."""
@@ -107,7 +150,7 @@ def write_rows(
     sizes: list[int] = []
     for place, shard in enumerate(shards_of(prompts)):
         texts = []
-        margins = [margins_of(pairs, item, shard) for item in logps.values()]
+        margins = [margin_column(pairs, items, shard) for items in columns.values()]
         for row in rows_of(prompts, pairs, shard):
             codes = [
                 names[kind].setdefault(row[kind[:-1]], len(names[kind])) for kind in ("verdicts", "sources", "views")
@@ -120,7 +163,7 @@ def write_rows(
         (directory / "rows" / f"{place:06d}.js").write_text(
             f"hold_rows({place}, {json.dumps(texts)});\n", encoding="utf-8"
         )
-    return {"rows": numbers, "sizes": sizes, "margins": [scorer(name) for name in logps]} | {
+    return {"rows": numbers, "sizes": sizes, "margins": list(columns)} | {
         kind: list(known) for kind, known in names.items()
     }
 

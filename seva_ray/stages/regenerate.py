@@ -103,8 +103,8 @@ def regenerate(config: Generate, store: Store, prompts: Artifact, view: str) -> 
 def regenerated(config: Generate, artifact: Artifact, prompts: Artifact, view: str) -> Artifact:
     """Make the missing shards of images, while no other job does it."""
     work = ImageWork(config=config, artifact=artifact, prompts=prompts, view=view)
-    run_shards(f"regenerate {view}", config, work, artifact, prompts)
     shards = shards_of(prompts)
+    run_shards(f"regenerate {view}", config, work, artifact, prompts.uri, shards)
     errors = [row for shard in shards for row in read_table(artifact.path(shard), columns=["error"]).to_pylist()]
     num_failed = sum(row["error"] is not None for row in errors)
     say(f"regenerate {view}: {len(errors):,} images, {num_failed:,} failed")

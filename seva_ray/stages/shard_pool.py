@@ -1,7 +1,7 @@
-"""A pool of actors that hold a model and work on shards of prompts: Ray Data gives each actor one shard at a time.
+"""A pool of actors that hold a model and work on shards of rows: Ray Data gives each actor one shard at a time.
 
-The stages `regenerate` and `contrast` run in such a pool. An actor commits each shard as one file, so a restart needs
-only those that are missing.
+The stages `regenerate`, `contrast` and `margins` run in such a pool. An actor commits each shard as one file, so a
+restart needs only those that are missing.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,6 @@ from seva_ray.runtime.kept_engines import make_room
 from seva_ray.runtime.progress import Progress, say
 from seva_ray.runtime.resources import GENERATION, Need, capacity, check_places, has_gpus, kind, options
 from seva_ray.runtime.sizing import num_engines
-from seva_ray.stages.prepare import shards_of
 
 
 class Work(Protocol):
@@ -42,13 +41,13 @@ class Worker(Protocol):
         ...
 
 
-def run_shards(name: str, config: Generate, work: Work, artifact: Artifact, prompts: Artifact) -> None:
-    """Do the shards of prompts that the artifact has no file of. `name`: the stage and the view, for the terminal.
+def run_shards(name: str, config: Generate, work: Work, artifact: Artifact, rows: str, shards: Sequence[str]) -> None:
+    """Do the shards that the artifact has no file of. `name`: the stage and the view, for the terminal. `rows`: the URI
+    of the shards of rows that are worked on.
 
     Raises: InputError if the cluster has no room for one worker.
     """
-    shards = shards_of(prompts)
-    done = whole_shards(artifact.uri, prompts.uri) if artifact.begun else set()
+    done = whole_shards(artifact.uri, rows) if artifact.begun else set()
     missing = [shard for shard in shards if shard not in done]
     if not missing:
         return

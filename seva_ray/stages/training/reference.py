@@ -89,12 +89,9 @@ def open_logps(
 ) -> Artifact:
     """The log-probabilities by `model`. They are `named` after it if it is not the model that training starts from.
     `on_view`: those on the view of the loss's image terms."""
-    own = config.system != "generation"
-    computed = config.dtype + ("" if config.shared_prefix else "-plain") + (f"-{config.system}" if own else "")
-    computed += "-stripped" if config.strip_questions else ""
-    computed += f"-by-{model.name}" if named else ""
+    computed = computed_as(config) + (f"-by-{model.name}" if named else "")
     recipe = {"model": model.fingerprint, "dtype": config.dtype, "shared_prefix": config.shared_prefix}
-    recipe |= {"system": config.system} if own else {}
+    recipe |= {"system": config.system} if config.system != "generation" else {}
     recipe |= {"strip_questions": True} if config.strip_questions else {}
     if on_view:
         view = config.loss.image_view or "rejected"
@@ -106,6 +103,13 @@ def open_logps(
         later_is_new=True,
         made_from={model.name: model.contents},
     )
+
+
+def computed_as(config: Train) -> str:
+    """The settings of a training that change log-probabilities, as part of a name: `bfloat16`."""
+    system = f"-{config.system}" if config.system != "generation" else ""
+    stripped = "-stripped" if config.strip_questions else ""
+    return config.dtype + ("" if config.shared_prefix else "-plain") + system + stripped
 
 
 @dataclass(frozen=True, kw_only=True)
