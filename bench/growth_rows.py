@@ -4,14 +4,17 @@ A row has a question of about 60 bytes about one of 250 images, and answers of 2
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 
+from seva_ray.benchmarks.base import Tally, percent, tally_of, text_of
 from seva_ray.core.artifacts import Artifact, Store
-from seva_ray.core.records import PAIR_SCHEMA, PROMPT_SCHEMA, RESPONSE_SCHEMA
+from seva_ray.core.records import PAIR_SCHEMA, PROMPT_SCHEMA, RESPONSE_SCHEMA, Prompt, Response
 from seva_ray.core.storage import write_table
 from seva_ray.stages.pair import PART_BYTES
 from seva_ray.stages.prepare import shard_name
@@ -21,6 +24,8 @@ SHARD_ROWS = 1024
 NUM_TOKENS = 20
 NUM_IMAGES = 250
 NUM_SOURCES = 4
+QUESTIONS_PER_IMAGE = 4
+QUESTIONS_PER_PART = 4096
 PROMPTS, RESPONSES = "prompts/fake", ("responses/fake/fake/clean", "responses/fake/fake/diffusion-800")
 TABLE = "rows.jsonl"
 
@@ -142,3 +147,43 @@ def fake_pairs(root: str, num_rows: int, image_bytes: int = 0) -> tuple[Artifact
         write_table(pairs.path("pairs", name), pair_table(numbers, image_bytes), PART_BYTES)
         write_table(logps.path(name), logps_table(numbers))
     return pairs, logps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A benchmark with QUESTIONS_PER_IMAGE questions about each image, of which an answer that begins with `one` is
+    right. It reads its questions nowhere, so it takes no memory itself."""
+
+    kind: ClassVar[str] = "Asked"
+    name: ClassVar[str] = "fake"
+    protocol: ClassVar[str] = "fake"
+    image_root: ClassVar[None] = None
+
+    first: int = 0
+    """Number of the first question."""
+    num_questions: int
+
+    @property
+    def numbers(self) -> range:
+        return range(self.first, self.first + self.num_questions)
+
+    def prompts(self) -> Iterator[Prompt]:
+        for number, name in zip(self.numbers, ids(self.numbers), strict=True):
+            image = f"image-{number // QUESTIONS_PER_IMAGE}"
+            yield Prompt(prompt_id=name, image_id=image, question="?", source="fake", image_path=image)
+
+    def parts(self) -> Iterator["Asked"]:
+        for first in self.numbers[::QUESTIONS_PER_PART]:
+            yield Asked(first=first, num_questions=min(QUESTIONS_PER_PART, self.numbers.stop - first))
+
+    def correct(self, responses: Mapping[str, Response]) -> dict[str, bool]:
+        return {name: (text_of(responses, name) or "").startswith("one") for name in ids(self.numbers)}
+
+    def tally(self, responses: Mapping[str, Response]) -> Tally:
+        right = self.correct(responses).values()
+        images = (f"image-{number // QUESTIONS_PER_IMAGE}" for number in self.numbers)
+        counted = ((image, {"asked": 1.0, "right": float(hit)}) for image, hit in zip(images, right, strict=True))
+        return tally_of(("asked", "right"), counted)
+
+    def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"accuracy": percent(sums["right"], sums["asked"])}
