@@ -51,7 +51,7 @@ def test_what_benchmarks_prepare_has_a_name_in_recipes():
     ]
     assert {node.name for node in made} >= {"TinyPrompts", "Asked"}
     for node in made:
-        assert "kind" in {item.target.id for item in node.body if isinstance(item, ast.AnnAssign)}, node.name
+        assert "kind" in {ast.unparse(item.target) for item in node.body if isinstance(item, ast.AnnAssign)}, node.name
 
 
 def test_a_steady_rate_leaves_out_how_it_began_and_ended():
