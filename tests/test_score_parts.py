@@ -12,6 +12,7 @@ from seva_ray.benchmarks.base import InParts, Tally
 from seva_ray.benchmarks.toy_scenes import ToyBenchmark
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError
+from seva_ray.core.records import Response
 from seva_ray.scoring import intervals, paired_tallies, right_wrong
 from seva_ray.scoring.intervals import Comparison
 from seva_ray.scoring.paired_tallies import PairedTallies
@@ -19,6 +20,7 @@ from seva_ray.scoring.right_wrong import mcnemar
 from seva_ray.stages.evaluate import compare
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.score_files import Evaluate
+from seva_ray.stages.score_parts import taken
 from tests.answered import responses
 
 WORDS = ("yes", "red", "no", "2", "left", "red triangle , blue ring", "circle")
@@ -65,6 +67,13 @@ def test_answers_to_other_questions_are_not_scored(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(ToyBenchmark, "parts", lambda self: iter([toy_scenes.SomeScenes(**vars(self), asked=())]))
     with pytest.raises(InputError, match=r"responses/start/.*: the benchmark does not ask toy-test.*-000000-0"):
         scored(tmp_path, SCENES)
+
+
+def test_a_response_that_is_missing_shifts_no_other():
+    stream = iter([Response(prompt_id=name) for name in "acd"])
+    first, stream = taken(stream, {"a", "b"})
+    second, stream = taken(stream, {"c", "d"})
+    assert ([*first], [*second], next(stream, None)) == (["a"], ["c", "d"], None)
 
 
 def tallies(num_images: int, seed: int = 0) -> tuple[Tally, Tally]:
