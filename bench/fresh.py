@@ -13,6 +13,7 @@ import ray
 
 from seva_ray.private.ray import init_in
 from seva_ray.runtime import machine
+from seva_ray.runtime.cluster import TOO_LATE
 
 ONE_CORE = {"VLLM_CPU_OMP_THREADS_BIND": "0", "OMP_NUM_THREADS": "1"}
 """Environment in which vLLM computes on the first core only; to be set before a process loads torch."""
@@ -32,14 +33,15 @@ def own_cluster(**options: Any) -> Iterator[None]:
     """A Ray cluster in a directory of its own, whose path is short because sockets need it so. It has the GPUs that
     torch can use."""
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as directory:
-        init_in(
-            directory,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            num_gpus=machine.num_gpus(),
-            **options,
-        )
+        settings = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.WARNING}
+        settings |= {"num_gpus": machine.num_gpus()} | options
+        try:
+            init_in(directory, **settings)
+        except Exception as error:
+            if TOO_LATE not in str(error):
+                raise
+            ray.shutdown()  # the machine is busy
+            init_in(directory, **settings)
         try:
             yield
         finally:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import ClassVar
 
 from PIL import Image
 
@@ -28,6 +29,8 @@ SMALL, LARGE, FULL = 10_000, 100_000, 1_000_000
 @dataclass(frozen=True, kw_only=True)
 class TinyPrompts:
     """Short questions about 250 images of 8 px."""
+
+    kind: ClassVar[str] = "TinyPrompts"
 
     num_prompts: int
     image_root: str | None = None

@@ -13,9 +13,11 @@ from bench.growth_rows import (
     RESPONSES,
     SHARD_ROWS,
     TABLE,
+    Asked,
     fake_pairs,
     fake_responses,
     fake_table,
+    linked_responses,
 )
 from seva_ray.core.artifacts import Store
 from seva_ray.core.shards import shards_in
@@ -134,9 +136,23 @@ def pair(root: str, num_rows: int) -> Grown:
     return Grown(driver_mb=driver_mb, cpu_s=cpu_s, worker_row_us=row_us)
 
 
+def evaluate(root: str, num_rows: int) -> Grown:
+    """Score the responses of two models, which are here those to two views, to a benchmark of this many questions."""
+    from seva_ray.stages.evaluate import compare
+    from seva_ray.stages.score_files import Evaluate
+
+    store = Store(root)
+    prompts, start, policy = (store.find(name) for name in (PROMPTS, *RESPONSES))
+    began = time.process_time()
+    scores = compare(Evaluate(), store, Asked(num_questions=num_rows, total=num_rows), prompts, start, policy, "fake")
+    assert scores.counts["flips"]["lost"] > num_rows // 2
+    return Grown(driver_mb=peak_mb(), cpu_s=time.process_time() - began)
+
+
 STAGES: Mapping[str, Stage] = {
     "prepare": Stage(make=fake_table, measure=prepare, driver_mb=400, row_us=15),
     "pair": Stage(make=fake_responses, measure=pair, driver_mb=400, row_us=25, worker_row_us=170),
+    "evaluate": Stage(make=linked_responses, measure=evaluate, driver_mb=1_000, row_us=60),
     "train": Stage(make=fake_pairs, measure=train, driver_mb=400, row_us=40, worker_mb=300, worker_row_us=5e3),
     "train-images": Stage(
         make=with_images, measure=train, driver_mb=400, worker_mb=300, row_us=40, worker_row_us=5_000

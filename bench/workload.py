@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from PIL import Image
@@ -28,6 +29,8 @@ DECODING = Decoding(max_new_tokens=32)
 @dataclass(frozen=True, kw_only=True)
 class DistinctImages:
     """One question about each of many toy scenes, in pictures of a set size."""
+
+    kind: ClassVar[str] = "DistinctImages"
 
     num_prompts: int
     side_px: int

@@ -28,7 +28,7 @@ from seva_ray.planning.footprint import Sizes, demands, parts
 from seva_ray.planning.forecast import forecast
 from seva_ray.planning.memory import memory_lines, pipeline_line
 from seva_ray.planning.prices import POOLS, read_prices
-from seva_ray.planning.rates import Fleet, Rates
+from seva_ray.planning.rates import Fleet, Rates, step_factor
 from seva_ray.planning.simulation import Faults
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
@@ -88,6 +88,8 @@ class PlanJob(ModelJob):
     """A TOML file: for each pool (generation, training, cpu) the price of a node-hour, on_demand, spot or both."""
     spot: tuple[str, ...] = ()
     """Pools whose nodes have the spot price."""
+    source_files: int = 1
+    """Number of files of a source:table, which tasks read at the same time. Other sources are read by the driver."""
     prepare: Prepare = field(default_factory=Prepare)
     generate: Generate = field(default_factory=Generate)
     pair: Pair = field(default_factory=Pair)
@@ -100,7 +102,7 @@ class PlanJob(ModelJob):
         for control in self.controls:
             if control not in CONTROLS:
                 raise ConfigError(f"control {control}: must be one of {', '.join(CONTROLS)}")
-        check_least(self, 1, "num_prompts")
+        check_least(self, 1, "num_prompts", "source_files")
         check_least(self, 0, "num_test_prompts")
         for pool in self.spot:
             if pool not in POOLS:
@@ -132,9 +134,8 @@ def main(config: PlanJob) -> Plan:
         costs=[prices.cost(item.node_hours, config.spot) for item in forecasts] if prices else [],
     )
     print(text_of(plan))
-    place = store.uri(f"plans/{config.name}")
-    about = {"config": asdict(config), "rates": asdict(rates), "sizes": asdict(sizes)}
-    write_bytes(f"{place}/plan.json", json.dumps(about | asdict(plan), indent=1).encode())
+    place, about = store.uri(f"plans/{config.name}"), {"rates": asdict(rates), "sizes": asdict(sizes)}
+    write_bytes(f"{place}/plan.json", json.dumps({"config": asdict(config)} | about | asdict(plan), indent=1).encode())
     if picture := picture_of(plan):
         write_bytes(f"{place}/plan.png", picture)
     say(f"plan: {place}/plan.json")
@@ -148,6 +149,7 @@ def run_of(config: PlanJob) -> Run:
         controls=config.controls,
         chosen=config.chosen,
         shard_size=config.prepare.shard_size,
+        source_files=config.source_files,
         num_test_prompts=config.num_test_prompts,
         generate=config.generate,
         pair=config.pair,
@@ -210,13 +212,14 @@ def probed(config: PlanJob, store: Store, prompts: Artifact | None) -> dict[str,
 
 
 def stepped(config: PlanJob, store: Store) -> dict[str, Found]:
-    """Seconds of a training step, from the log of a policy."""
+    """Seconds of a training step, from the log of a policy, whose loss may have had other image terms."""
     if not config.policy:
         return {}
     policy = store.find(config.policy)
-    last = json.loads(read_bytes(policy.path(LOG)))[-1]
-    size = policy.recipe["config"]["train"]["global_batch_size"]
-    return {"step_s": Found(round(size / last["train_samples_per_second"], 4), policy.name)}
+    trained, last = policy.recipe["config"]["train"], json.loads(read_bytes(policy.path(LOG)))[-1]
+    longer = step_factor(asdict(config.train.loss)) / step_factor(trained.get("loss", {}))
+    step_s = longer * trained["global_batch_size"] / last["train_samples_per_second"]
+    return {"step_s": Found(round(step_s, 4), policy.name)}
 
 
 def settled(config: PlanJob, measured: Mapping[str, Found]) -> tuple[Rates, Sizes, dict[str, str]]:

@@ -1,10 +1,12 @@
 """Benchmarks: what becomes of the figures. The figures themselves are no test."""
 
+import ast
 import json
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from bench.job import family, kind_of, stages_of
 from bench.paced import steady_rate
 from bench.start import cpu_s, cpu_s_to_first_line
 
+ROOT = Path(__file__).parent.parent
 FIGURE = Figure(figure="speed", ratio=1.0, target=1.0, better="higher", rival="itself", command="python bench.py")
 
 
@@ -37,6 +40,18 @@ def test_a_part_that_is_measured_again_leaves_the_other_results_as_they_were(tmp
         ("memory", 3.0),
     ]
     assert set(json.loads(path.read_text())[0]) == {"figure", "ratio", "target", "better", "rival", "command"}
+
+
+def test_what_benchmarks_prepare_has_a_name_in_recipes():
+    made = [
+        node
+        for file in ROOT.glob("bench/*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ClassDef) and any(getattr(item, "name", "") == "prompts" for item in node.body)
+    ]
+    assert {node.name for node in made} >= {"TinyPrompts", "Asked"}
+    for node in made:
+        assert "kind" in {ast.unparse(item.target) for item in node.body if isinstance(item, ast.AnnAssign)}, node.name
 
 
 def test_a_steady_rate_leaves_out_how_it_began_and_ended():

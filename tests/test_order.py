@@ -140,6 +140,16 @@ def test_pairs_of_one_length_stand_together_within_a_step():
         assert lengths == sorted(lengths)
 
 
+@pytest.mark.parametrize("long", [3, 17])
+def test_a_length_of_more_than_two_bytes_is_sorted_by_all_of_them(long: int):
+    names, lengths = [str(number) for number in range(24)], np.array([5, 70_000, 9, 65_536 + 4] * 6)
+    lengths[:long] = 7  # the first long one comes in the first part, or in a later one
+    parts = [(names[first : first + 4], lengths[first : first + 4]) for first in range(0, 24, 4)]
+    order = schedule(parts, of_size(6, num_repeats=1)).order
+    assert sorted(order.tolist()) == list(range(24))
+    assert all((np.diff(lengths[order[start : start + 6]]) >= 0).all() for start in range(0, 24, 6))
+
+
 def test_tokens_are_counted_in_every_chunk_of_pairs_whatever_their_number_of_rejected_responses():
     rows = pairs(60).to_pylist()
     for index, row in enumerate(rows):

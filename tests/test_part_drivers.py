@@ -13,7 +13,7 @@ from seva_ray.core.artifacts import Store
 from seva_ray.engines import FakeEngine
 from seva_ray.engines.config import Generate
 from seva_ray.engines.counts import Counts
-from seva_ray.engines.units import Unit, Units
+from seva_ray.engines.units import ENGINES_PER_DRIVER, Unit, Units
 from seva_ray.sources import ToyWorld
 from seva_ray.stages import part_drivers
 from seva_ray.stages.generate import generate
@@ -70,7 +70,7 @@ def test_each_unit_is_in_one_part_with_the_other_views_of_its_shard(monkeypatch:
 def test_the_engines_are_divided_among_the_drivers(most: int):
     found = shares(Generate(engine=FakeEngine(), min_engines=min(most, 70), max_engines=1000), most)
     assert sum(share.max_engines or 0 for share in found) == most
-    assert all(share.min_engines <= (share.max_engines or 0) <= part_drivers.ENGINES_PER_DRIVER for share in found)
+    assert all(share.min_engines <= (share.max_engines or 0) <= ENGINES_PER_DRIVER for share in found)
 
 
 class Pools:

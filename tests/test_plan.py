@@ -12,18 +12,21 @@ from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import write_bytes
+from seva_ray.dpo.config import Loss
 from seva_ray.engines import FakeEngine, VllmEngine
 from seva_ray.engines.config import Generate
 from seva_ray.planning.footprint import Sizes, demands, parts
-from seva_ray.planning.forecast import Pass, RemainingWork, forecast, units_of
+from seva_ray.planning.forecast import forecast
 from seva_ray.planning.prices import read_prices
 from seva_ray.planning.rates import Fleet, Rates
 from seva_ray.planning.simulation import Faults
+from seva_ray.planning.work import Pass, RemainingWork, units_of
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import open_responses
 from seva_ray.stages.pair import Pair, open_pairs
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.remaining_work import Run, remaining
+from seva_ray.stages.training.worker import LOG
 from seva_ray.vlm.models import Model, model_of
 from tests.answered import write_answers
 
@@ -73,17 +76,17 @@ def test_every_stage_takes_its_amount_over_its_rate():
     assert found["generate"].wall_s == pytest.approx(100 + 25 * 200 + 200 / 10)
     assert found["generate"].gpu_hours == pytest.approx(8 * 5100 / 3600)
     assert found["generate"].cpu_hours == pytest.approx(200_000 / 50 / 3600)
-    # 50 s on 96 CPUs, then 100 files; before training twice as many.
+    # 50 s on 96 CPUs, then 100 files; before training, the same files.
     assert found["pair"].wall_s == pytest.approx(50 / 96 + 100 / 10)
     assert found["pair"].cpu_hours == pytest.approx(60 / 3600)
     assert found["reference"].wall_s == pytest.approx(40_000 / 2 / 16)
-    assert found["train"].wall_s == pytest.approx(60 + 625 * 10 + 200 / 10)
+    assert found["train"].wall_s == pytest.approx(60 + 625 * 10 + 100 / 10)
     assert found["train"].gpu_hours == pytest.approx(16 * 6310 / 3600)
     assert found["evaluate"].wall_s == pytest.approx(100 + 200 + 8 / 10)
     assert not any(stage.unknown for stage in found.values())
     whole = forecast(WORK, RATES, FLEET, Faults(), 1)
-    assert whole.total.wall_s == pytest.approx(100 + 5120 + 50 / 96 + 10 + 1250 + 6330 + 300.8)
-    assert whole.total.driver_s == pytest.approx(100 + 20 + 10 + 20 + 0.8)
+    assert whole.total.wall_s == pytest.approx(100 + 5120 + 50 / 96 + 10 + 1250 + 6320 + 300.8)
+    assert whole.total.driver_s == pytest.approx(100 + 20 + 10 + 10 + 0.8)
 
 
 def test_units_go_no_faster_than_the_driver_takes_them():
@@ -95,7 +98,7 @@ def test_units_go_no_faster_than_the_driver_takes_them():
 def test_shards_without_pairs_have_no_file_to_read_nor_reference_to_compute():
     few = stages_of(rates=replace(RATES, kept_share=0.0003))  # 30 pairs, so at most 30 of 100 shards
     assert few["pair"].driver_s == pytest.approx(30 / 10)
-    assert few["train"].driver_s == pytest.approx(60 / 10)
+    assert few["train"].driver_s == pytest.approx(30 / 10)
     assert "30 pairs in 30 files" in few["reference"].work
     unknown = stages_of(rates=replace(RATES, kept_share=None))
     assert unknown["pair"].driver_s == pytest.approx(100 / 10)
@@ -106,6 +109,36 @@ def test_engines_start_anew_for_each_hundred_thousand_units():
     found = stages_of(work=replace(WORK, tests=tests))["evaluate"]
     within = stages_of(work=replace(WORK, tests=[(100_000, 1)]))["evaluate"]
     assert found.wall_s - within.wall_s == pytest.approx(100 + 1 / 10, abs=0.3)
+
+
+def test_tasks_prepare_the_files_of_a_table_at_the_same_time_up_to_the_cpus():
+    for files, tasks in ((1, 1), (40, 40), (1000, 96)):
+        found = stages_of(work=replace(WORK, source_files=files))["prepare"]
+        assert found.wall_s == pytest.approx(100 / tasks)
+        assert found.cpu_hours == pytest.approx(100 / 3600)
+        assert found.driver_s == (100 if files == 1 else 0), "the nodes are needed for tasks alone"
+    hours = [
+        forecast(replace(WORK, source_files=files), RATES, FLEET, Faults(), 1).node_hours["generation"]
+        for files in (1, 40)
+    ]
+    assert hours[1] - hours[0] == pytest.approx(100 / 40 / 3600)
+
+
+def test_the_reference_scores_a_second_image_and_pairs_are_chosen_by_reading_them_twice():
+    twice = stages_of(work=replace(WORK, num_references=2))["reference"]
+    assert twice.wall_s == pytest.approx(2 * 40_000 / 2 / 16)
+    assert "on two images each" in twice.work
+    assert stages_of(work=replace(WORK, most_pairs=1000))["train"].driver_s == pytest.approx(200 / 10)
+
+
+def test_many_units_have_a_driver_for_64_engines_each_of_which_commits_on_its_own():
+    slow, most = replace(RATES, commits_per_s=0.5), 10_000
+    for units, drivers in ((most, 1), (most + 1, 2)):
+        work = replace(WORK, passes=[Pass(name="clean", num_rows=units, num_units=units, left=[(units, 1)])])
+        found = stages_of(work=work, rates=slow, nodes=9)["generate"]  # 72 engines
+        assert found.wall_s == pytest.approx(100 + units / (0.5 * drivers) + units / 10, rel=0.01)
+    held = demands(work, slow, Sizes(), False, forecast(work, slow, FLEET, Faults(), 9))
+    assert held[0].value == (most + 1) * 11_000
 
 
 def test_nodes_are_paid_for_while_their_stages_last():
@@ -202,7 +235,7 @@ def test_bytes_and_demands_are_rows_times_bytes():
     asked = {
         item.name: item.value for item in demands(WORK, RATES, sizes, False, forecast(WORK, RATES, FLEET, Faults(), 2))
     }
-    assert asked["driver's memory for units"] == 200 * 11_000
+    assert asked["memory of the drivers for units"] == 200 * 11_000
     assert asked["pixels in memory, each node"] == 8 * 4 * 1000 * 12
     assert asked["puts, one prefix"] == pytest.approx(16 * 5 / 1000)
     assert asked["gets of images, one prefix"] == 80
@@ -304,6 +337,10 @@ def test_before_anything_is_there_a_run_is_one_clean_pass_and_one_for_each_other
     assert (work.prepared, work.paired, work.scored, work.trained, work.num_rejected) == (False, False, False, False, 2)
     assert (work.tests, work.gpus_per_engine) == ([(2, 10), (1, 5)], 0)
     assert work.num_workers == 2, "those of the toy"
+    two_images = replace(RUN, train=replace(RUN.train, loss=Loss(image_weight=1.0)), source_files=7)
+    both = looked(store, num_prompts=95, run=two_images)
+    assert (work.num_references, both.num_references) == (1, 2)
+    assert (work.source_files, both.source_files) == (1, 7)
     wide = looked(store, num_prompts=95, run=replace(RUN, generate=Generate(engine=VllmEngine(tensor_parallel_size=2))))
     assert wide.gpus_per_engine == 2
     llava = job.PRESETS["llava-7b"]
@@ -387,6 +424,22 @@ def test_what_is_only_partly_known_is_a_bound_and_a_limit_that_is_passed_is_mark
     assert ">=" in lines["generate"]
     assert lines["gets of images, one prefix"][-3:] == ["12,800/s", "5,500/s", "EXCEEDED"]
     assert "EXCEEDED" not in lines["puts, one prefix"]
+
+
+def test_a_step_of_a_policy_with_other_image_terms_is_made_longer_or_shorter(tmp_path):
+    store, size = Store(str(tmp_path)), GIVEN.train.global_batch_size
+    policies = {}
+    for name, loss in (("plain", Loss()), ("image", Loss(image_weight=1.0)), ("both", Loss(symmetric_weight=1.0))):
+        policy = store.open(f"policies/{name}", config={"train": replace(GIVEN.train, loss=loss)}).begin()
+        write_bytes(policy.path(LOG), json.dumps([{"train_samples_per_second": size / 10}]).encode())
+        policies[name] = policy.finish({}), loss
+    for name, of, expected in (
+        ("plain", "plain", 10), ("plain", "image", 18.5), ("plain", "both", 19.4),
+        ("image", "plain", 5.4054), ("image", "image", 10), ("both", "both", 10),
+    ):  # fmt: skip
+        train = replace(GIVEN.train, loss=policies[of][1])
+        config = replace(GIVEN, root=str(tmp_path), policy=f"policies/{name}", train=train)
+        assert job.stepped(config, store)["step_s"].value == expected
 
 
 def test_what_is_there_already_is_said(tmp_path, capsys):

@@ -57,6 +57,31 @@ def test_they_are_the_starting_models_own_in_either_layout(run: SmallRun, toy_mo
         assert plain["ref_logps"] == pytest.approx(alone, rel=1e-5, abs=1e-4)
 
 
+def test_pairs_about_one_image_are_scored_in_one_row_where_training_has_them_so(
+    run: SmallRun, monkeypatch: pytest.MonkeyPatch
+):
+    rows: list[int] = []
+
+    def counted(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        rows.append(len(batch["input_ids"]))
+        return response_logps(model, batch)
+
+    monkeypatch.setattr("seva_ray.dpo.logps.response_logps", counted)
+    found, num_rows = [], []
+    for config in (CONFIG, replace(CONFIG, group_by_image=True)):
+        logps = open_logps(config, run.store, run.model, run.pairs)
+        shutil.rmtree(logps.uri, ignore_errors=True)
+        logps = open_logps(config, run.store, run.model, run.pairs)
+        score(scoring(config, run.store, run.model, run.pairs, logps), config)
+        found.append(with_logps(read_pairs(run.pairs), logps).to_pylist())
+        num_rows.append(sum(rows))
+        rows.clear()
+    pairs = read_pairs(run.pairs)
+    assert num_rows[1] < num_rows[0] - len(pairs) // 4, "the trial of the layouts is in both"
+    for alone, grouped in zip(*found, strict=True):
+        assert grouped["ref_logps"] == pytest.approx(alone["ref_logps"], rel=1e-5, abs=1e-4)
+
+
 def test_those_on_a_view_are_of_the_chosen_and_the_first_rejected_response_in_that_view(run: SmallRun, toy_model: str):
     config = replace(CONFIG, loss=Loss(image_weight=1.0))
     logps = open_logps(config, run.store, run.model, run.pairs, on_view=True)

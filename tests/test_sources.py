@@ -6,6 +6,7 @@ import logging
 import os
 import random
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,15 @@ import pyarrow.parquet as pq
 import pytest
 import tyro
 
+from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.records import PROMPT_SCHEMA, Prompt, table
+from seva_ray.core.seeds import key_of
 from seva_ray.sources import Folder, Hf, LlavaJson, Source, Table
-from seva_ray.sources.llava import clean_question, log_once
+from seva_ray.sources.files import json_rows
+from seva_ray.sources.llava import clean_question
+from seva_ray.sources.llava_rows import Images
+from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.vlm.images import load_image
 from tests.real_photos import photo_path, write_photos
 
@@ -205,7 +211,6 @@ def test_images_are_drawn_evenly(tmp_path: Path) -> None:
 
 
 def test_too_large_a_count_takes_all_and_says_so_in_one_line(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
-    log_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         prompts = list(llava(photos, counts={"textvqa": 5000}).prompts())
     assert len(prompts) == 4
@@ -215,14 +220,43 @@ def test_too_large_a_count_takes_all_and_says_so_in_one_line(photos: Path, caplo
 
 
 def test_rows_that_are_not_asked_for_are_counted_in_the_log(photos: Path, caplog: pytest.LogCaptureFixture) -> None:
-    log_once.cache_clear()
     with caplog.at_level(logging.INFO):
         source = llava(photos, counts={"ocr_vqa": 4})
+        list(source.image_paths())
         list(source.prompts())
-        list(source.image_paths())  # reads the file again, and says nothing again
     assert [record.message for record in caplog.records] == [
         f"{photos}/photos.json: 15 rows, 1 text-only and 10 of other sources skipped, 0 unusable"
     ]
+
+
+def test_prepare_parses_the_instruction_file_once(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def rows(uri: str) -> Iterator[Any]:
+        read.append(uri)
+        return json_rows(uri)
+
+    monkeypatch.setattr("seva_ray.sources.llava.json_rows", rows)
+    for number, fields in enumerate(({"counts": {"ocr_vqa": 4}}, {"folders": {"gqa": 2}}, {})):
+        source = llava(photos, **fields)
+        expected, read[:] = list(llava(photos, **fields).prompts()), []
+        prepared = prepare(Prepare(), Store(str(tmp_path / f"runs{number}")), "photos", source)
+        assert prepared.counts["num_prompts"] == len(expected)
+        assert read == [source.path]
+        assert list(source.prompts()) == expected, "a later call reads the file again"
+
+
+@pytest.mark.parametrize("most", [0, 1, 7, 40, 1000])
+def test_the_images_with_the_smallest_keys_are_drawn_with_all_their_rows(most: int) -> None:
+    rows = [(f"{number * 7 % 40}.jpg", {"id": number}) for number in range(200)]
+    images = Images(seed=3, most=most)
+    for image, row in rows:
+        images.add(image, row)
+    expected = sorted({image for image, _ in rows}, key=lambda image: key_of(3, image, "image"))[: most or None]
+    assert images.drawn() == expected
+    assert images.rows == {image: [row for other, row in rows if other == image] for image in images.rows}
 
 
 def test_rows_of_one_image_and_id_are_one_conversation(tmp_path: Path) -> None:

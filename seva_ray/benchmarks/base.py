@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 
@@ -61,6 +61,18 @@ class Benchmark(Protocol):
 
     def metrics(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Metrics in percent, from summed counts. Values may have any shape: scalars or bootstrap replicates."""
+        ...
+
+
+@runtime_checkable
+class InParts(Benchmark, Protocol):
+    """A benchmark that may have millions of questions. It is scored part by part, so that not all answers lie in memory
+    together."""
+
+    def parts(self) -> Iterator[Benchmark]:
+        """Its questions, some thousand in each part, in the order of `prompts()`. All questions about one image are in
+        the same part, and all tallies have the same counts. What `tally` and `correct` return of the whole is what they
+        return of the parts, one after the other."""
         ...
 
 
@@ -181,12 +193,15 @@ def text_of(responses: Mapping[str, Response], prompt_id: str) -> str | None:
 def tally_of(names: Sequence[str], counted: Iterable[tuple[str, Mapping[str, float]]]) -> Tally:
     """Sum (image_id, counts) per image, in the order of the images' first appearance. A missing name counts 0."""
     place = {name: index for index, name in enumerate(names)}
-    rows: dict[str, np.ndarray] = {}
+    rows: dict[str, list[float]] = {}
     for image_id, counts in counted:
-        row = rows.setdefault(image_id, np.zeros(len(place)))
+        row = rows.get(image_id)
+        if row is None:
+            row = rows[image_id] = [0.0] * len(place)
         for name, value in counts.items():
             row[place[name]] += value
-    return Tally(image_ids=list(rows), names=list(place), counts=np.array(list(rows.values())).reshape(-1, len(place)))
+    sums = np.array(list(rows.values()), np.float64).reshape(-1, len(place))
+    return Tally(image_ids=list(rows), names=list(place), counts=sums)
 
 
 def gain(metric: str, difference: float) -> float:

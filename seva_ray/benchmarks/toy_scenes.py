@@ -6,7 +6,7 @@ scene's objects that are named), and the mean number of words.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar, Literal
 
@@ -20,6 +20,9 @@ from seva_ray.toy.prompts import prompts_about
 from seva_ray.toy.world import COLOR_NAMES, SHAPES, Question, Scene, make_scene
 
 EXACT_KINDS = ("color", "shape", "where", "count", "ocr")
+AskedScene = tuple[Scene, list[tuple[Prompt, Question]]]
+"""A scene with the questions about it."""
+SCENES_PER_PART = 256
 DESCRIBE_COUNTS = ("describe_asked", "describe_words", "describe_said", "describe_said_right", "describe_present")
 
 
@@ -98,11 +101,27 @@ class ToyBenchmark:
         named["describe words"] = _ratio(sums["describe_words"], sums["describe_asked"])
         return named
 
-    def _by_scene(self) -> Iterator[tuple[Scene, list[tuple[Prompt, Question]]]]:
+    def parts(self) -> Iterator["ToyBenchmark"]:
+        for first in range(0, self.num_images, SCENES_PER_PART):
+            scenes = range(first, min(first + SCENES_PER_PART, self.num_images))
+            yield SomeScenes(**vars(self), asked=tuple(self._by_scene(scenes)))
+
+    def _by_scene(self, scenes: range | None = None) -> Iterator[AskedScene]:
+        """The scenes of these numbers, or all."""
         name = f"toy-test-{self.camera}-{self.seed}"
-        for index in range(self.num_images):
+        for index in range(self.num_images) if scenes is None else scenes:
             scene = make_scene(self.seed, "test", index)
             yield scene, list(prompts_about(scene, self.camera, name, self.partners))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SomeScenes(ToyBenchmark):
+    """Some scenes of a benchmark, which are drawn once."""
+
+    asked: tuple[AskedScene, ...] = field(repr=False)
+
+    def _by_scene(self, scenes: range | None = None) -> Iterator[AskedScene]:
+        yield from self.asked
 
 
 def count_names() -> list[str]:

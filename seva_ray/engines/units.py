@@ -26,6 +26,13 @@ UNITS_PER_CALL = 100_000
 """Largest number of units in one Ray Data job, which keeps about 11 KB per unit in the driver. The next job starts new
 engines."""
 
+UNITS_PER_DRIVER = 10_000
+"""Largest number of units that the job's own driver makes with Ray Data. More are made by drivers of parts."""
+
+ENGINES_PER_DRIVER = 64
+"""Largest number of engines of one driver of parts. At 10 answers a second each, in units of 256, they make 2.5 units
+a second; a driver manages 50."""
+
 CONTROL_BATCH_SIZE = 8
 """Number of requests that the engine gets at once in the view `control-batch`."""
 

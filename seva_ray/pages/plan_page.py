@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from seva_ray.core.durations import duration
 from seva_ray.pages.figures import BLUE, INK, MUTED, style
 from seva_ray.planning.footprint import Demand, Footprint
-from seva_ray.planning.forecast import Forecast, RemainingWork, Stage
+from seva_ray.planning.forecast import Forecast, Stage
+from seva_ray.planning.work import RemainingWork
 
 Costs = Mapping[str, float]
 """Price of the node hours by pool."""

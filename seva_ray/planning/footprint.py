@@ -9,11 +9,14 @@ from dataclasses import dataclass, fields
 
 from seva_ray.core.checks import check_least
 from seva_ray.engines.units import UNITS_PER_CALL
-from seva_ray.planning.forecast import Forecast, RemainingWork
+from seva_ray.planning.forecast import Forecast, num_drivers
 from seva_ray.planning.rates import Rates
+from seva_ray.planning.work import RemainingWork
 
 DRIVER_BYTES_PER_UNIT = 11_000
 """Bytes that Ray Data keeps of each unit, measured up to 3,907 units: docs/LOG.md."""
+ORDER_BYTES = 8
+"""Bytes that the driver of training takes for each time that a pair is seen: 4, and 4 for the workers' copy."""
 PUTS_PER_S, GETS_PER_S = 3_500, 5_500
 """Requests per second that S3 serves for one prefix. Source: Amazon S3 user guide, "Best practices design patterns"."""
 NAMES_PER_LIST = 1_000
@@ -114,15 +117,15 @@ class Demand:
 
 
 def demands(work: RemainingWork, rates: Rates, sizes: Sizes, full: bool, forecast: Forecast) -> list[Demand]:
-    num_units, kept = sum(item.num_left for item in work.passes), work.kept(rates)
-    num_files, at_once = work.num_files(rates), min(num_units, UNITS_PER_CALL)
+    num_units = sum(item.num_left for item in work.passes)
+    num_files, drivers = work.num_files(rates), num_drivers(work.units, forecast.num_engines)
+    at_once = min(num_units, drivers * UNITS_PER_CALL)
     rows_per_s = times(forecast.num_engines, forecast.rows_per_s)
     held = 2 * work.units_per_engine * work.shard_size * forecast.num_engines / forecast.num_nodes
     by_path = sizes.image_bytes != 0  # an unknown size does not mean that there are no requests
-    of_pair = plus(sizes.prompt_bytes, times(1 + work.num_rejected, sizes.response_bytes))
     return [
-        Demand(name="driver's memory for units", value=at_once * DRIVER_BYTES_PER_UNIT, unit="B"),
-        Demand(name="driver's memory for pairs, at least", value=times(kept, of_pair), unit="B"),
+        Demand(name="memory of the drivers for units", value=at_once * DRIVER_BYTES_PER_UNIT, unit="B"),
+        Demand(name="driver's memory for the pairs' order", value=times(work.num_seen(rates), ORDER_BYTES), unit="B"),
         Demand(name="pixels in memory, each node", value=times(held, sizes.pixel_bytes), unit="B"),
         Demand(name="puts, one prefix", value=times(rows_per_s, 1 / work.shard_size), unit="/s", limit=PUTS_PER_S),
         Demand(name="gets of images, one prefix", value=rows_per_s if by_path else 0.0, unit="/s", limit=GETS_PER_S),

@@ -9,87 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seva_ray.core.errors import ConfigError
-from seva_ray.engines.units import UNITS_PER_CALL
+from seva_ray.engines.units import ENGINES_PER_DRIVER, UNITS_PER_CALL, UNITS_PER_DRIVER
 from seva_ray.planning.rates import Fleet, Rates
 from seva_ray.planning.simulation import Crew, Faults, SimulatedRun, Units, simulate
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """The base model's responses to one set of prompts in one view."""
-
-    name: str
-    num_rows: int
-    num_units: int
-    left: Units
-    """The units whose responses do not exist yet."""
-
-    @property
-    def num_left(self) -> int:
-        return sum(count for count, _ in self.left)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemainingWork:
-    """What a run consists of, and what of it is left."""
-
-    num_prompts: int
-    shard_size: int
-    num_rejected: int
-    """Number of rejected views in each pair."""
-    passes: Sequence[Pass]
-    tests: Units
-    """The units of the benchmarks, which the policy answers."""
-    gpus_per_engine: int
-    units_per_engine: int
-    num_workers: int
-    """Number of training workers."""
-    global_batch_size: int
-    num_repeats: int
-    most_pairs: int | None
-    """Largest number of pairs to train on; None for all."""
-    num_kept: int | None = None
-    """Number of pairs, if they exist already."""
-    num_images: int = 0
-    """Number of images that a diffusion model still has to make."""
-    prepared: bool = False
-    paired: bool = False
-    scored: bool = False
-    trained: bool = False
-
-    @property
-    def num_shards(self) -> int:
-        return math.ceil(self.num_prompts / self.shard_size)
-
-    @property
-    def units(self) -> list[tuple[int, int]]:
-        """All units that the base model still has to answer."""
-        return [run for item in self.passes for run in item.left]
-
-    def kept(self, rates: Rates) -> int | None:
-        if self.num_kept is not None or rates.kept_share is None:
-            return self.num_kept
-        return round(rates.kept_share * self.num_prompts)
-
-    def num_files(self, rates: Rates) -> int:
-        """Largest possible number of shards with pairs."""
-        kept = self.kept(rates)
-        return self.num_shards if kept is None else min(kept, self.num_shards)
-
-    def num_steps(self, rates: Rates) -> int | None:
-        if (kept := self.kept(rates)) is None:
-            return None
-        return math.ceil(min(kept, self.most_pairs or kept) * self.num_repeats / self.global_batch_size)
-
-
-def units_of(num_rows: int, shard_size: int) -> list[tuple[int, int]]:
-    """The units of one view: full shards, and the last one."""
-    full, rest = divmod(num_rows, shard_size)
-    return [run for run in ((full, shard_size), (1, rest)) if all(run)]
-
-
-def num_rows(units: Units) -> int:
-    return sum(count * rows for count, rows in units)
+from seva_ray.planning.work import RemainingWork, num_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,17 +65,26 @@ def forecast(work: RemainingWork, rates: Rates, fleet: Fleet, faults: Faults, nu
     outcome: SimulatedRun | None = None
     tested: SimulatedRun | None = None
     if rows_per_s:
-        crew = Crew(
-            num_nodes=num_nodes,
-            engines_per_node=per_node,
-            rows_per_s=rows_per_s,
-            start_s=rates.start_s or 0.0,
-            units_ahead=2 * work.units_per_engine,
-            units_per_s=rates.commits_per_s,
+        outcome, tested = (
+            simulate(
+                units,
+                Crew(
+                    num_nodes=num_nodes,
+                    engines_per_node=per_node,
+                    rows_per_s=rows_per_s,
+                    start_s=rates.start_s or 0.0,
+                    units_ahead=2 * work.units_per_engine,
+                    units_per_s=rates.commits_per_s and rates.commits_per_s * num_drivers(units, per_node * num_nodes),
+                ),
+                faults,
+            )
+            for units in (work.units, work.tests)
         )
-        outcome, tested = (simulate(units, crew, faults) for units in (work.units, work.tests))
-    generated = generation("generate", work.units, work, rates, fleet, outcome)
-    evaluated = generation("evaluate", work.tests, work, rates, fleet, tested)
+    prepared = prepare(work, rates, fleet.cpus(num_nodes))
+    generated, evaluated = (
+        generation(name, units, work, rates, fleet, made, num_drivers(units, per_node * num_nodes))
+        for name, units, made in (("generate", work.units, outcome), ("evaluate", work.tests, tested))
+    )
     paired = pair(work, rates, fleet.cpus(num_nodes))
     trained = [reference(work, rates, fleet), train(work, rates, fleet)]
     made = [regenerate(work, rates, fleet, num_nodes)] if work.num_images else []
@@ -164,12 +96,12 @@ def forecast(work: RemainingWork, rates: Rates, fleet: Fleet, faults: Faults, nu
         slowed_by_encoding=rows_per_s == speed,
         ideal_s=rows_per_s and num_rows(work.units) / (rows_per_s * per_node * num_nodes),
         generation=outcome,
-        stages=[prepare(work, rates), *made, generated, paired, *trained, evaluated],
+        stages=[prepared, *made, generated, paired, *trained, evaluated],
         node_hours={
-            # Without CPU nodes, the nodes of the engines make the pairs too.
-            "generation": (on_nodes + (0 if fleet.cpu_nodes else num_nodes * busy(paired))) / 3600,
+            # Without CPU nodes, the nodes of the engines make the prompts and the pairs too.
+            "generation": (on_nodes + (0 if fleet.cpu_nodes else num_nodes * busy(prepared, paired))) / 3600,
             "training": fleet.training_nodes(work.num_workers) * busy(*trained) / 3600,
-            "cpu": fleet.cpu_nodes * busy(generated, paired, evaluated) / 3600,
+            "cpu": fleet.cpu_nodes * busy(prepared, generated, paired, evaluated) / 3600,
         },
     )
 
@@ -189,13 +121,25 @@ def encoding_speed(rates: Rates, fleet: Fleet, num_nodes: int, num_engines: int)
     return math.inf if rates.encode_rows_per_s is None else rates.encode_rows_per_s * spare / num_engines
 
 
-def prepare(work: RemainingWork, rates: Rates) -> Stage:
+def num_drivers(units: Units, num_engines: int) -> int:
+    """How many drivers make the units: the job's own, or several of parts, which each commit on their own."""
+    alone = sum(count for count, _ in units) <= UNITS_PER_DRIVER
+    return 1 if alone else math.ceil(num_engines / ENGINES_PER_DRIVER)
+
+
+def prepare(work: RemainingWork, rates: Rates, num_cpus: int) -> Stage:
+    """The driver reads the source, or a task for each of its files."""
     if work.prepared:
         return Stage(name="prepare", work="exists already")
     seconds, unknown = spent(rates, prepare_rows_per_s=work.num_prompts)
-    about = f"{work.num_prompts:,} prompts, in the driver"
+    tasks = min(work.source_files, num_cpus)
     return Stage(
-        name="prepare", work=about, wall_s=seconds, driver_s=seconds, cpu_hours=seconds / 3600, unknown=unknown
+        name="prepare",
+        work=f"{work.num_prompts:,} prompts, " + ("in the driver" if tasks == 1 else f"by {tasks:,} tasks"),
+        wall_s=seconds / tasks,
+        driver_s=seconds if tasks == 1 else 0.0,
+        cpu_hours=seconds / 3600,
+        unknown=unknown,
     )
 
 
@@ -209,19 +153,21 @@ def regenerate(work: RemainingWork, rates: Rates, fleet: Fleet, num_nodes: int) 
 
 
 def generation(
-    name: str, units: Units, work: RemainingWork, rates: Rates, fleet: Fleet, outcome: SimulatedRun | None
+    name: str, units: Units, work: RemainingWork, rates: Rates, fleet: Fleet, outcome: SimulatedRun | None, drivers: int
 ) -> Stage:
-    """Generation by engines while CPUs encode; at its end the driver reads the counts of every file."""
+    """Generation by engines while CPUs encode; at its end the driver reads every file for its digest. The engines of
+    each of the `drivers` start anew after UNITS_PER_CALL units."""
     count, rows = sum(count for count, _ in units), num_rows(units)
     if not count:
         return Stage(name=name, work="nothing to do")
     finish_s, slow = spent(rates, read_files_per_s=count)
     encode_s, blind = spent(rates, encode_rows_per_s=rows)
     engine_hours = outcome.engine_s / 3600 if outcome else 0.0
+    restarts = (math.ceil(count / drivers) - 1) // UNITS_PER_CALL
     return Stage(
         name=name,
         work=f"{count:,} units, {rows:,} responses",
-        wall_s=(outcome.wall_s if outcome else 0.0) + (count - 1) // UNITS_PER_CALL * (rates.start_s or 0.0) + finish_s,
+        wall_s=(outcome.wall_s if outcome else 0.0) + restarts * (rates.start_s or 0.0) + finish_s,
         driver_s=finish_s,
         gpu_hours=engine_hours * work.gpus_per_engine if fleet.gpus_per_node else 0.0,
         cpu_hours=encode_s / 3600 + (0.0 if fleet.gpus_per_node else engine_hours),
@@ -251,16 +197,18 @@ def reference(work: RemainingWork, rates: Rates, fleet: Fleet) -> Stage:
     if (kept := work.kept(rates)) is None:
         unknown = ("kept_share", *missing(rates, "reference_pairs_per_s"))
         return Stage(name="reference", work="pairs", unknown=unknown)
-    seconds, unknown = spent(rates, reference_pairs_per_s=kept)
+    seconds, unknown = spent(rates, reference_pairs_per_s=kept * work.num_references)
     files = work.num_files(rates)
     wall_s = seconds / min(work.num_workers, files)
-    return on_workers("reference", f"{kept:,} pairs in {files:,} files", wall_s, unknown, work, fleet)
+    about = f"{kept:,} pairs in {files:,} files" + (", on two images each" if work.num_references > 1 else "")
+    return on_workers("reference", about, wall_s, unknown, work, fleet)
 
 
 def train(work: RemainingWork, rates: Rates, fleet: Fleet) -> Stage:
     if work.trained:
         return Stage(name="train", work="exists already")
-    read_s, slow = spent(rates, read_files_per_s=2 * work.num_files(rates))
+    # The driver orders the pairs; workers read them. To choose some pairs, it reads the ids of all before.
+    read_s, slow = spent(rates, read_files_per_s=(1 if work.most_pairs is None else 2) * work.num_files(rates))
     unknown = (*slow, *missing(rates, "train_start_s", "step_s"))
     if (steps := work.num_steps(rates)) is None:
         return Stage(name="train", work="steps", unknown=("kept_share", *unknown))

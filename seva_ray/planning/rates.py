@@ -1,7 +1,9 @@
 """The input of a plan: how fast each part of the work goes, and the cluster. A rate that nobody knows is None."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from seva_ray.core.checks import check_least, check_positive, check_shares
 from seva_ray.core.errors import ConfigError
@@ -12,7 +14,7 @@ class Rates:
     """How fast each part of the work goes, as a probe measured it or as the user gave it. None: unknown."""
 
     prepare_rows_per_s: float | None = None
-    """Prompts per second that the driver reads from the source and writes as shards."""
+    """Prompts per second that one process reads from the source and writes as shards."""
     rows_per_s: float | None = None
     """Responses per second of one engine."""
     start_s: float | None = None
@@ -20,10 +22,10 @@ class Rates:
     encode_rows_per_s: float | None = None
     """Prompts per second that one CPU reads, augments and preprocesses. If unknown, encoding slows no engine."""
     commits_per_s: float | None = None
-    """Units per second that driver and storage can take from all engines or workers together. If unknown, no limit."""
+    """Units per second that one driver and storage can take from its engines. If unknown, no limit."""
     read_files_per_s: float | None = None
-    """Files per second that the driver reads, several at once. It reads every file of responses for its counts; the
-    files of pairs to write pairs.json, and again for training together with the reference's log-probabilities."""
+    """Files per second that the driver reads, several at once. It reads every file of responses for its digest; the
+    files of pairs to write pairs.json, and again to order them for training."""
     regenerate_rows_per_s: float | None = None
     """Images per second that one worker regenerates with a diffusion model, for the views regenerate-<strength>."""
     pair_rows_per_s: float | None = None
@@ -35,7 +37,7 @@ class Rates:
     train_start_s: float | None = None
     """Time that training takes beside its steps, in s: the workers' start and the policy's export."""
     step_s: float | None = None
-    """Time of one optimiser step, in s."""
+    """Time of one optimiser step with the run's own loss, in s. Image terms make it longer; see `step_factor`."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -46,6 +48,18 @@ class Rates:
 
     def known(self) -> dict[str, float]:
         return {item.name: value for item in fields(self) if (value := getattr(self, item.name)) is not None}
+
+
+ON_ONE_RESPONSE, ON_TWO_RESPONSES = 1.85, 1.94
+"""Time of a step with image terms over one without, if they score one or two responses on the second image. Measured
+with 576 image tokens and answers of 100 tokens: `python -m bench.methods`, docs/LOG.md."""
+
+
+def step_factor(loss: Mapping[str, Any]) -> float:
+    """Time of a step with a loss of these settings, over one without image terms."""
+    if loss.get("symmetric_weight"):
+        return ON_TWO_RESPONSES
+    return ON_ONE_RESPONSE if loss.get("image_weight") else 1.0
 
 
 MAY_BE_ZERO = ("start_s", "kept_share", "train_start_s")

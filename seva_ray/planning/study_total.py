@@ -9,9 +9,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from seva_ray.planning.forecast import RemainingWork, Stage, forecast, num_rows, units_of
+from seva_ray.planning.forecast import Stage, forecast
 from seva_ray.planning.rates import Fleet, Rates
 from seva_ray.planning.simulation import Faults
+from seva_ray.planning.work import RemainingWork, num_rows, units_of
 
 
 @dataclass(frozen=True, kw_only=True)

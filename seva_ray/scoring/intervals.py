@@ -6,8 +6,9 @@ difficulty of an image cancels in the difference.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,6 +20,11 @@ STUDENT_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 
 """Two-sided 95% quantiles for 1 to 10 degrees of freedom."""
 CHUNK_BYTES = 64 * 2**20
 """Memory for resample weights at one time, in bytes. The result does not depend on it."""
+MOST_IMAGES = 100_000
+"""Largest number of images that a resample draws one by one. Of more, those with equal counts are drawn together, which
+has the same distribution: the images of 10 million questions have some hundred different rows of counts."""
+DISTINCT_ROWS = 2**16
+"""Number of rows of counts that are compared with each other at once."""
 
 Metrics = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -132,25 +138,70 @@ def student_t(df: int) -> float:
     return z + sum(term / df**power for power, term in enumerate(terms, 1))
 
 
+@dataclass
+class Distinct:
+    """The different rows of counts, and how many images have each. All tallies of an image are one row."""
+
+    images: Counter[bytes] = field(default_factory=Counter)
+    """Number of images, by the bytes of their row of float64."""
+
+    def add(self, rows: np.ndarray) -> None:
+        """`rows`: float64, shape (images, statistics of all tallies)."""
+        for start in range(0, len(rows), DISTINCT_ROWS):
+            found, times = np.unique(rows[start : start + DISTINCT_ROWS], axis=0, return_counts=True)
+            for row, number in zip(found, times.tolist(), strict=True):
+                self.images[row.tobytes()] += number
+
+    def rows(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows, in an order that depends on nothing else, and the number of images of each."""
+        keys = sorted(self.images)
+        rows = np.frombuffer(b"".join(keys)).reshape(len(keys), -1)
+        return rows, np.array([self.images[key] for key in keys])
+
+
+def bootstrap_of_distinct(
+    names: Sequence[str], distinct: Distinct, metrics: Metrics, *, num_resamples: int, seed: int
+) -> list[Comparison]:
+    """The same as `paired_bootstrap`, of more than MOST_IMAGES images, whose two tallies are one row each."""
+    start, policy = _sums(names, *distinct.rows(), metrics, num_resamples, seed)
+    total = distinct.images.total()
+    return [_comparison(metric, start[metric], policy[metric], total) for metric in start]
+
+
 def _resampled(
     tallies: Sequence[Tally], metrics: Metrics, num_resamples: int, seed: int
 ) -> list[dict[str, np.ndarray]]:
     """The metrics of each tally: first of the tally itself, then of each resample. All tallies share the resamples."""
     first, *others = tallies
     for other in others or [first]:
-        _check(first, other, num_resamples)
-    num_images, num_names = first.counts.shape
+        check_pair(first, other)
+    if num_resamples < 1:
+        raise ValueError(f"num_resamples {num_resamples} is below 1")
     every = np.concatenate([tally.counts for tally in tallies], axis=1)
-    weights = _weights(num_images, num_resamples, generator(seed, "paired bootstrap"))
+    if len(every) <= MOST_IMAGES:
+        return _sums(first.names, every, None, metrics, num_resamples, seed)
+    distinct = Distinct()
+    distinct.add(every)
+    return _sums(first.names, *distinct.rows(), metrics, num_resamples, seed)
+
+
+def _sums(
+    names: Sequence[str], every: np.ndarray, times: np.ndarray | None, metrics: Metrics, num_resamples: int, seed: int
+) -> list[dict[str, np.ndarray]]:
+    """The metrics of each tally. `every`: the rows of all tallies side by side. `times`: how many images have each row;
+    None for one."""
+    weights = _weights(len(every), times, num_resamples, generator(seed, "paired bootstrap"))
     # Row 0 counts every image once, so that the values and their resamples come from the same computation.
-    sums = np.concatenate([every.sum(axis=0, keepdims=True), *(chunk @ every for chunk in weights)])
+    whole = (every if times is None else times[:, None] * every).sum(axis=0, keepdims=True)
+    sums = np.concatenate([whole, *(chunk @ every for chunk in weights)])
     return [
-        metrics(dict(zip(first.names, sums[:, start : start + num_names].T, strict=True)))
-        for start in range(0, every.shape[1], num_names)
+        metrics(dict(zip(names, sums[:, start : start + len(names)].T, strict=True)))
+        for start in range(0, every.shape[1], len(names))
     ]
 
 
-def _check(start: Tally, policy: Tally, num_resamples: int) -> None:
+def check_pair(start: Tally, policy: Tally) -> None:
+    """Raises: ValueError if the tallies do not have the same distinct images and counts, in the same order."""
     if list(start.image_ids) != list(policy.image_ids):
         raise ValueError("the tallies have different images, or another order of them")
     if len(set(start.image_ids)) != len(start.image_ids):
@@ -160,19 +211,21 @@ def _check(start: Tally, policy: Tally, num_resamples: int) -> None:
     for tally in (start, policy):
         if tally.counts.shape != (len(tally.image_ids), len(tally.names)):
             raise ValueError(f"counts have shape {tally.counts.shape}, not (images, names)")
-    if num_resamples < 1:
-        raise ValueError(f"num_resamples {num_resamples} is below 1")
 
 
-def _weights(num_images: int, num_resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """How often each resample drew each image, in chunks of shape (resamples, num_images)."""
-    chunk_size = max(1, CHUNK_BYTES // (8 * max(1, num_images)))
+def _weights(
+    num_rows: int, times: np.ndarray | None, num_resamples: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """How often each resample drew an image of each row, in chunks of shape (resamples, num_rows)."""
+    chunk_size = max(1, CHUNK_BYTES // (8 * max(1, num_rows)))
     for first in range(0, num_resamples, chunk_size):
         size = min(chunk_size, num_resamples - first)
-        if num_images == 0:
+        if num_rows == 0:
             yield np.zeros((size, 0))
             continue
-        yield rng.multinomial(num_images, np.full(num_images, 1 / num_images), size=size).astype(np.float64)
+        num_images = num_rows if times is None else int(times.sum())
+        share = np.full(num_rows, 1 / num_rows) if times is None else times / num_images
+        yield rng.multinomial(num_images, share, size=size).astype(np.float64)
 
 
 def _comparison(metric: str, start: np.ndarray, policy: np.ndarray, num_images: int) -> Comparison:

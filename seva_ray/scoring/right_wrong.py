@@ -5,13 +5,16 @@ test. For several policies of one setting: what each gained and lost, with McNem
 """
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Protocol, runtime_checkable
 
 from seva_ray.core.records import Response
+
+MOST_FLIPS = 50_000
+"""Largest number of flips whose p value is computed in exact integers, which takes the square of their number."""
 
 
 @runtime_checkable
@@ -58,33 +61,54 @@ class Flips:
     """The two-sided p value of McNemar's exact test. The test treats questions as independent, but questions about one
     image rarely are."""
 
+    @classmethod
+    def of(cls, outcomes: Mapping[tuple[bool, bool], int]) -> "Flips":
+        """`outcomes`: the number of questions for each (whether the start is right, whether the policy is)."""
+        right, gained, lost, wrong = (
+            outcomes.get(pair, 0) for pair in ((True, True), (False, True), (True, False), (False, False))
+        )
+        return cls(right=right, gained=gained, lost=lost, wrong=wrong, p_value=mcnemar(gained, lost))
+
 
 def flips_of(start: Mapping[str, bool], policy: Mapping[str, bool]) -> Flips:
     """Count the flips. Raises: ValueError if the outcomes are of different questions."""
+    return Flips.of(outcomes_of(start, policy))
+
+
+def outcomes_of(start: Mapping[str, bool], policy: Mapping[str, bool]) -> Counter[tuple[bool, bool]]:
+    """The number of questions for each outcome of both. Raises: ValueError if they are of different questions."""
     if start.keys() != policy.keys():
         raise ValueError("outcomes of different questions")
-    pairs = [(start[prompt_id], policy[prompt_id]) for prompt_id in start]
-    gained, lost = pairs.count((False, True)), pairs.count((True, False))
-    return Flips(
-        right=pairs.count((True, True)),
-        gained=gained,
-        lost=lost,
-        wrong=pairs.count((False, False)),
-        p_value=mcnemar(gained, lost),
-    )
+    return Counter((was_right, policy[prompt_id]) for prompt_id, was_right in start.items())
 
 
 def mcnemar(gained: int, lost: int) -> float:
     """The probability of a split at least as uneven if each flip is a gain or a loss with chance 1/2; 1 without flips.
 
-    p = min(1, 2 * sum_{i <= min(gained, lost)} C(n, i) / 2^n), n = gained + lost, in exact integers.
+    p = min(1, 2 * sum_{i <= min(gained, lost)} C(n, i) / 2^n), n = gained + lost, in exact integers up to MOST_FLIPS.
     Source: McNemar, Psychometrika 12 (1947), with the binomial in place of its chi-squared approximation.
     """
-    total, tail, term = gained + lost, 0, 1
-    for i in range(min(gained, lost) + 1):
+    total, fewer = gained + lost, min(gained, lost)
+    if total > MOST_FLIPS:
+        return min(1.0, 2 * lower_tail(total, fewer))
+    tail, term = 0, 1
+    for i in range(fewer + 1):
         tail += term
         term = term * (total - i) // (i + 1)
     return min(1.0, 2 * tail / 2**total)
+
+
+def lower_tail(total: int, most: int) -> float:
+    """sum_{i <= most} C(total, i) / 2^total, in floating point: the largest term by logarithms of the gamma function
+    and the others by their ratios, until they no longer count."""
+    logs = math.lgamma(total + 1) - math.lgamma(most + 1) - math.lgamma(total - most + 1) - total * math.log(2)
+    term = tail = math.exp(logs)
+    for i in range(most, 0, -1):
+        term *= i / (total - i + 1)
+        tail += term
+        if term < tail * 1e-17:
+            break
+    return tail
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,26 +7,21 @@ the file are used only by `answers`. Rows without `image` contain only text: the
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from itertools import chain
 from typing import Any, ClassVar
 
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import place
 from seva_ray.core.records import Prompt
-from seva_ray.core.seeds import generator, key_of
+from seva_ray.core.seeds import generator
 from seva_ray.core.storage import absolute
 from seva_ray.sources.base import PLACEHOLDER, check_directory, check_names, checked, examined, failed
 from seva_ray.sources.files import json_rows
+from seva_ray.sources.llava_rows import OWN_FOLDER, SOURCES, Images, Row, fault, source_and_image, until_published
 
 log = logging.getLogger(__name__)
-
-SOURCES = ("ocr_vqa", "textvqa", "gqa", "vg", "coco")
-"""Folders of the published file, whose questions have a rule of their own by which they are cleaned."""
-
-OWN_FOLDER = "images"
-"""The source of a row whose image path has no folder."""
 
 COUNTS = {"ocr_vqa": 4000, "textvqa": 8000, "gqa": 0, "vg": 0, "coco": 0}
 """Numbers of images that the released models were made from."""
@@ -36,19 +31,18 @@ SOME_IMAGES = 4000
 
 ANSWER_SHORTLY = "Answer the question using a single word or phrase."
 
-Row = dict[str, Any]
+KEPT = "_kept"
+"""The attribute that holds what was drawn between `image_paths` and `prompts`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
     """The images that prompts are made of."""
 
-    images: Mapping[str, Sequence[str]]
-    """Their paths, by source."""
+    images: Mapping[str, Images]
+    """By source."""
     bad: Sequence[Prompt]
     """The rows that cannot be used."""
-    own_root: str | None
-    """The images' place in a file of the user's own, in which each folder of images is a source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +112,14 @@ class LlavaJson:
         return {prompt.prompt_id: answer for prompt, (_, answer) in zip(prompts, asked, strict=True) if answer}
 
     def image_paths(self) -> Iterator[str]:
-        """The image paths of the prompts, in less time than the prompts themselves take."""
+        """The image paths of the prompts. The file is read for them; `prompts` then need not read it again."""
         check_directory("image_root", self.image_root)
+        drawn = self._drawn()
+        vars(self)[KEPT] = drawn
         prompts = (
             Prompt(prompt_id="", image_id="", question="?", source="", image_path=image)
-            for images in self._drawn().images.values()
-            for image in images
+            for images in drawn.images.values()
+            for image in images.drawn()
         )
         for prompt in examined(prompts):
             assert prompt.image_path
@@ -131,44 +127,64 @@ class LlavaJson:
 
     def _asked(self) -> Iterator[tuple[Prompt, str]]:
         """Every prompt with the file's own answer, which may be empty."""
-        drawn = self._drawn()
-        rows: dict[str, dict[str, list[Row]]] = {
-            source: {image: [] for image in images} for source, images in drawn.images.items()
-        }
-        for row in json_rows(self.path):  # once more, so that only the rows of the drawn images lie in memory
-            source, image = source_and_image(row, drawn.own_root)
-            if image in rows.get(source, ()) and not fault(row, drawn.own_root is not None):
-                rows[source][image].append(row)
-        for source, of_images in rows.items():
-            for image in of_images:
-                yield from self._questions(source, image, of_images[image])
+        drawn = vars(self).pop(KEPT, None) or self._drawn()
+        for source, images in drawn.images.items():
+            for image in images.drawn():
+                yield from self._questions(source, image, images.rows[image])
         for prompt in drawn.bad:
             yield prompt, ""
 
     def _drawn(self) -> "Drawn":
         """Raises: InputError if the file has none of the images of a source."""
-        wanted = self.folders or self.wanted
+        rows, wanted = json_rows(self.path), self.folders or self.wanted
         own_root = self.image_root if self.folders else None
         if not self.folders and self.counts == COUNTS:
-            there = {folder_of(row, self.image_root) for row in json_rows(self.path)} - {""}
-            if there and not there & set(SOURCES):
-                log_once(f"{self.path}: has none of the published file's sources, so all its images are taken")
+            first, there = until_published(rows, self.image_root)
+            rows = chain(first, rows)
+            if there:
+                log.info("%s: has none of the published file's sources, so all its images are taken", self.path)
                 own_root, wanted = self.image_root, dict.fromkeys(sorted(there), 0)
-        images, bad = grouped(self.path, wanted, own_root)
-        drawn = {}
-        for source, count in wanted.items():
-            found = images.get(source, {})
-            if not found:
-                others = ", ".join(sorted(images)) or "none of the sources we know"
+            del first  # if the file is large, its rows are in memory once, in what is drawn
+        drawn, others = self._draw(rows, wanted, own_root)
+        for source, images in drawn.images.items():
+            if not images.rows:
+                named = ", ".join(sorted(others)) or "none of the sources we know"
                 advice = (
                     "" if own_root is not None else "; --source.folders takes rows of any folder, source:hf other forms"
                 )
+                bad = drawn.bad
                 example = f"; {len(bad):,} rows cannot be used, such as {bad[0].error}" if bad else ""
-                raise InputError(f"{self.path}: no row of source {source}; it has {others}{advice}{example}")
-            if count > len(found):
-                log_once(f"{self.path}: {len(found)} images of {source}, not the {count} asked for", logging.WARNING)
-            drawn[source] = sorted(found, key=lambda image: key_of(self.seed, image, "image"))[: count or None]
-        return Drawn(images=drawn, bad=bad, own_root=own_root)
+                raise InputError(f"{self.path}: no row of source {source}; it has {named}{advice}{example}")
+            if images.most > len(images.rows):
+                number = len(images.rows)
+                log.warning("%s: %d images of %s, not the %d asked for", self.path, number, source, images.most)
+        return drawn
+
+    def _draw(self, rows: Iterable[Any], wanted: Mapping[str, int], own_root: str | None) -> tuple[Drawn, set[str]]:
+        """The images of the wanted sources, with the rows that cannot be used; and all sources that have some. Any
+        folder is a source if the file is one's own, with its images in `own_root`."""
+        images = {source: Images(seed=self.seed, most=count) for source, count in wanted.items()}
+        bad: list[Prompt] = []
+        others: set[str] = set()
+        num_rows = num_text_only = num_unwanted = 0
+        for num_rows, row in enumerate(rows, 1):
+            if isinstance(row, dict) and "image" not in row:
+                num_text_only += 1
+                continue
+            error = fault(row, own_root is not None)
+            source, image = source_and_image(row, own_root)
+            known = source if source in SOURCES or own_root is not None else ""
+            if known and known not in wanted:
+                others.add(source)
+                num_unwanted += 1
+            elif error:
+                bad.append(failed(f"row-{num_rows - 1}", f"row {num_rows - 1}: {error}", known))
+            else:
+                others.add(source)
+                images[source].add(image, row)
+        skipped = f"{num_text_only} text-only and {num_unwanted} of other sources skipped"
+        log.info("%s: %d rows, %s, %d unusable", self.path, num_rows, skipped, len(bad))
+        return Drawn(images=images, bad=bad), others
 
     def _questions(self, source: str, image: str, rows: Sequence[Row]) -> Iterator[tuple[Prompt, str]]:
         questions, repeats = human_turns(source, rows)
@@ -221,80 +237,3 @@ def human_turns(source: str, rows: Sequence[Row]) -> tuple[list[tuple[str, str, 
                 numbers[row_id] = number + 1
         previous = row
     return turns, repeats
-
-
-def folder_of(row: Any, image_root: str) -> str:
-    """The first folder of the row's image path below image_root; empty if the row has no path there."""
-    image = row.get("image") if isinstance(row, dict) else None
-    if not isinstance(image, str):
-        return ""
-    image = image.removeprefix(f"{image_root.rstrip('/')}/")
-    folder, slash, _ = image.partition("/")
-    return folder if slash else image and OWN_FOLDER
-
-
-def source_and_image(row: Any, own_root: str | None) -> tuple[str, str]:
-    """The source of a row, and its image path below `own_root`. Both are empty if the row has no path."""
-    image = row.get("image") if isinstance(row, dict) else None
-    if not isinstance(image, str):
-        return "", ""
-    if own_root is None:
-        return image.split("/")[0], image
-    return folder_of(row, own_root), image.removeprefix(f"{own_root.rstrip('/')}/")
-
-
-def grouped(
-    path: str, wanted: Mapping[str, int], own_root: str | None = None
-) -> tuple[dict[str, dict[str, None]], list[Prompt]]:
-    """Source -> image paths in the rows' order, for the wanted sources (other sources stay empty); and the rows that
-    cannot be used. Any folder is a source if the file is one's own, with its images in `own_root`."""
-    images: dict[str, dict[str, None]] = {}
-    bad: list[Prompt] = []
-    num_rows = num_text_only = num_unwanted = 0
-    for num_rows, row in enumerate(json_rows(path), 1):
-        if isinstance(row, dict) and "image" not in row:
-            num_text_only += 1
-            continue
-        error = fault(row, own_root is not None)
-        source, image = source_and_image(row, own_root)
-        known = source if source in SOURCES or own_root is not None else ""
-        if known and known not in wanted:
-            images.setdefault(source, {})
-            num_unwanted += 1
-        elif error:
-            bad.append(failed(f"row-{num_rows - 1}", f"row {num_rows - 1}: {error}", known))
-        else:
-            images.setdefault(source, {})[image] = None
-    skipped = f"{num_text_only} text-only and {num_unwanted} of other sources skipped"
-    log_once(f"{path}: {num_rows} rows, {skipped}, {len(bad)} unusable")
-    return images, bad
-
-
-@cache
-def log_once(text: str, level: int = logging.INFO) -> None:
-    """The file is read several times, and each time says the same."""
-    log.log(level, text)
-
-
-def fault(row: Any, own: bool) -> str | None:
-    """What is wrong with a row's shape, or None. Ids may be numbers. Any folder is good if the file is one's own."""
-    if isinstance(row, Exception):
-        return f"not JSON ({row})"
-    if not isinstance(row, dict):
-        return "must be an object with id, image and conversations"
-    if isinstance(row.get("id"), bool) or not isinstance(row.get("id"), (str, int)) or row["id"] == "":
-        return "field id: must be a text or a number"
-    if not isinstance(row["image"], str) or not row["image"]:
-        return "field image: must be a path"
-    source = row["image"].split("/")[0]
-    if source not in SOURCES and not own:
-        return f"field image: unknown source {source!r}, must be one of {', '.join(SOURCES)}"
-    turns = row.get("conversations")
-    if not isinstance(turns, list) or not all(
-        isinstance(turn, dict) and isinstance(turn.get("from"), str) and isinstance(turn.get("value"), str)
-        for turn in turns
-    ):
-        return "field conversations: must be a list of {from, value}"
-    if not any(turn["from"] == "human" for turn in turns):
-        return "field conversations: has no turn of a human"
-    return None

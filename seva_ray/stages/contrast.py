@@ -126,8 +126,7 @@ def contrast(
         work = ContrastWork(
             config=config, model=model, prompts=prompts, answers=of_views, artifact=artifact, seed=generate.seed
         )
-        shards = [shard_name(index) for index in range(prompts.counts["num_shards"])]
-        run_shards(f"contrast {config.label}", generate, work, artifact, prompts.uri, shards)
+        run_shards(f"contrast {config.label}", generate, work, artifact, prompts.uri, shards_of(prompts))
         finished = finish_responses(prompts, artifact)
         changed = num_changed(prompts, finished, answers[CLEAN])
         say(f"contrast {config.label}: {changed:,} answers are not the model's own")

@@ -6,49 +6,29 @@ lost. If it knows the objects in its images, the counts list the hallucinated on
 together (repeats.py).
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from itertools import chain
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import pyarrow as pa
-
 from seva_ray.augmentations import CLEAN
-from seva_ray.benchmarks.base import Benchmark, protocol_of, text_of
+from seva_ray.benchmarks.base import Benchmark, InParts, protocol_of
 from seva_ray.benchmarks.judged import JudgedBenchmark
 from seva_ray.benchmarks.judged.endpoint import Endpoint
 from seva_ray.benchmarks.mmbench import MMBench
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import ConfigError
-from seva_ray.core.records import Response
-from seva_ray.core.storage import write_table
 from seva_ray.engines.config import Generate
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import made_once
-from seva_ray.scoring.intervals import paired_bootstrap
-from seva_ray.scoring.right_wrong import AsksInParts, Decides, NamesObjects, flips_of
+from seva_ray.scoring.right_wrong import Decides
 from seva_ray.stages.consistency import OFF, Consistency, compare_again, part_of
-from seva_ray.stages.generate import generate_all, read_responses, responses_name
-from seva_ray.stages.judge import SIDES, judge_recipe, judged_tallies
+from seva_ray.stages.generate import generate_all, responses_name
+from seva_ray.stages.judge import judge_recipe, judged_tallies
 from seva_ray.stages.judge_reading import needs_reader, read_by_judge, reading_recipe
 from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.repeats import repeats
-from seva_ray.stages.score_files import Contest, Evaluate, fate_of, write_comparisons, write_tallies
-
-SCORED = ("prompt_id", "text", "finish_reason", "error")
-"""The columns of responses that scores are made from. Token ids would take most of the memory."""
-
-OUTCOME_SCHEMA = pa.schema(
-    [
-        ("prompt_id", pa.string()),
-        ("start", pa.string()),  # the answer, or null if there is none
-        ("policy", pa.string()),
-        ("start_right", pa.bool_()),
-        ("policy_right", pa.bool_()),
-    ]
-)
+from seva_ray.stages.score_files import Contest, Evaluate, fate_of, write_comparisons
+from seva_ray.stages.score_parts import Part, all_answers, parts_of, write_scores
 
 
 def prepare_benchmarks(
@@ -129,32 +109,32 @@ def scored(
     judge: Endpoint | None,
 ) -> Artifact:
     """Score both models' responses, while no other job does it."""
-    responses: list[Mapping[str, Response]] = [
-        {response.prompt_id: response for response in read_responses(prompts, of_model, SCORED)}
-        for of_model in of_models
-    ]
     counts: dict[str, Any] = {"protocol": protocol_of(benchmark)}
-    if isinstance(benchmark, JudgedBenchmark):
-        assert judge is not None
-        start, aligned, counts["judging"] = judged_tallies(judge, store, benchmark, artifact, responses)
+    parts: Iterable[Part]
+    if isinstance(benchmark, InParts):
+        parts = parts_of(benchmark, prompts, of_models)
     else:
-        if needs_reader(benchmark):
+        answers = all_answers(prompts, of_models)
+        if isinstance(benchmark, JudgedBenchmark):
             assert judge is not None
-            assert isinstance(benchmark, MMBench)
-            responses, reading = read_by_judge(judge, store, benchmark, responses)
-            counts |= reading
-        start, aligned = (benchmark.tally(of_model) for of_model in responses)
+            start, aligned, counts["judging"] = judged_tallies(judge, store, benchmark, artifact, answers)
+        else:
+            if needs_reader(benchmark):
+                assert judge is not None
+                assert isinstance(benchmark, MMBench)
+                answers, reading = read_by_judge(judge, store, benchmark, answers)
+                counts |= reading
+            start, aligned = (benchmark.tally(of_model) for of_model in answers)
+        parts = [Part(benchmark=benchmark, answers=answers, tallies=(start, aligned))]
     artifact = artifact.begin()
-    counts |= details(artifact, benchmark, responses)
-    write_tallies(artifact, start, aligned)
-    comparisons = paired_bootstrap(
-        start, aligned, benchmark.metrics, num_resamples=config.num_resamples, seed=config.seed
-    )
+    found = write_scores(artifact, parts)
+    counts |= found.counts(isinstance(benchmark, Decides))
+    comparisons = found.tallies.comparisons(benchmark.metrics, num_resamples=config.num_resamples, seed=config.seed)
     write_comparisons(artifact, comparisons)
-    say(f"evaluate {benchmark.name}: {len(comparisons)} metrics on {len(start.image_ids):,} images")
-    sizes = {"num_images": len(start.image_ids), "num_metrics": len(comparisons)}
-    failed = failures(prompts, of_models, responses, fate_of("judging" in counts))
-    return artifact.finish(sizes | failed | counts)
+    num_images = found.tallies.num_images
+    say(f"evaluate {benchmark.name}: {len(comparisons)} metrics on {num_images:,} images")
+    failed = found.failures(prompts, of_models, fate_of("judging" in counts))
+    return artifact.finish({"num_images": num_images, "num_metrics": len(comparisons)} | failed | counts)
 
 
 def needs_judge(benchmark: Benchmark | JudgedBenchmark) -> bool:
@@ -172,54 +152,3 @@ def recipe_of(config: Evaluate, benchmark: Benchmark | JudgedBenchmark, judge: E
         assert judge is not None, f"{benchmark.name} needs a judge"
         recipe |= judge_recipe(judge.judge, benchmark)
     return recipe
-
-
-def details(
-    artifact: Artifact, benchmark: Benchmark | JudgedBenchmark, responses: Sequence[Mapping[str, Response]]
-) -> dict[str, Any]:
-    """Counts of what only some benchmarks have: answers that are right or wrong, and objects that are not there."""
-    counts: dict[str, Any] = {}
-    if isinstance(benchmark, Decides):
-        counts["flips"] = write_outcomes(artifact, benchmark, *responses)
-    if isinstance(benchmark, NamesObjects):
-        named = [Counter(chain.from_iterable(benchmark.hallucinated(of_model).values())) for of_model in responses]
-        counts["hallucinated"] = dict(zip(SIDES, map(dict, named), strict=True))
-    return counts
-
-
-def write_outcomes(
-    artifact: Artifact, benchmark: Decides, start: Mapping[str, Response], policy: Mapping[str, Response]
-) -> dict[str, Any]:
-    """Write both models' answers to every question that is either right or wrong. Return the counts of flips."""
-    of_start, of_policy = benchmark.correct(start), benchmark.correct(policy)
-    answer_of = benchmark.told if isinstance(benchmark, AsksInParts) else text_of
-    flips = flips_of(of_start, of_policy)
-    rows = [
-        {
-            "prompt_id": prompt_id,
-            "start": answer_of(start, prompt_id),
-            "policy": answer_of(policy, prompt_id),
-            "start_right": of_start[prompt_id],
-            "policy_right": of_policy[prompt_id],
-        }
-        for prompt_id in of_start
-    ]
-    write_table(artifact.path("outcomes.parquet"), pa.Table.from_pylist(rows, OUTCOME_SCHEMA))
-    return asdict(flips)
-
-
-def failures(
-    prompts: Artifact, artifacts: Sequence[Artifact], responses: Sequence[Mapping[str, Response]], fate: str
-) -> dict[str, int]:
-    """Count each model's failed responses. If there are any, print how many and what becomes of them."""
-    num_prompts = prompts.counts["num_prompts"]
-    counts = {"num_prompts": num_prompts}
-    for side, artifact, rows in zip(SIDES, artifacts, responses, strict=True):
-        errors = [row.error for row in rows.values() if row.error is not None]
-        errors += ["no response"] * (num_prompts - len(rows))
-        counts[f"num_failed_{side}"] = len(errors)
-        if errors:
-            _, model, benchmark, _ = artifact.name.split("/")
-            share = f"{len(errors):,} of {num_prompts:,} responses of {model}"
-            say(f"evaluate {benchmark}: partial: {share} failed and {fate}; first error: {errors[0]}")
-    return counts

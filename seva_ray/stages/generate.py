@@ -25,7 +25,7 @@ from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
 from seva_ray.engines.counts import Totals, read_counts
 from seva_ray.engines.ladder import not_carried
-from seva_ray.engines.units import Unit, Units, commit, failed_in, other_versions
+from seva_ray.engines.units import UNITS_PER_DRIVER, Unit, Units, commit, failed_in, other_versions
 from seva_ray.runtime import metrics
 from seva_ray.runtime.actors import results_of, told
 from seva_ray.runtime.cluster import join
@@ -34,7 +34,7 @@ from seva_ray.runtime.progress import say
 from seva_ray.runtime.renewal import to_be_made
 from seva_ray.stages.engine_pool import run_units
 from seva_ray.stages.image_check import sample_of_shards, try_images
-from seva_ray.stages.part_drivers import UNITS_PER_DRIVER, Made, run_parts
+from seva_ray.stages.part_drivers import Made, run_parts
 from seva_ray.stages.prepare import own_system, shards_of
 from seva_ray.stages.regenerate import images_name, is_regenerated, open_images, regenerate
 from seva_ray.stages.unit_worker import encoder_of

@@ -20,7 +20,7 @@ from seva_ray.augmentations import CLEAN, changes_image
 from seva_ray.core.shards import read_each
 from seva_ray.engines.config import Generate
 from seva_ray.engines.counts import Counts, Totals, read_counts
-from seva_ray.engines.units import UNITS_PER_CALL, Unit, Units, is_committed
+from seva_ray.engines.units import ENGINES_PER_DRIVER, UNITS_PER_CALL, Unit, Units, is_committed
 from seva_ray.runtime.actors import told
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.heartbeat import waiting
@@ -30,15 +30,8 @@ from seva_ray.runtime.resources import capacity
 from seva_ray.runtime.sizing import num_engines
 from seva_ray.stages.engine_pool import answered, by_shard
 
-UNITS_PER_DRIVER = 10_000
-"""Largest number of units that the job's own driver makes with Ray Data."""
-
 UNITS_PER_PART = 1_000
 """Number of units in a part, if a shard has no more views than that."""
-
-ENGINES_PER_DRIVER = 64
-"""Largest number of engines of one driver of parts. At 10 answers a second each, in units of 256, they make 2.5 units
-a second; a driver manages 50."""
 
 PARTS_AHEAD = 2
 """Parts that a driver has at once, so that its engines do not wait between two of them."""

@@ -12,7 +12,7 @@ from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.storage import exists
 from seva_ray.dpo.config import Train
 from seva_ray.engines.config import Generate
-from seva_ray.planning.forecast import Pass, RemainingWork, units_of
+from seva_ray.planning.work import Pass, RemainingWork, units_of
 from seva_ray.runtime.resources import Amounts
 from seva_ray.runtime.sizing import num_workers
 from seva_ray.stages.generate import missing_units, open_responses, responses_name
@@ -35,6 +35,8 @@ class Run:
     chosen: str = CLEAN
     """View of the chosen responses. Those of the data set take no time."""
     shard_size: int
+    source_files: int = 1
+    """Number of files of the source that tasks read at the same time."""
     num_test_prompts: int
     generate: Generate
     pair: Pair
@@ -57,7 +59,8 @@ def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | N
     views = tuple(dict.fromkeys((*clean, *seen, *run.controls)))
     passes = {view: whole(view, num_prompts, shard_size) for view in views}
     pairs: Artifact | None = None
-    scored = trained = False
+    trained = False
+    unscored = len({False, run.train.loss.reads_view})
     if model and prompts:
         opened = {view: open_responses(run.generate, store, model, prompts, view) for view in views}
         passes |= {view: left(model, prompts, view, opened[view], passes[view]) for view in views}
@@ -67,10 +70,8 @@ def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | N
         elif exists(store.uri(f"{(name := responses_name(model, prompts, run.chosen))}/record.json")):
             pairs = open_pairs(run.pair, store, prompts, store.find(name), rejected)
     if model and pairs and pairs.complete:
-        scored = all(
-            open_logps(run.train, store, model, pairs, on_view=on_view).complete
-            for on_view in {False, run.train.loss.reads_view}
-        )
+        on_views = {False, run.train.loss.reads_view}
+        unscored = sum(not open_logps(run.train, store, model, pairs, on_view=each).complete for each in on_views)
         trained = Training(config=run.train, name=run.name, model=model, pairs=pairs).open(store).complete
     tests = [whole("benchmarks", run.num_test_prompts, shard_size)] if run.num_test_prompts else []
     return RemainingWork(
@@ -89,7 +90,9 @@ def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | N
         prepared=prompts is not None,
         num_images=sum(images_left(run.generate, store, prompts, view, num_prompts) for view in run.views),
         paired=pairs is not None and pairs.complete,
-        scored=scored or trained,
+        scored=not unscored or trained,
+        source_files=run.source_files,
+        num_references=unscored,
         trained=trained,
     )
 

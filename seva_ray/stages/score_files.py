@@ -92,8 +92,13 @@ def read_comparisons(artifact: Artifact) -> list[Comparison]:
 
 def write_tallies(artifact: Artifact, start: Tally, policy: Tally) -> None:
     for side, tally in zip(SIDES, (start, policy), strict=True):
-        columns = {name: tally.counts[:, place] for place, name in enumerate(tally.names)}
-        write_table(artifact.path(f"{side}.parquet"), pa.table({"image_id": list(tally.image_ids)} | columns))
+        write_table(artifact.path(f"{side}.parquet"), tally_table(tally))
+
+
+def tally_table(tally: Tally) -> pa.Table:
+    """One row for each image."""
+    columns = {name: tally.counts[:, place] for place, name in enumerate(tally.names)}
+    return pa.table({"image_id": pa.array(tally.image_ids, pa.string())} | columns)
 
 
 def read_tallies(scores: Artifact) -> tuple[Tally, Tally]:

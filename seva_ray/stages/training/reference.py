@@ -27,6 +27,7 @@ from seva_ray.core.storage import exists, read_bytes, read_table, write_table
 from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.core.verification import whole_shards
 from seva_ray.dpo.config import Train, is_shown
+from seva_ray.dpo.grouping import together
 from seva_ray.dpo.order import num_response_tokens
 from seva_ray.pairs.files import IMPORTED, lineage
 from seva_ray.vlm.image_options import image_options_of
@@ -227,6 +228,8 @@ class Scorer:
             self.model = load_onto(device, directory, config.dtype).eval()
             self.viewer = reading.viewer(Encoder(directory, reading.system, reading.image_options))
         self.config, self.scoring = config, scoring
+        # As in training. Views of one image differ from pair to pair, so they share nothing.
+        self.by_image = config.group_by_image and scoring.image_view is None
 
     def trial(self) -> str | None:
         """Why the prefix cannot be shared, from a trial on two pairs; None if it can. Raises: InputError if the model
@@ -245,6 +248,8 @@ class Scorer:
         order = sorted(range(len(rows)), key=num_response_tokens(table).tolist().__getitem__)
         found: dict[str, list[float]] = {}
         at_once = self.config.per_device_batch_size or 1
+        if self.by_image:
+            order = [order[place] for place in together([rows[place]["image_id"] for place in order], at_once)]
         for start in range(0, len(order), at_once):
             some = [rows[place] for place in order[start : start + at_once]]
             found |= {row["prompt_id"]: logps for row, logps in zip(some, self.score(some, packed), strict=True)}
@@ -261,7 +266,7 @@ class Scorer:
 
         view = self.scoring.image_view
         if view is None:
-            batch = PreferenceCollator(viewer=self.viewer, packed=packed)(rows)
+            batch = PreferenceCollator(viewer=self.viewer, packed=packed, by_image=self.by_image)(rows)
         else:
             collate = OnViewCollator(viewer=self.viewer, image_view=view, packed=packed, num_responses=SCORED)
             batch = part_on_view(collate(rows))

@@ -5,11 +5,13 @@ worker gets this order, and reads a pair and its reference log-probabilities fro
 memory of both hardly grows with the number of pairs, and no column of all images or texts is ever put together.
 """
 
+import ctypes
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import pyarrow as pa
 
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.shards import read_each
@@ -76,6 +78,7 @@ def scheduled(config: Train, pairs: Artifact) -> Scheduled:
             yield ids, lengths, ranks
 
     order = schedule(outlines(), config, chosen)
+    release_memory()  # soon the order is copied for the workers
     of_parts = np.concatenate([np.array(of_file, np.int64) for of_file in sizes])
     num_parts = np.array([len(of_file) for of_file in sizes], np.int64)
     return Scheduled(
@@ -85,6 +88,13 @@ def scheduled(config: Train, pairs: Artifact) -> Scheduled:
         order=order,
         num_pairs=int(of_parts.sum()) if chosen is None else int(chosen.sum()),
     )
+
+
+def release_memory() -> None:
+    """Give memory that is free back to the system. glibc keeps what each reading thread has freed, and Arrow too."""
+    pa.default_memory_pool().release_unused()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 def ids_of(uri: str) -> list[str]:
