@@ -211,7 +211,7 @@ def whole(uri: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"{uri}: no such file; the command that made it makes it again") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a text that is not UTF-8, or not JSON
         if is_outage(error) or (isinstance(error, OSError) and error.errno is not None):  # not the file's fault
             raise
         reason = " ".join(str(error).split())
@@ -223,13 +223,14 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A parquet file, or some of its columns. Raises: InputError if it is not there or not whole."""
     filesystem, path = locate(uri)
     with whole(uri), filesystem.open(path, "rb") as file:
-        return pq.read_table(file, columns=list(columns) if columns else None)
+        return checked(pq.read_table(file, columns=list(columns) if columns else None))
 
 
 @patient
 def read_schema(uri: str) -> pa.Schema:
+    """Names, types and metadata of a parquet file. Raises: InputError if it is not there or not whole."""
     filesystem, path = locate(uri)
-    with filesystem.open(path, "rb") as file:
+    with whole(uri), filesystem.open(path, "rb") as file:
         return pq.read_schema(file)
 
 
@@ -240,7 +241,7 @@ def read_columns(uri: str, columns: Sequence[str]) -> tuple[pa.Table, list[int]]
     with whole(uri), filesystem.open(path, "rb", cache_type="none") as file:  # S3's client would read 50 MiB ahead
         parquet = pq.ParquetFile(file, pre_buffer=True)
         sizes = [parquet.metadata.row_group(part).num_rows for part in range(parquet.num_row_groups)]
-        return parquet.read(columns=list(columns)), sizes
+        return checked(parquet.read(columns=list(columns))), sizes
 
 
 @patient
@@ -248,7 +249,13 @@ def read_part(uri: str, part: int) -> pa.Table:
     """Read one part (row group) of a table's file, and little else of the file."""
     filesystem, path = locate(uri)
     with whole(uri), filesystem.open(path, "rb", cache_type="none") as file:
-        return pq.ParquetFile(file, pre_buffer=True).read_row_group(part)
+        return checked(pq.ParquetFile(file, pre_buffer=True).read_row_group(part))
+
+
+def checked(table: pa.Table) -> pa.Table:
+    """The same table. Raises: ArrowInvalid if a text in it is not UTF-8, as after damage that nothing else shows."""
+    table.validate(full=True)
+    return table
 
 
 def write_table(uri: str, table: pa.Table, part_bytes: int | None = None) -> None:

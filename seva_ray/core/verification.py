@@ -115,7 +115,8 @@ def whole_shards(uri: str, of: str) -> set[str]:
 def column(uri: str, name: str) -> list[Any] | None:
     """A column of a parquet file, or None if the file is not there or not whole."""
     try:
-        return read_table(uri, [name])[name].to_pylist()
+        with whole(uri):
+            return read_table(uri, [name])[name].to_pylist()
     except StorageUnavailable:
         raise
     except InputError:
