@@ -247,8 +247,8 @@ def test_a_file_in_parts_is_written_as_a_whole_or_not_at_all(tmp_path: Path, roo
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        write_parts(uri, broken())
+        write_parts(uri, broken)
     assert not exists(uri)
-    write_parts(uri, iter([b"one", b"two"]))
+    write_parts(uri, lambda: [b"one", b"two"])
     assert read_bytes(uri) == b"onetwo"
     assert names_in(uri.rpartition("/")[0]) == {"file"}

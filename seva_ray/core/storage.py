@@ -3,10 +3,9 @@
 import contextlib
 import errno
 import os
-import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from seva_ray.core.errors import InputError
+from seva_ray.core.listing import found_in, kind_of, make_directory, unless_gone
 from seva_ray.core.patience import is_outage, patient, patiently
 from seva_ray.core.scratch import scratch_directory
 
@@ -39,14 +39,12 @@ def is_local(uri: str) -> bool:
 
 @patient
 def exists(uri: str) -> bool:
-    filesystem, path = locate(uri)
-    return filesystem.exists(path)
+    return kind_of(*locate(uri)) is not None
 
 
 @patient
 def is_directory(uri: str) -> bool:
-    filesystem, path = locate(uri)
-    return filesystem.isdir(path)
+    return kind_of(*locate(uri)) == "directory"
 
 
 @patient
@@ -67,27 +65,11 @@ def lies_in(path: str, directory: str) -> bool:
     return here.startswith(there)
 
 
-def linked_files(filesystem: Any, path: str) -> list[str]:
-    """The files below a directory, at any depth, as paths in it. Links to directories are followed, which fsspec does
-    not do; a link that leads back to a directory above itself is left out."""
-    start = len(path.rstrip("/")) + 1
-    if not isinstance(filesystem, LocalFileSystem):
-        return [name[start:] for name in filesystem.find(path)]
-    found, above = [], {path: {os.path.realpath(path)}}
-    for directory, inner, names in os.walk(path, followlinks=True):
-        seen = above.pop(directory)
-        real = {name: os.path.realpath(os.path.join(directory, name)) for name in inner}
-        inner[:] = sorted(name for name in inner if real[name] not in seen)
-        above |= {os.path.join(directory, name): seen | {real[name]} for name in inner}
-        found += [os.path.join(directory, name)[start:] for name in names]
-    return sorted(found)
-
-
 @patient
 def files_in(uri: str) -> list[str]:
     """The files below a directory, at any depth, as paths in it."""
     filesystem, path = locate(uri)
-    return [name[len(path.rstrip("/")) + 1 :] for name in filesystem.find(path)]
+    return [name[len(path.rstrip("/")) + 1 :] for name in found_in(filesystem, path)]
 
 
 @patient
@@ -107,15 +89,19 @@ def write_bytes(uri: str, data: bytes) -> None:
         filesystem.pipe_file(path, data)
 
 
-def write_parts(uri: str, parts: Iterable[bytes]) -> None:
-    """The same as `write_bytes`, for a file that is too large for memory. On its way to an object store it is kept on
-    the local disk, so that it can be sent again if the storage does not answer."""
+def write_parts(uri: str, parts: Callable[[], Iterable[bytes]]) -> None:
+    """The same as `write_bytes`, for a file that is too large for memory. A local file's parts are made again if the
+    disk does not answer. On its way to an object store the file is kept on the local disk, and sent again."""
     filesystem, path = locate(uri)
-    if isinstance(filesystem, LocalFileSystem):
-        with written(path, parts) as part:
+
+    def write() -> None:
+        with written(path, parts()) as part:
             os.replace(part, path)
+
+    if isinstance(filesystem, LocalFileSystem):
+        patiently(write, uri)
     else:
-        with scratch_directory("seva-upload-") as scratch, written(f"{scratch}/file", parts) as part:
+        with scratch_directory("seva-upload-") as scratch, written(f"{scratch}/file", parts()) as part:
             patiently(lambda: filesystem.put_file(part, path), uri)
 
 
@@ -165,7 +151,7 @@ def write_new(uri: str, data: bytes) -> bool:
 @contextmanager
 def written(path: str, parts: Iterable[bytes]) -> Iterator[str]:
     """Write a file's parts to a temporary file beside `path`, and remove that file afterwards if it still exists."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    make_directory(os.path.dirname(path))
     part = f"{path}.{uuid.uuid4().hex}.part"
     try:
         with open(part, "wb") as file:
@@ -177,8 +163,8 @@ def written(path: str, parts: Iterable[bytes]) -> Iterator[str]:
         error.filename = path  # a full disk's error does not say where
         raise
     finally:
-        if os.path.exists(part):
-            os.remove(part)
+        with contextlib.suppress(FileNotFoundError):
+            patiently(lambda: os.remove(part), path)
 
 
 @patient
@@ -194,14 +180,17 @@ def remove_files(uri: str, last: str) -> None:
     """Remove all files of a directory, the file named `last` after the others. Directories in it that have a file of
     that name themselves stay."""
     filesystem, path = locate(uri)
-    names = [name[len(path.rstrip("/")) + 1 :] for name in filesystem.find(path)]
+    names = [name[len(path.rstrip("/")) + 1 :] for name in found_in(filesystem, path)]
     others = tuple(name.removesuffix(last) for name in names if name.endswith(f"/{last}"))
     for name in sorted((name for name in names if not name.startswith(others or "/")), key=lambda name: name == last):
         remove(f"{uri.rstrip('/')}/{name}")
     if isinstance(filesystem, LocalFileSystem):
-        for directory, _, _ in os.walk(path, topdown=False):
-            with contextlib.suppress(OSError):  # a directory that is not empty stays
+        for directory, _, _ in os.walk(path, topdown=False, onerror=unless_gone):
+            try:
                 os.rmdir(directory)
+            except OSError as error:
+                if is_outage(error):
+                    raise  # otherwise it is not empty, and stays
 
 
 @contextmanager
@@ -265,40 +254,3 @@ def write_table(uri: str, table: pa.Table, part_bytes: int | None = None) -> Non
     rows = max(1, len(table) * part_bytes // max(1, table.nbytes)) if part_bytes else None
     pq.write_table(table, sink, compression="zstd", row_group_size=rows)
     write_bytes(uri, sink.getvalue().to_pybytes())
-
-
-def write_directory(uri: str, directory: str) -> None:
-    """Move or upload a finished local directory to `uri`, and replace what was there.
-
-    Files get the mode of any new file. safetensors makes weights that only their owner can read, so that on a shared
-    disk nobody else could evaluate a policy.
-    """
-    filesystem, path = locate(uri)
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            os.chmod(os.path.join(parent, name), 0o666 & ~umask())
-    if isinstance(filesystem, LocalFileSystem):
-        shutil.rmtree(path, ignore_errors=True)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        shutil.move(directory, path)
-        return
-
-    def upload() -> None:
-        if filesystem.exists(path):
-            filesystem.rm(path, recursive=True)
-        filesystem.put(directory.rstrip("/") + "/", path, recursive=True)
-
-    patiently(upload, uri)
-
-
-def umask() -> int:
-    """The bits that new files of this process do not get in their modes. `os.umask` can only change them."""
-    with open("/proc/self/status", encoding="utf-8") as status:
-        return int(next(line.split()[1] for line in status if line.startswith("Umask:")), 8)
-
-
-@patient
-def fetch_directory(uri: str, directory: str) -> None:
-    """Copy a local or remote directory to the local path `directory`."""
-    filesystem, path = locate(uri)
-    filesystem.get(path.rstrip("/") + "/", directory, recursive=True)
