@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import time
 import uuid
@@ -115,14 +116,28 @@ SETTLING_S = 1.0
 """Seconds after which all processes that wrote the same file at the same moment read what the last of them wrote."""
 
 
-@patient
 def write_new(uri: str, data: bytes) -> bool:
     """Write a file as `write_bytes` does, but never replace another file. Return whether this process wrote it: if
     several write the same name at the same moment, it is True for one of them.
 
     This is exact on disks with hard links, including NFS, and in S3, Google Cloud Storage and Azure. Elsewhere the last
-    process that writes within `SETTLING_S` wins.
+    process that writes within `SETTLING_S` wins. If the reply to a write was lost, the next try finds its own file.
     """
+    tries = itertools.count()
+
+    def write() -> bool:
+        is_again = next(tries) > 0
+        if written_new(uri, data):
+            return True
+        with contextlib.suppress(FileNotFoundError):
+            return is_again and read_bytes(uri) == data
+        return False
+
+    return patiently(write, uri)
+
+
+def written_new(uri: str, data: bytes) -> bool:
+    """One try of `write_new`."""
     filesystem, path = locate(uri)
     if isinstance(filesystem, LocalFileSystem):
         with written(path, [data]) as part:
