@@ -2,11 +2,8 @@
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
-from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,7 +17,6 @@ from seva_ray.stages.study.study_context import StudyContext
 from seva_ray.stages.study.sweep import Search, TrialOutcome, outcome, tuner
 from seva_ray.stages.study.tune_messages import without_tracebacks
 from seva_ray.studies.space import Space
-from tests.chaos.test_leaks import quiet, settled
 
 SPACE = Space(views=("diffusion-600",), betas=(0.5, 0.125, 0.375))
 CONTEXT = cast(StudyContext, SimpleNamespace(train=Train(num_pairs=96)))
@@ -54,13 +50,11 @@ def searched(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("TUNE_PRINT_ALL_TRIAL_ERRORS", "1")  # what the search sets goes after the test
     monkeypatch.delenv("TUNE_PRINT_ALL_TRIAL_ERRORS")
 
-    def search(
-        config: Search, failing_betas: list[float], killed_beta: float | None = None, space: Space = SPACE
-    ) -> list[TrialOutcome]:
+    def search(config: Search, failing_betas: list[float], killed_beta: float | None = None) -> list[TrialOutcome]:
         """What a search has found that is begun, or gone on with, in the folder of this test."""
         server = MadeUpServer.options(name="made up").remote(failing_betas, killed_beta)  # type: ignore[attr-defined]
         try:
-            return [outcome(found) for found in tuner(config, space, CONTEXT, "made up", str(tmp_path)).fit()]
+            return [outcome(found) for found in tuner(config, SPACE, CONTEXT, "made up", str(tmp_path)).fit()]
         finally:
             ray.kill(server)
 
@@ -94,20 +88,6 @@ def test_points_that_failed_are_tried_again_by_the_next_search_and_the_others_ar
     assert {beta: (item.num_pairs, item.error) for beta, item in again.items()} == {
         beta: ([96], "") for beta in SPACE.betas
     }
-
-
-@pytest.mark.slow
-def test_twenty_trials_of_which_some_are_stopped_and_one_is_killed_leave_nothing(searched: Callable, tmp_path: Path):
-    betas = [round(0.05 * number, 2) for number in range(1, 21)]
-    Random(7).shuffle(betas)  # whether a trial is stopped depends on those before it
-    searched(Search(), [])  # starts what lives as long as the cluster
-    before = quiet(str(tmp_path))
-    shutil.rmtree(tmp_path / "tune")
-    space = replace(SPACE, betas=tuple(betas))
-    found = searched(Search(scheduler="asha", num_rungs=3, max_concurrent=3), [], betas[9], space)
-    assert len(found) == 20
-    assert 5 <= sum(len(item.num_pairs) < 3 for item in found) < 20, "some were stopped"
-    assert settled(str(tmp_path), before) == before
 
 
 def test_of_an_error_in_tune_itself_the_line_that_names_it_is_left():
