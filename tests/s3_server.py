@@ -15,11 +15,14 @@ from moto.server import ThreadedMotoServer
 
 @dataclass
 class Faults:
-    """Answers all requests with an error while `status` is one, and the next `left` requests with 503."""
+    """Answers all requests with an error while `status` is one, and the next `left` requests with 503, or as `way`."""
 
     app: Any
     status: int | None = None
     left: int = 0
+    way: str = ""
+    """What happens to the next `left` requests: a status with a web page, such as `429 html`; or half of a body that
+    says that it is whole (`cut`), or before the connection is reset (`reset`), of those that read."""
     refused: int = 0
     """Number of requests that were answered with an error."""
     random: Random | None = None
@@ -37,7 +40,7 @@ class Faults:
 
     def reset(self) -> None:
         """Make all as it was at the beginning, except for what `disturb` draws."""
-        self.status, self.left, self.refused = None, 0, 0
+        self.status, self.left, self.refused, self.way = None, 0, 0, ""
 
     def drawn(self) -> int | None:
         if self.random is None:
@@ -51,14 +54,30 @@ class Faults:
 
     def __call__(self, environ: Any, start_response: Any) -> Any:
         status = self.status or (503 if self.left else self.drawn())
-        if status is None:
+        breaks = self.way in ("cut", "reset")
+        if status is None or (breaks and environ["REQUEST_METHOD"] != "GET"):
             return self.app(environ, start_response)
         self.left, self.refused = max(0, self.left - 1), self.refused + 1
+        if breaks:
+            return self.broken(environ, start_response)
+        if self.way:
+            start_response(f"{self.way.split()[0]} Odd", [("Content-Type", "text/html")])
+            return [] if environ["REQUEST_METHOD"] == "HEAD" else [b"<html><body><h1>Odd <b>page</h1></body>"]
         code = {403: "AccessDenied", 503: "SlowDown"}.get(status, "Odd")
         start_response(f"{status} {code}", [("Content-Type", "application/xml")])
         if environ["REQUEST_METHOD"] == "HEAD":
             return []  # a body would be taken for the next answer
         return [f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()]
+
+    def broken(self, environ: Any, start_response: Any) -> Iterator[bytes]:
+        """The first half of the answer, whose headers are those of all of it."""
+        begun: list[Any] = []
+        body = b"".join(self.app(environ, lambda *given: begun.extend(given)))
+        headers = [(name, value) for name, value in begun[1] if name.lower() != "content-length"]
+        start_response(begun[0], [*headers, ("Content-Length", str(len(body)))])
+        yield body[: len(body) // 2]
+        if self.way == "reset":
+            raise ConnectionResetError
 
 
 @contextmanager

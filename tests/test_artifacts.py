@@ -17,10 +17,11 @@ import pytest
 from seva_ray.core import fingerprints, node_cache, provenance
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.contents import contents
+from seva_ray.core.directories import write_directory
 from seva_ray.core.errors import ConfigError, FingerprintMismatch, InputError
 from seva_ray.core.fingerprints import execution, fingerprint_of, identity
 from seva_ray.core.node_cache import local_directory
-from seva_ray.core.storage import read_bytes, read_table, remove, write_bytes, write_directory, write_table
+from seva_ray.core.storage import read_bytes, read_table, remove, write_bytes, write_table
 
 
 @dataclass(frozen=True, kw_only=True)

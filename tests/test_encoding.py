@@ -302,7 +302,7 @@ def break_patch_size(model: Path) -> None:
     ("spoil", "reason"),
     [
         (remove_template, "it has no chat template"),
-        (break_template, "unexpected"),
+        (break_template, "its chat template fails (unexpected"),
         (blind_template, "its chat template does not show the image"),
         (break_tokenizer, ""),
         (list_processor, ""),

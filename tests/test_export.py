@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from seva_ray.core.artifacts import Store
-from seva_ray.core.storage import write_directory
+from seva_ray.core.directories import write_directory
 from tests.environment import pythonpath
 from tests.hub import Hub, serving
 

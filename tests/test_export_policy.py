@@ -10,8 +10,8 @@ from peft import PeftModel, get_peft_model
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.directories import fetch_directory
 from seva_ray.core.errors import ConfigError
-from seva_ray.core.storage import fetch_directory
 from seva_ray.dpo.policy import Lora
 from seva_ray.stages import export as stage
 from seva_ray.stages.export import Export, base_of, export

@@ -8,9 +8,9 @@ import fsspec
 import pytest
 
 from seva_ray.core.artifacts import Store
+from seva_ray.core.directories import write_directory
 from seva_ray.core.errors import InputError
 from seva_ray.core.node_cache import local_directory
-from seva_ray.core.storage import write_directory
 from seva_ray.vlm.models import model_at, model_of
 
 

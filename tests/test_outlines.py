@@ -7,9 +7,9 @@ import fsspec
 import pytest
 
 from seva_ray.core import digests, node_cache, outlines
+from seva_ray.core.directories import write_directory
 from seva_ray.core.errors import InputError
 from seva_ray.core.outlines import local_outline
-from seva_ray.core.storage import write_directory
 from seva_ray.vlm.model_files import weight_headers
 from seva_ray.vlm.model_shape import shape_of
 from seva_ray.vlm.models import model_at

@@ -2,18 +2,29 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from seva_ray.core import patience
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.node_cache import local_directory
 from seva_ray.core.patience import Storage, StorageUnavailable, is_outage, patiently
-from seva_ray.core.storage import exists, read_bytes, read_table, write_bytes
+from seva_ray.core.storage import (
+    exists,
+    names_in,
+    read_bytes,
+    read_columns,
+    read_table,
+    write_bytes,
+    write_new,
+    write_table,
+)
 from seva_ray.runtime.cli import users_line
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.prepare import Prepare, prepare
@@ -71,6 +82,30 @@ def test_an_outage_that_lasts_is_one_line_with_the_way_on(
     assert line.startswith(f"{uri}/file: the storage has not answered for 0.1 s (")
     assert line.endswith("); run the same command again to continue, or wait longer with --storage.wait-s")
     assert faults.refused >= 1
+
+
+@pytest.mark.parametrize("way", ["429 html", "500 html", "502 html", "cut", "reset"])
+def test_whatever_a_store_says_instead_of_an_answer_is_waited_for(s3: tuple[str, Faults], way: str, tmp_path: Path):
+    uri, faults = s3
+    table = pa.table({"prompt_id": [str(number) for number in range(1000)]})
+    write_table(f"{uri}/in/shard.parquet", table)
+    write_bytes(f"{uri}/model/config.json", b"{}" * 1000)
+    write_bytes(f"{uri}/alone/file", b"1")
+    work: dict[Any, Callable[[], Any]] = {
+        True: lambda: exists(f"{uri}/in/shard.parquet"),
+        1000: lambda: read_table(f"{uri}/in/shard.parquet").num_rows,
+        "prompt_id": lambda: read_columns(f"{uri}/in/shard.parquet", ["prompt_id"])[0].column_names[0],
+        b"{}": lambda: read_bytes(f"{uri}/model/config.json")[:2],
+        2000: lambda: Path(local_directory(f"{uri}/model", str(tmp_path)), "config.json").stat().st_size,
+        ("file",): lambda: tuple(names_in(f"{uri}/alone")),
+        "new": lambda: "new" if write_new(f"{uri}/new", b"1") else "another's",
+        None: lambda: write_bytes(f"{uri}/again", b"1"),
+    }
+    for expected, ask in work.items():
+        faults.way, faults.left = way, 2
+        assert ask() == expected, expected
+        faults.left = 0
+    assert faults.refused >= len(work)
 
 
 def test_a_refusal_at_the_start_is_an_error_at_once(s3: tuple[str, Faults], monkeypatch: pytest.MonkeyPatch):

@@ -12,6 +12,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from seva_ray.core import patience
 from seva_ray.core.contents import contents, names_and_sizes
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.storage import (
@@ -247,8 +248,29 @@ def test_a_file_in_parts_is_written_as_a_whole_or_not_at_all(tmp_path: Path, roo
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        write_parts(uri, broken())
+        write_parts(uri, broken)
     assert not exists(uri)
-    write_parts(uri, iter([b"one", b"two"]))
+    write_parts(uri, lambda: [b"one", b"two"])
     assert read_bytes(uri) == b"onetwo"
     assert names_in(uri.rpartition("/")[0]) == {"file"}
+
+
+@pytest.mark.parametrize("there", [None, b"another's"])
+def test_a_new_file_whose_reply_was_lost_is_still_this_process_s_own(
+    tmp_path: Path, there: bytes | None, monkeypatch: pytest.MonkeyPatch
+):
+    uri, real = f"memory://{tmp_path.name}/mark", MemoryFileSystem.pipe_file
+    lost: list[int] = []
+    if there:
+        write_bytes(uri, there)
+
+    def pipe_file(*given: Any, **options: Any) -> None:
+        real(*given, **options)
+        lost.append(1)
+        if len(lost) == 1:
+            raise ConnectionResetError(errno.ECONNRESET, "reset by peer")
+
+    monkeypatch.setattr(patience, "PAUSES_S", (0.0,))
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", pipe_file)
+    assert write_new(uri, b"mine") == (there is None)
+    assert read_bytes(uri) == (there or b"mine")

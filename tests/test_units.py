@@ -152,6 +152,27 @@ def test_what_an_engine_gets_of_a_unit_is_what_the_rows_are(views, shard, toy_mo
     assert len(named) == num_names, "other pixels have the same name"
 
 
+ENDLESS = (
+    "{% for message in messages %}{% for part in message.content %}{% if part.text == 'how many ?' %}"
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    "{% elif part.text == 'what color ?' %}{{ 1 / 0 }}{% endif %}{% endfor %}{% endfor %}"
+)
+"""The start of a chat template that does not end for one question, and fails for another one."""
+
+
+def test_a_question_for_which_the_chat_template_fails_or_does_not_end_fails_alone(
+    shard: str, toy_model: str, tmp_path: Path
+):
+    viewer = Viewer(encoder=Encoder(toy_model), image_root=str(tmp_path), max_pixels=10**6)
+    plain = viewer.encoder.processor.chat_template
+    viewer.encoder.processor.chat_template = ENDLESS + plain
+    (encoded,) = encoded_of(*encode(units_of(shard, tmp_path, ["clean"]), viewer, row_cpu_s=0.5))
+    errors = {prompt.prompt_id: prompt.error for prompt in encoded.prompts if prompt.row is None}
+    assert errors["b"] == "the row takes more than 0.5 s of CPU time"
+    assert errors["d"] == errors["f"] == "its chat template fails (division by zero)"
+    assert [request.prompt_id for request in encoded.requests()] == ["a"]
+
+
 def test_an_image_travels_once_as_levels_for_all_views_that_do_not_change_it(shard, toy_model, tmp_path):
     viewer = Viewer(encoder=Encoder(toy_model), image_root=str(tmp_path), max_pixels=10**6)
     levels = viewer.encoder.features["pixel_values"].size

@@ -19,9 +19,10 @@ import pytest
 import ray
 
 from seva_ray.core import artifacts
+from seva_ray.core.directories import write_directory
 from seva_ray.core.errors import InputError
 from seva_ray.core.home import cache_directory
-from seva_ray.core.storage import write_directory, write_table
+from seva_ray.core.storage import write_table
 from seva_ray.engines import units
 from seva_ray.runtime import home
 from seva_ray.runtime.cluster import check_address, join

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -13,9 +15,10 @@ from check import CheckJob, main
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError
 from seva_ray.core.records import RESPONSE_SCHEMA, Response, table
-from seva_ray.core.storage import read_columns, read_part, read_table, write_bytes, write_table
-from seva_ray.core.verification import WHOLE_BYTES, whole_shards
+from seva_ray.core.storage import read_columns, read_part, read_schema, read_table, write_bytes, write_table
+from seva_ray.core.verification import WHOLE_BYTES, num_rows, whole_shards
 from seva_ray.dpo.config import Train
+from seva_ray.engines.counts import COUNTS, counts_of, read_counts
 from seva_ray.runtime.renewal import check_policy, to_be_made
 from seva_ray.sources import ToyWorld
 from seva_ray.stages.generate import Generate, finish_responses, missing_units, open_responses
@@ -113,6 +116,59 @@ def test_a_damaged_shard_of_an_incomplete_artifact_counts_as_missing(store: Stor
     damaged_by(kind, responses)
     opened = open_responses(Generate(), store, MODEL, prompts, "clean")
     assert [unit.responses_uri for unit in missing_units(MODEL, prompts, "clean", opened)] == [str(shard(responses, 1))]
+
+
+def line_of(work: Callable[[], Any]) -> str:
+    """The line that the work ends with; empty if it succeeds."""
+    try:
+        work()
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def test_a_shard_that_is_cut_or_changed_at_any_byte_is_read_or_is_a_line_with_its_name(store: Store, prompts: Artifact):
+    responses = answered(store, prompts)
+    file = shard(responses, 1)
+    counts = counts_of([Response(prompt_id="p", error="x")], "clean")
+    write_table(str(file), read_table(str(file)).replace_schema_metadata({COUNTS: counts.text()}))
+    whole, uri = file.read_bytes(), str(file)
+    reads: list[Callable[[], Any]] = [
+        lambda: read_table(uri).to_pylist(),
+        lambda: read_columns(uri, ["prompt_id"])[0].to_pylist(),
+        lambda: read_part(uri, 0).to_pylist(),
+        lambda: read_counts(uri, "clean"),
+        lambda: read_schema(uri),
+        lambda: num_rows(uri),
+    ]
+    for at in range(0, len(whole), 61):
+        changed = {
+            "cut": whole[:at],
+            "another byte": whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :],
+            "a hole": whole[:at] + bytes(min(64, len(whole) - at)) + whole[at + 64 :],
+        }
+        for kind, data in changed.items():
+            file.write_bytes(data)
+            for number, read in enumerate(reads):
+                line = line_of(read)
+                assert line.startswith(f"{uri}: cannot be read (") if line else kind != "cut", (kind, at, number)
+            there = whole_shards(responses.uri, prompts.uri)
+            assert file.name not in there or kind != "cut", at
+
+
+@pytest.mark.parametrize("name", ["record.json", "recipe.json"])
+def test_a_record_or_recipe_that_is_cut_at_any_byte_is_a_line_or_counts_as_missing(
+    store: Store, prompts: Artifact, name: str
+):
+    responses = answered(store, prompts)
+    file = Path(responses.path(name))
+    whole = file.read_bytes()
+    for at in range(0, len(whole) - 2, 101):  # without its last newline, and the bracket before it, it is still cut
+        file.write_bytes(whole[:at])
+        way_on = "and the same command (makes it again|writes it again)$"
+        assert re.search(way_on, line_of(lambda: open_responses(Generate(), store, MODEL, prompts, "clean"))), at
+        found = line_of(lambda: store.find(responses.name))
+        assert re.search(way_on, found) if name == "record.json" else not found, at
 
 
 def test_the_record_has_a_digest_and_the_rows_of_each_shard(store: Store, prompts: Artifact):

@@ -24,8 +24,10 @@ from seva_ray.benchmarks.files import brief, read_text
 from seva_ray.core.checks import check_choice
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import place
+from seva_ray.core.listing import linked_files
+from seva_ray.core.patience import patiently
 from seva_ray.core.records import Prompt, Response
-from seva_ray.core.storage import linked_files, locate
+from seva_ray.core.storage import is_directory, locate
 
 PERCEPTION = ["existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR"]
 COGNITION = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"]
@@ -66,9 +68,9 @@ class Mme(LabelledBenchmark[str]):
     @cached_property
     def questions(self) -> list[LabelledQuestion[str]]:
         filesystem, root = locate(self.path)
-        if not filesystem.isdir(root):
+        if not is_directory(self.path):
             raise InputError(f"{self.path}: no such directory")
-        names = sorted(linked_files(filesystem, root))
+        names = patiently(lambda: linked_files(filesystem, root), self.path)
         found = []
         for task in (*PERCEPTION, *COGNITION):
             files = [name for name in names if name.startswith(f"{task}/")]

@@ -8,9 +8,10 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from seva_ray.core.fingerprints import fingerprint_of
+from seva_ray.core.listing import found_in, kind_of, linked_files
 from seva_ray.core.patience import patient
 from seva_ray.core.shards import read_each
-from seva_ray.core.storage import linked_files, locate
+from seva_ray.core.storage import locate
 
 TAGS = ("md5Hash", "ETag", "etag", "generation", "version_id", "blob_id", "sha")
 """Names in listings for a value that changes whenever a file is written with other contents: Google Cloud Storage
@@ -73,11 +74,11 @@ class Contents:
     def __init__(self, uri: str, reads: Callable[[str], bool]) -> None:
         self.filesystem, self.path = locate(uri)
         self.is_local = isinstance(self.filesystem, LocalFileSystem)
-        self.is_directory = self.filesystem.isdir(self.path)
+        self.is_directory = kind_of(self.filesystem, self.path) == "directory"
         self.hashes: dict[tuple[str, str], str] = {}
         if self.is_directory:
             start = len(self.path.rstrip("/")) + 1
-            self.listing = {name[start:]: item for name, item in self.filesystem.find(self.path, detail=True).items()}
+            self.listing = {name[start:]: item for name, item in found_in(self.filesystem, self.path).items()}
             self.visible = [name for name in linked_files(self.filesystem, self.path) if not is_hidden(name)]
             self.read = [name for name in self.visible if reads(name)]
 
@@ -121,7 +122,7 @@ class Contents:
         def digest(name: str) -> str:
             where = f"{self.path.rstrip('/')}/{name}" if name else self.path
             try:
-                if self.is_directory and not self.filesystem.isfile(where):
+                if self.is_directory and kind_of(self.filesystem, where) != "file":
                     return "no file"
                 return hash_of(self.filesystem, where, algorithm)
             except (FileNotFoundError, PermissionError) as error:  # the rows that need this file will report it
@@ -138,7 +139,7 @@ class Contents:
 def names_and_sizes(uri: str) -> str:
     """The digest of a directory in recipes of older artifacts, made from names and sizes only."""
     filesystem, path = locate(uri)
-    found = filesystem.find(path, detail=True)
+    found = found_in(filesystem, path)
     return fingerprint_of({name.removeprefix(path): item["size"] for name, item in found.items()})
 
 

@@ -2,11 +2,11 @@
 
 import contextlib
 import errno
+import itertools
 import os
-import shutil
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from seva_ray.core.errors import InputError
+from seva_ray.core.listing import found_in, kind_of, make_directory, unless_gone
 from seva_ray.core.patience import is_outage, patient, patiently
 from seva_ray.core.scratch import scratch_directory
 
@@ -40,14 +41,12 @@ def is_local(uri: str) -> bool:
 
 @patient
 def exists(uri: str) -> bool:
-    filesystem, path = locate(uri)
-    return filesystem.exists(path)
+    return kind_of(*locate(uri)) is not None
 
 
 @patient
 def is_directory(uri: str) -> bool:
-    filesystem, path = locate(uri)
-    return filesystem.isdir(path)
+    return kind_of(*locate(uri)) == "directory"
 
 
 @patient
@@ -68,27 +67,11 @@ def lies_in(path: str, directory: str) -> bool:
     return here.startswith(there)
 
 
-def linked_files(filesystem: Any, path: str) -> list[str]:
-    """The files below a directory, at any depth, as paths in it. Links to directories are followed, which fsspec does
-    not do; a link that leads back to a directory above itself is left out."""
-    start = len(path.rstrip("/")) + 1
-    if not isinstance(filesystem, LocalFileSystem):
-        return [name[start:] for name in filesystem.find(path)]
-    found, above = [], {path: {os.path.realpath(path)}}
-    for directory, inner, names in os.walk(path, followlinks=True):
-        seen = above.pop(directory)
-        real = {name: os.path.realpath(os.path.join(directory, name)) for name in inner}
-        inner[:] = sorted(name for name in inner if real[name] not in seen)
-        above |= {os.path.join(directory, name): seen | {real[name]} for name in inner}
-        found += [os.path.join(directory, name)[start:] for name in names]
-    return sorted(found)
-
-
 @patient
 def files_in(uri: str) -> list[str]:
     """The files below a directory, at any depth, as paths in it."""
     filesystem, path = locate(uri)
-    return [name[len(path.rstrip("/")) + 1 :] for name in filesystem.find(path)]
+    return [name[len(path.rstrip("/")) + 1 :] for name in found_in(filesystem, path)]
 
 
 @patient
@@ -108,15 +91,19 @@ def write_bytes(uri: str, data: bytes) -> None:
         filesystem.pipe_file(path, data)
 
 
-def write_parts(uri: str, parts: Iterable[bytes]) -> None:
-    """The same as `write_bytes`, for a file that is too large for memory. On its way to an object store it is kept on
-    the local disk, so that it can be sent again if the storage does not answer."""
+def write_parts(uri: str, parts: Callable[[], Iterable[bytes]]) -> None:
+    """The same as `write_bytes`, for a file that is too large for memory. A local file's parts are made again if the
+    disk does not answer. On its way to an object store the file is kept on the local disk, and sent again."""
     filesystem, path = locate(uri)
-    if isinstance(filesystem, LocalFileSystem):
-        with written(path, parts) as part:
+
+    def write() -> None:
+        with written(path, parts()) as part:
             os.replace(part, path)
+
+    if isinstance(filesystem, LocalFileSystem):
+        patiently(write, uri)
     else:
-        with scratch_directory("seva-upload-") as scratch, written(f"{scratch}/file", parts) as part:
+        with scratch_directory("seva-upload-") as scratch, written(f"{scratch}/file", parts()) as part:
             patiently(lambda: filesystem.put_file(part, path), uri)
 
 
@@ -130,14 +117,28 @@ SETTLING_S = 1.0
 """Seconds after which all processes that wrote the same file at the same moment read what the last of them wrote."""
 
 
-@patient
 def write_new(uri: str, data: bytes) -> bool:
     """Write a file as `write_bytes` does, but never replace another file. Return whether this process wrote it: if
     several write the same name at the same moment, it is True for one of them.
 
     This is exact on disks with hard links, including NFS, and in S3, Google Cloud Storage and Azure. Elsewhere the last
-    process that writes within `SETTLING_S` wins.
+    process that writes within `SETTLING_S` wins. If the reply to a write was lost, the next try finds its own file.
     """
+    tries = itertools.count()
+
+    def write() -> bool:
+        is_again = next(tries) > 0
+        if written_new(uri, data):
+            return True
+        with contextlib.suppress(FileNotFoundError):
+            return is_again and read_bytes(uri) == data
+        return False
+
+    return patiently(write, uri)
+
+
+def written_new(uri: str, data: bytes) -> bool:
+    """One try of `write_new`."""
     filesystem, path = locate(uri)
     if isinstance(filesystem, LocalFileSystem):
         with written(path, [data]) as part:
@@ -166,7 +167,7 @@ def write_new(uri: str, data: bytes) -> bool:
 @contextmanager
 def written(path: str, parts: Iterable[bytes]) -> Iterator[str]:
     """Write a file's parts to a temporary file beside `path`, and remove that file afterwards if it still exists."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    make_directory(os.path.dirname(path))
     part = f"{path}.{uuid.uuid4().hex}.part"
     try:
         with open(part, "wb") as file:
@@ -178,8 +179,8 @@ def written(path: str, parts: Iterable[bytes]) -> Iterator[str]:
         error.filename = path  # a full disk's error does not say where
         raise
     finally:
-        if os.path.exists(part):
-            os.remove(part)
+        with contextlib.suppress(FileNotFoundError):
+            patiently(lambda: os.remove(part), path)
 
 
 @patient
@@ -195,14 +196,17 @@ def remove_files(uri: str, last: str) -> None:
     """Remove all files of a directory, the file named `last` after the others. Directories in it that have a file of
     that name themselves stay."""
     filesystem, path = locate(uri)
-    names = [name[len(path.rstrip("/")) + 1 :] for name in filesystem.find(path)]
+    names = [name[len(path.rstrip("/")) + 1 :] for name in found_in(filesystem, path)]
     others = tuple(name.removesuffix(last) for name in names if name.endswith(f"/{last}"))
     for name in sorted((name for name in names if not name.startswith(others or "/")), key=lambda name: name == last):
         remove(f"{uri.rstrip('/')}/{name}")
     if isinstance(filesystem, LocalFileSystem):
-        for directory, _, _ in os.walk(path, topdown=False):
-            with contextlib.suppress(OSError):  # a directory that is not empty stays
+        for directory, _, _ in os.walk(path, topdown=False, onerror=unless_gone):
+            try:
                 os.rmdir(directory)
+            except OSError as error:
+                if is_outage(error):
+                    raise  # otherwise it is not empty, and stays
 
 
 @contextmanager
@@ -212,7 +216,7 @@ def whole(uri: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"{uri}: no such file; the command that made it makes it again") from None
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a text that is not UTF-8, or not JSON
         if is_outage(error) or (isinstance(error, OSError) and error.errno is not None):  # not the file's fault
             raise
         reason = " ".join(str(error).split())
@@ -224,13 +228,14 @@ def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A parquet file, or some of its columns. Raises: InputError if it is not there or not whole."""
     filesystem, path = locate(uri)
     with whole(uri), filesystem.open(path, "rb") as file:
-        return pq.read_table(file, columns=list(columns) if columns else None)
+        return checked(pq.read_table(file, columns=list(columns) if columns else None))
 
 
 @patient
 def read_schema(uri: str) -> pa.Schema:
+    """Names, types and metadata of a parquet file. Raises: InputError if it is not there or not whole."""
     filesystem, path = locate(uri)
-    with filesystem.open(path, "rb") as file:
+    with whole(uri), filesystem.open(path, "rb") as file:
         return pq.read_schema(file)
 
 
@@ -241,7 +246,7 @@ def read_columns(uri: str, columns: Sequence[str]) -> tuple[pa.Table, list[int]]
     with whole(uri), filesystem.open(path, "rb", cache_type="none") as file:  # S3's client would read 50 MiB ahead
         parquet = pq.ParquetFile(file, pre_buffer=True)
         sizes = [parquet.metadata.row_group(part).num_rows for part in range(parquet.num_row_groups)]
-        return parquet.read(columns=list(columns)), sizes
+        return checked(parquet.read(columns=list(columns))), sizes
 
 
 @patient
@@ -249,7 +254,13 @@ def read_part(uri: str, part: int) -> pa.Table:
     """Read one part (row group) of a table's file, and little else of the file."""
     filesystem, path = locate(uri)
     with whole(uri), filesystem.open(path, "rb", cache_type="none") as file:
-        return pq.ParquetFile(file, pre_buffer=True).read_row_group(part)
+        return checked(pq.ParquetFile(file, pre_buffer=True).read_row_group(part))
+
+
+def checked(table: pa.Table) -> pa.Table:
+    """The same table. Raises: ArrowInvalid if a text in it is not UTF-8, as after damage that nothing else shows."""
+    table.validate(full=True)
+    return table
 
 
 def write_table(uri: str, table: pa.Table, part_bytes: int | None = None) -> None:
@@ -259,40 +270,3 @@ def write_table(uri: str, table: pa.Table, part_bytes: int | None = None) -> Non
     rows = max(1, len(table) * part_bytes // max(1, table.nbytes)) if part_bytes else None
     pq.write_table(table, sink, compression="zstd", row_group_size=rows)
     write_bytes(uri, sink.getvalue().to_pybytes())
-
-
-def write_directory(uri: str, directory: str) -> None:
-    """Move or upload a finished local directory to `uri`, and replace what was there.
-
-    Files get the mode of any new file. safetensors makes weights that only their owner can read, so that on a shared
-    disk nobody else could evaluate a policy.
-    """
-    filesystem, path = locate(uri)
-    for parent, _, names in os.walk(directory):
-        for name in names:
-            os.chmod(os.path.join(parent, name), 0o666 & ~umask())
-    if isinstance(filesystem, LocalFileSystem):
-        shutil.rmtree(path, ignore_errors=True)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        shutil.move(directory, path)
-        return
-
-    def upload() -> None:
-        if filesystem.exists(path):
-            filesystem.rm(path, recursive=True)
-        filesystem.put(directory.rstrip("/") + "/", path, recursive=True)
-
-    patiently(upload, uri)
-
-
-def umask() -> int:
-    """The bits that new files of this process do not get in their modes. `os.umask` can only change them."""
-    with open("/proc/self/status", encoding="utf-8") as status:
-        return int(next(line.split()[1] for line in status if line.startswith("Umask:")), 8)
-
-
-@patient
-def fetch_directory(uri: str, directory: str) -> None:
-    """Copy a local or remote directory to the local path `directory`."""
-    filesystem, path = locate(uri)
-    filesystem.get(path.rstrip("/") + "/", directory, recursive=True)

@@ -9,6 +9,7 @@ from fsspec.implementations.local import LocalFileSystem
 from seva_ray.core.contents import TAGS, sha256_of, tag_of
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import fingerprint_of
+from seva_ray.core.listing import found_in
 from seva_ray.core.patience import StorageUnavailable, patient
 from seva_ray.core.recipe_files import RECIPE, RECORD
 from seva_ray.core.shards import read_each, shards_in
@@ -51,7 +52,7 @@ def results_in(uri: str) -> dict[str, Any]:
     """The listing of the artifact's files, by name: not of artifacts within it, nor of files that no result is in."""
     filesystem, path = locate(uri)
     start = len(path.rstrip("/")) + 1
-    found = {name[start:]: item for name, item in filesystem.find(path, detail=True).items()}
+    found = {name[start:]: item for name, item in found_in(filesystem, path).items()}
     within = tuple(name.removesuffix(RECIPE) for name in found if name.endswith(f"/{RECIPE}"))
     left_out = (*NOT_RESULTS_IN, *within)
     return {
@@ -115,7 +116,8 @@ def whole_shards(uri: str, of: str) -> set[str]:
 def column(uri: str, name: str) -> list[Any] | None:
     """A column of a parquet file, or None if the file is not there or not whole."""
     try:
-        return read_table(uri, [name])[name].to_pylist()
+        with whole(uri):
+            return read_table(uri, [name])[name].to_pylist()
     except StorageUnavailable:
         raise
     except InputError:

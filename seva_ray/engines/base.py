@@ -135,8 +135,8 @@ def refusal(error: Exception, trial: Callable[[], object]) -> RequestRefused:
     )
 
 
-class Generator(Protocol):
-    """A loaded model."""
+class Answers(Protocol):
+    """What answers requests."""
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         """One response per request, in order. A request that fails gives a response with `error`; others are unharmed.
@@ -145,9 +145,18 @@ class Generator(Protocol):
         """
         ...
 
+
+class Generator(Answers, Protocol):
+    """A loaded model."""
+
     @property
     def num_unanswered(self) -> int:
         """Number of requests that callers are waiting for."""
+        ...
+
+    @property
+    def computed_at(self) -> float:
+        """When it last computed a token of any request, on the monotonic clock, in s."""
         ...
 
     def switch(self, directory: str) -> None:

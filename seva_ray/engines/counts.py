@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from seva_ray.augmentations.ladder import Ladder, plain_view
 from seva_ray.core.reasons import Reasons
 from seva_ray.core.records import Response
-from seva_ray.core.storage import read_schema, read_table
+from seva_ray.core.storage import read_schema, read_table, whole
 
 COUNTS = b"counts"
 """The key in the metadata of a file of responses under which its counts stand, as JSON."""
@@ -59,7 +59,8 @@ def read_counts(uri: str, view: str) -> Counts:
     """The counts of a file of responses."""
     text = (read_schema(uri).metadata or {}).get(COUNTS)
     if text is not None:
-        return Counts.of(text)
+        with whole(uri):
+            return Counts.of(text)
     return counts_of([Response(**row) for row in read_table(uri).to_pylist()], view)
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from seva_ray.augmentations import changes_image, parse_view
 from seva_ray.core.errors import InputError, UserError
 from seva_ray.core.patience import StorageUnavailable
+from seva_ray.core.row_limit import ROW_CPU_S, within
 from seva_ray.core.storage import read_table
 from seva_ray.engines.buffers import Packing, num_bytes, unpacked
 from seva_ray.engines.ladder import carried
@@ -27,10 +29,10 @@ IDS = "input_ids"
 """The name of a prompt's token ids among the arrays that travel."""
 
 
-def encode(units: Sequence[Unit], viewer: Viewer) -> tuple[str, np.ndarray]:
+def encode(units: Sequence[Unit], viewer: Viewer, row_cpu_s: float = ROW_CPU_S) -> tuple[str, np.ndarray]:
     """Read a shard and prepare its prompts for all of these units, which differ in the view. Return a header in JSON,
-    and a buffer, uint8 (bytes,): `encoded_of` makes the units of them. A prompt that fails keeps its error and does not
-    affect the others."""
+    and a buffer, uint8 (bytes,): `encoded_of` makes the units of them. A prompt that fails, or that takes more than
+    `row_cpu_s` seconds of CPU time in a view, keeps its error and does not affect the others."""
     rows = read_table(units[0].prompts_uri).to_pylist()
     order = [row["prompt_id"] for row in rows]
     wanted = [wanted_in(unit, order) for unit in units]
@@ -39,7 +41,7 @@ def encode(units: Sequence[Unit], viewer: Viewer) -> tuple[str, np.ndarray]:
         alone = row["error"] and row["prompt_id"]
         of_images.setdefault((row["image_path"], row["image_bytes"], alone), []).append(row)
     del rows
-    shard = Shard(units, wanted, viewer)
+    shard = Shard(units, wanted, viewer, row_cpu_s)
     for key in list(of_images):
         shard.add(of_images.pop(key))  # the file's bytes are not needed any more
     header = {
@@ -78,9 +80,9 @@ def images_in(uri: str) -> Callable[[str, str], bytes]:
 class Shard:
     """The rows of a shard in several views, on their way into one buffer."""
 
-    def __init__(self, units: Sequence[Unit], wanted: Sequence[set[str]], viewer: Viewer):
-        """`wanted`: the prompts of each unit that are to be answered."""
-        self.wanted, self.viewer, self.packing = wanted, viewer, Packing()
+    def __init__(self, units: Sequence[Unit], wanted: Sequence[set[str]], viewer: Viewer, row_cpu_s: float):
+        """`wanted`: the prompts of each unit that are to be answered. `row_cpu_s`: the limit of each row in a view."""
+        self.wanted, self.viewer, self.row_cpu_s, self.packing = wanted, viewer, row_cpu_s, Packing()
         self.viewers = [replace(viewer, made=images_in(unit.images)) if unit.images else viewer for unit in units]
         self.views = [unit.view for unit in units]
         # Views that leave the image unchanged come first. They share one image, which the encoder then sees only once.
@@ -110,8 +112,9 @@ class Shard:
             numbers = [number for number in self.order if changes_image(self.views[number]) is changed]
             for row in rows:
                 for number in numbers:
+                    raw = partial(self.viewers[number].raw, row, self.views[number], image)
                     try:
-                        made = self.viewers[number].raw(row, self.views[number], image)
+                        made = within(self.row_cpu_s, raw)
                     except UserError as error:
                         self.add_error(number, row["prompt_id"], error)
                     else:

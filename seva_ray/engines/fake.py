@@ -86,7 +86,7 @@ class FakeGenerator:
     def __init__(self, engine: FakeEngine, decoding: Decoding):
         self.engine, self.decoding = engine, decoding
         self.lock, self.counting = threading.Lock(), threading.Lock()
-        self.num_unanswered = 0
+        self.num_unanswered, self.computed_at = 0, time.monotonic()
         self.encoder = FakeEncoder()
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
@@ -94,6 +94,7 @@ class FakeGenerator:
             self.num_unanswered += len(requests)
         with self.lock:
             time.sleep(self.engine.seconds_per_request * len(requests))
+            self.computed_at = time.monotonic()
         if self.engine.journal:
             with open(self.engine.journal, "ab", buffering=0) as journal:
                 lines = "".join(f"{time.time():.3f} {os.getpid()} {request.prompt_id}\n" for request in requests)

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -57,7 +58,7 @@ class TransformersGenerator:
     def __init__(self, engine: TransformersEngine, directory: str, decoding: Decoding, image_options: str = ""):
         self.engine, self.decoding, self.image_options = engine, decoding, image_options
         self.lock, self.counting = threading.Lock(), threading.Lock()
-        self.num_unanswered = 0
+        self.num_unanswered, self.computed_at = 0, time.monotonic()
         self.switch(directory)
 
     def switch(self, directory: str) -> None:
@@ -169,7 +170,7 @@ class TransformersGenerator:
 
     def generate_batch(self, requests: Sequence[Request], decoding: Decoding) -> list[Response]:
         import torch
-        from transformers import set_seed
+        from transformers import StoppingCriteriaList, set_seed
 
         rows = [request.row for request in requests]
         width = max(len(row.ids) for row in rows)
@@ -185,6 +186,7 @@ class TransformersGenerator:
             found = self.model.generate(
                 **inputs,
                 max_new_tokens=decoding.max_new_tokens,
+                stopping_criteria=StoppingCriteriaList([self.goes_on]),
                 **sampling,
                 return_dict_in_generate=True,
                 output_logits=any(request.scored for request in requests),
@@ -198,6 +200,11 @@ class TransformersGenerator:
             )
             for request, answer, logps in zip(requests, made, first, strict=True)
         ]
+
+    def goes_on(self, input_ids: Any, scores: Any, **others: Any) -> Any:
+        """A criterion that never stops, which transformers asks after each token."""
+        self.computed_at = time.monotonic()
+        return input_ids.new_zeros(len(input_ids), dtype=bool)
 
     def batch(self, rows: Sequence[Row]) -> dict[str, Any]:
         """The rows as one batch on the model's device, padded on the left."""

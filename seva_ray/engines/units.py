@@ -14,7 +14,8 @@ from seva_ray.core.seeds import key_of
 from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import exists, read_schema, read_table, write_table
 from seva_ray.core.verification import column
-from seva_ray.engines import Generator, Request
+from seva_ray.engines import Request
+from seva_ray.engines.base import Answers
 from seva_ray.engines.counts import COUNTS, counts_of
 from seva_ray.engines.ladder import with_carried
 from seva_ray.vlm.rows import Row
@@ -180,7 +181,7 @@ def failed_in(unit: Unit) -> set[str]:
     return {row["prompt_id"] for row in responses if row["error"] is not None and row["prompt_id"] in usable}
 
 
-def answer(encoded: Encoded, generator: Generator) -> list[Response]:
+def answer(encoded: Encoded, generator: Answers) -> list[Response]:
     """Generate a unit's responses and commit them in one step.
 
     Raises: FingerprintMismatch if another job has taken the artifact's name in the meantime.

@@ -12,6 +12,7 @@ import os
 import queue
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -90,6 +91,7 @@ class VllmGenerator:
         self.names = itertools.count()
         self.waiting: dict[str, Future[Any]] = {}
         self.error: BaseException | None = None
+        self.computed_at = time.monotonic()
         loaded: Future[None] = Future()
         threading.Thread(target=self.run, args=(engine, directory, decoding, loaded), daemon=True).start()
         loaded.result()
@@ -194,6 +196,7 @@ class VllmGenerator:
                 self.waiting[name] = future
         for output in private_vllm.step(self.llm):
             self.waiting.pop(output.request_id).set_result(output)
+        self.computed_at = time.monotonic()
 
     def fail(self, error: BaseException) -> None:
         """Give the error to every caller, now and later, because the engine cannot continue."""

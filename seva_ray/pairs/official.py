@@ -10,7 +10,7 @@ from seva_ray.pairs.files import files_of
 
 
 def write_official(pairs: Artifact) -> None:
-    write_parts(pairs.path("pairs.json"), official_json(pairs))
+    write_parts(pairs.path("pairs.json"), lambda: official_json(pairs))
 
 
 def official_json(pairs: Artifact) -> Iterator[bytes]:

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any
 
 from seva_ray.dpo.config import Train
-from seva_ray.engines import VllmEngine
+from seva_ray.engines import TransformersEngine, VllmEngine
 from seva_ray.engines.img2img import num_weights
 from seva_ray.vlm.model_shape import ModelShape
 
@@ -106,6 +106,12 @@ def scoring_memory(shape: ModelShape, config: Train) -> float:
     are sharded later."""
     width = 2 if config.dtype == "bfloat16" else 4
     return (shape.num_weights * width + activations(shape, config, width) / shape.num_layers) / GIB + RUNTIME_GIB
+
+
+def engine_on_cpus(num_weights: int, engine: VllmEngine | TransformersEngine) -> float:
+    """What an engine takes of a machine without GPUs, in GiB: weights, vLLM's KV cache, and what the libraries take."""
+    cache = engine.cpu_kv_cache_gb if isinstance(engine, VllmEngine) else 0
+    return num_weights * (4 if engine.dtype == "float32" else 2) / GIB + cache + RUNTIME_GIB
 
 
 def loaded_memory(num_weights: int) -> float:

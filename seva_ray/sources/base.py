@@ -11,6 +11,8 @@ import fsspec
 import pyarrow as pa
 
 from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.listing import kind_of
+from seva_ray.core.patience import patiently
 from seva_ray.core.records import Prompt
 
 PLACEHOLDER = "<image>"
@@ -90,7 +92,7 @@ def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def check_directory(field: str, uri: str) -> None:
     """Raises: InputError if the directory does not exist."""
     filesystem, path = locate(uri)
-    if not filesystem.isdir(path):
+    if patiently(lambda: kind_of(filesystem, path), uri) != "directory":
         raise InputError(f"{field} {uri}: no such directory")
 
 

@@ -13,8 +13,10 @@ from typing import ClassVar
 from seva_ray.core.contents import is_hidden
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import place
+from seva_ray.core.listing import kind_of, linked_files
+from seva_ray.core.patience import patiently
 from seva_ray.core.records import Prompt
-from seva_ray.core.storage import absolute, linked_files
+from seva_ray.core.storage import absolute
 from seva_ray.sources.base import check_names, checked, locate
 
 log = logging.getLogger(__name__)
@@ -69,10 +71,11 @@ class Folder:
     def _names(self) -> list[str]:
         """Sorted paths of the images, relative to the folder. Raises: InputError if there are none."""
         filesystem, path = locate(self.path)
-        if not filesystem.isdir(path):
-            fault = "is a file, and must be a directory of images" if filesystem.isfile(path) else "no such directory"
+        if (kind := patiently(lambda: kind_of(filesystem, path), self.path)) != "directory":
+            fault = "is a file, and must be a directory of images" if kind == "file" else "no such directory"
             raise InputError(f"{self.path}: {fault}")
-        seen = [name for name in linked_files(filesystem, path) if not is_hidden(name)]
+        found = patiently(lambda: linked_files(filesystem, path), self.path)
+        seen = [name for name in found if not is_hidden(name)]
         names = sorted(name for name in seen if self.reads(name))
         others = Counter(suffix for name in seen if (suffix := suffix_of(name)) not in self.suffixes)
         if not names:

@@ -18,10 +18,12 @@ import pyarrow.parquet as pq
 from seva_ray.core.contents import is_hidden
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import place
+from seva_ray.core.listing import kind_of, linked_files
+from seva_ray.core.patience import patient
 from seva_ray.core.records import Prompt
 from seva_ray.core.seeds import keys_of
 from seva_ray.core.sorting import sorter
-from seva_ray.core.storage import absolute, lies_in, linked_files
+from seva_ray.core.storage import absolute, lies_in
 from seva_ray.sources.base import (
     PLACEHOLDER,
     as_object,
@@ -226,11 +228,13 @@ def is_shard(name: str) -> bool:
     return name.endswith(SUFFIXES) and not is_hidden(name) and not name.rpartition("/")[2].startswith("_")
 
 
+@patient
 def find_shards(uri: str) -> tuple[fsspec.AbstractFileSystem, dict[str, str]]:
     """The files of a table, each by the prefix of its default prompt ids. Raises: InputError if there are none."""
     filesystem, path = locate(uri)
-    if not filesystem.isdir(path):
-        if not filesystem.isfile(path):
+    kind = kind_of(filesystem, path)
+    if kind != "directory":
+        if kind != "file":
             raise InputError(f"{uri}: no such file")
         if not path.endswith(SUFFIXES):
             advice = "source:hf reads CSV, JSON and other forms too"

@@ -7,11 +7,12 @@ from typing import Any
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_artifact_name
+from seva_ray.core.directories import write_directory
 from seva_ray.core.errors import ConfigError
 from seva_ray.core.imports import quick_imports
 from seva_ray.core.outlines import local_outline
 from seva_ray.core.scratch import scratch_directory
-from seva_ray.core.storage import absolute, exists, write_directory
+from seva_ray.core.storage import absolute, exists
 from seva_ray.runtime.actors import results_of
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.heartbeat import waiting

@@ -19,9 +19,10 @@ from typing import Any
 
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.checks import check_least
+from seva_ray.core.directories import write_directory
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.scratch import scratch_directory
-from seva_ray.core.storage import exists, read_table, write_directory
+from seva_ray.core.storage import exists, read_table
 from seva_ray.core.submission import check_lasts
 from seva_ray.pages.browse_page import render
 from seva_ray.pairs.files import lineage, made_of

@@ -5,13 +5,13 @@ one task: its images are read and resized once for all views.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from PIL import Image
 
 from seva_ray.augmentations import CLEAN, changes_image
-from seva_ray.core.errors import InputError
+from seva_ray.core.errors import InputError, UserError, line_of
 from seva_ray.core.outlines import local_outline
 from seva_ray.engines import VllmEngine
 from seva_ray.engines.config import Generate
@@ -19,6 +19,7 @@ from seva_ray.engines.counts import Counts
 from seva_ray.engines.units import UNITS_PER_CALL, Unit
 from seva_ray.engines.vllm_models import check_architecture, check_attention
 from seva_ray.planning.memory import engine_refusal, sequences_held
+from seva_ray.private.ray import errors_within
 from seva_ray.runtime import preflight
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.kept_engines import ListLost, PoolSettings, engines
@@ -36,6 +37,8 @@ from seva_ray.runtime.resources import (
     total,
 )
 from seva_ray.runtime.sizing import MOST_ENGINES, engines_at_once, gpus_each, num_engines
+from seva_ray.stages.cpu_memory import engines_held
+from seva_ray.stages.engine_watch import EngineSilent
 from seva_ray.stages.unit_worker import UnitWorker, encode_units, encoder_of, task_of, weights_of
 from seva_ray.vlm.model_shape import PHOTOGRAPH, shape_of
 from seva_ray.vlm.models import architecture
@@ -44,7 +47,7 @@ ROW_BYTES = 2**19
 """Memory to request per image if the model is not known, in bytes. The levels of one 336 px image take 0.34 MB."""
 
 MOST_POOLS = 3
-"""Number of pools of engines after which units are given up, if the process that deals them out ends each time."""
+"""Number of pools of engines after which units are given up, if each of them ends early."""
 
 TASK_BYTES = 512 * 2**20
 """Memory to request for a task that encodes images, beside its rows, in bytes. It decodes one image after the other,
@@ -123,6 +126,7 @@ def answered(
     largest = config.max_engines or num_engines(config, there)
 
     def commits_of(tasks: Any) -> Any:
+        held = engines_held(config, first.model_directory, largest)
         return tasks.map_batches(
             encode_units,
             batch_size=1,
@@ -134,14 +138,20 @@ def answered(
             batch_format="numpy",
             **options(engine_takes(config)),
             compute=ray.data.ActorPoolStrategy(
-                min_size=max(config.min_engines, at_once),
-                max_size=largest,
+                min_size=min(held, max(config.min_engines, at_once)),
+                max_size=held,
                 # Half of these units wait at the actor. So the pool grows, and pixels arrive in time.
                 max_tasks_in_flight_per_actor=2 * config.units_per_engine,
                 max_concurrent_calls_per_actor=config.units_per_engine,
                 enable_true_multi_threading=True,
             ),
-            fn_constructor_args=(config.engine, config.decoding, weights_of(first), config.image_options),
+            fn_constructor_args=(
+                config.engine,
+                config.decoding,
+                weights_of(first),
+                config.image_options,
+                config.silent_s,
+            ),
         )
 
     settings = PoolSettings(
@@ -157,7 +167,8 @@ def answered(
 def pooled(
     settings: PoolSettings, commits_of: Callable[[Any], Any], shards: Iterable[Sequence[Unit]], num_units: int
 ) -> Iterator[dict[str, Any]]:
-    """The row of each unit once. If a pool ends because the list of its tasks is lost, the next one makes the rest."""
+    """The row of each unit once. If a pool ends because the list of its tasks is lost, or because an engine computes
+    nothing any more, the next one makes the rest. Raises: UserError if the last one has a silent engine too."""
     to_come, left = iter(shards), dict[str, Unit]()
 
     def tasks() -> Iterator[tuple[str, int]]:
@@ -176,6 +187,24 @@ def pooled(
             if number + 1 == MOST_POOLS:
                 raise
             say("generate: the process that deals out the units has ended; new engines make the rest")
+        except EngineSilent as error:
+            if number + 1 == MOST_POOLS:
+                raise UserError(silence(error, left.values())) from None
+            say(f"generate: {line_within(error)}; new engines make the rest")
+
+
+def line_within(error: EngineSilent) -> str:
+    """What the engine said, without what Ray puts around it."""
+    return line_of(next(iter(errors_within(error)), error))
+
+
+def silence(error: EngineSilent, units: Iterable[Unit]) -> str:
+    """The line with which a job ends whose engines compute nothing. `units`: those that are left."""
+    oldest = " and ".join(f"{unit.prompts_uri} in the view {unit.view}" for unit in islice(units, 2))
+    return (
+        f"generate: {line_within(error)}, and neither had the {MOST_POOLS - 1} before it; the oldest units without an "
+        f"answer are {oldest}; no row has failed, and the same command goes on; --generate.silent-s sets the time"
+    )
 
 
 def engine_need(config: Generate) -> dict[str, float]:

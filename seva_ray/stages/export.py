@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.directories import fetch_directory, write_directory
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.provenance import versions
 from seva_ray.core.scratch import scratch_directory
-from seva_ray.core.storage import exists, fetch_directory, names_in, read_bytes, write_directory
+from seva_ray.core.storage import exists, names_in, read_bytes
 from seva_ray.core.submission import check_lasts
 from seva_ray.pages.card import CardContent, model_card
 from seva_ray.runtime.heartbeat import waiting

@@ -23,8 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seva_ray.core.artifacts import Artifact, Store
+from seva_ray.core.directories import write_directory
 from seva_ray.core.errors import ConfigError, InputError
-from seva_ray.core.storage import exists, is_local, read_table, write_directory
+from seva_ray.core.storage import exists, is_local, read_table
 from seva_ray.core.submission import check_lasts
 from seva_ray.pages.dataset_card import DatasetContent, dataset_card
 from seva_ray.pairs import formats

@@ -19,6 +19,7 @@ from seva_ray.runtime.kept_engines import make_room
 from seva_ray.runtime.progress import Progress, say
 from seva_ray.runtime.resources import GENERATION, Need, capacity, check_places, has_gpus, kind, options
 from seva_ray.runtime.sizing import num_engines
+from seva_ray.stages.cpu_memory import number_held
 
 
 class Work(Protocol):
@@ -59,6 +60,8 @@ def run_shards(name: str, config: Generate, work: Work, artifact: Artifact, rows
     most = min(config.max_engines or num_engines(config, capacity()), len(missing))
     loaded = loaded_memory(num_weights) * GIB if num_weights and not has_gpus() else 0.0
     make_room(Need(f"workers of the stage {stage}", most, need), most * loaded)
+    if config.memory_check:
+        most = number_held("workers", most, loaded / GIB, name)
     progress, num_rows = Progress(stage, len(missing), "shards"), 0
     for row in committed(work, missing, need, most, stage):
         num_rows += row["num_rows"]

@@ -3,6 +3,7 @@ answers and commits them.
 """
 
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from seva_ray.engines.encoded import encode, encoded_of
 from seva_ray.engines.units import Unit, answer, is_committed
 from seva_ray.runtime import metrics
 from seva_ray.runtime.actors import told
+from seva_ray.stages.engine_watch import WatchedGenerator
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.views import Viewer
 
@@ -58,7 +60,7 @@ def encode_units(batch: dict[str, Any], config: Generate) -> dict[str, Any]:
         max_pixels=config.max_image_pixels,
         seed=config.seed,
     )
-    header, buffer = encode(units, viewer)
+    header, buffer = encode(units, viewer, config.row_cpu_s)
     return {"header": [header], "buffer": buffer[None]}
 
 
@@ -66,10 +68,18 @@ class UnitWorker:
     """The actor of Ray Data that holds an engine with a loaded model, answers units and commits them."""
 
     @told()
-    def __init__(self, engine: Engine, decoding: Decoding, weights: Weights, image_options: str = ""):
+    def __init__(
+        self,
+        engine: Engine,
+        decoding: Decoding,
+        weights: Weights,
+        image_options: str = "",
+        silent_s: float = math.inf,
+    ):
         with quick_imports():
             self.generator = engine.load(local_directory(weights[0]), decoding, image_options)
         metrics.watch(self.generator)
+        self.watched = WatchedGenerator(self.generator, silent_s)
         self.weights: Weights | None = weights
         """What the engine holds. None: unknown, because it failed to load others."""
         self.num_running = 0
@@ -85,7 +95,7 @@ class UnitWorker:
                 counts = read_counts(unit.responses_uri, unit.view)
             else:
                 with self.model(weights_of(unit)):
-                    responses = answer(encoded, self.generator)
+                    responses = answer(encoded, self.watched)
                 metrics.committed(unit, responses)
                 counts = counts_of(responses, unit.view)
             values = (unit.responses_uri, counts.text(), began_at, time.time())

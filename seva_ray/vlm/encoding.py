@@ -27,7 +27,7 @@ from seva_ray.vlm.levels import drawn_at_random, exact_table, looked_up, shrunk,
 from seva_ray.vlm.one_image import OneImage, as_arrays
 from seva_ray.vlm.processed import lacking, processed_batch
 from seva_ray.vlm.rows import MM_TYPES, PIXELS, Copies, Row, axes_of, copies_in, pixels_in, with_pixels
-from seva_ray.vlm.template_check import check_length
+from seva_ray.vlm.template_check import filled_in
 
 PLAIN_SIZE = (224, 224)
 """Width and height of the image that shows how a processor's output looks, in px."""
@@ -146,10 +146,8 @@ class Encoder:
         return with_image.count(self.processor.image_token) or int(with_image != without)
 
     def prompt_text(self, question: str) -> str:
-        """The prompt up to where the response begins, with one image placeholder. Raises: InputError if it is huge."""
-        text: str = self.processor.apply_chat_template(self.messages(question), add_generation_prompt=True)
-        check_length(text, question + self.system)
-        return text
+        """The prompt up to where the response begins, with one image placeholder. Raises: InputError as `filled_in`."""
+        return filled_in(self.processor, self.messages(question), question + self.system)
 
     def messages(self, question: str, **image: Any) -> list[dict[str, Any]]:
         """The conversation up to the response. `image`: what a processor that is to open the image itself is told."""

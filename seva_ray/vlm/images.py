@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from seva_ray.core.errors import InputError
+from seva_ray.core.listing import kind_of
 from seva_ray.core.patience import StorageUnavailable, patiently
 from seva_ray.vlm.decoder_process import decode_within_limits
 from seva_ray.vlm.decoding import reason_of, shortened
@@ -111,11 +112,11 @@ def _relative(path: str) -> str:
 def _check_local(root: str, full: str) -> None:
     """Raises: InputError where the file is no regular file; StorageUnavailable where this machine lacks the root, so
     that the image may be fine elsewhere. Links under the root are the user's own, such as `coco` on another disk."""
-    if not os.path.isdir(root):
+    if kind_of(LocalFileSystem(), root) != "directory":
         raise StorageUnavailable(f"image_root {root}: there is no such directory on {socket.gethostname()}")
     if not os.access(root, os.R_OK | os.X_OK):
         raise StorageUnavailable(f"image_root {root}: this process may not read it on {socket.gethostname()}")
-    if os.path.exists(full) and not os.path.isfile(full):  # reading a pipe would block for ever
+    if kind_of(LocalFileSystem(), full) not in ("file", None):  # reading a pipe would block for ever
         raise InputError("not a regular file")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from seva_ray.core.errors import InputError
+from seva_ray.core.errors import InputError, is_of_the_machine, line_of
 
 LIMIT_CPU_S = 5
 """CPU time for one template, in seconds. The templates of all families that are served take a few ms."""
@@ -55,11 +55,21 @@ CHATS = [chat_about(QUESTION), chat_about(QUESTION, QUESTION), chat_about(LONG_Q
 """Not all templates take a chat with a system prompt."""
 
 
-def check_length(text: str, given: str) -> None:
-    """Raises: InputError if a template made a text that is far too long of what it was given. To make tokens of it
-    would take minutes."""
+def filled_in(processor: Any, messages: list[dict[str, Any]], given: str) -> str:
+    """The text that a processor's chat template makes of messages with the text `given`.
+
+    Raises: InputError if the template fails on them, or if its text is far too long for what it was given. To make
+    tokens of that would take minutes.
+    """
+    try:
+        text: str = processor.apply_chat_template(messages, add_generation_prompt=True)
+    except Exception as error:  # a template may compute anything, and may refuse messages itself
+        if is_of_the_machine(error):
+            raise
+        raise InputError(f"its chat template fails ({line_of(error)})") from None
     if len(text) > MOST_OF_ITS_OWN + MOST_OF_EACH * len(given):
         raise InputError(f"its chat template makes {len(text):,} characters of {len(given):,}")
+    return text
 
 
 def check_templates(directory: str) -> None:

@@ -24,6 +24,7 @@ from seva_ray.stages.generate import GenerationTask
 from seva_ray.stages.study.resource_queue import OnRelease
 from seva_ray.stages.study.study_context import StudyContext
 from seva_ray.stages.study.study_server import StudyServer
+from seva_ray.stages.study.tune_messages import without_tracebacks
 from seva_ray.studies.space import Point, Space
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ def tuner(search: Search, space: Space, context: StudyContext, server: str, uri:
     from seva_ray.core.patient_filesystem import storage_for_ray
     from seva_ray.stages.study.trial import trial
 
+    without_tracebacks()
     # A trial requests no CPU, because that CPU would be missing for the workers. Tune refuses a request for nothing.
     trainable = tune.with_resources(trial, {"cpu": 0, "memory": 1})
     config = {"server": server, "point": choices(search, space, context.train)}

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seva_ray.core.directories import write_directory
 from seva_ray.core.durations import duration
 from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.scratch import scratch_directory
-from seva_ray.core.storage import exists, is_local, write_bytes, write_directory
+from seva_ray.core.storage import exists, is_local, write_bytes
 from seva_ray.dpo.config import Train, deepspeed_config
 from seva_ray.dpo.policy import freeze_all_but_language, load_onto, without_image_gradients
 from seva_ray.private.accelerate import forget_launcher, forget_trainer
