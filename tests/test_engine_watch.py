@@ -26,6 +26,7 @@ from tests.silent_engine import SilentEngine
 MODEL = Model(name="m", directory="/nowhere", fingerprint="m")
 
 
+@pytest.mark.slow
 def test_units_of_silent_engines_are_made_by_another_one_and_a_job_without_any_ends_in_a_line(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
