@@ -53,7 +53,7 @@ class TableWriter:
             return
         self.flush()
         self.file.close()
-        write_parts(self.uri, blocks_of(self.path))
+        write_parts(self.uri, lambda: blocks_of(self.path))
 
 
 @contextmanager
