@@ -11,6 +11,7 @@ import pytest
 from seva_ray.core.artifacts import Store
 from seva_ray.core.errors import UserError
 from seva_ray.core.records import Response
+from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import names_in, read_table
 from seva_ray.engines import Request
 from seva_ray.engines.config import Generate
@@ -19,7 +20,7 @@ from seva_ray.sources import ToyWorld
 from seva_ray.stages import engine_pool, engine_watch
 from seva_ray.stages.engine_watch import EngineSilent, WatchedGenerator
 from seva_ray.stages.generate import generate
-from seva_ray.stages.prepare import Prepare, prepare, shard_name
+from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.vlm.models import Model
 from tests.silent_engine import SilentEngine
 
