@@ -424,8 +424,8 @@ def test_the_job_ends_with_2_and_the_corrected_command_under_the_same_name_is_do
     first_line = f"prepare v: root {tmp_path / 'runs'}"
     assert capsys.readouterr().err.splitlines() == [
         first_line,
-        "error: source of v: none of its 12 prompts can be used; 12 failed, such as '0': row 0: column 'image': no "
-        "image (a path, bytes, or a struct of them)",
+        "error: source of v: none of its 12 prompts can be used; 12 failed, such as '0': row 0: no column "
+        "'image'; the row has text, image_path",
     ]
     columns = ("--source.question-column", "text", "--source.image-column", "image_path")
     assert run(*columns) == [first_line, "prepare v: 12 prompts, 0 unusable"]
