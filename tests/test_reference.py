@@ -69,11 +69,11 @@ def test_pairs_about_one_image_are_scored_in_one_row_where_training_has_them_so(
     monkeypatch.setattr("seva_ray.dpo.logps.response_logps", counted)
     found, num_rows = [], []
     for config in (CONFIG, replace(CONFIG, group_by_image=True)):
-        logps = open_logps(config, run.store, run.model, run.pairs)
-        shutil.rmtree(logps.uri, ignore_errors=True)
+        shutil.rmtree(open_logps(config, run.store, run.model, run.pairs).uri, ignore_errors=True)
         logps = open_logps(config, run.store, run.model, run.pairs)
         score(scoring(config, run.store, run.model, run.pairs, logps), config)
         found.append(with_logps(read_pairs(run.pairs), logps).to_pylist())
+        shutil.rmtree(logps.uri)  # the other tests have those of pairs alone, to the last bit
         num_rows.append(sum(rows))
         rows.clear()
     pairs = read_pairs(run.pairs)
