@@ -177,9 +177,8 @@ def toys(every: dict[str, Run | Study | Views]) -> dict[str, Run | Study | Views
             )  # fmt: skip
         else:
             are_methods = set(item.parts) <= TABLE_3.keys()
-            parts = (
-                item.parts if are_methods else ("toy-1", "toy-2")
-            )  # the toy world has one size, but several base models
+            # The toy world has one size, but several base models.
+            parts = item.parts if are_methods else ("toy-1", "toy-2")
             found[f"toy-{name}"] = made(
                 Run, toy, **about, parts=parts, controls=(), views=item.views, chosen=item.chosen,
                 name="toy-size" if not are_methods else f"toy-{item.name.removeprefix('llava-')}",

@@ -73,7 +73,8 @@ def main(config: Gallery) -> None:
     if not path.exists():
         raise InputError(f"image {config.image}: no such file")
     image = load_image(path=path.name, data=None, image_root=str(path.parent))
-    tiles = [tile(regenerated(config, image, view), view, config.seed) for view in config.views]
+    made = regenerated(config, image)
+    tiles = [tile(made.get(view, image), view, config.seed) for view in config.views]
     picture = grid(tiles, captions(tiles, config.views, tile(image, CLEAN, config.seed)), config.columns)
     try:
         picture.save(config.out)
@@ -82,13 +83,15 @@ def main(config: Gallery) -> None:
     print(f"{config.out}: {len(config.views)} views of {config.image}")
 
 
-def regenerated(config: Gallery, image: Image.Image, view: str) -> Image.Image:
-    """What the diffusion model makes of the image in a view that needs one; in other views the image itself."""
-    augmentation = parse_view(view)
-    if not isinstance(augmentation, Regenerate):
-        return image
-    seed = key_of(config.seed, "gallery", view)
-    return Regenerator(config.regeneration, config.regeneration.pipeline)([image], augmentation.strength, [seed])[0]
+def regenerated(config: Gallery, image: Image.Image) -> dict[str, Image.Image]:
+    """What the diffusion model makes of the image, by the views that need one."""
+    parsed = {view: parse_view(view) for view in config.views}
+    needs = {view: item.strength for view, item in parsed.items() if isinstance(item, Regenerate)}
+    if not needs:
+        return {}
+    regenerator = Regenerator(config.regeneration, config.regeneration.pipeline)
+    seeds = {view: key_of(config.seed, "gallery", view) for view in needs}
+    return {view: regenerator([image], strength, [seeds[view]])[0] for view, strength in needs.items()}
 
 
 def tile(image: Image.Image, view: str, seed: int) -> Image.Image:

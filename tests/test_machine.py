@@ -70,23 +70,16 @@ def test_gpus_that_torch_cannot_use_are_not_counted_and_a_line_says_why(number: 
 
 STATES = """
 import contextlib, io, json, os, sys, warnings
+from unittest import mock
 from seva_ray.core.errors import InputError
 from seva_ray.runtime import machine
 
 def found(state):
-    usual = {name: os.environ.get(name) for name in state}
-    os.environ.update(state)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()) as lines:
+    with mock.patch.dict(os.environ, state), contextlib.redirect_stderr(io.StringIO()) as lines:
+        try:
             return [machine.num_gpus(), lines.getvalue()]
-    except InputError as error:
-        return [str(error), lines.getvalue()]
-    finally:
-        for name, value in usual.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        except InputError as error:
+            return [str(error), lines.getvalue()]
 
 hidden, states = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 results = [found(state) for state in hidden]

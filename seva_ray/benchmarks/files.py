@@ -10,10 +10,8 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from seva_ray.core.errors import ConfigError, InputError
-from seva_ray.core.listing import kind_of
-from seva_ray.core.patience import patiently
 from seva_ray.core.records import Prompt
-from seva_ray.core.storage import absolute, locate
+from seva_ray.core.storage import absolute, is_directory, locate
 
 Item = TypeVar("Item")
 
@@ -31,10 +29,10 @@ def check_image_root(benchmark: str, image_root: str | None) -> None:
     if image_root is None:
         return
     try:
-        filesystem, path = locate(image_root)
+        locate(image_root)
     except (ValueError, ImportError) as error:
         raise InputError(f"images of {benchmark}: {image_root}: {error}") from None
-    if patiently(lambda: kind_of(filesystem, path), image_root) != "directory":
+    if not is_directory(image_root):
         raise InputError(f"images of {benchmark}: {image_root}: no such directory")
 
 

@@ -7,7 +7,6 @@ Source: SDEdit (arXiv 2108.01073), section 3.2.
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from PIL import Image
 from seva_ray.core.checks import check_least, check_positive
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import execution, place
-from seva_ray.vlm.model_files import header_of
+from seva_ray.vlm.model_files import header_of, num_weights_in
 
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion")
 """Libraries that a pipeline's parts may come from; the last one is the part of diffusers with the safety checker."""
@@ -80,7 +79,7 @@ def num_weights(directory: str) -> int:
     """How many numbers the loaded parts of a pipeline have, from the headers of their files. Raises: InputError."""
     check_pipeline(directory)
     files = [file for file in Path(directory).rglob("*.safetensors") if file.parent.name != "safety_checker"]
-    return sum(math.prod(tensor["shape"]) for file in files for tensor in header_of(file).values())
+    return num_weights_in(map(header_of, files))
 
 
 def fitting(size: tuple[int, int], max_px: int) -> tuple[int, int]:

@@ -33,8 +33,9 @@ def use_other_places() -> None:
     there = [str(home / name) for name in IN_HOME if os.path.isdir(home / name)]
     if not all(can_be_written(place) for place in (str(home), *there)):
         os.environ.setdefault("HF_HOME", str(home / ".cache" / "huggingface"))  # it is read, and follows XDG_CACHE_HOME
+        other = own_directory()
         for variable, name in PLACES.items():
-            os.environ.setdefault(variable, str(own_directory() / name))
+            os.environ.setdefault(variable, str(other / name))
     if not os.environ.get("RAY_ADDRESS") and not can_have_token(home):
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # of the cluster that this job starts
 

@@ -11,9 +11,8 @@ import fsspec
 import pyarrow as pa
 
 from seva_ray.core.errors import ConfigError, InputError
-from seva_ray.core.listing import kind_of
-from seva_ray.core.patience import patiently
 from seva_ray.core.records import Prompt
+from seva_ray.core.storage import is_directory
 
 PLACEHOLDER = "<image>"
 """The place of the image in LLaVA's texts. If it stayed in a question, the engine would expect one more image."""
@@ -91,8 +90,8 @@ def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def check_directory(field: str, uri: str) -> None:
     """Raises: InputError if the directory does not exist."""
-    filesystem, path = locate(uri)
-    if patiently(lambda: kind_of(filesystem, path), uri) != "directory":
+    locate(uri)
+    if not is_directory(uri):
         raise InputError(f"{field} {uri}: no such directory")
 
 

@@ -14,7 +14,7 @@ from seva_ray.planning.memory import GIB, engine_on_cpus
 from seva_ray.private.ray import free_memory
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.resources import has_gpus, is_one_node
-from seva_ray.vlm.model_files import weight_headers
+from seva_ray.vlm.model_files import num_weights_in, weight_headers
 
 FREED_WITHIN_S = 5.0
 """Longest time to wait for memory that processes give back which have just been ended, in seconds."""
@@ -45,6 +45,5 @@ def engines_held(config: Generate, directory: str, number: int) -> int:
     """How many of `number` engines with the model in a directory have room in this machine's memory."""
     if number == 1 or not config.memory_check or not isinstance(config.engine, VllmEngine | TransformersEngine):
         return number
-    headers = weight_headers(local_outline(directory)).values()
-    num_weights = sum(math.prod(entry["shape"]) for header in headers for entry in header.values())
+    num_weights = num_weights_in(weight_headers(local_outline(directory)).values())
     return number_held("engines", number, engine_on_cpus(num_weights, config.engine), "generate")

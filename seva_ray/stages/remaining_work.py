@@ -65,9 +65,10 @@ def remaining(run: Run, store: Store, model: Model | None, prompts: Artifact | N
         opened = {view: open_responses(run.generate, store, model, prompts, view) for view in views}
         passes |= {view: left(model, prompts, view, opened[view], passes[view]) for view in views}
         rejected = [opened[view] for view in run.views]
+        name = responses_name(model, prompts, run.chosen)
         if run.chosen == CLEAN:
             pairs = open_pairs(run.pair, store, prompts, opened[CLEAN], rejected)
-        elif exists(store.uri(f"{(name := responses_name(model, prompts, run.chosen))}/record.json")):
+        elif exists(store.uri(f"{name}/record.json")):
             pairs = open_pairs(run.pair, store, prompts, store.find(name), rejected)
     if model and pairs and pairs.complete:
         on_views = {False, run.train.loss.reads_view}

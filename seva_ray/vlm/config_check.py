@@ -61,10 +61,8 @@ def check_config(directory: str, encoder: Encoder) -> None:
 
 def check_vision_layers(directory: str, config: Any) -> None:
     """Check that the vision tower has the layers whose outputs the language model reads. Raises: InputError."""
-    read, number = (
-        getattr(config, "vision_feature_layer", None),
-        getattr(config.vision_config, "num_hidden_layers", None),
-    )
+    read = getattr(config, "vision_feature_layer", None)
+    number = getattr(config.vision_config, "num_hidden_layers", None)
     for layer in read if isinstance(read, list) else [read]:
         if isinstance(layer, int) and isinstance(number, int) and not -number - 1 <= layer <= number:
             raise InputError(

@@ -6,10 +6,11 @@ header in JSON with the place of each tensor, and the tensors.
 
 import errno
 import json
+import math
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,11 @@ def weight_headers(directory: str) -> dict[str, dict[str, Any]]:
         if tensor not in headers[name]:
             raise InputError(f"model {directory}: {name} does not hold {tensor}, as {INDEX} says")
     return headers
+
+
+def num_weights_in(headers: Iterable[Mapping[str, Any]]) -> int:
+    """How many numbers the tensors of weight files have. `headers`: see `header_of`."""
+    return sum(math.prod(entry["shape"]) for header in headers for entry in header.values())
 
 
 def header_of(file: Path) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """The sizes of a vision-language model on which its memory depends, read without loading it."""
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 from PIL import Image
 
 from seva_ray.vlm.encoding import Encoder
-from seva_ray.vlm.model_files import weight_headers
+from seva_ray.vlm.model_files import num_weights_in, weight_headers
 
 PHOTOGRAPH = (1280, 960)
 """Width and height of the photograph by which a model's images are measured, in px. Most photographs of the data sets
@@ -90,7 +89,7 @@ def shape_of(directory: str, image_options: str = "") -> ModelShape:
     photograph = Encoder(directory, image_options=image_options).row("", Image.new("RGB", PHOTOGRAPH))
     linears, experts = language_linears(model).values(), expert_weights(model).values()
     return ModelShape(
-        num_weights=sum(math.prod(entry["shape"]) for header in headers.values() for entry in header.values()),
+        num_weights=num_weights_in(headers.values()),
         num_language_weights=sum(weight.numel() for weight in language_weights(model)),
         num_expert_weights=sum(weight.numel() for weight in experts),
         expert_width=sum(len(weight) * (weight.shape[1] + weight.shape[2]) for weight in experts),
