@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time in seconds, which the test sets. No other thread looks at it."""
     now = [time.monotonic()]
     monkeypatch.setattr(heartbeat, "threads", [None])
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    for module in (heartbeat, progress):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(progress, "said_at", now[0])
     return now
 

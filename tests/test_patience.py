@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -129,8 +130,8 @@ def test_an_error_of_the_request_is_not_tried_again_though_the_client_calls_it_a
 
 def test_a_line_is_said_at_once_and_each_minute(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture):
     now = [0.0]
-    monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(patience.time, "sleep", lambda pause_s: now.__setitem__(0, now[0] + pause_s))
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda pause_s: now.__setitem__(0, now[0] + pause_s))
+    monkeypatch.setattr(patience, "time", clock)  # the module's own: threads that other tests left sleep as before
     monkeypatch.setattr(patience, "PAUSES_S", (20.0,))
     monkeypatch.setenv(patience.WAIT_VARIABLE, "150")
     tries: list[float] = []

@@ -1,5 +1,6 @@
 """Training that waits for nodes tells of it now and then, and ends in time."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,7 +39,7 @@ class Controller:
         self.callback = start_callback(waiting.notice)
 
     def at(self, second: float, state: Any) -> None:
-        self.monkeypatch.setattr(node_wait.time, "monotonic", lambda: second)
+        self.monkeypatch.setattr(node_wait, "time", SimpleNamespace(monotonic=lambda: second))
         self.callback.after_controller_state_update(states.InitializingState(), state)
 
 
