@@ -61,9 +61,14 @@ def copy_directory(source: str, target: str) -> None:
 
 
 def umask() -> int:
-    """The bits that new files of this process do not get in their modes. `os.umask` can only change them."""
-    with open("/proc/self/status", encoding="utf-8") as status:
-        return int(next(line.split()[1] for line in status if line.startswith("Umask:")), 8)
+    """The bits that new files of this process do not get in their modes. `os.umask` can only change them, for all
+    threads, so it is asked on systems alone that tell it in no other way, such as macOS."""
+    try:
+        with open("/proc/self/status", encoding="utf-8") as status:
+            return int(next(line.split()[1] for line in status if line.startswith("Umask:")), 8)
+    except FileNotFoundError:
+        os.umask(mask := os.umask(0o077))
+        return mask
 
 
 @patient

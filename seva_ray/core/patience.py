@@ -30,8 +30,10 @@ LINE_EVERY_S = 60.0
 PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 """Pauses between tries; after the last, the last again."""
 
+REMOTE_IO = getattr(errno, "EREMOTEIO", errno.EIO)
+"""macOS has no number of its own for it."""
 OUTAGES = {
-    errno.EIO, errno.ESTALE, errno.EBUSY, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED,
+    errno.EIO, errno.ESTALE, errno.EBUSY, REMOTE_IO, errno.ETIMEDOUT, errno.ECONNRESET, errno.ECONNABORTED,
     errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN, errno.EPIPE,
 }  # fmt: skip
 """What a disk, a mount or a store's client says when the place does not answer. s3fs says EBUSY for a 503."""

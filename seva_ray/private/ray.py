@@ -84,8 +84,8 @@ def num_cpus() -> int:
     not know what taskset or Slurm allow. The public API counts only after a start."""
     from ray._private.utils import get_num_cpus
 
-    within_limit = get_num_cpus(override_docker_cpu_warning=True, truncate=False)
-    return min(int(within_limit), len(os.sched_getaffinity(0)))
+    within_limit = int(get_num_cpus(override_docker_cpu_warning=True, truncate=False))
+    return min(within_limit, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else within_limit)
 
 
 def free_memory() -> float:

@@ -129,12 +129,14 @@ def serve() -> None:
 
 
 def allow(cpu_s: int, memory: int) -> None:
-    """Let this process take so much more CPU time and memory than it has taken so far."""
+    """Let this process take so much more CPU time than it has taken so far, and on Linux so much more memory: other
+    systems do not tell how much it has taken."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     limit = math.ceil(used.ru_utime + used.ru_stime) + cpu_s
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
-    now = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + memory, resource.RLIM_INFINITY))
+    with contextlib.suppress(FileNotFoundError):
+        now = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + memory, resource.RLIM_INFINITY))
 
 
 def send(file: IO[bytes], *parts: bytes) -> None:

@@ -30,7 +30,8 @@ given = json.load(sys.stdin)
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
 resource.setrlimit(resource.RLIMIT_CPU, (given["cpu_s"], given["cpu_s"]))
-resource.setrlimit(resource.RLIMIT_AS, (given["bytes"], given["bytes"]))
+if sys.platform == "linux":  # macOS may refuse such a limit
+    resource.setrlimit(resource.RLIMIT_AS, (given["bytes"], given["bytes"]))
 for messages in given["chats"]:
     try:
         environment.from_string(given["template"]).render(messages=messages, add_generation_prompt=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from seva_ray.core.artifacts import Artifact
 from seva_ray.core.errors import InputError, NothingLeft, UserError, line_of, names_of
-from seva_ray.core.patience import StorageUnavailable, reason_of
+from seva_ray.core.patience import REMOTE_IO, StorageUnavailable, reason_of
 from seva_ray.core.storage import exists, read_bytes
 from seva_ray.private.ray import errors_within
 
@@ -25,7 +25,7 @@ OF_THE_JOB = (
 LOST = {"RayActorError", "WorkerHealthCheckFailedError"}
 """Names of Ray's errors for a worker that is gone. They are not imported here, because that takes seconds."""
 
-OF_A_MOUNT = {errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.EHOSTDOWN, errno.ENOTCONN}
+OF_A_MOUNT = {errno.EIO, errno.ESTALE, REMOTE_IO, errno.EHOSTDOWN, errno.ENOTCONN}
 """What a disk or a mount says when it does not answer. Ray itself writes checkpoints there, and tries only once."""
 
 LESS_MEMORY = (
