@@ -17,7 +17,7 @@ from seva_ray.engines.config import Generate
 from seva_ray.runtime.cli import run
 from seva_ray.runtime.cluster import cluster
 from seva_ray.stages.base_model import check_start, starting_model
-from seva_ray.stages.consistency import Consistency
+from seva_ray.stages.consistency import Consistency, consistency_of
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.judge import open_judge
 from seva_ray.stages.prepare import Prepare
@@ -74,7 +74,8 @@ def main(config: EvaluateJob) -> None:
     with cluster():
         tests = prepare_benchmarks(config.prepare, store, benchmarks)
         scores = evaluate(*settings, store, benchmarks, tests, contests, judge, config.consistency, name)
-    for item in scores:
+    again = config.policy if config.consistency.num_answers else ()
+    for item in [*scores, *(item for policy in again for item in consistency_of(store, models[policy].name))]:
         print(*result_table(item), sep="\n", flush=True)
 
 

@@ -46,7 +46,7 @@ from seva_ray.runtime.kept_engines import kept_engines
 from seva_ray.runtime.progress import say
 from seva_ray.sources import AnySource, ToyWorld
 from seva_ray.stages.base_model import check_name, check_start, starting_model
-from seva_ray.stages.consistency import Consistency
+from seva_ray.stages.consistency import Consistency, consistency_of
 from seva_ray.stages.contrast import Contrast, contrast, with_scores
 from seva_ray.stages.contrast_pairs import contrast_views, with_contrast
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
@@ -58,7 +58,7 @@ from seva_ray.stages.prepare import Prepare, prepare
 from seva_ray.stages.regenerate import check_regeneration
 from seva_ray.stages.report import report
 from seva_ray.stages.report_inputs import Report
-from seva_ray.stages.results import headlines
+from seva_ray.stages.results import agreements, headlines
 from seva_ray.stages.rounds import Rounds, pairs_of_round, prompts_of_rounds, round_name
 from seva_ray.stages.rounds_report import report_rounds
 from seva_ray.stages.score_files import Evaluate
@@ -196,7 +196,8 @@ def main(config: Full) -> None:
     for name in config.names():
         page = report(config.report, config.store(), name, command=command, began=began)
         scores = [item for item in made["evaluate"] if item.name.endswith(f"/{name}")]
-        print(f"{name}, aligned from {start}:", *headlines(scores), page, sep="\n  ", flush=True)
+        again = consistency_of(config.store(), name) if config.consistency.num_answers else []
+        print(f"{name}, aligned from {start}:", *headlines(scores), *agreements(again), page, sep="\n  ", flush=True)
     if config.rounds > 1:
         print(report_rounds(config.store(), config.names(), command), flush=True)
 

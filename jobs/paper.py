@@ -33,7 +33,8 @@ from seva_ray.runtime.cli import run
 from seva_ray.runtime.progress import say
 from seva_ray.scoring.paper_numbers import beside
 from seva_ray.sources import ToyWorld
-from seva_ray.stages.results import change, headlines, main_row, number
+from seva_ray.stages.consistency import consistency_of
+from seva_ray.stages.results import agreements, change, headlines, main_row, number
 from seva_ray.stages.score_files import benchmark_of, read_comparisons, scores_of
 
 
@@ -181,7 +182,10 @@ def write_page(config: Run) -> None:
         summary=[config.claim, f"Row of the paper: {config.row or 'none, its numbers are not known here'}."],
         rows=rows,
         joint=joint,
-        others={name: headlines(of_policy) for name, of_policy in scores.items()},
+        others={
+            name: [*headlines(of_policy), *agreements(consistency_of(store, name))]
+            for name, of_policy in scores.items()
+        },
         command=" ".join(["python", *sys.argv]),
         links={name: quote(f"../../reports/{name}/index.html") for name in measured},
     )

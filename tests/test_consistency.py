@@ -20,6 +20,7 @@ from seva_ray.stages.consistency import Consistency, compare_again, consistency_
 from seva_ray.stages.evaluate import evaluate, prepare_benchmarks
 from seva_ray.stages.generate import read_responses
 from seva_ray.stages.prepare import Prepare, prepare, shards_of
+from seva_ray.stages.results import agreements
 from seva_ray.stages.score_files import Evaluate, read_comparisons
 from seva_ray.vlm.models import Model, model_at
 from tests.answered import responses
@@ -95,6 +96,11 @@ def test_both_models_agreement_stands_beside_each_other_with_paired_intervals(st
     assert f"{BENCHMARK.name}, 3 answers to each of 8 questions, sampled at temperature 0.7" in page
     assert "pairs of answers that are equal" in page
     assert "no answers to compare" not in page
+    of_equal, of_shared = agreements([found])
+    assert of_equal.startswith(
+        f"pairs of answers that are equal on {part.name.removeprefix('prompts/')}: 33.3 -> 91.7, +"
+    )
+    assert of_shared.startswith("words in both of two answers (Jaccard) on ")
 
 
 def test_a_question_that_one_model_did_not_answer_once_is_left_out_for_both(store: Store, prompts: Artifact):

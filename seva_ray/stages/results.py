@@ -1,6 +1,7 @@
 """results: what an evaluation found, as text: a table for the terminal, and one sentence for each benchmark.
 
-In: the artifacts `scores/<benchmark>/<policy>` and `repeats/<benchmark>/<name>`. Out: lines.
+In: the artifacts `scores/<benchmark>/<policy>`, `repeats/<benchmark>/<name>` and `consistency/<part>/<policy>`.
+Out: lines.
 """
 
 import math
@@ -30,6 +31,11 @@ def result_table(scores: Artifact) -> list[str]:
 def headlines(scores: Sequence[Artifact]) -> list[str]:
     """Returns one sentence for each benchmark: its main metric of both models, and how sure the difference is."""
     return [headline(item, main_row(item)) for item in scores]
+
+
+def agreements(consistency: Sequence[Artifact]) -> list[str]:
+    """Returns one sentence for each measure of how far sampled answers agree."""
+    return [headline(item, row) for item in consistency for row in read_comparisons(item)]
 
 
 def main_row(scores: Artifact) -> Comparison:
