@@ -174,8 +174,8 @@ def write_page(config: Run) -> None:
     }
     joint = joint_rows(main_rows) if config.parts else []
     for line in joint:
-        cells = (f"{policy} {'not measured' if cell is None else cell}" for policy, cell in line.cells.items())
-        print(f"  {line.metric} on {line.benchmark}: {'; '.join(cells)}", flush=True)
+        cells = (f"{policy}: {'not measured' if cell is None else cell}" for policy, cell in line.cells.items())
+        print(f"  {line.metric} on {line.benchmark}", *cells, sep="\n    ", flush=True)
     uri = store.uri(f"papers/{config.page or config.name}/index.html")
     content = PaperContent(
         title=f"{config.page or config.name}, beside the paper",
