@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
 from seva_ray.core.device_errors import ADVICE, device_line
 from seva_ray.core.errors import InputError, UserError
@@ -27,9 +27,22 @@ CACHE = (
 )
 
 
+FULL = """1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.7, ID: ea2f) \
+was 23.1GB used / 24.0GB limit (0.962)
+OOM kill reason: Memory usage 4397617152B exceeded threshold of 505521248B
+Refer to the documentation on how to address the out of memory issue: https://docs.ray.io/... Consider provisioning
+"""
+"""The beginning and the end of Ray's text of 50 lines."""
+
+
 @pytest.mark.parametrize(
     ("error", "says", "helps"),
     [
+        (
+            OutOfMemoryError(FULL),
+            "Memory on the node (IP: 10.0.0.7) was 23.1GB used / 24.0GB limit",
+            "end other programs",
+        ),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 ..."),
             "2.00 GiB",
@@ -103,6 +116,14 @@ OF_VLLM = {
     "Bfloat16 is only supported on GPUs": "platforms/cuda.py",
     "Failed to infer device type": "config/device.py",
 }
+
+
+def test_the_installed_ray_still_says_it_so():
+    spec = find_spec("ray")
+    assert spec is not None
+    assert spec.origin is not None
+    raylet = Path(spec.origin).parent / "core" / "src" / "ray" / "raylet" / "raylet"
+    assert b"killed due to the node running low on memory" in raylet.read_bytes()
 
 
 @pytest.mark.parametrize("message", OF_VLLM)

@@ -190,7 +190,7 @@ def normalised_answer(text: str) -> str:
     """The answer in lower case, with digits for numbers, no punctuation, no articles, and all apostrophes.
 
     A punctuation mark that touches a space anywhere in the text is removed everywhere. Otherwise it becomes a space.
-    A period is removed unless a digit follows.
+    A period is removed unless a digit follows. The script means to remove all such periods, and removes the first 32.
     Source: EvalAI's answer processor, as described by VQA's evaluation (visualqa.org) and used by M4C.
     """
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
@@ -198,6 +198,6 @@ def normalised_answer(text: str) -> str:
     bare = text
     for mark in PUNCTUATION:
         bare = bare.replace(mark, "" if f"{mark} " in text or f" {mark}" in text else " ")
-    bare = re.sub(r"\.(?!\d)", "", bare)
+    bare = re.sub(r"\.(?!\d)", "", bare, count=32)
     words = [NUMBERS.get(word, word) for word in bare.split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)

@@ -12,6 +12,10 @@ DRIVER, CARD = "NVIDIA driver 580 or later", "compute capability 7.5 or higher"
 """What the locked torch needs."""
 
 ADVICE = {
+    r"running low on memory": (
+        "Ray ended a process, because the memory of that machine was nearly full; end other programs there, or let "
+        "fewer processes work at once (--generate.max-engines 1, --train.num-workers 1), and run the same command again"
+    ),
     r"Free memory on device .* is less than": (
         "another process uses this GPU (nvidia-smi shows it): end it, or set a lower "
         "--generate.engine.gpu-memory-utilization"
@@ -53,7 +57,7 @@ ADVICE = {
 }
 """What to do, by a pattern in the error's message. The first that fits counts."""
 
-KINDS = {"RuntimeError", "ValueError", "AssertionError", "MemoryError"}
+KINDS = {"RuntimeError", "ValueError", "AssertionError", "MemoryError", "OutOfMemoryError"}
 """Classes of errors that can have these messages, by themselves or by a class that inherits from them."""
 
 
@@ -65,5 +69,6 @@ def device_line(error: BaseException) -> str | None:
     for pattern, advice in ADVICE.items():
         if found := re.search(pattern, message):
             said = next((line for line in message.splitlines() if found.group() in line), line_of(error))
+            said = re.sub(r", ID: \w+", "", said)  # of a node of Ray
             return f"{' '.join(said.split())[:200].rstrip('. ')}: {advice}"
     return None
