@@ -73,7 +73,7 @@ def test_the_protocol_names_the_judge_and_its_prompt(tmp_path: Path, benchmark: 
         artifact = scored(tmp_path, benchmark, Endpoint(server.judge()), IDS)
     config = artifact.recipe["config"]
     assert protocol_of(artifact) == f"llava-vicuna_v1, read by {server.judge().model} {config['prompt_hash']}"
-    assert config["rules"] == "vlmevalkit-2025"
+    assert config["rules"] == "vlmevalkit-2025-04"
     assert server.calls == [], "rules read every answer"
     with pytest.raises(ConfigError, match=r"judge\.model: mmbench-en-llava-vicuna_v1-judge-own-prompt needs a judge"):
         open_judge(Judge(), [benchmark])

@@ -216,10 +216,8 @@ def test_an_image_that_is_not_base64_fails_its_own_rows_only(tmp_path):
         ("It is a black dog I think", "B"),  # No letter: the only option whose text is there counts.
         ("It is a BLACK DOG", "B"),
         ("tabby cat or black dog", None),
-        (
-            "It is a black dog, as I see it in the middle of the picture",
-            None,
-        ),  # The answer is too long to be an option.
+        ("It is a black dog, as I see it in the middle of the picture", "B"),
+        ("Z. It is a black dog", None),  # VLMEvalKit's letter for no option.
         ("D", None),  # There is no option D.
         ("", None),
     ],

@@ -20,16 +20,17 @@ REFUSALS = (
 def vlmevalkit_letter(text: str, options: Sequence[str]) -> str | None:
     """The letter that an answer chooses; None if it chooses no letter.
 
-    Source: `can_infer` of VLMEvalKit, vlmeval/utils/matching_util.py (2025, VERBOSE off): the only option's letter
-    among the words, wherever it is; else the only option whose text the answer holds, if the answer is at most twice
-    as long as all options together. The article A counts as a letter in that code too.
+    Source: `can_infer` of VLMEvalKit, vlmeval/utils/matching_util.py at aca64dbb (April 2025, VERBOSE off): the only
+    option's letter among the words, wherever it is; else the only option whose text the answer holds. The article A
+    counts as a letter in that code too, and the letter Z chooses nothing.
     """
     if any(refusal in text for refusal in REFUSALS):
         return None
-    found = set(PUNCTUATION.sub(" ", text).split()) & set(LETTERS[: len(options)])
+    words = set(PUNCTUATION.sub(" ", text).split())
+    found = words & set(LETTERS[: len(options)])
     if len(found) == 1:
         return found.pop()
-    if len(text) > 2 * sum(map(len, options)):
+    if not found and "Z" in words:
         return None
     held = [letter for letter, option in zip(LETTERS, options) if option.lower() in text.lower()]
     return held[0] if len(held) == 1 else None

@@ -84,7 +84,7 @@ class MMBench(AskedWith):
     """Who reads an answer in which no rule finds an option: nobody, so that it is wrong, or a judge model."""
     image_root: ClassVar[None] = None
     """The file holds the images."""
-    rules: ClassVar[str] = "vlmevalkit-2025"
+    rules: ClassVar[str] = "vlmevalkit-2025-04"
     """The rules that find the letter in an answer. They are part of the scores' recipe, not of the responses'."""
 
     def __post_init__(self) -> None:
