@@ -57,6 +57,8 @@ ORIGINAL_PLURALS = {
     "mice": "mouse",
     "minibuses": "minibus",
     "oxen": "ox",
+    "oxens": "oxs",
+    "oxes": "ox",
     "people": "person",
     "pocketknives": "pocketknife",
     "scissors": "scissors",
