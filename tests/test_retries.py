@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from ray import cloudpickle
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.controller import state as states
@@ -34,6 +34,7 @@ def told(error: Exception, started: bool, trackers: tuple[str, ...] = ("tensorbo
         (FileNotFoundError(2, "No such file", "model.safetensors"), False, True),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.50 GiB"), True, True),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True, True),
+        (OutOfMemoryError("1 worker(s) were killed due to the node running low on memory."), False, False),
         (InputError("model x: gone"), True, True),
         (ValueError("something that a step met"), True, False),
         (PEER, False, False),

@@ -48,8 +48,15 @@ def explained(error: Exception, trackers: Collection[str], started: bool) -> Exc
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of this process or of its GPU was full."""
-    return bool(names_of(error) & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+    """Whether this process or its GPU had no memory for what it computed."""
+    known = bool(names_of(error) & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(error)
+    return known and not ended_for_memory(error)
+
+
+def ended_for_memory(error: BaseException) -> bool:
+    """Whether Ray ended a process because its machine's memory was nearly full, be it by other programs. Ray's error
+    has the name of torch's."""
+    return names_of(error) >= {"OutOfMemoryError", "RayError"}
 
 
 def refusing(error: Exception, trackers: Collection[str]) -> str:
@@ -69,7 +76,7 @@ def is_final(failures: Collection[BaseException]) -> bool:
 
 def is_lost(failure: BaseException) -> bool:
     """Whether the worker itself is gone."""
-    return bool(names_of(failure) & LOST)
+    return bool(names_of(failure) & LOST) or ended_for_memory(failure)
 
 
 def of_the_job(failure: BaseException) -> bool:
