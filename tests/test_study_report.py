@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from seva_ray.pages import study_figures
-from seva_ray.pages.study_page import _growths, render
+from seva_ray.pages.study_page import _growths, _settings_apart, render
 from seva_ray.studies.space import SWAPPED
 from seva_ray.studies.study_rows import (
     StudyContent,
@@ -271,6 +271,20 @@ def test_figures_of_some_axes_keep_the_others_at_the_best_point() -> None:
     at_first = at_reference(reference_of(study(*rows)), rows, "arm")
     assert [item.difference for item in at_best] == [2.0, 3.0]
     assert [item.difference for item in at_first] == [1.0, 4.0]
+
+
+def test_each_setting_that_no_other_figure_shows_has_a_panel_at_the_best_point() -> None:
+    best, small = row(2.0), replace(row(1.0), point=point() | {"lora_rank": 4})
+    elsewhere = replace(row(-1.0), point=point() | {"lora_rank": 4, "source": "gqa"})
+    content = study(small, best, elsewhere, best=best.point)
+    figure = _settings_apart(content, final_rows(content))
+    assert figure is not None
+    (panel,) = (axes for axes in figure.axes if axes.get_visible())
+    assert panel.get_title(loc="left") == "LoRA rank", "no point differs from the best one in the source alone"
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["4", "16"]
+    assert [tuple(line.get_ydata()) for line in panel.lines if line.get_marker() == "o"] == [(62.2, 63.2)]
+    assert "settings" in sections(page(content))
+    assert "strength" not in sections(page(content)), "a figure of one point shows nothing"
 
 
 def test_a_view_with_too_few_numbers_of_pairs_says_so_instead_of_a_fit() -> None:

@@ -190,6 +190,18 @@ def _bars(axes: Axes, drawn: Sequence[tuple[float, Mark]], color: str) -> None:
             axes.plot([place, place], [mark.low, mark.high], color=color, linewidth=1.3, alpha=0.75)
 
 
+def against_settings(panels: Mapping[str, Mapping[str, Mark]], unit: str, level: float) -> Figure:
+    """A panel for each axis, with its values side by side. `level`: the base model's score."""
+    figure, every = grid(len(panels), row_height=2.6, sharey=True)
+    for axes, (name, marks) in zip(every, panels.items(), strict=False):
+        axes.axhline(level, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        _panel(axes, "", list(marks), [Series(label=name, marks=marks)])
+        style(axes, "", "")
+        axes.set_title(plain(name), fontsize=10, color=INK, loc="left")
+    figure.supylabel(plain(unit), fontsize=10, color=MUTED)
+    return figure
+
+
 def against_pairs(growths: Sequence[Growth], unit: str, level: float) -> Figure:
     """A panel for each condition: scores on a logarithmic axis of pairs, and the fitted law with its interval."""
     figure, every = grid(len(growths), row_height=2.15, sharey=True, sharex=True)

@@ -75,6 +75,7 @@ def render(content: StudyContent) -> str:
         few=FEW_METRICS,
         strength=_image(_strength(content, finals)),
         held=held_axes(content, reference_of(content), "arm", "beta"),
+        settings_apart=_image(_settings_apart(content, finals)),
         held_on_pairs=held_axes(content, reference_of_growth(content), "arm"),
         intervals=interval_note(finals),
         heat=heat_map(content, finals),
@@ -126,7 +127,22 @@ def _strength(content: StudyContent, finals: Sequence[StudyRow]) -> Figure | Non
         )
         for beta in betas[: FEW if len(betas) <= FEW else 1]
     ]
-    return study_figures.against_strength(series, _unit(content), level=rows[0].start) if rows else None
+    if not rows or len(rows) == 1 < len(finals):  # the points differ in other settings
+        return None
+    return study_figures.against_strength(series, _unit(content), level=rows[0].start)
+
+
+def _settings_apart(content: StudyContent, finals: Sequence[StudyRow]) -> Figure | None:
+    """A panel for each axis that no other figure shows, at the reference point."""
+    panels, level = dict[str, dict[str, Mark]](), math.nan
+    for axis in varying_axes(content):
+        rows = [] if axis in ("arm", "beta") else at_reference(reference_of(content), finals, axis)
+        if len(rows) > 1:
+            place = {value: number for number, value in enumerate(content.axes[axis])}
+            ordered = sorted(rows, key=lambda row: place[row.point[axis]])
+            panels[named(axis)] = {shown(row.point[axis]): score_of(row, is_stopped(content, row)) for row in ordered}
+            level = rows[0].start
+    return study_figures.against_settings(panels, _unit(content), level) if panels else None
 
 
 def _growths(content: StudyContent) -> list[Growth]:
