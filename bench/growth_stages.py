@@ -90,7 +90,7 @@ def read_share(given: Mapping[str, Any], logps_uri: str) -> tuple[float, float]:
     (schedule,) = ray.get(given["job"])
     read = PairReader(pairs=schedule, logps_uri=logps_uri, config=config, kept=Kept())
     share = config.global_batch_size // NUM_WORKERS
-    ahead = ReadAhead(read, stride=at_once * NUM_WORKERS, collate=list)
+    ahead = ReadAhead(read, at_once * NUM_WORKERS, list)
     began, num_read = time.process_time(), 0
     for step in range(min(NUM_STEPS, schedule.order.num_steps)):
         for batch in range(share // at_once):

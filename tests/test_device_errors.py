@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.exc
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayTaskError
 
 from seva_ray.core.device_errors import ADVICE, device_line
@@ -71,6 +72,17 @@ Refer to the documentation on how to address the out of memory issue: https://do
             "NCCL",
             "NCCL_DEBUG=INFO",
         ),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), "assert", "CUDA_LAUNCH_BLOCKING=1"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"), "cuDNN", "another GPU"),
+        (RuntimeError("can't start new thread"), "thread", "ulimit -u"),
+        (ImportError("libGL.so.1: cannot open shared object file: No such file or directory"), "libGL", "images"),
+        (ImportError("/lib/libm.so.6: version `GLIBC_2.38' not found (required by x.so)"), "GLIBC_2.38", "images"),
+        (RuntimeError("Failed to find C compiler. Please specify via CC environment variable"), "compiler", "g++"),
+        (
+            torch._inductor.exc.InvalidCxxCompiler(),
+            "No working C++ compiler found",
+            "g++",
+        ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
@@ -91,6 +103,7 @@ def test_a_defect_is_no_error_of_a_device():
         RuntimeError("shape mismatch"),
         ValueError("max_tokens"),
         KeyError("out of memory"),
+        ImportError("cannot import name 'x'"),
         AssertionError(),
     ):
         assert device_line(error) is None

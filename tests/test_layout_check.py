@@ -49,6 +49,13 @@ def test_both_layouts_of_a_model_that_is_served_agree_with_what_generate_says(to
         assert all(float(answer.logps.sum()) < -1 for answer in answers)
 
 
+def test_a_model_that_computes_nan_is_not_scored(toy_model, viewer, pairs):
+    model = load_model(toy_model, "float32").eval()
+    next(parameter for name, parameter in model.named_parameters() if "gate_proj" in name).data[1, 1] = torch.nan
+    with pytest.raises(InputError, match=r"computes NaN in float32: .*; nothing is trained$"):
+        check_layouts(model, viewer, pairs, packed=True)
+
+
 def mangled(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[..., dict[str, torch.Tensor]]:
     def wrong(*arguments: Any) -> dict[str, torch.Tensor]:
         batch = layout(*arguments)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -119,6 +120,32 @@ def an_adapter_beside(model: Path) -> None:
 
 def quantized(model: Path) -> None:
     change(model / "config.json", quantization_config={"quant_method": "awq", "bits": 4})
+
+
+def eight_bits(model: Path) -> None:
+    """As quantized weights are, of which config.json does not say so."""
+    rewrite(model, lambda tensors: {name: tensor.to(torch.float8_e4m3fn) for name, tensor in tensors.items()})
+
+
+def huge_images(model: Path) -> None:
+    change_processor(model, size={"shortest_edge": 100_000})
+
+
+def no_spread_of_colours(model: Path) -> None:
+    change_processor(model, image_std=[0, 0, 0])
+
+
+def change_processor(model: Path, **values: object) -> None:
+    settings = json.loads((model / "processor_config.json").read_text())
+    change(model / "processor_config.json", image_processor=settings["image_processor"] | values)
+
+
+def an_end_by_name(model: Path) -> None:
+    change(model / "generation_config.json", eos_token_id="</s>")
+
+
+def a_template_without_the_question(model: Path) -> None:
+    (model / "chat_template.jinja").write_text("USER: <image>\nASSISTANT:")
 
 
 def link_to_nothing(model: Path) -> None:
@@ -253,6 +280,11 @@ def change(file: Path, **values: object) -> None:
         (one_file_beside_several, f"transformers reads model.safetensors, and vLLM the files that {INDEX} names"),
         (an_adapter_beside, "vLLM would read adapter_model.safetensors beside model.safetensors; move it elsewhere"),
         (quantized, "its weights are quantized (awq), and a quantized model is not trained here; take the repository"),
+        (eight_bits, " in model.safetensors has the data type F8_E4M3; take the repository whose weights have 16 bits"),
+        (huge_images, "processor_config.json: size has shortest_edge 100,000, and must have 1 to 16,384"),
+        (no_spread_of_colours, "its processor makes pixels that are no numbers"),
+        (an_end_by_name, "generation_config.json: eos_token_id is '</s>', and must be a token's number"),
+        (a_template_without_the_question, "its chat template leaves the question out"),
         (link_to_nothing, "model.safetensors is a link to ../../blobs/b7, which does not exist"),
         (older_processor, "makes 35 tokens of an image, and its vision tower 36 features; processor_config.json needs"),
         (

@@ -1,15 +1,21 @@
 """Pairs in the order of training: the driver orders them without their images, workers read those that are due."""
 
+import io
 import pickle
 import random
 import re
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from PIL import Image
 
 from bench.fresh import in_fresh_process, peak_mb
 from seva_ray.core.artifacts import Store
@@ -17,6 +23,7 @@ from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.records import PAIR_SCHEMA, RESPONSE_SCHEMA, table
 from seva_ray.core.shards import shard_name
 from seva_ray.core.storage import write_table
+from seva_ray.dpo.batch import PreferenceCollator
 from seva_ray.dpo.config import Loss, Train, swapped
 from seva_ray.stages.pair import PART_BYTES
 from seva_ray.stages.training import reading as stage
@@ -25,7 +32,10 @@ from seva_ray.stages.training.reference import LOGPS_SCHEMA, open_logps
 from seva_ray.stages.training.train import counts_of, job_of
 from seva_ray.stages.training.training import Training
 from seva_ray.stages.training.worker import TrainingJob
+from seva_ray.toy.world import make_scene, render
+from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.models import Model
+from seva_ray.vlm.views import Viewer
 from tests.s3_server import s3_bucket
 
 CONFIG = Train(num_workers=1, global_batch_size=8, per_device_batch_size=2)
@@ -174,7 +184,7 @@ def test_the_pairs_of_the_next_step_are_read_before_they_are_drawn(tmp_path: Pat
     read = reader(tmp_path, training(tmp_path, 16, 400, part_bytes=1))  # each pair is a part
     (file,) = read.pairs.files
     expected = all_of(read)
-    second = ReadAhead(read, stride=4, collate=list)  # as the second of two workers has it: a step is 2, 3 and 6, 7
+    second = ReadAhead(read, 4, list)  # as the second of two workers has it: a step is 2, 3 and 6, 7
     assert second(drawn(2, 3)) == expected[2:4]
     for batch in second.batches.values():
         batch.result()
@@ -198,13 +208,61 @@ def test_only_few_batches_are_made_ahead_because_they_hold_pixels(tmp_path: Path
         made.append(pairs)
         return pairs
 
-    ahead = ReadAhead(read, stride=1, collate=collate)
+    ahead = ReadAhead(read, 1, collate)
     expected = all_of(read)
     for place in range(len(read.pairs.order)):
         assert ahead(drawn(place)) == [expected[place]]
         assert len(ahead.batches) <= stage.BATCHES_AHEAD
         assert len(made) <= place + 1 + stage.BATCHES_AHEAD
         assert len(ahead.begun) <= CONFIG.global_batch_size
+
+
+def test_several_threads_make_the_batches_and_each_function_makes_one_at_a_time(tmp_path: Path):
+    read = reader(tmp_path, training(tmp_path, 40, 10))
+    busy, together, most = [0, 0, 0], threading.Barrier(3), []
+
+    def collate(number: int) -> Callable[[Any], Any]:
+        def make(pairs: Any) -> Any:
+            busy[number] += 1
+            most.append(max(busy))
+            if len(most) <= 3:
+                together.wait(30)  # fails unless all three work at the same time
+            busy[number] -= 1
+            return pairs
+
+        return make
+
+    ahead = ReadAhead(read, 1, *map(collate, range(3)))
+    expected = all_of(read)
+    assert [ahead(drawn(place)) for place in range(len(expected))] == [[pair] for pair in expected]
+    assert max(most) == 1
+
+
+def test_batches_that_three_threads_make_with_encoders_of_their_own_are_those_of_one(toy_model: str):
+    """As beside a GPU. No thread uses the processor or the tokenizer of another."""
+    rows = []
+    for number in range(16):
+        file = io.BytesIO()
+        Image.fromarray(render(make_scene(7, "test", number % 5))).save(file, "JPEG")
+        answers = {"chosen_token_ids": [20] * (1 + number % 4), "rejected": [{"token_ids": [50, 60]}]}
+        question = "how many objects are there ?" if number % 2 else "what color ?"
+        rows.append({"image_path": None, "image_bytes": file.getvalue(), "question": question, **answers})
+
+    class Rows:
+        config, pairs = CONFIG, SimpleNamespace(order=range(16))
+
+        def __call__(self, place: int) -> Any:
+            return rows[place]
+
+    one, *others = (
+        PreferenceCollator(viewer=Viewer(encoder=Encoder(toy_model), image_root=None, max_pixels=10**6))
+        for _ in range(1 + stage.NUM_COLLATORS)
+    )
+    ahead = ReadAhead(Rows(), 2, *others)  # type: ignore[arg-type]
+    for place in range(0, 16, 2):
+        made, expected = ahead(drawn(place, place + 1)), one(rows[place : place + 2])
+        assert made.keys() == expected.keys()
+        assert all(torch.equal(made[name], expected[name]) for name in made)
 
 
 def test_the_data_set_names_every_place_of_the_order_once():
@@ -269,7 +327,7 @@ def peaks(root: Path, training: Training) -> dict[str, float]:
     read = reader(root, training)
     found["driver"] = peak_mb()
     assert len(read.pairs.order) == 2 * NUM_LARGE
-    draw = ReadAhead(read, stride=2, collate=list)
+    draw = ReadAhead(read, 2, list)
     for place in random.Random(0).sample(range(0, len(read.pairs.order), 2), 400):
         for row in draw(drawn(place, place + 1)):
             assert row["image_bytes"] == image_of(number_of(row), LARGE)

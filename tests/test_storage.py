@@ -3,11 +3,13 @@
 import base64
 import errno
 import hashlib
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import botocore.exceptions
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -24,6 +26,7 @@ from seva_ray.core.storage import (
     write_new,
     write_parts,
 )
+from seva_ray.runtime.cli import users_line
 from tests.s3_server import s3_bucket
 
 Entry = dict[str, Any]
@@ -274,3 +277,32 @@ def test_a_new_file_whose_reply_was_lost_is_still_this_process_s_own(
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", pipe_file)
     assert write_new(uri, b"mine") == (there is None)
     assert read_bytes(uri) == (there or b"mine")
+
+
+def not_signed_in(uri: str) -> None:
+    raise botocore.exceptions.NoCredentialsError
+
+
+@pytest.mark.parametrize(
+    ("ask", "uri", "line"),
+    [
+        (exists, "foo://bucket/x", "foo://bucket/x: Protocol not known: foo"),
+        (exists, "gs://bucket/x", "gs://bucket/x: Please install gcsfs to access Google Storage"),
+        (exists, "hf://owner/name", "hf://owner/name: Cannot reach https://huggingface.co/"),
+        (patience.patient(not_signed_in), "s3://bucket/x", "s3://bucket/x: Unable to locate credentials"),
+    ],
+    ids=["unknown", "not-installed", "hub", "not-signed-in"],
+)
+def test_a_place_that_cannot_be_asked_is_one_line_at_once(
+    ask: Callable[[str], object], uri: str, line: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    if uri.startswith("gs") and importlib.util.find_spec("gcsfs"):
+        pytest.skip("gcsfs is installed")
+    found = None
+    try:
+        ask(uri)
+    except Exception as error:  # each library has its own
+        found = users_line(error)
+    assert found is not None
+    assert found.startswith(line)

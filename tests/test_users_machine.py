@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.home import cache_directory
 from seva_ray.core.storage import write_table
 from seva_ray.engines import units
+from seva_ray.private.ray import address_for
 from seva_ray.runtime import home
-from seva_ray.runtime.cluster import check_address, join
+from seva_ray.runtime.address import CLIENT_SERVICE, HEAD_SERVICE, check_address
+from seva_ray.runtime.cluster import join
 from tests.ray_head import free_port
 from tests.test_job import JOB
 from tests.test_presets import JOBS
@@ -79,7 +82,7 @@ def test_an_address_that_a_cluster_has_left_behind_is_one_line_within_seconds(
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
 def test_a_server_that_is_no_ray_cluster_is_one_line(scheme: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("seva_ray.runtime.cluster.CONNECT_S", 1.0)
+    monkeypatch.setattr("seva_ray.runtime.address.CONNECT_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(InputError, match=f"^RAY_ADDRESS {address}: what answers there is no Ray cluster; by defau"):
@@ -87,20 +90,72 @@ def test_a_server_that_is_no_ray_cluster_is_one_line(scheme: str, monkeypatch: p
 
 
 def test_addresses_that_ray_knows_by_itself_are_left_to_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("seva_ray.runtime.cluster.recorded_address", lambda: None)
+    monkeypatch.setattr("seva_ray.runtime.address.address_for", lambda address: None)
     for address in ("local", "auto"):
         check_address(address)
 
 
-def test_a_cluster_that_answers_is_left_to_ray():
-    server = grpc.server(ThreadPoolExecutor(1))
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    try:
-        check_address(address)
-        check_address(f"ray://{address}")
-    finally:
+@pytest.fixture
+def serving() -> Iterator[Callable[..., str]]:
+    """Starts a server of gRPC that has one method, and returns its address."""
+    servers = []
+
+    def serve(method: str, token: str = "") -> str:
+        def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+            if token and ("authorization", f"Bearer {token}") not in context.invocation_metadata():
+                context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+            return b""
+
+        service, name = method.strip("/").split("/")
+        handler = grpc.unary_unary_rpc_method_handler(answer)
+        server = grpc.server(ThreadPoolExecutor(1))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {name: handler}),))
+        servers.append(server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        return f"127.0.0.1:{port}"
+
+    yield serve
+    for server in servers:
         server.stop(None)
+
+
+def test_a_cluster_that_answers_is_left_to_ray(serving: Callable[..., str]):
+    check_address(serving(HEAD_SERVICE))
+    check_address(f"ray://{serving(CLIENT_SERVICE)}")
+
+
+def test_the_port_of_heads_and_that_of_clients_are_told_apart(serving: Callable[..., str]):
+    """Ray tries either for half a minute and longer."""
+    with pytest.raises(InputError, match=r"what answers there is not the head of a Ray cluster; by default it is HOST"):
+        check_address(serving(CLIENT_SERVICE))
+    with pytest.raises(InputError, match=r"what answers there takes no clients by ray://; by default it is HOST:6379"):
+        check_address(f"ray://{serving(HEAD_SERVICE)}")
+
+
+def test_another_token_than_the_clusters_is_one_line(serving: Callable[..., str], monkeypatch: pytest.MonkeyPatch):
+    """Ray tries it for 20 s, with a warning every second."""
+    monkeypatch.setattr("ray._private.authentication.authentication_utils.is_token_auth_enabled", lambda: True)
+    monkeypatch.setattr(
+        "ray._private.authentication.grpc_authentication_client_interceptor._get_authentication_metadata_tuple",
+        lambda: (("authorization", "Bearer mine"),),
+    )
+    check_address(serving(HEAD_SERVICE, token="mine"))
+    with pytest.raises(InputError, match=r"what answers there takes another token; RAY_AUTH_MODE and RAY_AUTH_TOKEN "):
+        check_address(serving(HEAD_SERVICE, token="theirs"))
+
+
+def test_a_head_that_listens_on_loopback_alone_is_joined_there(
+    serving: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+):
+    """By itself Ray takes another address of this machine for 127.0.0.1, and tries that for minutes."""
+    monkeypatch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", True)
+    monkeypatch.setattr("ray._private.worker._global_node", None)
+    monkeypatch.setattr("ray._private.services.node_ip_address_from_perspective", lambda _: "127.0.0.2")
+    place = serving(HEAD_SERVICE)
+    assert address_for(place) != place
+    check_address(place)
+    assert address_for(place) == place, "what Ray then connects to"
 
 
 MISMATCH = """Version mismatch: The cluster was started with:
@@ -125,7 +180,7 @@ def test_whatever_ray_says_at_the_start_is_one_line(error: Exception, monkeypatc
         raise error
 
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    monkeypatch.setattr("seva_ray.runtime.cluster.recorded_address", lambda: None)
+    monkeypatch.setattr("seva_ray.runtime.address.address_for", lambda address: None)
     monkeypatch.setattr("seva_ray.runtime.cluster.connected", lambda: False)
     monkeypatch.setattr(ray, "init", fails)
     with pytest.raises(InputError) as caught:

@@ -1,4 +1,4 @@
-"""Errors of GPUs, of torch and of vLLM's start that a user can mend: what happened, and the option that helps.
+"""Errors of GPUs, torch, vLLM's start and the system's libraries that a user can mend: what happened, and what helps.
 
 They are known by their messages, because these libraries raise them as RuntimeError or ValueError. The messages are
 those of the locked versions; `tests/test_device_errors.py` looks for them in the installed files.
@@ -28,7 +28,7 @@ ADVICE = {
         "the KV cache does not hold one sequence: set a lower --generate.engine.max-model-len or a higher "
         "--generate.engine.gpu-memory-utilization (on CPUs --generate.engine.cpu-kv-cache-gb)"
     ),
-    r"out of memory|can't allocate memory": (
+    r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED": (
         "less is needed with a lower --generate.engine.max-num-seqs or --generate.engine.gpu-memory-utilization in "
         "generation, and with a lower --train.per-device-batch-size in the reference"
     ),
@@ -47,6 +47,20 @@ ADVICE = {
     r"CUDA-capable device\(s\) is/are busy|all CUDA-capable devices are busy": (
         "another process holds this GPU in exclusive mode; nvidia-smi shows it"
     ),
+    r"device-side assert triggered|illegal memory access|CUDNN_STATUS_|CUBLAS_STATUS_": (
+        "the same command continues; if it comes again, CUDA_LAUNCH_BLOCKING=1 shows where, and another GPU whether "
+        "it is this card"
+    ),
+    r"can't start new thread": (
+        "the limit of processes and threads of this user or container is reached; raise it (ulimit -u, or --pids-limit "
+        "of a container)"
+    ),
+    r"cannot open shared object file|version `\w+_[\d.]+' not found": (
+        "a library of the system is missing or too old; the images of cluster/images have what is needed"
+    ),
+    r"No working C\+\+ compiler|Failed to find C compiler": (
+        "install a compiler (apt-get install g++), or set CC and CXX; the images of cluster/images have one"
+    ),
     r"uncorrectable ECC error|GPU has fallen off the bus|GPU is lost": (
         "this GPU is broken; take its node out of the cluster"
     ),
@@ -57,7 +71,7 @@ ADVICE = {
 }
 """What to do, by a pattern in the error's message. The first that fits counts."""
 
-KINDS = {"RuntimeError", "ValueError", "AssertionError", "MemoryError", "OutOfMemoryError"}
+KINDS = {"RuntimeError", "ValueError", "AssertionError", "MemoryError", "ImportError", "OutOfMemoryError"}
 """Classes of errors that can have these messages, by themselves or by a class that inherits from them."""
 
 

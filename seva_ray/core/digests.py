@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,24 @@ the same moment apart."""
 
 
 @patient
-def digest(file: Path | str, cache: str = "") -> str:
+def digest(file: Path | str, cache: str = "", check: Callable[[], None] | None = None) -> str:
     """SHA-256 of a local file or of one in an object store, which takes about a second per GB. That of a large file is
     kept, by its path, size and times, or by its URI, size and the tag that the store gives to its contents.
 
     The time of the last change of a local file's inode is one of them. No copying tool can set it back. A remote file
-    is read as a stream, and no copy of it is made.
+    is read as a stream, and no copy of it is made. `check` is called before a file is hashed. A kept digest means that
+    it has passed.
     """
     filesystem, path = locate(str(file))
     state = state_of(filesystem, path, str(file))
-    if state is None:
-        return sha256_of(filesystem, path)
-    kept = cache_directory("seva_ray_digests", cache) / fingerprint_of(state)
-    with contextlib.suppress(OSError):
-        return kept.read_text(encoding="utf-8")
+    kept = cache_directory("seva_ray_digests", cache) / fingerprint_of(state) if state else None
+    if kept:
+        with contextlib.suppress(OSError):
+            return kept.read_text(encoding="utf-8")
+    if check:
+        check()
     made = sha256_of(filesystem, path)
-    if not is_new(filesystem, path):
+    if kept and not is_new(filesystem, path):
         with contextlib.suppress(OSError):  # a home that cannot be written costs time only
             kept.parent.mkdir(parents=True, exist_ok=True)
             part = kept.with_name(f"{kept.name}.{os.getpid()}")

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -45,7 +45,14 @@ CLIENT_OUTAGES = {
     "HTTPClientError", "ConnectionError", "ResponseParserError", "ClientConnectionError", "ClientPayloadError",
     "HTTPError", "Timeout", "TransportError", "ServiceResponseError", "IncompleteReadError",
 }  # fmt: skip
+HUB = ("huggingface_hub", "httpx", "httpx2")
+"""Hugging Face's library and its client. Nothing waits for its hub."""
+OFFLINE = "OfflineModeIsEnabled"
+"""What Hugging Face's library raises for a place in its hub, which no job asks."""
 CLIENT_REFUSED = {"EndpointConnectionError", "ClientConnectorError", "ServiceRequestError"}
+
+OF_STORAGE = "This was raised by the storage of "
+"""Begins a note on the error of a store's client. A traceback shows it, and it survives the way to the driver."""
 
 sure = True
 """Whether the storage has answered this process before. At a job's start, a refusal is a mistake of the user's."""
@@ -102,6 +109,8 @@ def patiently(work: Callable[[], Result], what: str, refusals: bool = True) -> R
             return work()
         except Exception as error:
             if not is_outage(error, refusals and sure):
+                if classes_by(error, (*CLIENTS, *HUB)):
+                    error.add_note(f"{OF_STORAGE}{what}")
                 raise
             now, limit_s = time.monotonic(), float(os.environ.get(WAIT_VARIABLE, WAIT_S))
             reason = reason_of(error)
@@ -122,7 +131,9 @@ def is_outage(error: BaseException, refusals: bool = True) -> bool:
     status = status_of(error)
     if status is not None:
         return status >= 500 or status in HTTP_OUTAGES or (status == 403 and refusals)
-    kinds = {kind.__name__ for kind in type(error).__mro__ if kind.__module__.split(".")[0] in CLIENTS}
+    if OFFLINE in classes_by(error, HUB):
+        return False
+    kinds = classes_by(error, CLIENTS)
     if isinstance(error, (ConnectionRefusedError, socket.gaierror)) or kinds & CLIENT_REFUSED:
         return refusals
     if kinds & CLIENT_OUTAGES or isinstance(error, (TimeoutError, ConnectionError)):
@@ -130,6 +141,18 @@ def is_outage(error: BaseException, refusals: bool = True) -> bool:
     if isinstance(error, PermissionError):
         return refusals and error.errno is None  # a disk gives a number, a store's client does not
     return isinstance(error, OSError) and error.errno in OUTAGES
+
+
+def classes_by(error: BaseException, libraries: Collection[str]) -> set[str]:
+    """The names of an error's classes that are of these libraries."""
+    return {kind.__name__ for kind in type(error).__mro__ if kind.__module__.split(".")[0] in libraries}
+
+
+def storage_line(error: BaseException) -> str | None:
+    """A line for what a store's client says of a request, such as that there are no credentials; None for any other
+    error."""
+    uris = [note.removeprefix(OF_STORAGE) for note in getattr(error, "__notes__", ()) if note.startswith(OF_STORAGE)]
+    return f"{uris[0]}: {reason_of(error)}" if uris else None
 
 
 def status_of(error: BaseException | None) -> int | None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from seva_ray.core.errors import InputError
+from seva_ray.core.errors import InputError, line_of
 from seva_ray.core.listing import found_in, kind_of, make_directory, unless_gone
 from seva_ray.core.patience import is_outage, patient, patiently
 from seva_ray.core.scratch import scratch_directory
@@ -25,8 +25,12 @@ NUM_READERS = 16
 
 
 def locate(uri: str) -> tuple[Any, str]:
-    """The filesystem and the path in it. Its cache of listings is off, because it misses what other processes write."""
-    return fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    """The filesystem and the path in it. Its cache of listings is off, because it misses what other processes write.
+    Raises: InputError for a kind of storage that is unknown, or whose library is not installed."""
+    try:
+        return fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{uri}: {line_of(error)}") from None
 
 
 def absolute(uri: str | os.PathLike[str]) -> str:

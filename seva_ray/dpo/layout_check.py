@@ -44,6 +44,12 @@ def check_layouts(model: Any, viewer: Viewer, pairs: Sequence[Mapping[str, Any]]
         rounding = torch.cat([answer.logps - answer.uncached_logps for row in answers for answer in row])
         most = max(0.001 if model.dtype == torch.float32 else 0.01, 3 * float(rounding.square().mean().sqrt()))
         expected = torch.tensor([[float(answer.logps.sum()) for answer in row] for row in answers])
+        if expected.isnan().any():
+            dtype = str(model.dtype).removeprefix("torch.")
+            raise InputError(
+                f"model {model.name_or_path}: computes NaN in {dtype}: a weight is NaN or infinite, so the model must "
+                "be made or copied again; nothing is trained"
+            )
         trial = [
             {**pair, "chosen_token_ids": first.token_ids, "rejected": [{"token_ids": second.token_ids}]}
             for pair, (first, second) in zip(pairs, answers, strict=True)

@@ -1,5 +1,6 @@
 """What an engine is: it turns prepared requests into responses, and knows nothing of prompts, files or the cluster."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol
@@ -7,7 +8,7 @@ from typing import ClassVar, Protocol
 from PIL import Image
 
 from seva_ray.core.checks import check_least, check_positive
-from seva_ray.core.errors import ConfigError, is_of_the_machine, line_of
+from seva_ray.core.errors import ConfigError, InputError, is_of_the_machine, line_of
 from seva_ray.core.records import Response
 from seva_ray.core.seeds import key_of
 from seva_ray.vlm.encoding import PLAIN_SIZE, Encoder
@@ -111,6 +112,21 @@ def plain_request(encoder: Encoder) -> Request:
     """A question about a black image, which every engine that works can answer."""
     row = encoder.row("What is it?", Image.new("RGB", PLAIN_SIZE))
     return Request(prompt_id="", row=row, image_id="plain")
+
+
+def trial_request(encoder: Encoder) -> Request:
+    """A plain request whose response says how likely some token is."""
+    return replace(plain_request(encoder), scored={"": 0})
+
+
+def check_numbers(response: Response, directory: str, dtype: str) -> None:
+    """Raises: InputError if the response to a `trial_request` says that the model at `directory` computes NaN. An
+    engine would answer every question with the same token then."""
+    if any(math.isnan(item["logp"]) for item in response.first_logps):
+        reason = "a weight is NaN or infinite, so the model must be made or copied again"
+        if dtype == "float16":
+            reason += ", or its numbers are too large for float16 and --generate.engine.dtype bfloat16 helps"
+        raise InputError(f"model {directory}: computes NaN in {dtype}: {reason}")
 
 
 def refusal(error: Exception, trial: Callable[[], object]) -> RequestRefused:

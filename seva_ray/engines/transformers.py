@@ -15,10 +15,11 @@ from seva_ray.engines.base import (
     Decoding,
     Request,
     RequestRefused,
+    check_numbers,
     check_request,
     decoding_of,
-    plain_request,
     refusal,
+    trial_request,
 )
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.rows import Row, stacked
@@ -80,6 +81,7 @@ class TransformersGenerator:
         self.batches_are_tried = self.batch_size == 1
         ends = self.model.generation_config.eos_token_id
         self.end_ids = set(ends) if isinstance(ends, list) else {ends}
+        check_numbers(self.trial(), directory, self.engine.dtype)
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         with self.counting:
@@ -165,8 +167,9 @@ class TransformersGenerator:
             if token != self.encoder.image_token_id and not 0 <= token < self.vocabulary_size:
                 raise RequestRefused(f"token {token} is not one of the model's {self.vocabulary_size}")
 
-    def trial(self) -> None:
-        self.generate_batch([plain_request(self.encoder)], replace(self.decoding, max_new_tokens=1))
+    def trial(self) -> Response:
+        (response,) = self.generate_batch([trial_request(self.encoder)], replace(self.decoding, max_new_tokens=1))
+        return response
 
     def generate_batch(self, requests: Sequence[Request], decoding: Decoding) -> list[Response]:
         import torch

@@ -6,11 +6,8 @@ reads.
 """
 
 import itertools
-import multiprocessing
-import multiprocessing.connection
 import os
 import queue
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -20,10 +17,21 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
 from seva_ray.core.checks import check_least
+from seva_ray.core.children import exit_with_children
 from seva_ray.core.errors import ConfigError, line_of
 from seva_ray.core.fingerprints import execution
 from seva_ray.core.records import Response
-from seva_ray.engines.base import Decoding, Request, RequestRefused, check_request, decoding_of, plain_request, refusal
+from seva_ray.engines.base import (
+    Decoding,
+    Request,
+    RequestRefused,
+    check_numbers,
+    check_request,
+    decoding_of,
+    plain_request,
+    refusal,
+    trial_request,
+)
 from seva_ray.engines.vllm_models import check_attention
 from seva_ray.private import vllm as private_vllm
 from seva_ray.vlm.encoding import Encoder
@@ -95,6 +103,13 @@ class VllmGenerator:
         loaded: Future[None] = Future()
         threading.Thread(target=self.run, args=(engine, directory, decoding, loaded), daemon=True).start()
         loaded.result()
+        self.check(directory)
+
+    def check(self, directory: str) -> None:
+        """Raises: InputError if the model that was loaded from `directory` computes no numbers."""
+        request = trial_request(self.encoder)
+        response = self.response(request, self.submit(request, replace(self.decoding, max_new_tokens=1)))
+        check_numbers(response, directory, self.engine.dtype)
 
     def generate(self, requests: Sequence[Request]) -> list[Response]:
         futures = [self.submit(request) for request in requests]
@@ -104,8 +119,9 @@ class VllmGenerator:
     def num_unanswered(self) -> int:
         return self.inbox.qsize() + len(self.waiting)
 
-    def submit(self, request: Request) -> "Future[Any]":
-        """Prepare a request in the caller's thread, so that the engine's thread has little to do between two steps."""
+    def submit(self, request: Request, decoding: Decoding | None = None) -> "Future[Any]":
+        """Prepare a request in the caller's thread, so that the engine's thread has little to do between two steps.
+        `decoding`: the request's own."""
         future: Future[Any] = Future()
         try:
             request = replace(request, row=self.encoder.finished(request.row))
@@ -114,8 +130,9 @@ class VllmGenerator:
         except Exception as error:
             future.set_exception(refused(error) or refusal(error, lambda: self.render(plain_request(self.encoder))))
         else:
-            own = request.temperature is not None or request.scored
-            sampling = sampling_of(decoding_of(self.decoding, request), request.scored) if own else self.sampling
+            own = decoding or request.temperature is not None or request.scored
+            decoding = decoding_of(decoding or self.decoding, request)
+            sampling = sampling_of(decoding, request.scored) if own else self.sampling
             self.inbox.put(((rendered, sampling), future))
         if self.error:
             self.fail(self.error)
@@ -136,6 +153,7 @@ class VllmGenerator:
             self.fail(self.error)
         taken.result()
         self.encoder = Encoder(directory, image_options=self.image_options)
+        self.check(directory)
 
     def response(self, request: Request, future: "Future[Any]") -> Response:
         try:
@@ -272,19 +290,3 @@ def sampling_of(decoding: Decoding, scored: Mapping[str, int] = MappingProxyType
         detokenize=False,  # vLLM would drop an incomplete last character; all engines share our decoder
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
-
-
-def exit_with_children() -> None:
-    """End this process when a process that vLLM started ends. Otherwise vLLM would wait for it for ever; Ray restarts a
-    dead actor and repeats its units."""
-    children = multiprocessing.active_children()
-    if not children:
-        return
-
-    def watch() -> None:
-        multiprocessing.connection.wait([child.sentinel for child in children])
-        if threading.main_thread().is_alive():  # otherwise the child ended because this process is ending
-            print("a process of vLLM has ended; so does its engine", file=sys.stderr, flush=True)
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

@@ -68,15 +68,21 @@ def init_in(directory: str, **options: Any) -> None:
     ray.init(_temp_dir=directory, **options)
 
 
-def recorded_address() -> str | None:
-    """HOST:PORT of the cluster that Ray takes for the address `auto`, or None if it knows none. Ray tells it only by
-    connecting, and after a cluster has ended it tries that for minutes."""
+def address_for(address: str) -> str | None:
+    """HOST:PORT to which Ray connects for an address; None for `auto` if it knows none. By itself it only tries."""
     from ray._private.services import canonicalize_bootstrap_address
 
     try:
-        return canonicalize_bootstrap_address("auto")
+        return canonicalize_bootstrap_address(address)
     except ConnectionError:
         return None
+
+
+def channel_to(place: str) -> Any:
+    """A channel of gRPC to a Ray server at HOST:PORT, with this process's token. Ray has no public client of it."""
+    from ray._private.grpc_utils import init_grpc_channel
+
+    return init_grpc_channel(place, [("grpc.enable_http_proxy", 0)])
 
 
 def num_cpus() -> int:
@@ -292,9 +298,3 @@ def restart_callback(notice: Callable[[BaseException, Mapping[int, BaseException
                 notice(error, getattr(error, "worker_failures", {}))
 
     return RestartCallback()
-
-
-def set_core_settings() -> None:
-    """Apply CORE_SETTINGS, where the user did not set them."""
-    for name, value in CORE_SETTINGS.items():
-        os.environ.setdefault(name, value)

@@ -24,6 +24,7 @@ import tyro
 
 from seva_ray.core.device_errors import device_line
 from seva_ray.core.errors import ConfigError, UserError, suggestion
+from seva_ray.core.patience import storage_line
 from seva_ray.private.ray import errors_within, raised_in_constructor
 from seva_ray.runtime.config_file import load, text_of
 from seva_ray.runtime.console import COMMAND
@@ -40,7 +41,9 @@ PRINT_COMPLETION = "--tyro-print-completion"
 """tyro's own option: it prints a script for the shell."""
 
 # These are errors of the machine, not of the code, so one line is enough for them.
-MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+MACHINE_ERRORS = {
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE,
+}  # fmt: skip
 
 
 def run(
@@ -239,6 +242,8 @@ def users_line(error: BaseException) -> str | None:
         if not within and isinstance(cause, UserError):
             return str(cause).splitlines()[0]  # Ray Data appends more lines
         if line := raised_in_constructor(cause, UserError.__module__) or (None if within else device_line(cause)):
+            return line
+        if line := storage_line(cause):
             return line
         if not within and isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS:
             return f"{cause.filename or 'storage'}: {cause.strerror}"

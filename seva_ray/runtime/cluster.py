@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,17 +9,15 @@ from contextlib import contextmanager, nullcontext
 
 from seva_ray.core.errors import InputError, UserError
 from seva_ray.core.patience import WAIT_S, WAIT_VARIABLE
-from seva_ray.private.ray import QUIET_LOGGERS, listen_on_loopback_only, recorded_address, set_core_settings
+from seva_ray.private.ray import CORE_SETTINGS, QUIET_LOGGERS, listen_on_loopback_only
 from seva_ray.runtime import machine, metrics
+from seva_ray.runtime.address import check_address
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.metrics import connected
 from seva_ray.runtime.progress import say
 from seva_ray.runtime.reaper import reaped
 from seva_ray.runtime.resources import tell_node_types
 from seva_ray.runtime.signals import kept
-
-CONNECT_S = 10.0
-"""Longest time to wait for a connection to the address of a cluster, in seconds."""
 
 TOO_LATE = "timed out during startup"
 """What Ray says, as an Exception of no class of its own, if a cluster has not started within 30 s."""
@@ -77,7 +74,8 @@ def connect(spare_cpus: int) -> None:
         use_short_paths()
     # Without this, Ray's core prints a warning about its own Data actors on the terminal at every run.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    set_core_settings()
+    for name, value in CORE_SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
         try:
             start(address, spare_cpus)
@@ -129,43 +127,6 @@ def use_short_paths() -> None:
     if len(os.fsencode(tempfile.gettempdir())) > MOST_TEMPORARY_BYTES:
         for variable in ("RAY_TMPDIR", "VLLM_RPC_BASE_PATH"):
             os.environ.setdefault(variable, "/tmp")
-
-
-def check_address(address: str) -> None:
-    """Raises: InputError if no cluster answers at the address. Ray would try for minutes, with warnings of its core."""
-    if address.startswith(("http://", "https://")):
-        raise InputError(
-            f"RAY_ADDRESS {address}: this is the address of a dashboard, which `ray job submit` takes; for a job "
-            "itself it is HOST:6379, or auto on a node of the cluster"
-        )
-    place = (recorded_address() or "") if address == "auto" else address.removeprefix("ray://")
-    host, _, port = place.rpartition(":")
-    if not host or not port.isdigit():
-        if not address.startswith("ray://") and not port.isdigit():
-            return  # `local`, or another form that Ray knows
-        raise InputError(f"RAY_ADDRESS {address}: must be HOST:6379, or ray://HOST:10001 from outside of the cluster")
-    where = f"at {place}, the last cluster of this machine" if address == "auto" else "there"
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"RAY_ADDRESS {address}: nobody answers {where} ({reason}); is the cluster running?") from None
-    if not speaks_grpc(place):
-        raise InputError(f"RAY_ADDRESS {address}: what answers {where} is no Ray cluster; by default its port is 6379")
-
-
-def speaks_grpc(place: str) -> bool:
-    """Whether a server of gRPC, as Ray's are, answers at HOST:PORT. It is not asked anything."""
-    if os.environ.get("RAY_USE_TLS", "0").lower() not in ("0", "false"):
-        return True  # it is Ray that knows the certificates
-    import grpc
-
-    with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=CONNECT_S)
-        except grpc.FutureTimeoutError:
-            return False
-    return True
 
 
 def passes_limit(address: str) -> bool:

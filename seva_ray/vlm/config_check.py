@@ -1,12 +1,14 @@
 """Whether config.json and the processor of a model directory are of one model."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from seva_ray.core.errors import InputError
 from seva_ray.private.transformers import arguments_of_forward
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.levels import drawn_at_random
+from seva_ray.vlm.model_files import settings_in
 from seva_ray.vlm.trial import QUESTIONS, SHAPES
 
 AGREEING = {
@@ -48,6 +50,7 @@ def check_config(directory: str, encoder: Encoder) -> None:
                             "config.json"
                         )
     check_vision_layers(directory, config)
+    check_ends(directory)
     if hasattr(encoder.processor, "num_additional_image_tokens"):
         check_image_tokens(directory, encoder, config)
     read_by_model = arguments_of_forward(config)
@@ -57,6 +60,15 @@ def check_config(directory: str, encoder: Encoder) -> None:
             f"model {directory}: model type {config.model_type!r} does not read {' and '.join(sorted(unread))}, which "
             "its processor makes"
         )
+
+
+def check_ends(directory: str) -> None:
+    """Check that the tokens that end an answer are given by number. Raises: InputError."""
+    file = Path(directory, "generation_config.json")
+    ends = settings_in(file).get("eos_token_id") if file.exists() else None
+    for end in ends if isinstance(ends, list) else [ends]:
+        if end is not None and not isinstance(end, int):
+            raise InputError(f"model {directory}: {file.name}: eos_token_id is {end!r}, and must be a token's number")
 
 
 def check_vision_layers(directory: str, config: Any) -> None:

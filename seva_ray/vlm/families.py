@@ -116,6 +116,10 @@ def compare(encoder: Encoder, image: Image.Image) -> str | None:
         return f"its prompt does not have the token {encoder.image_token_id} for the image"
     if unequal(row.features, other.features):
         return "what its processor makes of an image depends on the question"
+    if list(row.ids) == list(other.ids):
+        return "its chat template leaves the question out"
+    if not np.isfinite(row.features[PIXELS]).all():
+        return "its processor makes pixels that are no numbers"
     if {*row.features} != {*encoder.features}:
         return f"its processor makes {sorted(row.features)} of it, and {sorted(encoder.features)} of others"
     if not one_picture(encoder, row) or (encoder.frames > 1 and encoder.copies is None):

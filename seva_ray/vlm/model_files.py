@@ -35,6 +35,8 @@ READ_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 MOST = {"layers|depth": 1024, "(^|_)(num|n)_": 1_000_000}
 """The largest numbers in config.json, by what their names hold. transformers makes a module of each layer, and a name
 of each label. The largest language models have some 130 layers, and the largest vision models 22,000 labels."""
+MOST_PX = 16_384
+"""The largest side of an image that a processor makes, in px. The published ones have up to some thousands."""
 FAULTS_OF_FILES = {
     None, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM,
 }  # fmt: skip
@@ -118,7 +120,9 @@ def check_model(directory: str) -> None:
             raise InputError(f"model {directory}: no {' or '.join(names)}")
     for name in SETTINGS:
         if (path / name).is_file():
-            settings_in(path / name)
+            settings = settings_in(path / name)
+            if name in PROCESSORS:
+                check_sides(path, name, settings)
     with reading(directory, "config.json"):
         check_numbers(directory, config)
 
@@ -135,6 +139,19 @@ def check_numbers(directory: str, settings: Any, name: str = "") -> None:
         most = next((most for pattern, most in MOST.items() if re.search(pattern, name)), None)
         if most is not None and settings > most:
             raise InputError(f"model {directory}: config.json: {name} is {settings:,}, and at most {most:,} are made")
+
+
+def check_sides(path: Path, name: str, settings: Any) -> None:
+    """Check the sizes to which a processor brings images, before it makes one. Raises: InputError."""
+    for part in (settings, settings.get("image_processor")):
+        for setting in ("size", "crop_size"):
+            sides = part.get(setting) if isinstance(part, dict) else None
+            if isinstance(sides, dict) and "longest_edge" not in sides:  # with it, they may be numbers of pixels
+                for side, value in sides.items():
+                    if isinstance(value, int | float) and not 0 < value <= MOST_PX:
+                        raise InputError(
+                            f"model {path}: {name}: {setting} has {side} {value:,}, and must have 1 to {MOST_PX:,}"
+                        )
 
 
 def check_pointers(path: Path) -> None:

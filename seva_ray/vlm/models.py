@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from seva_ray.core.fingerprints import fingerprint_of
 from seva_ray.core.outlines import local_outline
 from seva_ray.core.storage import absolute, exists, is_local
 from seva_ray.vlm.families import check_served
-from seva_ray.vlm.model_files import READ_SUFFIXES, settings_in
+from seva_ray.vlm.model_files import READ_SUFFIXES, settings_in, weight_headers
+from seva_ray.vlm.weight_values import check_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +39,18 @@ def model_of(artifact: Artifact) -> Model:
 
 
 def model_at(directory: str) -> Model:
-    """A model that was made elsewhere. Raises: InputError if it is not a vision-language model that is served."""
+    """A model that was made elsewhere. Raises: InputError if it is not a vision-language model that is served, or if
+    its weights are on a disk and cannot be those of a model."""
     place = place_of(directory)
     outline = Path(local_outline(place))
     check_served(str(outline))
     read = [path for path in sorted(outline.iterdir()) if path.suffix in READ_SUFFIXES]
-    files = {path.name: digest(path if is_local(place) else f"{place.rstrip('/')}/{path.name}") for path in read}
+    if is_local(place):
+        weights = weight_headers(str(outline))
+        checks = {path.name: partial(check_values, path) for path in read if path.name in weights}
+        files = {path.name: digest(path, check=checks.get(path.name)) for path in read}
+    else:
+        files = {path.name: digest(f"{place.rstrip('/')}/{path.name}") for path in read}
     return Model(name=name_of(place), directory=place, fingerprint=fingerprint_of({"files": files}))
 
 

@@ -11,12 +11,23 @@ from typing import Any
 from seva_ray.core.errors import InputError
 from seva_ray.vlm.model_files import reading
 
+DATA_TYPES = ("F16", "BF16", "F32", "F64", "I64", "I32", "BOOL")
+"""Data types of weights, and of the places and masks that some models have beside them. transformers would take other
+numbers for weights too, without the factors that belong to them."""
+
 
 def check_weight_names(directory: str, model: Any, headers: Mapping[str, Mapping[str, Any]]) -> None:
     """Check that every weight of `model` is in the weight files, in its shape. `headers`: see `weight_headers`. Files
     without any weight are enough to encode prompts, and pass. Raises: InputError."""
     import torch
 
+    for file, header in headers.items():
+        for name, entry in header.items():
+            if entry["dtype"] not in DATA_TYPES:
+                raise InputError(
+                    f"model {directory}: {name} in {file} has the data type {entry['dtype']}; take the repository "
+                    "whose weights have 16 bits"
+                )
     shapes = {name: entry["shape"] for header in headers.values() for name, entry in header.items()}
     if not shapes:
         return

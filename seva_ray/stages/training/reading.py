@@ -1,9 +1,11 @@
 """reading: a training worker reads its pairs from their files, and prepares batches while the step before is computed.
 
 In: rows {"place": index in the order}. Out: the batch that `collate` makes from their pairs. Threads read the pairs one
-optimiser step ahead. One more thread decodes their images and makes the next batches.
+optimiser step ahead. Other threads decode their images and make the next batches. They are no processes, because two
+thirds of that work hold no lock of Python's (measured in docs/LOG.md), and pixels need not be copied between threads.
 """
 
+import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +27,9 @@ NUM_READERS = 4
 """Number of pairs that a worker reads at once. An object store takes about 0.1 s for each."""
 BATCHES_AHEAD = 2
 """Number of batches that are made before they are drawn. The pixels of a pair take 1.35 MB at 336 px."""
+NUM_COLLATORS = 1 + BATCHES_AHEAD
+"""Number of threads that make batches beside a GPU. A photograph of 12 megapixels takes 0.3 s of CPU time, which is
+longer than a GPU takes for its pair."""
 
 SCORES = ("prompt_id", "ref_logps")
 
@@ -105,11 +110,15 @@ class PairReader:
 
 class ReadAhead:
     """Rows {"place": index in the order} -> the batch of their pairs, which is made ahead. A worker's batches are
-    `stride` places apart."""
+    `stride` places apart. Each of the functions `collates` makes the same of the same pairs, and only one batch at a
+    time: so many batches are made at once."""
 
-    def __init__(self, read: PairReader, stride: int, collate: Callable[[list[Pair]], Any]):
-        self.read, self.stride, self.collate = read, stride, collate
-        self.readers, self.collators = ThreadPoolExecutor(NUM_READERS), ThreadPoolExecutor(1)
+    def __init__(self, read: PairReader, stride: int, *collates: Callable[[list[Pair]], Any]):
+        self.read, self.stride = read, stride
+        self.free: queue.SimpleQueue[Callable[[list[Pair]], Any]] = queue.SimpleQueue()
+        for collate in collates:
+            self.free.put(collate)
+        self.readers, self.collators = ThreadPoolExecutor(NUM_READERS), ThreadPoolExecutor(len(collates))
         self.begun: dict[tuple[int, ...], list[Future[Pair]]] = {}
         self.batches: dict[tuple[int, ...], Future[Any]] = {}
 
@@ -129,4 +138,9 @@ class ReadAhead:
         return self.batches.pop(places).result()
 
     def batch(self, reading: Sequence[Future[Pair]]) -> Any:
-        return self.collate([pair.result() for pair in reading])
+        pairs = [pair.result() for pair in reading]
+        collate = self.free.get()
+        try:
+            return collate(pairs)
+        finally:
+            self.free.put(collate)

@@ -10,8 +10,10 @@ chosen and the first rejected response. All losses with that view share it.
 
 import gc
 import json
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,7 @@ from seva_ray.core.errors import InputError
 from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
 from seva_ray.core.recipe_files import RECORD
-from seva_ray.core.shards import shards_in
+from seva_ray.core.shards import in_order, shards_in
 from seva_ray.core.storage import exists, read_bytes, read_table, write_table
 from seva_ray.core.system_texts import SYSTEM_TEXTS
 from seva_ray.core.verification import whole_shards
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from seva_ray.vlm.encoding import Encoder
     from seva_ray.vlm.views import Viewer
 
+BATCHES_AHEAD = 2
+"""Number of batches that are made before the model is ready for them."""
 REPORT_EVERY_S = 10.0
 """Least time between two lines of progress, in seconds."""
 
@@ -250,26 +254,39 @@ class Scorer:
         at_once = self.config.per_device_batch_size or 1
         if self.by_image:
             order = [order[place] for place in together([rows[place]["image_id"] for place in order], at_once)]
-        for start in range(0, len(order), at_once):
-            some = [rows[place] for place in order[start : start + at_once]]
-            found |= {row["prompt_id"]: logps for row, logps in zip(some, self.score(some, packed), strict=True)}
+        parts = [[rows[place] for place in order[start : start + at_once]] for start in range(0, len(order), at_once)]
+        with ThreadPoolExecutor(1) as maker:  # makes the next batch while the model computes this one
+            batches = in_order((maker.submit(self.batch, part, packed) for part in parts), Future.result, BATCHES_AHEAD)
+            for part, batch in zip(parts, batches, strict=True):
+                for row, logps in zip(part, self.logps(batch), strict=True):
+                    if not all(map(math.isfinite, logps)):
+                        raise InputError(
+                            f"{self.scoring.pairs.name}: prompt {row['prompt_id']}: the reference's log-probabilities "
+                            f"are {logps}; nothing is trained"
+                        )
+                    found[row["prompt_id"]] = logps[: 1 + len(row["rejected"])]
         scored = [{"prompt_id": row["prompt_id"], "ref_logps": found[row["prompt_id"]]} for row in rows]
         self.scoring.logps.begin()
         write_table(self.scoring.logps.path(shard), pa.Table.from_pylist(scored, LOGPS_SCHEMA))
 
-    def score(self, rows: Sequence[dict[str, Any]], packed: bool) -> list[list[float]]:
-        import torch
-
+    def batch(self, rows: Sequence[dict[str, Any]], packed: bool) -> dict[str, Any]:
+        """What the model reads of some pairs."""
         from seva_ray.dpo.batch import PreferenceCollator
-        from seva_ray.dpo.logps import response_logps
         from seva_ray.dpo.on_view import SCORED, OnViewCollator, part_on_view
 
         view = self.scoring.image_view
         if view is None:
-            batch = PreferenceCollator(viewer=self.viewer, packed=packed, by_image=self.by_image)(rows)
-        else:
-            collate = OnViewCollator(viewer=self.viewer, image_view=view, packed=packed, num_responses=SCORED)
-            batch = part_on_view(collate(rows))
+            return PreferenceCollator(viewer=self.viewer, packed=packed, by_image=self.by_image)(rows)
+        collate = OnViewCollator(viewer=self.viewer, image_view=view, packed=packed, num_responses=SCORED)
+        return part_on_view(collate(rows))
+
+    def logps(self, batch: Mapping[str, Any]) -> list[list[float]]:
+        """The log-probabilities of a batch's responses; a pair with fewer responses than others has more numbers."""
+        import torch
+
+        from seva_ray.dpo.logps import response_logps
+
         with torch.no_grad():
-            logps = response_logps(self.model, {name: values.to(self.model.device) for name, values in batch.items()})
-        return [row[: 1 + len(pair["rejected"])] for row, pair in zip(logps.tolist(), rows, strict=True)]
+            made = response_logps(self.model, {name: values.to(self.model.device) for name, values in batch.items()})
+        found: list[list[float]] = made.tolist()
+        return found

@@ -24,7 +24,7 @@ from seva_ray.private.deepspeed import skip_compiled_collectives
 from seva_ray.private.transformers import forget_deepspeed
 from seva_ray.runtime import metrics
 from seva_ray.stages.training.failures import DIVERGED, explained
-from seva_ray.stages.training.reading import Kept, PairReader, Places, ReadAhead
+from seva_ray.stages.training.reading import NUM_COLLATORS, Kept, PairReader, Places, ReadAhead
 from seva_ray.stages.training.reference import Group, Scoring, score
 from seva_ray.stages.training.saving import save_merged, save_whole, uploaded
 from seva_ray.stages.training.scheduled import Scheduled
@@ -161,10 +161,18 @@ def trainer_of(job: TrainingJob, model: Any, encoder: Encoder, scratch: str, cal
     config, reading, context = job.config, job.scoring.reading, ray.train.get_context()
     assert config.per_device_batch_size is not None, "the driver has chosen one"
     rows_at_once = context.get_world_size() * config.per_device_batch_size
-    viewer = reading.viewer(encoder)
-    collate = PreferenceCollator(
-        viewer=viewer, packed=job.scoring.is_packed, by_image=config.group_by_image, views=job.views
-    )
+    # A processor or tokenizer is used by one thread at a time.
+    more = range(1, NUM_COLLATORS if torch.cuda.is_available() else 1)
+    encoders = [encoder, *(Encoder(encoder.directory, reading.system, reading.image_options) for _ in more)]
+    collates = [
+        PreferenceCollator(
+            viewer=reading.viewer(encoder),
+            packed=job.scoring.is_packed,
+            by_image=config.group_by_image,
+            views=job.views,
+        )
+        for encoder in encoders
+    ]
     view_uri = job.view_scoring.logps.uri if job.view_scoring else None
     trainer = PreferenceTrainer(
         config=config,
@@ -204,8 +212,8 @@ def trainer_of(job: TrainingJob, model: Any, encoder: Encoder, scratch: str, cal
                 config=config,
                 kept=Kept(),
             ),
-            stride=rows_at_once,
-            collate=with_view(collate, config.loss),
+            rows_at_once,
+            *(with_view(collate, config.loss) for collate in collates),
         ),
         peft_config=None if config.full else config.lora.peft(model),
         callbacks=[callback],
