@@ -155,6 +155,13 @@ def experiments() -> dict[str, Run | Study | Views]:
     return {name: replace(item, page=name) for name, item in every.items()}
 
 
+FEW_VIEWS = {
+    "ablation-augmentation": ("rand_flip", "diffusion-300", "moco"),
+    "ablation-step": ("diffusion-200:800:300",),
+}
+"""The views of experiments over many views in the toy world."""
+
+
 def toys(every: dict[str, Run | Study | Views]) -> dict[str, Run | Study | Views]:
     """Each experiment in the toy world: the same views and axes, with few values and one seed."""
     found: dict[str, Run | Study | Views] = {}
@@ -169,8 +176,7 @@ def toys(every: dict[str, Run | Study | Views]) -> dict[str, Run | Study | Views
             axes["lora_ranks"] = (4, 16) if item.space.lora_ranks else ()
             axes["curve"] = (60, 125) if item.space.curve else ()
             axes["sources"] = ("deployment", "clean") if item.space.sources else ()  # its cameras stand for data sets
-            shown = item.space.views if len(item.space.plain_views()) == 1 else ("rand_flip", "diffusion-300", "moco")
-            space = replace(item.space, views=shown, **axes)
+            space = replace(item.space, views=FEW_VIEWS.get(item.page, item.space.views), **axes)
             found[f"toy-{name}"] = made(
                 Study, study, **about | {"num_prompts": 2_500}, name=f"toy-{item.name}", space=space, train=small,
                 seeds=(0,), models=("toy-1",),

@@ -129,6 +129,18 @@ def test_a_part_is_a_method_or_a_model_and_is_the_run_of_the_experiment_that_mak
         ]  # fmt: skip
 
 
+def test_a_study_in_the_toy_world_varies_what_it_varies_at_full_size():
+    for name, item in AT_FULL_SIZE.items():
+        if isinstance(item, experiments.Study):
+            toy = paper.PRESETS[f"toy-{name}"]
+            varied = [
+                {axis for axis, values in of.space.axes(of.train).items() if len(values) > 1} for of in (item, toy)
+            ]
+            assert varied[0] == varied[1], name
+    steps = paper.PRESETS["toy-ablation-step"].space.plain_views()
+    assert steps == ["diffusion-200", "diffusion-500", "diffusion-800"]
+
+
 def test_each_experiment_has_a_page_of_its_own():
     pages = [item.page for item in paper.PRESETS.values() if isinstance(item, experiments.Experiment)]
     assert len(set(pages)) == len(pages) == 2 * len(AT_FULL_SIZE)
