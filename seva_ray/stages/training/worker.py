@@ -28,6 +28,7 @@ from seva_ray.stages.training.reading import Kept, PairReader, Places, ReadAhead
 from seva_ray.stages.training.reference import Group, Scoring, score
 from seva_ray.stages.training.saving import save_merged, save_whole, uploaded
 from seva_ray.stages.training.scheduled import Scheduled
+from seva_ray.stages.training.silence import ends_if_silent
 from seva_ray.vlm.encoding import Encoder
 
 LOG = "log.json"
@@ -127,7 +128,10 @@ def do(job: TrainingJob, callback: Any) -> None:
             if config.full:
                 freeze_all_but_language(model, exact=not config.zero_stage)
             trainer = trainer_of(job, model, encoder, scratch, callback)
-        trainer.train(resume_from_checkpoint=last_checkpoint(job, scratch))
+        with ends_if_silent(
+            config.silent_s, lambda: max(trainer.computed_at, callback.computed_at), job.relay.send.remote
+        ):
+            trainer.train(resume_from_checkpoint=last_checkpoint(job, scratch))
         if callback.diverged:
             if rank == 0:
                 write_bytes(f"{job.policy_uri}/{DIVERGED}", callback.diverged.encode())
@@ -234,6 +238,8 @@ def reporter(job: TrainingJob) -> Any:
         """Whether a step was trained."""
         noticed = False
         saved: float | None = None
+        computed_at = 0.0
+        """When a checkpoint was last handed on, on the monotonic clock, in s; infinite while it is."""
 
         def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
             self.started, self.first_step = time.monotonic(), state.global_step
@@ -266,13 +272,14 @@ def reporter(job: TrainingJob) -> Any:
         def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
             path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
             Path(path, POLICY).write_text(job.policy_uri, encoding="utf-8")
-            self.saved = time.time()
+            self.saved, self.computed_at = time.time(), math.inf
             ray.train.report(
                 {"step": state.global_step, **state.log_history[-1]},
                 checkpoint=ray.train.Checkpoint.from_directory(path),
                 checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,  # this also removes the local copy
                 checkpoint_upload_fn=uploaded,
             )
+            self.computed_at = time.monotonic()
 
     return Reporter()
 
