@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 CLUSTER = ROOT / "cluster"
 CLOUDS = ["aws", "gcp", "azure"]
 POOLS = {"generation", "training", "augmentation"}
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}\b")
 
 SIZES = {  # CPUs, GPUs, GiB of memory
     # cloud.google.com/compute/docs: general-purpose machines, accelerator-optimized machines
@@ -107,6 +108,24 @@ def test_nodes_without_a_gpu_run_the_cpu_image(cloud: str) -> None:
         image = pool.get("docker", {}).get("worker_image", config["docker"]["worker_image"])
         assert f":{'gpu' if 'GPU' in pool['resources'] else 'cpu'}-{cloud}" in image, name
     assert f":cpu-{cloud}" in config["docker"]["head_image"]
+
+
+def images_in(text: str) -> list[str]:
+    """What a file of a cluster says behind the words that name an image."""
+    named = re.findall(
+        r"^\s*(?:- )?(?:image|image_uri|head_image|worker_image|ARG BASE|FROM)\s*[:= ]\s*(.+)$", text, re.M
+    )
+    kustomized = re.findall(r"\{name: .*newName: .*\}", text)
+    # What refers to another line, of this file or of the kustomization, is no name of its own.
+    return [name for name in named + kustomized if not re.match(r"\*|\$\{|seva-ray-[cg]pu\b", name)]
+
+
+def test_every_image_is_named_by_its_digest() -> None:
+    files = [path for path in CLUSTER.rglob("*") if path.suffix in (".yaml", ".yml") or path.name == "Dockerfile"]
+    found = {path.name: images_in(path.read_text()) for path in files}
+    assert not [(name, image) for name, images in found.items() for image in images if not DIGEST.search(image)]
+    numbers = {"aws.yaml": 2, "gcp.yaml": 2, "azure.yaml": 2, "anyscale.yaml": 1, "compose.yaml": 2, "Dockerfile": 1}
+    assert {name: len(images) for name, images in found.items() if images} == numbers | {"kustomization.yaml": 2}
 
 
 @pytest.mark.parametrize("cloud", CLOUDS)

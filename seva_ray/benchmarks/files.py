@@ -10,10 +10,13 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from seva_ray.core.errors import ConfigError, InputError
+from seva_ray.core.listing import check_can_end
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import absolute, is_directory, locate
 
 Item = TypeVar("Item")
+MOST_BYTES = 2**30
+"""Largest size of a file that is read as a whole, in bytes. That of MMBench is the largest of all, with 0.3 GB."""
 
 
 def settle_paths(config: object, *names: str) -> None:
@@ -39,6 +42,9 @@ def check_image_root(benchmark: str, image_root: str | None) -> None:
 def read_file(uri: str) -> bytes:
     try:
         filesystem, path = locate(uri)
+        check_can_end(filesystem, path, uri)
+        if (size := filesystem.size(path) or 0) > MOST_BYTES:
+            raise InputError(f"{uri}: has {size:,} bytes, and no file of a benchmark has more than {MOST_BYTES:,}")
         return filesystem.cat_file(path)
     except FileNotFoundError:
         raise InputError(f"{uri}: no such file") from None

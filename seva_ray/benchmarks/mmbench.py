@@ -223,7 +223,7 @@ def read_tsv(path: str) -> dict[int, Row]:
 
 
 def header(data: bytes) -> list[str]:
-    return data.partition(b"\n")[0].decode("utf-8-sig", "replace").strip().split("\t")
+    return data.lstrip(b"\r\n").partition(b"\n")[0].decode("utf-8-sig", "replace").strip().split("\t")
 
 
 def is_filled(cell: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from seva_ray.core.fingerprints import fingerprint_of
-from seva_ray.core.listing import found_in, kind_of, linked_files
+from seva_ray.core.listing import check_can_end, found_in, is_hollow, kind_of, linked_files
 from seva_ray.core.patience import patient
 from seva_ray.core.shards import read_each
 from seva_ray.core.storage import locate
@@ -75,6 +75,7 @@ class Contents:
         self.filesystem, self.path = locate(uri)
         self.is_local = isinstance(self.filesystem, LocalFileSystem)
         self.is_directory = kind_of(self.filesystem, self.path) == "directory"
+        check_can_end(self.filesystem, self.path, uri)
         self.hashes: dict[tuple[str, str], str] = {}
         if self.is_directory:
             start = len(self.path.rstrip("/")) + 1
@@ -124,6 +125,8 @@ class Contents:
             try:
                 if self.is_directory and kind_of(self.filesystem, where) != "file":
                     return "no file"
+                if self.is_directory and is_hollow(self.filesystem, where):
+                    return "no data"
                 return hash_of(self.filesystem, where, algorithm)
             except (FileNotFoundError, PermissionError) as error:  # the rows that need this file will report it
                 if not self.is_directory:

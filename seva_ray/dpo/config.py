@@ -145,12 +145,14 @@ class Train:
     wait_s: float = execution(3600.0)
     """Longest time that workers wait for their nodes, in seconds, at the start and whenever nodes are lost. Spot
     capacity may need this long to come back."""
-
+    silent_s: float = execution(1800.0)
+    """Seconds after which a worker that has scored no batch of pairs, and trained on none, is ended. Then the group
+    starts again from its last checkpoint, as after a lost worker (max_failures)."""
     memory_check: bool = execution(True)
     """Refuse to start if the memory of the GPUs is too small by our estimate."""
 
     def __post_init__(self) -> None:
-        check_positive(self, "beta", "learning_rate")
+        check_positive(self, "beta", "learning_rate", "silent_s")
         check_least(self, 0, "max_grad_norm", finite=True)
         check_choice(self, "system", ("generation", *SYSTEM_TEXTS))
         if not 0 <= self.warmup_ratio < 1:

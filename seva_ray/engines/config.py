@@ -50,7 +50,11 @@ class Generate:
     the augmentation and the model's image processor. A row that takes more is a `failed` row."""
     silent_s: float = execution(1800.0)
     """Seconds after which an engine that has requests, but has computed no token, is ended, and a new one makes its
-    units. After three of them the job ends, and no row has failed. On GPUs a tenth of it is enough."""
+    units. After three of them the job ends, and no row has failed. On GPUs a tenth of it is enough. The same holds for
+    workers that regenerate images or contrast answers, for each of their batches."""
+    load_s: float = execution(7200.0)
+    """Seconds that an engine, or a worker that regenerates or contrasts, may take to load its model, with the copy to
+    its node. One that takes longer is ended like one that computes nothing."""
     max_unreadable: float = execution(1.0)
     """Largest share of images that cannot be opened, in a sample of 64 that is tried before a model loads. With 1 it is
     an error only if all of them cannot be opened."""
@@ -69,7 +73,7 @@ class Generate:
     def __post_init__(self) -> None:
         options_of(self.image_options)
         check_least(self, 1, "min_engines", "max_engines", "units_per_engine")
-        check_positive(self, "row_cpu_s", "silent_s")
+        check_positive(self, "row_cpu_s", "silent_s", "load_s")
         if not 0 <= self.max_unreadable <= 1:
             raise ConfigError(f"max_unreadable {self.max_unreadable}: must be 0 to 1")
         if self.max_engines is not None and self.min_engines > self.max_engines:

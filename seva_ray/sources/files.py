@@ -10,9 +10,11 @@ import lzma
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from seva_ray.core.errors import InputError
+from seva_ray.core.listing import check_can_end
 from seva_ray.sources.base import locate
 
 LINES = (".jsonl", ".ndjson")
@@ -26,6 +28,8 @@ MAX_CELL_CHARS = 2**27
 """Largest number of characters in a cell of a CSV file, which may be an image in base64."""
 BROKEN = (OSError, EOFError, ValueError, RecursionError, zlib.error, lzma.LZMAError, csv.Error)
 """What reading a text file, compressed or not, raises if it is broken."""
+MOST_OF_A_ROW = 2**28
+"""Largest number of bytes of a row in a text file. An image in base64 takes a tenth of it."""
 WINDOW_CHARS = 2**20
 """Number of characters of a JSON list that are read at once."""
 WHITE = re.compile(r"[ \t\n\r]*")
@@ -66,6 +70,7 @@ def json_rows(uri: str, lone: bool = False) -> Iterator[Any]:
     Only some of the file is in memory. Raises: InputError if the file cannot be read as either.
     """
     filesystem, path = locate(uri)
+    check_can_end(filesystem, path, uri)
     try:
         with filesystem.open(path, "rb", compression="infer") as file:
             yield from json_lines(file) if plain(path).endswith(LINES) else json_list(uri, file, lone)
@@ -178,13 +183,25 @@ class Window:
     def read(self, size: int) -> bool:
         """Read more text, and forget what lies behind the place. Returns whether there is more."""
         more = self.text.read(size)
+        if "\0" in more:  # no JSON has one; a file with a hole has billions of them
+            raise ValueError("a zero byte, as in UTF-16, or in a file that was not written to its end")
         self.part, self.place = self.part[self.place :] + more, 0
+        if len(self.part) > MOST_OF_A_ROW:
+            raise ValueError(f"a row has more than {MOST_OF_A_ROW:,} characters")
         return bool(more)
+
+
+def lines_of(file: Any) -> Iterator[Any]:
+    """The lines of a file of bytes or of text. Raises: ValueError for a line that is too long to be a row."""
+    for number, line in enumerate(iter(partial(file.readline, MOST_OF_A_ROW + 1), file.read(0)), 1):
+        if len(line) > MOST_OF_A_ROW:
+            raise ValueError(f"line {number:,} has more than {MOST_OF_A_ROW:,} bytes")
+        yield line
 
 
 def json_lines(file: Any) -> Iterator[Any]:
     """The rows of a file with one JSON value per line. A line that is not JSON gives the exception instead of a row."""
-    for number, line in enumerate(file):
+    for number, line in enumerate(lines_of(file)):
         if number == 0:
             line = line.removeprefix(b"\xef\xbb\xbf")
             if (place := line.find(b"\0")) >= 0:  # in UTF-16, whose lines end elsewhere, some rows would seem fine
@@ -215,6 +232,7 @@ def csv_rows(uri: str) -> Iterator[dict[str, Any]]:
     bar. Raises: InputError if the file cannot be read.
     """
     filesystem, path = locate(uri)
+    check_can_end(filesystem, path, uri)
     try:
         with filesystem.open(path, "rb", compression="infer") as file:
             csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL_CHARS))  # of the whole process, and only larger
@@ -223,6 +241,7 @@ def csv_rows(uri: str) -> Iterator[dict[str, Any]]:
             text.seek(0)
             own = "\t" if plain(path).endswith(".tsv") else ","
             delimiter = own if own in header else max(DELIMITERS, key=header.count)
-            yield from csv.DictReader(text, delimiter=delimiter, restkey="(more cells)", skipinitialspace=True)
+            lines = lines_of(text)
+            yield from csv.DictReader(lines, delimiter=delimiter, restkey="(more cells)", skipinitialspace=True)
     except BROKEN as error:
         raise unreadable(uri, error) from None

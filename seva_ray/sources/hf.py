@@ -18,9 +18,10 @@ import pyarrow as pa
 
 from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import place
+from seva_ray.core.listing import check_can_end
 from seva_ray.core.records import Prompt
 from seva_ray.core.storage import absolute, exists, is_directory, is_local
-from seva_ray.sources.base import as_object, check_directory, check_names, checked, failed, rows_in
+from seva_ray.sources.base import as_object, check_directory, check_names, checked, failed, locate, rows_in
 from seva_ray.sources.files import BROKEN, TEXTS, plain, shown, text_rows, unreadable
 from seva_ray.sources.forms import NoColumn, flat, image_of, named, only_known, questions_of
 
@@ -187,6 +188,7 @@ def streamed(path: str, split: str, subset: str | None, option: str) -> Iterator
 def in_file(path: str, split: str) -> Any:
     from datasets import load_dataset
 
+    check_can_end(*locate(path), path)
     reader = next((reader for suffix, reader in READERS.items() if plain(path).endswith(suffix)), None)
     if reader is None:
         known = ", ".join([*READERS, *TEXTS])

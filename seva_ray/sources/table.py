@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from seva_ray.core.contents import is_hidden
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import place
-from seva_ray.core.listing import kind_of, linked_files
+from seva_ray.core.listing import check_can_end, kind_of, linked_files
 from seva_ray.core.patience import patient
 from seva_ray.core.records import Prompt
 from seva_ray.core.seeds import keys_of
@@ -35,7 +35,7 @@ from seva_ray.sources.base import (
     locate,
     rows_in,
 )
-from seva_ray.sources.files import json_value, shown
+from seva_ray.sources.files import json_value, lines_of, shown, unreadable
 
 SUFFIXES = (".parquet", ".jsonl")
 
@@ -151,6 +151,7 @@ class Table:
         """Every row, or those of the files from number `first` to before `end`, with the name of its place."""
         filesystem, shards = find_shards(self.path)
         for prefix, shard in [*shards.items()][first:end]:
+            check_can_end(filesystem, shard, shard)
             read = self._parquet_rows if shard.endswith(".parquet") else self._lines
             for number, row in enumerate(read(filesystem, shard)):
                 yield f"{prefix}{number}", row
@@ -171,7 +172,10 @@ class Table:
         for column in self.columns:
             if column not in schema.names:
                 raise InputError(f"{shard}: no column {column!r}; it has {', '.join(schema.names)}")
+            if schema.names.count(column) > 1:
+                raise InputError(f"{shard}: has several columns {column!r}")
         kind = schema.field(self.image_column).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         has_paths = pa.types.is_string(kind) or pa.types.is_large_string(kind)
         if not (has_paths or may_be_images(kind)):
             raise InputError(
@@ -185,13 +189,14 @@ class Table:
         if self.image_root is None:
             raise InputError(f"{shard}: JSON lines hold image paths, but image_root is not given")
         with filesystem.open(shard, "rb") as file:
-            for line in file:
-                if not line.strip():
-                    continue
-                try:
-                    yield json_value(line)
-                except (ValueError, RecursionError) as error:
-                    yield error
+            try:
+                for line in filter(bytes.strip, lines_of(file)):
+                    try:
+                        yield json_value(line)
+                    except (ValueError, RecursionError) as error:
+                        yield error
+            except ValueError as error:
+                raise unreadable(shard, error) from None
 
     def _prompt(self, row: Any, name: str) -> Prompt:
         prompt_id, source = name, self.source

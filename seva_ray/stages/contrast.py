@@ -13,6 +13,7 @@ Source: VCD (arXiv 2311.16922), equation 3.
 Deviates: VCD decodes token by token. Here whole answers are compared, without its plausibility constraint.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -170,6 +171,9 @@ class ContrastWork:
 class Contraster:
     """Holds the model, scores candidates and commits shards."""
 
+    computed_at = 0.0
+    """When a batch of candidates was last scored, on the monotonic clock, in s."""
+
     def __init__(self, work: ContrastWork):
         with quick_imports():
             import torch
@@ -206,6 +210,7 @@ class Contraster:
             some = open_ones[start : start + self.work.config.batch_size]
             for (row, _), of_row in zip(some, self.scores(some), strict=True):
                 scores[row["prompt_id"]] = of_row
+            self.computed_at = time.monotonic()
         best = [(given, best_of(scores.get(row["prompt_id"], []), self.work.config.weight)) for row, given in found]
         self.work.artifact.begin()
         write_table(self.work.artifact.path("scores", shard), pa.Table.from_pylist(score_rows(best, scores), SCORES))

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from seva_ray.augmentations import CLEAN, changes_image
-from seva_ray.core.errors import InputError, UserError, line_of
+from seva_ray.core.errors import InputError, UserError
 from seva_ray.core.outlines import local_outline
 from seva_ray.engines import VllmEngine
 from seva_ray.engines.config import Generate
@@ -19,7 +19,6 @@ from seva_ray.engines.counts import Counts
 from seva_ray.engines.units import UNITS_PER_CALL, Unit
 from seva_ray.engines.vllm_models import check_architecture, check_attention
 from seva_ray.planning.memory import engine_refusal, sequences_held
-from seva_ray.private.ray import errors_within
 from seva_ray.runtime import preflight
 from seva_ray.runtime.cluster import join
 from seva_ray.runtime.kept_engines import ListLost, PoolSettings, engines
@@ -38,16 +37,13 @@ from seva_ray.runtime.resources import (
 )
 from seva_ray.runtime.sizing import MOST_ENGINES, engines_at_once, gpus_each, num_engines
 from seva_ray.stages.cpu_memory import engines_held
-from seva_ray.stages.engine_watch import EngineSilent
+from seva_ray.stages.engine_watch import MOST_POOLS, given_up, silence_within
 from seva_ray.stages.unit_worker import UnitWorker, encode_units, encoder_of, task_of, weights_of
 from seva_ray.vlm.model_shape import PHOTOGRAPH, shape_of
 from seva_ray.vlm.models import architecture
 
 ROW_BYTES = 2**19
 """Memory to request per image if the model is not known, in bytes. The levels of one 336 px image take 0.34 MB."""
-
-MOST_POOLS = 3
-"""Number of pools of engines after which units are given up, if each of them ends early."""
 
 TASK_BYTES = 512 * 2**20
 """Memory to request for a task that encodes images, beside its rows, in bytes. It decodes one image after the other,
@@ -151,6 +147,7 @@ def answered(
                 weights_of(first),
                 config.image_options,
                 config.silent_s,
+                config.load_s,
             ),
         )
 
@@ -187,24 +184,18 @@ def pooled(
             if number + 1 == MOST_POOLS:
                 raise
             say("generate: the process that deals out the units has ended; new engines make the rest")
-        except EngineSilent as error:
+        except Exception as error:
+            if (silence := silence_within(error)) is None:
+                raise
             if number + 1 == MOST_POOLS:
-                raise UserError(silence(error, left.values())) from None
-            say(f"generate: {line_within(error)}; new engines make the rest")
+                raise UserError(given_up("generate", silence, number, oldest(left.values()))) from None
+            say(f"generate: {silence}; new engines make the rest")
 
 
-def line_within(error: EngineSilent) -> str:
-    """What the engine said, without what Ray puts around it."""
-    return line_of(next(iter(errors_within(error)), error))
-
-
-def silence(error: EngineSilent, units: Iterable[Unit]) -> str:
-    """The line with which a job ends whose engines compute nothing. `units`: those that are left."""
-    oldest = " and ".join(f"{unit.prompts_uri} in the view {unit.view}" for unit in islice(units, 2))
-    return (
-        f"generate: {line_within(error)}, and neither had the {MOST_POOLS - 1} before it; the oldest units without an "
-        f"answer are {oldest}; no row has failed, and the same command goes on; --generate.silent-s sets the time"
-    )
+def oldest(units: Iterable[Unit]) -> str:
+    """A sentence about the first two of the units that are left."""
+    named = " and ".join(f"{unit.prompts_uri} in the view {unit.view}" for unit in islice(units, 2))
+    return f"the oldest units without an answer are {named}"
 
 
 def engine_need(config: Generate) -> dict[str, float]:

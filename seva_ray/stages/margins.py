@@ -125,6 +125,10 @@ class MarginWorker:
         self.scorer = Scorer(work.config, work.scoring, "cuda" if torch.cuda.is_available() else "cpu")
         self.packed = self.scorer.trial() is None
 
+    @property
+    def computed_at(self) -> float:
+        return self.scorer.computed_at
+
     def commit(self, shard: str) -> int:
         """Score the pairs of one shard and write its file. Returns the number of pairs."""
         self.scorer.commit(shard, self.packed)

@@ -6,6 +6,7 @@ the view. The generate stage asks for these images when it needs them; other sta
 """
 
 import io
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -130,6 +131,9 @@ class ImageWork:
 class ImageWorker:
     """Holds the pipeline, makes the images of shards and commits them."""
 
+    computed_at = 0.0
+    """When a batch of images was last finished, on the monotonic clock, in s."""
+
     def __init__(self, config: Generate, artifact: Artifact, prompts: Artifact, view: str):
         with quick_imports():
             self.regenerator = Regenerator(config.regeneration, local_directory(absolute(config.regeneration.pipeline)))
@@ -161,6 +165,7 @@ class ImageWorker:
         strength = getattr(parse_view(self.view), "strength")  # noqa: B009 - every regenerated view has one
         for item, image in zip(usable, self.regenerator(opened, strength, seeds), strict=True):
             item["image"] = png(image)
+        self.computed_at = time.monotonic()
         return found
 
     def image(self, row: dict[str, Any]) -> Image.Image:

@@ -4,12 +4,14 @@ The stages `regenerate`, `contrast` and `margins` run in such a pool. An actor c
 restart needs only those that are missing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 
 from seva_ray.core.artifacts import Artifact
+from seva_ray.core.errors import UserError
 from seva_ray.core.verification import whole_shards
 from seva_ray.engines.config import Generate
 from seva_ray.planning.memory import GIB, loaded_memory
@@ -20,6 +22,7 @@ from seva_ray.runtime.progress import Progress, say
 from seva_ray.runtime.resources import GENERATION, Need, capacity, check_places, has_gpus, kind, options
 from seva_ray.runtime.sizing import num_engines
 from seva_ray.stages.cpu_memory import number_held
+from seva_ray.stages.engine_watch import MOST_POOLS, given_up, loaded, result_of, silence_within
 
 
 class Work(Protocol):
@@ -36,6 +39,11 @@ class Work(Protocol):
 
 class Worker(Protocol):
     """A loaded model."""
+
+    @property
+    def computed_at(self) -> float:
+        """When a batch of rows was last finished, on the monotonic clock, in s; 0 if none was."""
+        ...
 
     def commit(self, shard: str) -> int:
         """Do the work of one shard and write its file. Returns the number of rows."""
@@ -58,18 +66,45 @@ def run_shards(name: str, config: Generate, work: Work, artifact: Artifact, rows
     check_places(Need(f"a worker of the stage {stage}", 1, need))
     say(f"{name}: {len(missing):,} shards to do")
     most = min(config.max_engines or num_engines(config, capacity()), len(missing))
-    loaded = loaded_memory(num_weights) * GIB if num_weights and not has_gpus() else 0.0
-    make_room(Need(f"workers of the stage {stage}", most, need), most * loaded)
+    memory = loaded_memory(num_weights) * GIB if num_weights and not has_gpus() else 0.0
+    make_room(Need(f"workers of the stage {stage}", most, need), most * memory)
     if config.memory_check:
-        most = number_held("workers", most, loaded / GIB, name)
+        most = number_held("workers", most, memory / GIB, name)
     progress, num_rows = Progress(stage, len(missing), "shards"), 0
-    for row in committed(work, missing, need, most, stage):
+    for row in committed(work, missing, need, most, stage, (config.load_s, config.silent_s)):
         num_rows += row["num_rows"]
         progress.add(1, note=f", {num_rows:,} rows")
 
 
-def committed(work: Work, shards: Sequence[str], need: dict[str, float], most: int, stage: str) -> Any:
-    """The row that ShardWorker returns for each shard."""
+def committed(
+    work: Work, shards: Sequence[str], need: dict[str, float], most: int, stage: str, limits_s: tuple[float, float]
+) -> Iterator[dict[str, Any]]:
+    """The row that ShardWorker returns for each shard. If a worker computes nothing any more, new ones do the shards
+    that are left. `limits_s`: the longest times to load the model and to finish a batch, in seconds.
+
+    Raises: UserError if a worker of the last pool computes nothing either.
+    """
+    left = list(shards)
+    for number in range(MOST_POOLS):
+        try:
+            for row in pool(work, list(left), need, most, stage, limits_s):
+                left.remove(str(row["shard"]))
+                yield row
+            return
+        except Exception as error:
+            if (silence := silence_within(error)) is None:
+                raise
+            if number + 1 == MOST_POOLS:
+                raise UserError(
+                    given_up(stage, silence, number, f"the first shard that is left is {left[0]}")
+                ) from None
+            say(f"{stage}: {silence}; new workers do the rest")
+
+
+def pool(
+    work: Work, shards: Sequence[str], need: dict[str, float], most: int, stage: str, limits_s: tuple[float, float]
+) -> Iterator[dict[str, Any]]:
+    """The same of one pool of workers. Raises: WorkerSilent, in an error of Ray's."""
     import ray.data
 
     items = [{"shard": shard} for shard in shards]
@@ -79,7 +114,7 @@ def committed(work: Work, shards: Sequence[str], need: dict[str, float], most: i
             batch_size=1,
             **options(need),
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, most)),
-            fn_constructor_args=(work,),
+            fn_constructor_args=(work, stage, limits_s),
         ),
         first=f"{stage}: waiting for a worker to load the model and do the first shard",
         others=f"{stage}: waiting for the next shard",
@@ -96,9 +131,19 @@ class ShardWorker:
     """The actor of Ray Data that holds the model."""
 
     @told()
-    def __init__(self, work: Work):
-        self.worker = work.load()
+    def __init__(self, work: Work, stage: str, limits_s: tuple[float, float]):
+        load_s, self.silent_s = limits_s
+        self.who = f"a worker of {stage}"
+        self.worker = loaded(work.load, load_s, self.who)
+        self.caller = ThreadPoolExecutor(1)
 
     @told()
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"num_rows": np.array([self.worker.commit(str(batch["shard"][0]))])}
+        shard = str(batch["shard"][0])
+        num_rows = result_of(
+            self.caller.submit(self.worker.commit, shard),
+            self.silent_s,
+            lambda: self.worker.computed_at,
+            lambda on, time: f"{self.who}{on} has finished no batch for {time}, in the shard {shard}",
+        )
+        return {"shard": np.array([shard]), "num_rows": np.array([num_rows])}

@@ -6,11 +6,11 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from seva_ray.core.imports import quick_imports
 from seva_ray.core.node_cache import local_directory
@@ -22,10 +22,11 @@ from seva_ray.engines.encoded import encode, encoded_of
 from seva_ray.engines.units import Unit, answer, is_committed
 from seva_ray.runtime import metrics
 from seva_ray.runtime.actors import told
-from seva_ray.stages.engine_watch import WatchedGenerator
+from seva_ray.stages.engine_watch import WatchedGenerator, loaded
 from seva_ray.vlm.encoding import Encoder
 from seva_ray.vlm.views import Viewer
 
+Result = TypeVar("Result")
 Weights = tuple[str, str]
 """A model's directory, and what tells the model from another one that was there before."""
 
@@ -75,9 +76,13 @@ class UnitWorker:
         weights: Weights,
         image_options: str = "",
         silent_s: float = math.inf,
+        load_s: float = math.inf,
     ):
+        self.load_s = load_s
         with quick_imports():
-            self.generator = engine.load(local_directory(weights[0]), decoding, image_options)
+            self.generator = self.loaded(
+                lambda: engine.load(local_directory(weights[0]), decoding, image_options), weights
+            )
         metrics.watch(self.generator)
         self.watched = WatchedGenerator(self.generator, silent_s)
         self.weights: Weights | None = weights
@@ -103,6 +108,10 @@ class UnitWorker:
                 made[name].append(value)
         return made
 
+    def loaded(self, load: Callable[[], Result], weights: Weights) -> Result:
+        """What `load` returns. Raises: WorkerSilent."""
+        return loaded(load, self.load_s, f"an engine for {weights[0]}")
+
     @contextmanager
     def model(self, weights: Weights) -> Iterator[None]:
         """Units of one model run side by side. A unit of another model waits for them; then the engine loads its
@@ -111,7 +120,7 @@ class UnitWorker:
             self.turn.wait_for(lambda: not self.num_running or self.weights == weights)
             if self.weights != weights:
                 self.weights = None
-                self.generator.switch(local_directory(weights[0]))
+                self.loaded(lambda: self.generator.switch(local_directory(weights[0])), weights)
                 self.weights = weights
             self.num_running += 1
         try:

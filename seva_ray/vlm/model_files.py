@@ -24,6 +24,9 @@ INDEX = "model.safetensors.index.json"
 LFS = b"version https://git-lfs.github.com/spec/"
 MOST_HEADER_BYTES = 100_000_000
 """The largest header that the safetensors library reads."""
+READ_WHOLE, MOST_WHOLE_BYTES = (".json", ".jinja", ".txt"), 2**28
+"""Suffixes of the files that are read as a whole, and their largest size in bytes. Large vocabularies take a seventh
+of it."""
 REPOSITORIES = {4096: "llava-hf/llava-1.5-7b-hf", 5120: "llava-hf/llava-1.5-13b-hf"}
 """LLaVA-1.5 in the transformers format, by the size of its hidden states."""
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
@@ -164,6 +167,8 @@ def check_pointers(path: Path) -> None:
             raise InputError(f"model {path}: {file.name} is a link to {os.readlink(file)}, which does not exist")
         if file.suffix in READ_SUFFIXES and not file.is_file():
             raise InputError(f"model {path}: {file.name} is {'a directory' if file.is_dir() else 'no ordinary file'}")
+        if file.suffix in READ_WHOLE and (size := file.stat().st_size) > MOST_WHOLE_BYTES:
+            raise InputError(f"model {path}: {file.name} has {size:,} bytes, and at most {MOST_WHOLE_BYTES:,} are read")
 
 
 def weight_headers(directory: str) -> dict[str, dict[str, Any]]:

@@ -85,6 +85,8 @@ def templates_in(path: Path) -> Iterator[tuple[str, str]]:
     seen: set[str] = set()
     for file in sorted([*path.glob("*.jinja"), *path.glob("additional_chat_templates/*.jinja"), *path.glob("*.json")]):
         try:
+            if not file.is_file():
+                continue
             text = file.read_text(encoding="utf-8")
             found = [text] if file.suffix == ".jinja" else texts_of(json.loads(text).get("chat_template"))
         except (OSError, ValueError, AttributeError, RecursionError):

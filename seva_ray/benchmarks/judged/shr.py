@@ -33,7 +33,9 @@ from seva_ray.benchmarks.judged.base import OWN_PROMPT, TEXTS_ONLY, judge_text
 from seva_ray.benchmarks.judged.judgement import JudgePrompt, Marks
 from seva_ray.core.errors import InputError
 from seva_ray.core.fingerprints import place
+from seva_ray.core.listing import check_can_end
 from seva_ray.core.records import Prompt
+from seva_ray.core.storage import locate
 
 QUESTION = "Describe this image in detail."
 FACTS = ("shr_factual_part1.jsonl", "shr_factual_part2.jsonl")
@@ -194,6 +196,7 @@ def entries(path: str) -> Iterator[Any]:
     """The items of a JSON list, read one by one: Visual Genome's regions are 700 MB, and few of them are needed."""
     decoder, text, place = json.JSONDecoder(), "", 0
     try:
+        check_can_end(*locate(path), path)
         with fsspec.open(path, "rt", encoding="utf-8") as file:
             if file.read(1) != "[":
                 raise InputError(f"{path}: expected a list")

@@ -32,6 +32,7 @@ from seva_ray.dpo.config import Train, is_shown
 from seva_ray.dpo.grouping import together
 from seva_ray.dpo.order import num_response_tokens
 from seva_ray.pairs.files import IMPORTED, lineage
+from seva_ray.stages.training.silence import ends_if_silent
 from seva_ray.vlm.image_options import image_options_of
 from seva_ray.vlm.models import Model
 
@@ -209,7 +210,8 @@ def score(scoring: Scoring, config: Train, group: Group = Group()) -> None:
         group.say(f"reference {name}: image and question are computed once per response, not per pair: {reason}")
     for number, shard in enumerate(share, 1):
         assert scorer
-        scorer.commit(shard, packed=reason is None)
+        with ends_if_silent(config.silent_s, lambda: scorer.computed_at, group.say):
+            scorer.commit(shard, packed=reason is None)
         if group.rank == 0 and (number == len(share) or time.monotonic() - said_at >= REPORT_EVERY_S):
             group.say(f"reference: {number:,}/{len(share):,} shards" + (" of worker 0" if group.size > 1 else ""))
             said_at = time.monotonic()
@@ -221,6 +223,9 @@ def score(scoring: Scoring, config: Train, group: Group = Group()) -> None:
 
 class Scorer:
     """Scores pairs with their starting model, in the precision of training."""
+
+    computed_at = 0.0
+    """When a batch of pairs was last scored, on the monotonic clock, in s."""
 
     def __init__(self, config: Train, scoring: Scoring, device: str):
         with quick_imports():
@@ -265,6 +270,7 @@ class Scorer:
                             f"are {logps}; nothing is trained"
                         )
                     found[row["prompt_id"]] = logps[: 1 + len(row["rejected"])]
+                self.computed_at = time.monotonic()
         scored = [{"prompt_id": row["prompt_id"], "ref_logps": found[row["prompt_id"]]} for row in rows]
         self.scoring.logps.begin()
         write_table(self.scoring.logps.path(shard), pa.Table.from_pylist(scored, LOGPS_SCHEMA))

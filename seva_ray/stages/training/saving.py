@@ -1,12 +1,16 @@
 """What the workers save when a policy is trained: a model that vLLM and transformers load, without any pickle."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from seva_ray.dpo.policy import copy_settings, export, is_of_weights, load_policy
 from seva_ray.private.transformers import forget_deepspeed
 from seva_ray.vlm.model_files import lay_out_as
+
+POLICY = "policy.txt"
+"""The file in a checkpoint that says which policy it belongs to."""
 
 
 def save_merged(trainer: Any, start: str) -> str:
@@ -49,3 +53,18 @@ def uploaded(checkpoint: Any, name: str) -> Any:
     stored = storage.persist_current_checkpoint(checkpoint, name)
     storage.storage_filesystem.get_file_info(stored.path)  # this raises what closing a file has raised
     return stored
+
+
+def last_checkpoint(policy_uri: str, scratch: str) -> str | None:
+    """The run's last checkpoint as a local directory, or None if there is none or it belongs to another policy."""
+    import ray.train
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as directory:
+        if Path(directory, POLICY).read_text(encoding="utf-8") != policy_uri:
+            return None
+        target = os.path.join(scratch, "resumed")
+        shutil.copytree(directory, target)
+    return target

@@ -1,5 +1,6 @@
 """TRL's DPOTrainer with our own order of pairs, forward pass, losses and figures. Only training workers import this."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,8 @@ class PreferenceTrainer(HookedTrainer):
     """A trainer whose batches come from PreferenceCollator, with `ref_logps` and `weight`, in the data set's order."""
 
     exact_inputs: Sequence[str] = ("ref_logps", "weight")
+    computed_at = 0.0
+    """When the loss of a batch was last computed, on the monotonic clock, in s."""
 
     def __init__(self, *, config: Train, views: Sequence[str] = (), **arguments: Any):
         super().__init__(**arguments)
@@ -33,6 +36,7 @@ class PreferenceTrainer(HookedTrainer):
             answers = replace(answers, on_view=scored(model, on_view))
         losses = objective(self.config.loss, answers, self.config.beta)
         self.note(answers, inputs["weight"] > 0, inputs.get("view"))
+        self.computed_at = time.monotonic()
         return (losses * inputs["weight"]).mean()
 
     @torch.no_grad()

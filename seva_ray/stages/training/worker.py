@@ -4,7 +4,6 @@ import gc
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,16 +25,13 @@ from seva_ray.runtime import metrics
 from seva_ray.stages.training.failures import DIVERGED, explained
 from seva_ray.stages.training.reading import NUM_COLLATORS, Kept, PairReader, Places, ReadAhead
 from seva_ray.stages.training.reference import Group, Scoring, score
-from seva_ray.stages.training.saving import save_merged, save_whole, uploaded
+from seva_ray.stages.training.saving import POLICY, last_checkpoint, save_merged, save_whole, uploaded
 from seva_ray.stages.training.scheduled import Scheduled
+from seva_ray.stages.training.silence import ends_if_silent
 from seva_ray.vlm.encoding import Encoder
 
 LOG = "log.json"
 """The training log of a policy. It is written last, after all other files."""
-POLICY = "policy.txt"
-"""The file in a checkpoint that says which policy it belongs to."""
-
-
 MAX_LOGGED = 20_000
 """Largest number of lines in the training log. Each worker holds all of it, and every checkpoint has a copy. A longer
 training logs means over several steps."""
@@ -127,7 +123,10 @@ def do(job: TrainingJob, callback: Any) -> None:
             if config.full:
                 freeze_all_but_language(model, exact=not config.zero_stage)
             trainer = trainer_of(job, model, encoder, scratch, callback)
-        trainer.train(resume_from_checkpoint=last_checkpoint(job, scratch))
+        with ends_if_silent(
+            config.silent_s, lambda: max(trainer.computed_at, callback.computed_at), job.relay.send.remote
+        ):
+            trainer.train(resume_from_checkpoint=last_checkpoint(job.policy_uri, scratch))
         if callback.diverged:
             if rank == 0:
                 write_bytes(f"{job.policy_uri}/{DIVERGED}", callback.diverged.encode())
@@ -242,6 +241,8 @@ def reporter(job: TrainingJob) -> Any:
         """Whether a step was trained."""
         noticed = False
         saved: float | None = None
+        computed_at = 0.0
+        """When a checkpoint was last handed on, on the monotonic clock, in s; infinite while it is."""
 
         def on_train_begin(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
             self.started, self.first_step = time.monotonic(), state.global_step
@@ -274,27 +275,13 @@ def reporter(job: TrainingJob) -> Any:
         def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
             path = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
             Path(path, POLICY).write_text(job.policy_uri, encoding="utf-8")
-            self.saved = time.time()
+            self.saved, self.computed_at = time.time(), math.inf
             ray.train.report(
                 {"step": state.global_step, **state.log_history[-1]},
                 checkpoint=ray.train.Checkpoint.from_directory(path),
                 checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,  # this also removes the local copy
                 checkpoint_upload_fn=uploaded,
             )
+            self.computed_at = time.monotonic()
 
     return Reporter()
-
-
-def last_checkpoint(job: TrainingJob, scratch: str) -> str | None:
-    """The run's last checkpoint as a local directory, or None if there is none or it belongs to another job."""
-    import ray.train
-
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as directory:
-        if Path(directory, POLICY).read_text(encoding="utf-8") != job.policy_uri:
-            return None
-        target = os.path.join(scratch, "resumed")
-        shutil.copytree(directory, target)
-    return target
