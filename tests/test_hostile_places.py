@@ -18,15 +18,19 @@ import stat
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch  # noqa: F401 -- datasets imports it with the first row, which takes seconds
+from fsspec.implementations.local import LocalFileSystem
 
+from seva_ray.core import listing
 from seva_ray.core.contents import contents
 from seva_ray.core.errors import InputError, UserError
+from seva_ray.core.listing import is_hollow
 from seva_ray.core.records import PROMPT_SCHEMA, Response, table
 from seva_ray.sources import Folder, Hf, LlavaJson, QuestionList, Source, Table, files
 from seva_ray.vlm.images import load_image
@@ -459,6 +463,16 @@ def test_a_source_that_is_no_file_with_data_is_one_line_at_once(name: str, odd: 
         contents(str(tmp_path / name))
     with limited(), pytest.raises(InputError, match=line):
         read_source(Hf(path=str(tmp_path / name)))
+
+
+def test_a_file_that_lies_on_a_tape_until_it_is_read_is_no_hole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Such a system says that it stores nothing of the file, and knows of no hole in it."""
+    (tmp_path / "a.json").touch()
+    os.truncate(tmp_path / "a.json", 2**31)
+    assert is_hollow(LocalFileSystem(), str(tmp_path / "a.json"))
+    tape = SimpleNamespace(stat=os.stat, SEEK_HOLE=os.SEEK_HOLE, lseek=lambda *_: 2**31)
+    monkeypatch.setattr(listing, "os", tape)
+    assert not is_hollow(LocalFileSystem(), str(tmp_path / "a.json"))
 
 
 def test_an_image_that_is_a_hole_has_no_contents_and_links_in_a_ring_are_read_once_each(tmp_path: Path):

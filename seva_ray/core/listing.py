@@ -44,7 +44,8 @@ def check_can_end(filesystem: Any, path: str, uri: str) -> None:
 
 def is_hollow(filesystem: Any, path: str) -> bool:
     """Whether a large local file is nearly all hole, as one whose download has only begun. A disk that compresses also
-    stores less than a file's size, but no file of data a thousandth of it."""
+    stores less than a file's size, but no file of data a thousandth of it. A file that lies on a tape or in a cloud
+    until it is read stores next to nothing, and its system knows of no hole."""
     if not isinstance(filesystem, LocalFileSystem):
         return False
     try:
@@ -53,7 +54,10 @@ def is_hollow(filesystem: Any, path: str) -> bool:
         if is_outage(error):
             raise
         return False
-    return stat.S_ISREG(facts.st_mode) and facts.st_size > HOLLOW_BYTES and facts.st_blocks * 512 < facts.st_size / 1000
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size <= HOLLOW_BYTES or facts.st_blocks * 512 > facts.st_size / 1000:
+        return False
+    with open(path, "rb") as file:
+        return os.lseek(file.fileno(), 0, os.SEEK_HOLE) < facts.st_size
 
 
 def found_in(filesystem: Any, path: str) -> dict[str, Any]:
