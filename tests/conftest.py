@@ -25,6 +25,9 @@ while they wait. Ray gives its workers one thread too. It must be set before tor
 
 BUILD, TOY = ROOT / "build" / "tests", ROOT / "seva_ray" / "toy"
 
+TEMPORARY_FILES = "tmp"
+"""The directory beside Ray's own in which the processes of the tests' cluster make their temporary files."""
+
 LONGEST = (
     "test_main_job.py", "test_kills.py", "test_sweep.py", "test_train.py", "test_metrics.py", "test_submit.py",
     "test_stages.py", "test_switch.py", "test_signals.py", "test_machine.py", "test_family_training.py",
@@ -123,14 +126,17 @@ def ray_cluster() -> Iterator[None]:
         gpus = machine.num_gpus()
         listen_on_loopback_only()  # this and the settings are those of a cluster that a job starts for itself
         settings = {name.removeprefix("RAY_"): int(value) for name, value in CORE_SETTINGS.items()}
-        ray.init(
-            num_cpus=2,
-            num_gpus=gpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            _temp_dir=directory,
-            _system_config=settings,
-        )
+        os.mkdir(f"{directory}/{TEMPORARY_FILES}")
+        with pytest.MonkeyPatch.context() as of_workers:
+            of_workers.setenv("TMPDIR", f"{directory}/{TEMPORARY_FILES}")
+            ray.init(
+                num_cpus=2,
+                num_gpus=gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                _temp_dir=directory,
+                _system_config=settings,
+            )
         yield
         ray.shutdown()
 
