@@ -18,6 +18,7 @@ from seva_ray.private import ray as private_ray
 ROOT = Path(__file__).parent.parent
 
 NAMES = {
+    "ray._private.grpc_utils": ["init_grpc_channel"],
     "ray._private.ray_constants": ["ENABLE_RAY_CLUSTER"],
     "ray._private.services": ["canonicalize_bootstrap_address"],
     "ray._private.state": ["state.get_cluster_config"],
