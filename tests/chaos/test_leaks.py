@@ -96,9 +96,11 @@ def temporary_files() -> Path:
 
 
 def files_of_others() -> set[str]:
-    """The names of files in /dev/shm that other jobs of this machine have open."""
+    """The names of files in /dev/shm that belong to other jobs of this machine."""
     ours = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
-    found: set[str] = set()
+    # joblib's semaphores have the number of their process in their names.
+    named = ((name, re.match(r"sem\.loky-(\d+)-", name)) for name in os.listdir("/dev/shm"))
+    found = {name for name, of in named if of and int(of.group(1)) not in ours and psutil.pid_exists(int(of.group(1)))}
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if int(process.name) not in ours:
