@@ -74,8 +74,9 @@ def main(config: EvaluateJob) -> None:
     with cluster():
         tests = prepare_benchmarks(config.prepare, store, benchmarks)
         scores = evaluate(*settings, store, benchmarks, tests, contests, judge, config.consistency, name)
-    again = config.policy if config.consistency.num_answers else ()
-    for item in [*scores, *(item for policy in again for item in consistency_of(store, models[policy].name))]:
+    for policy in config.policy if config.consistency.num_answers else ():
+        scores += consistency_of(store, models[policy].name)
+    for item in scores:
         print(*result_table(item), sep="\n", flush=True)
 
 

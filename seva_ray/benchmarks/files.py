@@ -33,8 +33,8 @@ def check_image_root(benchmark: str, image_root: str | None) -> None:
         return
     try:
         locate(image_root)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"images of {benchmark}: {image_root}: {error}") from None
+    except InputError as error:
+        raise InputError(f"images of {benchmark}: {error}") from None
     if not is_directory(image_root):
         raise InputError(f"images of {benchmark}: {image_root}: no such directory")
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-import fsspec
 import pyarrow as pa
 
 from seva_ray.core.errors import ConfigError, InputError
@@ -80,17 +79,8 @@ def rows_in(batch: pa.RecordBatch | pa.Table) -> Iterator[Any]:
                 yield InputError("a text in it is not valid UTF-8")
 
 
-def locate(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system, and the path in it, of a local path or fsspec URI. Raises: InputError."""
-    try:
-        return fsspec.core.url_to_fs(uri)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"{uri}: {error}") from None
-
-
 def check_directory(field: str, uri: str) -> None:
     """Raises: InputError if the directory does not exist."""
-    locate(uri)
     if not is_directory(uri):
         raise InputError(f"{field} {uri}: no such directory")
 

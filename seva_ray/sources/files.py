@@ -15,7 +15,7 @@ from typing import Any
 
 from seva_ray.core.errors import InputError
 from seva_ray.core.listing import check_can_end
-from seva_ray.sources.base import locate
+from seva_ray.core.storage import locate
 
 LINES = (".jsonl", ".ndjson")
 """Suffixes of files that hold one JSON value per line."""

@@ -16,8 +16,8 @@ from seva_ray.core.fingerprints import place
 from seva_ray.core.listing import kind_of, linked_files
 from seva_ray.core.patience import patiently
 from seva_ray.core.records import Prompt
-from seva_ray.core.storage import absolute
-from seva_ray.sources.base import check_names, checked, locate
+from seva_ray.core.storage import absolute, locate
+from seva_ray.sources.base import check_names, checked
 
 log = logging.getLogger(__name__)
 

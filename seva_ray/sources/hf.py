@@ -20,8 +20,8 @@ from seva_ray.core.errors import ConfigError, InputError
 from seva_ray.core.fingerprints import place
 from seva_ray.core.listing import check_can_end
 from seva_ray.core.records import Prompt
-from seva_ray.core.storage import absolute, exists, is_directory, is_local
-from seva_ray.sources.base import as_object, check_directory, check_names, checked, failed, locate, rows_in
+from seva_ray.core.storage import absolute, exists, is_directory, is_local, locate
+from seva_ray.sources.base import as_object, check_directory, check_names, checked, failed, rows_in
 from seva_ray.sources.files import BROKEN, TEXTS, plain, shown, text_rows, unreadable
 from seva_ray.sources.forms import NoColumn, flat, image_of, named, only_known, questions_of
 

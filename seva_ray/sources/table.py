@@ -23,7 +23,7 @@ from seva_ray.core.patience import patient
 from seva_ray.core.records import Prompt
 from seva_ray.core.seeds import keys_of
 from seva_ray.core.sorting import sorter
-from seva_ray.core.storage import absolute, lies_in
+from seva_ray.core.storage import absolute, lies_in, locate
 from seva_ray.sources.base import (
     PLACEHOLDER,
     as_object,
@@ -32,7 +32,6 @@ from seva_ray.sources.base import (
     checked,
     examined,
     failed,
-    locate,
     rows_in,
 )
 from seva_ray.sources.files import json_value, lines_of, shown, unreadable

@@ -45,12 +45,15 @@ def model_at(directory: str) -> Model:
     outline = Path(local_outline(place))
     check_served(str(outline))
     read = [path for path in sorted(outline.iterdir()) if path.suffix in READ_SUFFIXES]
-    if is_local(place):
-        weights = weight_headers(str(outline))
-        checks = {path.name: partial(check_values, path) for path in read if path.name in weights}
-        files = {path.name: digest(path, check=checks.get(path.name)) for path in read}
-    else:
-        files = {path.name: digest(f"{place.rstrip('/')}/{path.name}") for path in read}
+    local = is_local(place)
+    weights = weight_headers(str(outline)) if local else {}
+    files = {
+        path.name: digest(
+            path if local else f"{place.rstrip('/')}/{path.name}",
+            check=partial(check_values, path) if path.name in weights else None,
+        )
+        for path in read
+    }
     return Model(name=name_of(place), directory=place, fingerprint=fingerprint_of({"files": files}))
 
 

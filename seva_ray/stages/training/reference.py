@@ -32,6 +32,7 @@ from seva_ray.dpo.config import Train, is_shown
 from seva_ray.dpo.grouping import together
 from seva_ray.dpo.order import num_response_tokens
 from seva_ray.pairs.files import IMPORTED, lineage
+from seva_ray.stages.training.reading import BATCHES_AHEAD
 from seva_ray.stages.training.silence import ends_if_silent
 from seva_ray.vlm.image_options import image_options_of
 from seva_ray.vlm.models import Model
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from seva_ray.vlm.encoding import Encoder
     from seva_ray.vlm.views import Viewer
 
-BATCHES_AHEAD = 2
-"""Number of batches that are made before the model is ready for them."""
 REPORT_EVERY_S = 10.0
 """Least time between two lines of progress, in seconds."""
 
