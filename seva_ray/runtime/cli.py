@@ -87,8 +87,8 @@ def read(presets: Mapping[str, Config], description: str, usual: Collection[str]
     words = sys.argv[1:]
     name = words.pop(0) if words and re.fullmatch(r"\w[\w.-]*", words[0]) else next(iter(presets))
     script = Path(sys.argv[0])
-    usual = f"python -m bench.{script.stem}" if script.parent.name == "bench" else f"python jobs/{script.name}"
-    command = os.environ.pop(COMMAND, "") or usual
+    typed = f"python -m bench.{script.stem}" if script.parent.name == "bench" else f"python jobs/{script.name}"
+    command = os.environ.pop(COMMAND, "") or typed
     if name not in presets:
         known = f"the presets are {', '.join(presets)}{suggestion(name, presets)}"
         raise ConfigError(f"{name}: there is no preset of this name; {known}")
