@@ -38,7 +38,7 @@ dev:
 test: dev ## the tests, with the tools they need, in two processes that share the files
 	$(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-clients: ## the loaders of LLaMA-Factory and ms-swift, which a test reads exported pairs with, in .venv-clients (0.2 GB beside .venv)
+clients: ## LLaMA-Factory and ms-swift, which tests read exported pairs and train on them with, in .venv-clients (0.4 GB beside .venv)
 	@cluster/images/install.sh cpu .venv clients
 
 test-all: dev clients ## also the tests that take minutes each

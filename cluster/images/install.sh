@@ -5,7 +5,7 @@
 #
 # dev: the tools of tests and checks too. A cloud: what starts a cluster there and reads its object store.
 # harness: lmms-eval too, in an environment VENV-harness that lies over VENV.
-# clients: the loaders of LLaMA-Factory and ms-swift, with which a test reads exported pairs, likewise in VENV-clients.
+# clients: LLaMA-Factory and ms-swift, with which tests read exported pairs and train on them, likewise in VENV-clients.
 # docs: what `make docs` needs, in an environment VENV-docs of its own; nothing else is installed.
 #
 # Needs Python 3.11 (python3.11 or python3, or PYTHON=/path/to/it) and, for cpu, a pip that finds torch's CPU build,
@@ -136,7 +136,7 @@ harness | clients)
     if changed "$extra"; then
         "$first" -m venv --clear "$venv"
         install_lock "$extra"
-        [[ $extra == harness ]] && proof=lmms_eval.models.chat.llava_hf || proof="llamafactory.data, swift.dataset"
+        [[ $extra == harness ]] && proof=lmms_eval.models.chat.llava_hf || proof="llamafactory.train.dpo, swift.rlhf_trainers"
         lie_over_first "$extra" "$proof"
         installed "$extra"
     fi

@@ -44,22 +44,30 @@ CLOUDS = {
 }
 
 HARNESS = ["lmms-eval==0.7.3", "decord==0.6.0"]  # which its class for LLaVA imports and its metadata does not name
-# What the loaders of LLaMA-Factory and ms-swift import beside our own set. Their metadata pins another transformers, so
-# nothing is resolved: these versions read our exported pairs (tests/test_clients.py).
+# What LLaMA-Factory and ms-swift import beside our own set, and what their trainers need in an older version. Their
+# metadata contradict each other, so nothing is resolved: these versions read exported pairs and train on them
+# (tests/test_clients.py).
 CLIENTS = {
+    "accelerate": "1.11.0",
     "antlr4-python3-runtime": "4.9.3",
     "av": "18.1.0",
+    "datasets": "4.8.4",
+    "huggingface-hub": "0.36.0",
     "json-repair": "0.64.6",
     "llamafactory": "0.9.5",
     "modelscope": "1.40.2",
     "modelscope-hub": "0.5.1",
     "ms-swift": "4.6.0",
     "omegaconf": "2.4.0",
+    "peft": "0.18.1",
     "simplejson": "4.3.0",
+    "tokenizers": "0.22.2",
+    "transformers": "4.57.6",
+    "trl": "0.24.0",
 }
 EXCLUDED = {"protobuf"}  # by wandb 0.25.0, which lmms-eval pins
 
-CLIENTS_LOCK = "What the loaders of LLaMA-Factory and ms-swift add to either lock, to read exported pairs."
+CLIENTS_LOCK = "What LLaMA-Factory and ms-swift add to either lock, to read exported pairs and to train on them."
 HEADER = """\
 # {what}
 # Made by `make lock` (cluster/images/lock.py) for Python 3.11 on Linux x86_64; do not edit.
