@@ -2,6 +2,7 @@
 
 import os
 import struct
+import threading
 import unicodedata
 import warnings
 import zlib
@@ -15,6 +16,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image, ImageFile, PngImagePlugin
 
+from seva_ray.core import patience
 from seva_ray.core.errors import InputError
 from seva_ray.core.patience import WAIT_VARIABLE, StorageUnavailable
 from seva_ray.vlm.images import load_image, pad_to_square
@@ -337,6 +339,31 @@ def test_a_store_that_cannot_be_reached_is_not_the_images_fault(monkeypatch: pyt
     fsspec.register_implementation("away", StoreThatIsAway, clobber=True)
     with pytest.raises(StorageUnavailable, match=r"away://photos/a\.png: .*connection reset by peer"):
         load_image(path="a.png", data=None, image_root="away://photos")
+
+
+class StoreThatHangs(MemoryFileSystem):
+    """A mount whose server is gone: a read never ends."""
+
+    protocol = "hangs"
+    released = threading.Event()
+
+    def _open(self, path: str, *args: object, **options: object) -> NoReturn:
+        self.released.wait()
+        raise ConnectionResetError("the test has ended")
+
+
+def test_a_read_that_never_ends_is_given_up_and_is_not_the_images_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(WAIT_VARIABLE, "0.5")
+    monkeypatch.setattr(patience, "LINE_EVERY_S", 0.2)
+    fsspec.register_implementation("hangs", StoreThatHangs, clobber=True)
+    try:
+        with pytest.raises(StorageUnavailable, match=r"hangs://photos/a\.png: .*a read has not ended within 0\.5 s"):
+            load_image(path="a.png", data=None, image_root="hangs://photos")
+    finally:
+        StoreThatHangs.released.set()
+    assert "hangs://photos/a.png: a read has not ended: waiting up to 0.5 s" in caplog.messages
 
 
 def test_a_row_without_image_or_root_says_so() -> None:

@@ -10,8 +10,10 @@ import functools
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
@@ -112,7 +114,7 @@ def patiently(work: Callable[[], Result], what: str, refusals: bool = True) -> R
                 if classes_by(error, (*CLIENTS, *HUB)):
                     error.add_note(f"{OF_STORAGE}{what}")
                 raise
-            now, limit_s = time.monotonic(), float(os.environ.get(WAIT_VARIABLE, WAIT_S))
+            now, limit_s = time.monotonic(), limit()
             reason = reason_of(error)
             if now - began >= limit_s:
                 raise StorageUnavailable(
@@ -124,6 +126,37 @@ def patiently(work: Callable[[], Result], what: str, refusals: bool = True) -> R
                 log.warning("%s: the storage does not answer (%s): waiting up to %s", what, reason, duration(limit_s))
             time.sleep(min(PAUSES_S[min(number, len(PAUSES_S) - 1)], max(0.0, began + limit_s - now)))
     raise AssertionError("the limit ends the loop")
+
+
+def limit() -> float:
+    """How long storage is waited for, in seconds."""
+    return float(os.environ.get(WAIT_VARIABLE, WAIT_S))
+
+
+def answered(work: Callable[[], Result], what: str) -> Result:
+    """The result of `work`, which runs in a thread of its own: nothing interrupts a read from a mount whose server is
+    gone. The thread is left behind after the limit, which is a minute at least, and a line each minute says so. Raises:
+    TimeoutError then, which is an outage; whatever `work` raises."""
+    call: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            call.set_result(work())
+        except BaseException as error:
+            call.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    limit_s = max(limit(), LINE_EVERY_S)
+    deadline = time.monotonic() + limit_s
+    while True:
+        try:
+            return call.result(min(LINE_EVERY_S, max(0.0, deadline - time.monotonic())))
+        except TimeoutError:
+            if call.done():
+                raise
+            if time.monotonic() >= deadline:
+                raise TimeoutError(errno.ETIMEDOUT, f"a read has not ended within {duration(limit_s)}") from None
+            log.warning("%s: a read has not ended: waiting up to %s", what, duration(limit_s))
 
 
 def is_outage(error: BaseException, refusals: bool = True) -> bool:

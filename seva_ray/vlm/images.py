@@ -17,7 +17,7 @@ from PIL import Image
 
 from seva_ray.core.errors import InputError
 from seva_ray.core.listing import kind_of
-from seva_ray.core.patience import StorageUnavailable, patiently
+from seva_ray.core.patience import StorageUnavailable, answered, patiently
 from seva_ray.vlm.decoder_process import decode_within_limits
 from seva_ray.vlm.decoding import reason_of, shortened
 
@@ -83,17 +83,23 @@ def largest_file(max_pixels: int) -> int:
 
 
 def read_image(path: str | None, image_root: str | None, max_bytes: int = largest_file(MAX_PIXELS)) -> bytes:
-    """The first `max_bytes` + 1 bytes of the file `path` under `image_root`. Raises: InputError, OSError."""
+    """The first `max_bytes` + 1 bytes of the file `path` under `image_root`. Raises: InputError; OSError, such as
+    TimeoutError for a place that does not answer."""
     if path is None:
         raise InputError("the row has neither a path nor bytes")
     if not image_root:
         raise InputError("the row has a path, but there is no image_root to find it under")
     filesystem, root = fsspec.core.url_to_fs(image_root)
     full = f"{root.rstrip('/')}/{_relative(path)}"
-    if isinstance(filesystem, LocalFileSystem):
-        _check_local(root, full)
-    with filesystem.open(full, "rb") as file:
-        return file.read(max_bytes + 1)
+
+    def read() -> bytes:
+        if isinstance(filesystem, LocalFileSystem):
+            _check_local(root, full)
+        with filesystem.open(full, "rb") as file:
+            data: bytes = file.read(max_bytes + 1)
+            return data
+
+    return answered(read, f"{image_root}/{path}")
 
 
 def _relative(path: str) -> str:
