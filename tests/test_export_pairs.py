@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from datasets import Image as ImageFeature
 from datasets import List, load_dataset
@@ -14,8 +15,9 @@ from PIL import Image
 import export as job
 from seva_ray.core.artifacts import Artifact, Store
 from seva_ray.core.errors import InputError
+from seva_ray.core.storage import write_table
 from seva_ray.runtime import cli
-from seva_ray.stages.export_pairs import ExportPairs, export_pairs
+from seva_ray.stages.export_pairs import ExportPairs, export_pairs, rows_of
 from tests.own_pairs import COLOURS, NUM_IMAGES, VIEWS, own_pairs
 
 NUM_ROWS = (NUM_IMAGES - 1) * len(VIEWS) - 1
@@ -53,6 +55,16 @@ def test_datasets_reads_every_row_with_its_image_and_both_answers(exported: Path
         of_image.setdefault(row["prompt_id"], []).append(row["view"])
     assert of_image.pop(f"{NUM_IMAGES - 1}.png-0") == ["moco"]
     assert list(of_image.values()) == [list(VIEWS)] * (NUM_IMAGES - 2)
+
+
+def test_rows_of_one_shard_have_their_own_image_also_beside_rows_of_the_same_image(tmp_path: Path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(name.encode())
+    named = [{"image_path": f"{name}.png", "image_bytes": None, "rejected": [{"text": "no"}]} for name in "aabba"]
+    held = {"image_path": None, "image_bytes": b"held", "rejected": [{"text": "no"}]}
+    write_table(str(tmp_path / "shard"), pa.Table.from_pylist([*named[:3], held, *named[3:]]))
+    found = [image for _, _, image in rows_of(str(tmp_path / "shard"), str(tmp_path))]
+    assert found == [b"a.png", b"a.png", b"b.png", b"held", b"b.png", b"a.png"]
 
 
 def test_trl_trains_on_them_as_they_are(rows: Any, toy_model: str, tmp_path: Path):

@@ -27,7 +27,7 @@ from seva_ray.core.submission import check_lasts
 from seva_ray.pages.browse_page import render
 from seva_ray.pairs.files import lineage, made_of
 from seva_ray.runtime.heartbeat import waiting
-from seva_ray.runtime.progress import say
+from seva_ray.runtime.progress import Progress, say
 from seva_ray.stages.margins import margins_there
 from seva_ray.stages.prepare import shards_of
 from seva_ray.vlm.images import load_image
@@ -149,7 +149,10 @@ def write_rows(
     names: dict[str, dict[str, int]] = {"verdicts": {}, "sources": {}, "views": {}}
     numbers: list[list[float | None]] = []
     sizes: list[int] = []
-    for place, shard in enumerate(shards_of(prompts)):
+    shards = shards_of(prompts)
+    progress = Progress("browse", len(shards), "shards")
+    shown: tuple[tuple[str | None, bytes | None], str] | None = None  # the row before this one often has the same image
+    for place, shard in enumerate(shards):
         texts = []
         margins = [margin_column(pairs, items, shard) for items in columns.values()]
         for row in rows_of(prompts, pairs, shard):
@@ -158,9 +161,13 @@ def write_rows(
             ]
             key = row["prompt_id"], row["view"]
             numbers.append([*codes, len(row["chosen"]), len(row["rejected"]), *(of.get(key) for of in margins)])
-            image = small(config, directory, row, prompts.counts["image_root"])
-            texts.append([row["prompt_id"], row["question"], row["chosen"], row["rejected"], image, row["error"] or ""])
+            source = row["image_path"], row["image_bytes"]
+            if shown is None or shown[0] != source:
+                shown = source, small(config, directory, row, prompts.counts["image_root"])
+            answers = row["chosen"], row["rejected"]
+            texts.append([row["prompt_id"], row["question"], *answers, shown[1], row["error"] or ""])
         sizes.append(len(texts))
+        progress.add(1)
         (directory / "rows" / f"{place:06d}.js").write_text(
             f"hold_rows({place}, {json.dumps(texts)});\n", encoding="utf-8"
         )

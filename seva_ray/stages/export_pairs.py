@@ -31,7 +31,7 @@ from seva_ray.pages.dataset_card import DatasetContent, dataset_card
 from seva_ray.pairs import formats
 from seva_ray.pairs.files import files_of, lineage, origin_of
 from seva_ray.runtime.heartbeat import waiting
-from seva_ray.runtime.progress import say
+from seva_ray.runtime.progress import Progress, say
 from seva_ray.stages.export import check_repository, push
 from seva_ray.vlm.images import read_image
 
@@ -107,6 +107,7 @@ def write_all(directory: Path, pairs: Artifact, image_root: str | None) -> tuple
             files.enter_context((directory / file).open("w", encoding="utf-8"))
             for file in ("llama_factory.jsonl", "swift.jsonl", "seva.json")
         )
+        progress = Progress("export", len(groups), "files")
         for number, group in enumerate(groups):
             file = directory / "data" / f"train-{number:05d}-of-{len(groups):05d}.parquet"
             with pq.ParquetWriter(file, schema(), compression="zstd") as writer:
@@ -122,22 +123,30 @@ def write_all(directory: Path, pairs: Artifact, image_root: str | None) -> tuple
                         num_rows += 1
                     writer.write_table(pa.Table.from_pylist(rows, schema()), row_group_size=64)
                     samples = (samples + [{**row, "images": path} for row in rows])[:NUM_SAMPLES]
+            progress.add(1)
         official.write("\n]\n")
     return num_rows, samples
 
 
 def rows_of(uri: str, image_root: str | None) -> Iterator[tuple[dict[str, Any], dict[str, Any], bytes]]:
     """Each pair of a shard with each of its rejected responses, and the encoded image. Raises: InputError."""
+    read: tuple[str | None, bytes] | None = None  # the row before this one often has the same image
     for row in read_table(uri).to_pylist():
         image = row["image_bytes"]
         if image is None:
-            try:
-                image = read_image(row["image_path"], image_root)
-            except OSError as error:
-                reason = error.strerror or error
-                raise InputError(f"image {row['image_path']}: {reason} (image_root {image_root})") from None
+            if read is None or read[0] != row["image_path"]:
+                read = row["image_path"], image_at(row["image_path"], image_root)
+            image = read[1]
         for rejected in row["rejected"]:
             yield row, rejected, image
+
+
+def image_at(path: str | None, image_root: str | None) -> bytes:
+    """Raises: InputError."""
+    try:
+        return read_image(path, image_root)
+    except OSError as error:
+        raise InputError(f"image {path}: {error.strerror or error} (image_root {image_root})") from None
 
 
 def saved(directory: Path, image: bytes) -> str:
