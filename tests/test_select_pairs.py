@@ -92,7 +92,8 @@ def test_every_pair_is_counted_and_its_measures_are_kept(store, pairs, capsys):
     assert chosen.counts["left_out"] == {"flip_step": number - left}
     assert sum(chosen.counts["verdicts"].values()) == chosen.counts["num_prompts"]
     assert lineage(store, chosen) == lineage(store, pairs)
-    said = capsys.readouterr().err.splitlines()
+    measured, *said = capsys.readouterr().err.splitlines()
+    assert measured.endswith(" shards measured")
     assert said == [
         "select a: flip_step from 100 to 900, median 300",
         f"select a: {left} of {number} pairs, {number - left} left out by flip_step",

@@ -22,7 +22,7 @@ from seva_ray.core.seeds import key_of
 from seva_ray.core.shards import read_each, shards_in
 from seva_ray.core.storage import exists, read_table, write_table
 from seva_ray.runtime.heartbeat import waiting
-from seva_ray.runtime.progress import say
+from seva_ray.runtime.progress import Progress, say
 from seva_ray.vlm.images import read_image
 
 FREE = {True: 100_000, False: 1_000}
@@ -56,10 +56,13 @@ def check_unchanged(prompts: Artifact, verify: bool, moved: bool = False) -> Non
         most = FREE[is_local(root)] // max(1, -(-prompts.counts["num_prompts"] // max(1, len(shards))))
         shards = sorted(shards, key=lambda name: key_of(0, "image facts", name))[: max(1, most)]
     found = Changes()
+    progress = Progress("prepare", len(shards), "shards of images read") if verify else None
     with waiting(f"prepare {label}: {'reading' if verify else 'looking at'} the images"):
         for changes in read_each(lambda shard: changes_in(prompts, root, shard, verify, moved), shards):
             found.replaced |= changes.replaced
             found.rewritten += changes.rewritten
+            if progress:
+                progress.add(1)
     if found.replaced:
         path, what = next(iter(found.replaced.items()))
         number = f"{len(found.replaced):,} images are others" if len(found.replaced) > 1 else "an image is another one"

@@ -25,7 +25,7 @@ from seva_ray.pairs.filters import edit_distance, words_of
 from seva_ray.pairs.hardness import MEASURES, Select, flip_step, hardest, limits_of_share, quantiles, ranks_of
 from seva_ray.pairs.official import write_official
 from seva_ray.runtime.heartbeat import waiting
-from seva_ray.runtime.progress import say
+from seva_ray.runtime.progress import Progress, say
 from seva_ray.runtime.renewal import made_once
 from seva_ray.stages.ladder import answers_by_step
 from seva_ray.stages.pair import PART_BYTES
@@ -94,8 +94,12 @@ def sources_of(config: Select, store: Store, pairs: Artifact, prompts: Artifact,
 
 def selected(config: Select, artifact: Artifact, sources: Sources) -> Artifact:
     """Make the selection, while no other job makes it."""
+    files, measured = files_of(sources.pairs), []
+    progress = Progress("select", len(files), "shards measured")
     with waiting(f"select {config.name}: measuring the pairs"):
-        measured = [measures_of(sources, config, uri) for uri in files_of(sources.pairs)]
+        for uri in files:
+            measured.append(measures_of(sources, config, uri))
+            progress.add(1)
     every = [item for rows in measured for items in rows for item in items]
     limits = None
     if config.share is not None:
@@ -104,7 +108,7 @@ def selected(config: Select, artifact: Artifact, sources: Sources) -> Artifact:
     dropped: Counter[str] = Counter()
     num_kept = 0
     ranks = iter(ranks_of(config, [hardest(items, config.by) for rows in measured for items in rows]))
-    for uri, rows in zip(files_of(sources.pairs), measured, strict=True):
+    for uri, rows in zip(files, measured, strict=True):
         num_kept += write_shard(config, artifact, uri, rows, list(islice(ranks, len(rows))), limits, dropped)
     for measure in config.used():
         low, middle, high = quantiles([item[measure] for item in every])
