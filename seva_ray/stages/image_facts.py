@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
@@ -20,7 +19,7 @@ from seva_ray.core.contents import TAGS, TIMES, tag_of
 from seva_ray.core.errors import FingerprintMismatch, InputError
 from seva_ray.core.seeds import key_of
 from seva_ray.core.shards import read_each, shards_in
-from seva_ray.core.storage import exists, read_table, write_table
+from seva_ray.core.storage import exists, is_local, locate, read_table, write_table
 from seva_ray.runtime.heartbeat import waiting
 from seva_ray.runtime.progress import Progress, say
 from seva_ray.vlm.images import read_image
@@ -77,10 +76,6 @@ def check_unchanged(prompts: Artifact, verify: bool, moved: bool = False) -> Non
         )
 
 
-def is_local(root: str) -> bool:
-    return isinstance(fsspec.core.url_to_fs(root)[0], LocalFileSystem)
-
-
 def changes_in(prompts: Artifact, root: str, shard: str, verify: bool, moved: bool) -> Changes:
     """What has happened to the images of one shard. What is new about them is noted."""
     place = prompts.path("images", shard)
@@ -115,7 +110,7 @@ def changes_in(prompts: Artifact, root: str, shard: str, verify: bool, moved: bo
 
 def facts_of(root: str, path: str, read: bool) -> Facts | None:
     """What can be known about an image, with a digest if it is to be read; None if there is no such image."""
-    filesystem, start = fsspec.core.url_to_fs(root, use_listings_cache=False)
+    filesystem, start = locate(root)
     full = f"{start.rstrip('/')}/{path}"
     tag: str | None
     try:

@@ -11,13 +11,13 @@ import socket
 import unicodedata
 import urllib.parse
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from seva_ray.core.errors import InputError
 from seva_ray.core.listing import kind_of
 from seva_ray.core.patience import StorageUnavailable, answered, patiently
+from seva_ray.core.storage import locate
 from seva_ray.vlm.decoder_process import decode_within_limits
 from seva_ray.vlm.decoding import reason_of, shortened
 
@@ -89,7 +89,7 @@ def read_image(path: str | None, image_root: str | None, max_bytes: int = larges
         raise InputError("the row has neither a path nor bytes")
     if not image_root:
         raise InputError("the row has a path, but there is no image_root to find it under")
-    filesystem, root = fsspec.core.url_to_fs(image_root)
+    filesystem, root = locate(image_root)
     full = f"{root.rstrip('/')}/{_relative(path)}"
 
     def read() -> bytes:
