@@ -152,8 +152,8 @@ def answered(work: Callable[[], Result], what: str) -> Result:
         try:
             return call.result(min(LINE_EVERY_S, max(0.0, deadline - time.monotonic())))
         except TimeoutError:
-            if call.done():
-                raise
+            if call.done():  # it has ended just now, or this error is its own
+                return call.result()
             if time.monotonic() >= deadline:
                 raise TimeoutError(errno.ETIMEDOUT, f"a read has not ended within {duration(limit_s)}") from None
             log.warning("%s: a read has not ended: waiting up to %s", what, duration(limit_s))
