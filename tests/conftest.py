@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,14 @@ def processes_have_what_users_have() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", AS_INSTALLED, prepend=os.pathsep)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_engines_stay_for_the_next_file() -> Iterator[None]:
+    """Engines that stay take the CPUs of the cluster that all tests share, and a later test would wait for ever."""
+    yield
+    module = sys.modules.get("seva_ray.runtime.kept_engines")
+    assert not (module and module.keepers), "a test of this file has left a keeper of engines"
 
 
 @pytest.fixture(scope="session")

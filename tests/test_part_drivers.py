@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,7 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> Pools:
     pools = Pools()
     monkeypatch.setattr(part_drivers, "answered", pools.answered)
     monkeypatch.setattr(part_drivers, "restarted", lambda: False)
+    monkeypatch.setattr(part_drivers, "kept_engines", nullcontext)  # a driver keeps its engines as long as its process
     return pools
 
 
