@@ -133,7 +133,7 @@ def limit() -> float:
     return float(os.environ.get(WAIT_VARIABLE, WAIT_S))
 
 
-def answered(work: Callable[[], Result], what: str) -> Result:
+def unless_it_hangs(work: Callable[[], Result], what: str) -> Result:
     """The result of `work`, which runs in a thread of its own: nothing interrupts a read from a mount whose server is
     gone. The thread is left behind after the limit, which is a minute at least, and a line each minute says so. Raises:
     TimeoutError then, which is an outage; whatever `work` raises."""

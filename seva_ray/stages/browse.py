@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,8 @@ def write_rows(
     sizes: list[int] = []
     shards = shards_of(prompts)
     progress = Progress("browse", len(shards), "shards")
-    shown: tuple[tuple[str | None, bytes | None], str] | None = None  # the row before this one often has the same image
+    root = prompts.counts["image_root"]
+    image_of = lru_cache(maxsize=1)(partial(small, config, directory, root))  # often that of the row before
     for place, shard in enumerate(shards):
         texts = []
         margins = [margin_column(pairs, items, shard) for items in columns.values()]
@@ -161,11 +163,8 @@ def write_rows(
             ]
             key = row["prompt_id"], row["view"]
             numbers.append([*codes, len(row["chosen"]), len(row["rejected"]), *(of.get(key) for of in margins)])
-            source = row["image_path"], row["image_bytes"]
-            if shown is None or shown[0] != source:
-                shown = source, small(config, directory, row, prompts.counts["image_root"])
-            answers = row["chosen"], row["rejected"]
-            texts.append([row["prompt_id"], row["question"], *answers, shown[1], row["error"] or ""])
+            image = image_of(row["image_path"], row["image_bytes"])
+            texts.append([row["prompt_id"], row["question"], row["chosen"], row["rejected"], image, row["error"] or ""])
         sizes.append(len(texts))
         progress.add(1)
         (directory / "rows" / f"{place:06d}.js").write_text(
@@ -184,13 +183,13 @@ def rows_of(prompts: Artifact, pairs: Artifact, shard: str) -> Iterator[dict[str
         yield asked[row["prompt_id"]] | row
 
 
-def small(config: Browse, directory: Path, row: dict[str, Any], image_root: str | None) -> str:
-    """Write a small copy of the row's image, and return its path; empty if there is none. A row that failed may have
+def small(config: Browse, directory: Path, image_root: str | None, image_path: str | None, data: bytes | None) -> str:
+    """Write a small copy of a row's image, and return its path; empty if there is none. A row that failed may have
     an image that cannot be read, so that is no error here."""
     if not config.image_px:
         return ""
     try:
-        image = load_image(path=row["image_path"], data=row["image_bytes"], image_root=image_root, padded=False)
+        image = load_image(path=image_path, data=data, image_root=image_root, padded=False)
     except InputError:
         return ""
     image.thumbnail((config.image_px, config.image_px))

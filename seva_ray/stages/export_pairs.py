@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +131,11 @@ def write_all(directory: Path, pairs: Artifact, image_root: str | None) -> tuple
 
 def rows_of(uri: str, image_root: str | None) -> Iterator[tuple[dict[str, Any], dict[str, Any], bytes]]:
     """Each pair of a shard with each of its rejected responses, and the encoded image. Raises: InputError."""
-    read: tuple[str | None, bytes] | None = None  # the row before this one often has the same image
+    read = lru_cache(maxsize=1)(image_at)  # the row before this one often has the same image
     for row in read_table(uri).to_pylist():
         image = row["image_bytes"]
         if image is None:
-            if read is None or read[0] != row["image_path"]:
-                read = row["image_path"], image_at(row["image_path"], image_root)
-            image = read[1]
+            image = read(row["image_path"], image_root)
         for rejected in row["rejected"]:
             yield row, rejected, image
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from seva_ray.core.errors import InputError
 from seva_ray.core.listing import kind_of
-from seva_ray.core.patience import StorageUnavailable, answered, patiently
+from seva_ray.core.patience import StorageUnavailable, patiently, unless_it_hangs
 from seva_ray.core.storage import locate
 from seva_ray.vlm.decoder_process import decode_within_limits
 from seva_ray.vlm.decoding import reason_of, shortened
@@ -99,7 +99,7 @@ def read_image(path: str | None, image_root: str | None, max_bytes: int = larges
             data: bytes = file.read(max_bytes + 1)
             return data
 
-    return answered(read, f"{image_root}/{path}")
+    return unless_it_hangs(read, f"{image_root}/{path}")
 
 
 def _relative(path: str) -> str:
